@@ -1,0 +1,53 @@
+"""Extract the features of a frozen base once; train, compare and ship light heads on them.
+
+Importing this package loads neither Keras nor scikit-learn: each public name is fetched
+from its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featcache.cache import FeatureCache
+    from featcache.classifier import ImageClassifier
+    from featcache.errors import FeatcacheError
+    from featcache.extraction import extract
+    from featcache.extractor import FeatureExtractor
+    from featcache.heads import Head
+    from featcache.train import fit_head
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "extract": "featcache.extraction",
+    "fit_head": "featcache.train",
+    "FeatureCache": "featcache.cache",
+    "FeatureExtractor": "featcache.extractor",
+    "Head": "featcache.heads",
+    "ImageClassifier": "featcache.classifier",
+    "FeatcacheError": "featcache.errors",
+}
+
+__all__ = [
+    "extract",
+    "fit_head",
+    "FeatureCache",
+    "FeatureExtractor",
+    "Head",
+    "ImageClassifier",
+    "FeatcacheError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'featcache' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,6 @@
+"""`python -m featcache …`: the same as `featcache …`."""
+
+from featcache.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""The manifest: a SQLite file that says which rows exist, where, and which image is which.
+
+Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (digest and view →
+shard and position) and ``listing`` (the source's images in its order). Every row ends in ``crc``,
+CRC-32 of its other columns as text joined by the byte 0x1f, blobs in hexadecimal, NULL as nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from featcache.cache.shard import ShardInfo
+from featcache.errors import CacheDamagedError, CacheError
+from featcache.recipe import FORMAT_VERSION
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE shards (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
+    size INTEGER NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE blocks (shard INTEGER NOT NULL, layer TEXT NOT NULL, checksums BLOB NOT NULL,
+    crc INTEGER NOT NULL, PRIMARY KEY (shard, layer)) WITHOUT ROWID;
+CREATE TABLE rows (digest BLOB NOT NULL, view INTEGER NOT NULL, shard INTEGER NOT NULL,
+    position INTEGER NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (digest, view)) WITHOUT ROWID;
+CREATE TABLE listing (position INTEGER PRIMARY KEY, path TEXT NOT NULL, label TEXT, split TEXT,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB, reason TEXT, crc INTEGER NOT NULL);
+"""
+
+
+class Entry(NamedTuple):
+    """One image of the source, as the manifest lists it.
+
+    `split` is the settled one and `digest` 32 bytes; both are None until the image was read. `reason`
+    says why it has no row.
+    """
+
+    path: str
+    label: str | None
+    split: str | None
+    size: int
+    mtime_ns: int
+    digest: bytes | None
+    reason: str | None
+
+
+class Place(NamedTuple):
+    """Where a row lies."""
+
+    shard: int
+    position: int
+
+
+def _crc(*values: Any) -> int:
+    parts = [b"" if v is None else v.hex().encode() if isinstance(v, bytes) else _encoded(str(v)) for v in values]
+    return zlib.crc32(b"\x1f".join(parts))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+class Manifest:
+    """An open manifest.
+
+    Parameters
+    ----------
+    path : Path
+        The SQLite file.
+    create : bool
+        Make it if it does not exist.
+
+    Raises
+    ------
+    CacheError
+        If it does not exist, or has another format version.
+    CacheDamagedError
+        If it is no SQLite file, or a row read from it does not have its checksum.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self._path = path
+        if not create and not path.is_file():
+            raise CacheError(f"Expected a cache. Received: {str(path.parent)!r}, which has no {path.name}.")
+        with self._damage():
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+            self._db.execute("PRAGMA synchronous = FULL")
+            if create and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._db.execute("PRAGMA journal_mode = DELETE")
+                with self._transaction():
+                    for statement in _SCHEMA.split(";"):
+                        self._db.execute(statement)
+                    self.set_meta({"format": FORMAT_VERSION})
+            found = self.meta().get("format")
+        if found != FORMAT_VERSION:
+            raise CacheError(
+                f"Expected a cache of format {FORMAT_VERSION}. Received: {str(path.parent)!r} of format {found}. "
+                "Open it with the version of featcache that wrote it, or extract into another --cache."
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # locked, disk full, read-only
+            raise CacheError(
+                f"Expected to use {str(self._path)!r}. Received: {error}. Check the disk and its permissions."
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, what: str) -> CacheDamagedError:
+        return CacheDamagedError(
+            f"Expected a sound manifest. Received: {str(self._path)!r}: {what}. "
+            "Restore the file, or extract into another --cache."
+        )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _checked(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query without their last column, the checksum, which must be right."""
+        with self._damage():
+            for *values, crc in self._db.execute(query):
+                if crc != _crc(*values):
+                    raise self._damaged(f"a row of it does not have its checksum ({query.split(' FROM ')[1]})")
+                yield tuple(values)
+
+    def _insert(self, table: str, rows: Iterable[Sequence[Any]], *, text: Sequence[int] = ()) -> None:
+        """Insert or replace rows, adding their checksums; columns `text` may hold bytes that are not UTF-8."""
+        marks: list[str] = []
+
+        def prepared() -> Iterator[tuple[Any, ...]]:
+            for row in rows:
+                encoded = [_encoded(v) if i in text and v is not None else v for i, v in enumerate(row)]
+                yield (*encoded, _crc(*row))
+
+        stream = prepared()
+        for first in stream:
+            marks = ["CAST(? AS TEXT)" if i in text else "?" for i in range(len(first))]
+            statement = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join(marks)})"
+            self._db.execute(statement, first)
+            self._db.executemany(statement, stream)
+
+    # Reading
+
+    def meta(self) -> dict[str, Any]:
+        """Return all of ``meta``."""
+        return {key: json.loads(value) for key, value in self._checked("SELECT key, value, crc FROM meta")}
+
+    def listing(self) -> list[Entry]:
+        """Return the source's images in its order."""
+        query = (
+            "SELECT position, path, label, split, size, mtime_ns, digest, reason, crc FROM listing ORDER BY position"
+        )
+        entries: list[Entry] = []
+        for position, *values in self._checked(query):
+            if position != len(entries):
+                raise self._damaged(f"image {len(entries)} is missing from its listing")
+            entries.append(Entry(*values))
+        return entries
+
+    def rows(self) -> dict[bytes, Place]:
+        """Return where the row of each image's view 0 lies, by digest."""
+        query = "SELECT digest, view, shard, position, crc FROM rows"
+        return {d: Place(shard, position) for d, view, shard, position in self._checked(query) if view == 0}
+
+    def shards(self) -> dict[int, ShardInfo]:
+        """Return every shard by its number."""
+        checksums: dict[int, dict[str, Any]] = {}
+        for shard, layer, content in self._checked("SELECT shard, layer, checksums, crc FROM blocks"):
+            checksums.setdefault(shard, {})[layer] = np.frombuffer(content, "<u4")
+        return {
+            number: ShardInfo(name, rows, size, checksums.get(number, {}))
+            for number, name, rows, size in self._checked("SELECT id, name, rows, size, crc FROM shards")
+        }
+
+    # Writing
+
+    def set_meta(self, values: Mapping[str, Any]) -> None:
+        """Set values of ``meta``, as part of whatever transaction is open."""
+        self._insert("meta", [(key, json.dumps(value)) for key, value in values.items()])
+
+    def replace_listing(self, entries: Iterable[Entry], meta: Mapping[str, Any]) -> None:
+        """Make this the source's listing, in one transaction."""
+        with self._damage(), self._transaction():
+            self._db.execute("DELETE FROM listing")
+            numbered = ((position, *entry) for position, entry in enumerate(entries))
+            self._insert("listing", numbered, text=(1, 2, 7))
+            self.set_meta(meta)
+
+    def commit(self, shard: ShardInfo | None, digests: Sequence[bytes], entries: Iterable[tuple[int, Entry]]) -> None:
+        """Add a published shard's rows and settle listed images, in one transaction.
+
+        Parameters
+        ----------
+        shard : ShardInfo or None
+            None if images were only settled.
+        digests : sequence of bytes
+            Of the shard's rows, in their order.
+        entries : iterable of (position, Entry)
+            Images whose entry has changed.
+        """
+        with self._damage(), self._transaction():
+            if shard is not None:
+                number = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM shards").fetchone()[0]
+                self._insert("shards", [(number, shard.name, shard.rows, shard.size)])
+                blocks = [(number, layer, sums.astype("<u4").tobytes()) for layer, sums in shard.checksums.items()]
+                self._insert("blocks", blocks)
+                self._insert("rows", ((digest, 0, number, i) for i, digest in enumerate(digests)))
+            self._insert("listing", ((position, *entry) for position, entry in entries), text=(1, 2, 7))

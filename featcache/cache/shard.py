@@ -1,0 +1,216 @@
+"""One shard: an immutable, self-describing HDF5 file of some rows of every layer.
+
+Layout (``docs/architecture.md`` has it for readers without featcache)::
+
+    attributes            format, fingerprint, recipe (JSON), index_crc32
+    features/<layer>      (rows, …) contiguous; attribute block_rows
+    checksums/<layer>     (blocks,) uint32: CRC-32 of each block of block_rows rows
+    digests               (rows, 32) uint8: SHA-256 of each image
+    views                 (rows,) uint16
+    paths                 (rows,) text: where each image was when it was extracted
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import CacheDamagedError, CacheError
+from featcache.files import publish
+from featcache.recipe import FORMAT_VERSION, Recipe, canonical_json
+
+SHARD_BYTES = 64 * 2**20
+"""A shard's features at most: it is put together in memory, so that no half-written HDF5 file exists."""
+
+SHARD_ROWS = 4096
+"""Rows of a shard at most: what a kill can cost."""
+
+BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What the manifest knows of a shard.
+
+    Attributes
+    ----------
+    name : str
+        File name in the folder ``shards``.
+    rows : int
+        Number of rows.
+    size : int
+        Bytes of the file.
+    checksums : dict
+        CRC-32 of each block, uint32, by layer.
+    """
+
+    name: str
+    rows: int
+    size: int
+    checksums: dict[str, npt.NDArray[np.uint32]]
+
+
+def block_rows(row_bytes: int) -> int:
+    """Return how many rows one checksum covers."""
+    return max(1, BLOCK_BYTES // max(1, row_bytes))
+
+
+def block_checksums(features: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Return CRC-32 of each block of rows, shape (blocks,)."""
+    step = block_rows(features[:1].nbytes)
+    blocks = [np.ascontiguousarray(features[start : start + step]) for start in range(0, len(features), step)]
+    return np.array([zlib.crc32(block.data.cast("B")) for block in blocks], np.uint32)
+
+
+class ShardBuilder:
+    """Rows on their way into a shard.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What the rows were computed with.
+    layers : mapping
+        Shape of one row of each layer, in the recipe's order.
+    max_rows : int
+        Rows at most; fewer if they would exceed `SHARD_BYTES`.
+    """
+
+    def __init__(self, recipe: Recipe, layers: Mapping[str, tuple[int, ...]], max_rows: int = SHARD_ROWS) -> None:
+        self._recipe, self._layers = recipe, dict(layers)
+        row_bytes = sum(math.prod(shape) for shape in layers.values()) * np.dtype(recipe.dtype).itemsize
+        self.capacity = max(1, min(max_rows, SHARD_BYTES // row_bytes))
+        self._digests: list[bytes] = []
+        self._paths: list[str] = []
+        self._features: dict[str, list[npt.NDArray[Any]]] = {layer: [] for layer in layers}
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds as many rows as it may."""
+        return len(self) >= self.capacity
+
+    def append(self, digest: bytes, path: str, features: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add one row: its image's digest (32 bytes) and path, and an array for each layer."""
+        for layer, shape in self._layers.items():
+            if features[layer].shape != shape:
+                raise CacheError(f"Expected {layer} of shape {shape}. Received: {features[layer].shape}.")
+            self._features[layer].append(features[layer].astype(self._recipe.dtype))
+        self._digests.append(digest)
+        self._paths.append(path)
+
+    def publish(self, folder: Path) -> tuple[ShardInfo, list[bytes]]:
+        """Write the rows as a new file of `folder`.
+
+        Returns
+        -------
+        info : ShardInfo
+        digests : list of bytes
+            Of the rows, in their order.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        import h5py
+
+        stacked = {layer: np.stack(rows) for layer, rows in self._features.items()}
+        checksums = {layer: block_checksums(rows) for layer, rows in stacked.items()}
+        digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32)
+        views = np.zeros(len(self), np.uint16)
+        paths = [path.encode("utf-8", "surrogateescape") for path in self._paths]
+        image = io.BytesIO()
+        with h5py.File(image, "w", alignment_threshold=4096, alignment_interval=4096) as file:
+            file.attrs["format"] = FORMAT_VERSION
+            file.attrs["fingerprint"] = self._recipe.fingerprint
+            file.attrs["recipe"] = canonical_json(self._recipe.to_dict())
+            file.attrs["index_crc32"] = index_checksum(digests, views, paths)
+            for layer, rows in stacked.items():
+                dataset = file.create_dataset(f"features/{layer}", data=rows)
+                dataset.attrs["block_rows"] = block_rows(rows[:1].nbytes)
+                file.create_dataset(f"checksums/{layer}", data=checksums[layer])
+            file["digests"], file["views"] = digests, views
+            file.create_dataset("paths", data=paths, dtype=h5py.string_dtype("utf-8"))
+        name = f"{uuid.uuid4().hex[:16]}.h5"
+        info = ShardInfo(name, len(self), image.getbuffer().nbytes, checksums)
+
+        def check(written: Path) -> None:
+            shard = Shard(written)
+            for layer, expected in checksums.items():
+                if not np.array_equal(block_checksums(shard.features(layer)), expected):
+                    raise CacheDamagedError(
+                        f"Expected to read back what was written to {str(folder)!r}. Received other bytes in "
+                        f"{layer}. Check the disk; nothing was committed."
+                    )
+
+        publish(folder / name, image.getbuffer(), check=check)
+        return info, list(self._digests)
+
+
+def index_checksum(digests: npt.NDArray[np.uint8], views: npt.NDArray[np.uint16], paths: Sequence[bytes]) -> int:
+    """Return CRC-32 over digests, views (little-endian) and paths, each path followed by a zero byte."""
+    start = zlib.crc32(views.astype("<u2").tobytes(), zlib.crc32(digests.tobytes()))
+    return zlib.crc32(b"".join(path + b"\0" for path in paths), start)
+
+
+class Shard:
+    """A published shard, opened for reading; features are memory-mapped where they are contiguous.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    CacheDamagedError
+        If it cannot be opened as a shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import h5py
+
+        self._maps: dict[str, npt.NDArray[Any]] = {}
+        try:
+            with h5py.File(path, "r") as file:
+                self.fingerprint = str(file.attrs["fingerprint"])
+                names: list[str] = []
+                file["features"].visititems(
+                    lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None
+                )
+                for name in names:
+                    dataset = file["features"][name]
+                    offset = dataset.id.get_offset()
+                    self._maps[name] = (
+                        dataset[()]
+                        if offset is None
+                        else np.memmap(path, dataset.dtype, "r", offset=offset, shape=dataset.shape)
+                    )
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise CacheDamagedError(
+                f"Expected a shard. Received: {str(path)!r}: {' '.join(str(error).split())[:200]}. "
+                "Delete it and extract again."
+            ) from None
+
+    def features(self, layer: str) -> npt.NDArray[Any]:
+        """Return a layer's rows, shape (rows, …), read-only.
+
+        Raises
+        ------
+        CacheDamagedError
+            If the shard has no such layer.
+        """
+        if layer not in self._maps:
+            raise CacheDamagedError(f"Expected the layer {layer!r} in a shard. Received: {sorted(self._maps)}.")
+        return self._maps[layer]

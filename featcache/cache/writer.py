@@ -1,0 +1,143 @@
+"""Writing a cache: one process at a time, a shard and its rows at once."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from featcache.cache.lock import writer_lock
+from featcache.cache.manifest import Entry, Manifest, Place
+from featcache.cache.reader import read_description
+from featcache.cache.shard import ShardBuilder
+from featcache.errors import CacheError
+from featcache.files import publish_json
+from featcache.recipe import FORMAT_VERSION, Recipe
+
+
+class CacheWriter:
+    """A cache, opened for writing; use `open_for_writing`.
+
+    Attributes
+    ----------
+    path : Path
+        The cache's folder.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self._manifest = path, manifest
+
+    @classmethod
+    @contextlib.contextmanager
+    def open_for_writing(cls, path: Path, recipe: Recipe, request: Mapping[str, Any] | None) -> Iterator[CacheWriter]:
+        """Make or open a cache and hold its lock.
+
+        Parameters
+        ----------
+        path : Path
+            The cache's folder.
+        recipe : Recipe
+            Must be the recipe of a cache that is there already.
+        request : mapping or None
+            The normalised request that led to the recipe; kept so that an equal one need not load the base.
+
+        Raises
+        ------
+        CacheError
+            If the folder has another recipe (the message names the fields that differ) or other files,
+            or cannot be written.
+        CacheBusyError
+            If another process is writing it.
+        """
+        described = path / "recipe.json"
+        try:
+            if path.is_dir() and not described.exists() and _strangers(path):
+                raise CacheError(
+                    f"Expected an empty folder or a cache. Received: {str(path)!r}, which holds other files. "
+                    "Choose another --cache."
+                )
+            (path / "shards").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"Expected to write {str(path)!r}. Received: {error.strerror}. Choose another --cache."
+            ) from None
+        with writer_lock(path):
+            known = read_description(path) if described.exists() else None
+            if known is not None:
+                theirs = Recipe.from_dict(known["recipe"])
+                if theirs != recipe:
+                    raise CacheError(
+                        f"Expected the recipe of the cache {str(path)!r}. Received another: "
+                        f"{'; '.join(theirs.differences(recipe))}. Choose another --cache."
+                    )
+            manifest = Manifest(path / "manifest.sqlite", create=True)
+            try:
+                if manifest.meta().get("fingerprint", recipe.fingerprint) != recipe.fingerprint:
+                    raise CacheError(f"Expected one recipe in {str(path)!r}. Received: the manifest has another.")
+                if known is None or (request is not None and known.get("request") != request):
+                    publish_json(described, {
+                        "format": FORMAT_VERSION,
+                        "fingerprint": recipe.fingerprint,
+                        "recipe": recipe.to_dict(),
+                        "request": request,
+                        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+                        "versions": versions(),
+                    })  # fmt: skip
+                yield cls(path, manifest)
+            finally:
+                manifest.close()
+
+    def listing(self) -> list[Entry]:
+        """Return the images listed so far, in source order."""
+        return self._manifest.listing()
+
+    def meta(self) -> dict[str, Any]:
+        """Return the manifest's values: source, listing, layers, fingerprint."""
+        return self._manifest.meta()
+
+    def rows(self) -> dict[bytes, Place]:
+        """Return where each image's row lies, by digest."""
+        return self._manifest.rows()
+
+    def replace_listing(self, entries: Iterable[Entry], meta: Mapping[str, Any]) -> None:
+        """Make this the source's listing, in one transaction."""
+        self._manifest.replace_listing(entries, meta)
+
+    def commit(self, builder: ShardBuilder | None, entries: Sequence[tuple[int, Entry]]) -> None:
+        """Publish a shard and commit its rows, together with the images it settles.
+
+        Raises
+        ------
+        CacheError
+            If the disk is full or cannot be written; what was committed before stays.
+        """
+        try:
+            if builder is not None and len(builder):
+                info, digests = builder.publish(self.path / "shards")
+                self._manifest.commit(info, digests, entries)
+            elif entries:
+                self._manifest.commit(None, [], entries)
+        except OSError as error:
+            raise CacheError(
+                f"Expected to write a shard to {str(self.path)!r}. Received: {error.strerror or error}. Free some "
+                "space and run the same command again: it goes on where it was."
+            ) from None
+
+
+def _strangers(path: Path) -> bool:
+    """Whether a folder holds anything that an interrupted creation of a cache would not have left."""
+    ours = {"shards", "lock", "manifest.sqlite", "manifest.sqlite-journal", "heads"}
+    return any(entry.name not in ours and not entry.name.startswith(".tmp-") for entry in path.iterdir())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that compute numbers, for the record."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("featcache", "tensorflow", "keras", "numpy", "h5py", "scikit-learn", "pillow"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

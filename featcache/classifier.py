@@ -1,0 +1,239 @@
+"""Base and head together: pixels → class, through the same functions as extraction."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.cache import FeatureCache
+from featcache.errors import FeatcacheError, HeadError, OptionError, WeightsError
+from featcache.extractor import Extractor
+from featcache.heads import Head
+from featcache.recipe import Recipe, Request
+from featcache.sources import SPLITS, Source, SplitPolicy, class_names, files_source, open_source
+from featcache.train import split_metrics
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image.
+
+    Attributes
+    ----------
+    path : str
+        As it was given, or found.
+    label : str or None
+        The most probable class; None if the image could not be read.
+    probability : float or None
+        Of that class.
+    probabilities : dict
+        Of every class, by name.
+    reason : str or None
+        Why it could not be read.
+    digest : bytes or None
+        SHA-256 of the image that was read.
+    """
+
+    path: str
+    label: str | None
+    probability: float | None
+    probabilities: dict[str, float]
+    reason: str | None = None
+    digest: bytes | None = None
+
+
+class ImageClassifier:
+    """A base and a head: from images to classes.
+
+    Parameters
+    ----------
+    head : Head
+        The head; its card says which base it needs.
+    base : str, path or keras.Model, optional
+        The base, where it is not where it was, or was a model in memory.
+    weights : path, optional
+        Likewise the base's weights.
+
+    Raises
+    ------
+    HeadError
+        If the head was trained on a base that only existed in memory, and none is given.
+
+    Examples
+    --------
+    >>> classifier = ImageClassifier.load("cache/pets-vgg19-0a1b2c3d/heads/logreg-block5_pool")
+    ... # doctest: +SKIP
+    >>> classifier.predict(["cat.jpg"])[0].label  # doctest: +SKIP
+    'cat'
+    """
+
+    def __init__(self, head: Head, *, base: Any = None, weights: str | Path | None = None) -> None:
+        self.head = head
+        self.recipe = Recipe.from_dict(head.card["recipe"])
+        described = head.card.get("request")
+        if described is None:
+            if base is None:
+                raise HeadError(
+                    "Expected base=…, as this head was trained on features of a model in memory. Received: none."
+                )
+            recipe = self.recipe
+            self._request = Request(
+                base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size,
+                resize=recipe.resize, interpolation=recipe.interpolation, preprocess=recipe.preprocess,
+                dtype=recipe.dtype,
+            )  # fmt: skip
+        else:
+            request = Request.from_dict(described)
+            self._request = replace(
+                request,
+                base=request.base if base is None else base,
+                weights=request.weights if weights is None else weights,
+            )
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, base: Any = None, weights: str | Path | None = None
+    ) -> ImageClassifier:
+        """Load a head's folder; the base is loaded, and its digest checked, when first needed."""
+        return cls(Head.load(path), base=base, weights=weights)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes in the order of the head's columns."""
+        return self.head.class_names
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The base, loaded and found to be the one the head was trained with.
+
+        Raises
+        ------
+        WeightsError
+            If its weights or structure have another digest, or its files are gone.
+        """
+        self._request.to_dict()  # names a file that is gone before anything is loaded
+        extractor = Extractor(self._request)
+        if extractor.recipe != self.recipe:
+            raise WeightsError(
+                "Expected the base that the head was trained with. Received another: "
+                f"{'; '.join(self.recipe.differences(extractor.recipe))}. Name the right files with --base and "
+                "--weights, or train a head on features of this one."
+            )
+        return extractor
+
+    def predict(self, images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Prediction]:
+        """Predict image files, and all files below folders.
+
+        Parameters
+        ----------
+        images : path or sequence of paths
+            Files and folders.
+
+        Returns
+        -------
+        list of Prediction
+            One per image, in the order given; one that cannot be read has its `reason`.
+
+        Raises
+        ------
+        SourceError
+            If a path does not exist.
+        """
+        paths = [images] if isinstance(images, str | os.PathLike) else images
+        return list(self.stream(files_source(paths)))
+
+    def stream(self, source: Source) -> Iterator[Prediction]:
+        """Yield the prediction of every image of a source, in its order, holding a few batches."""
+        index = list(self.extractor.layers).index(self._layer)
+        results = self.extractor.stream(source, source.items)
+        while chunk := list(itertools.islice(results, _CHUNK)):
+            rows = [list(done.features.values())[index] for done in chunk if done.features is not None]
+            probabilities: Iterator[Any] = iter(self.head.predict_proba(np.stack(rows)) if rows else [])
+            for done in chunk:
+                if done.features is None:
+                    yield Prediction(done.item.path, None, None, {}, done.reason, done.digest)
+                    continue
+                row = next(probabilities)
+                best = int(row.argmax())
+                named = dict(zip(self.class_names, map(float, row), strict=True))
+                yield Prediction(done.item.path, self.class_names[best], float(row[best]), named, None, done.digest)
+
+    @property
+    def _layer(self) -> str:
+        """The head's layer by the name it has in the extractor."""
+        if self.head.layer in self.extractor.layers:
+            return self.head.layer
+        names = dict(zip(self.recipe.layers, self.extractor.layers, strict=True))
+        return names[self.head.layer]
+
+    def evaluate(self, source: str | os.PathLike[str] | Source | None = None) -> dict[str, Any]:
+        """Predict a labelled source from its pixels and score it.
+
+        Parameters
+        ----------
+        source : str, path or Source, optional
+            Default: the source that the head's cache was extracted from, listed and split as it was then.
+
+        Returns
+        -------
+        dict
+            ``metrics`` by split (``all`` if the source brings none) and ``skipped``. Copies of images the
+            head was trained on are left out of other splits than ``train``, as far as its cache is still
+            there to tell, and counted.
+
+        Raises
+        ------
+        OptionError
+            If the source has classes that the head does not know, or no labels.
+        SourceError
+            If it does not exist.
+        """
+        policy = None
+        if source is None:
+            listing = self.head.card["listing"]
+            opened = open_source(self.head.card["source"]["location"], classes=listing["classes"])
+            settings = {key: listing[key] for key in ("validation_split", "test_from", "seed")}
+            if settings["test_from"] is not None:
+                settings["test_from"] = tuple(settings["test_from"])
+            policy = SplitPolicy(**settings)
+        else:
+            opened = open_source(source)
+        unknown = sorted(set(class_names(opened.items)) - set(self.class_names))
+        if unknown or any(item.label is None for item in opened.items):
+            raise OptionError(
+                f"Expected images of the head's classes: {', '.join(self.class_names)}. Received: "
+                f"{', '.join(unknown) or 'images without a class'} in {opened.location!r}."
+            )
+        number = {name: i for i, name in enumerate(self.class_names)}
+        by_split: dict[str, list[tuple[int, int, bytes]]] = {}
+        skipped = []
+        for item, done in zip(opened.items, self.stream(opened), strict=True):
+            if done.label is None or done.digest is None or item.label is None:
+                skipped.append({"path": done.path, "reason": done.reason})
+                continue
+            split = policy.split_of(item, done.digest) if policy else item.split or "all"
+            by_split.setdefault(split, []).append((number[item.label], number[done.label], done.digest))
+        trained_on = {digest for *_, digest in by_split.get("train", [])} if policy else self._trained_on()
+        metrics = {}
+        for split in sorted(by_split, key=(*SPLITS, "all").index):
+            rows = by_split[split]
+            truth, predicted = (np.array([row[i] for row in rows], np.int64) for i in (0, 1))
+            scored = split_metrics(split, truth, predicted, [row[2] for row in rows], trained_on, self.head)
+            if scored is not None:
+                metrics[split] = scored
+        return {"metrics": metrics, "skipped": skipped}
+
+    def _trained_on(self) -> set[bytes]:
+        try:
+            return set(FeatureCache(self.head.card["cache"]).digests("train"))
+        except FeatcacheError:
+            return set()

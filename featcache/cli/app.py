@@ -1,0 +1,273 @@
+"""What all commands share: the app, output as text or JSON, messages, errors and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from featcache.errors import FeatcacheError, GateError, OptionError
+
+DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
+
+app = typer.Typer(
+    name="featcache",
+    help="Extract the features of a frozen base once; train and compare light heads on them in seconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"auto_envvar_prefix": "FEATCACHE", "help_option_names": ["-h", "--help"]},
+)
+
+log = logging.getLogger("featcache")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command has to say.
+
+    Attributes
+    ----------
+    data : dict
+        For ``--json``.
+    text : str
+        For people.
+    code : int
+        Exit code.
+    """
+
+    data: dict[str, Any]
+    text: str
+    code: int = DONE
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C: what is done is committed."""
+
+
+_COMMON = {
+    "json_output": (bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")),
+    "quiet": (bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")),
+    "verbose": (bool, typer.Option("--verbose", "-v", help="Say more on stderr.")),
+    "debug": (bool, typer.Option("--debug", help="Show the traceback of an error.")),
+}
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Callable[..., None]]:
+    """Register a command: adds the common options, prints its outcome, turns errors into exit codes."""
+
+    def register(function: Callable[..., Outcome]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*, json_output: bool, quiet: bool, verbose: bool, debug: bool, **options: Any) -> None:
+            _listen(quiet=quiet, verbose=verbose)
+            with _errors(debug=debug):
+                stdout = sys.stdout
+                with contextlib.redirect_stdout(sys.stderr):  # Keras prints downloads
+                    outcome = function(**options)
+                print(
+                    json.dumps(outcome.data, default=str) if json_output else outcome.text,
+                    file=stdout,
+                    flush=True,
+                )
+            raise typer.Exit(outcome.code)
+
+        signature = inspect.signature(function, eval_str=True)
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[kind, option])
+            for key, (kind, option) in _COMMON.items()
+        ]
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*signature.parameters.values(), *common], return_annotation=None
+        )
+        run.__annotations__ = {p.name: p.annotation for p in [*signature.parameters.values(), *common]}
+        app.command(name, help=function.__doc__, epilog=f"Example: {example}")(run)
+        return run
+
+    return register
+
+
+def _listen(*, quiet: bool, verbose: bool) -> None:
+    """Send the library's messages to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    log.handlers = [handler]
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    log.propagate = False
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = printable(record.getMessage())
+        return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
+
+
+@contextlib.contextmanager
+def _errors(*, debug: bool) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise _Terminated
+
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, typer.Exit) or debug:
+            raise
+        code, text = FAILED, str(error)
+        if isinstance(error, KeyboardInterrupt):
+            code = 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
+            text = "stopped; what was done is kept, and the same command goes on from there"
+        elif isinstance(error, GateError):
+            code = GATE
+        elif isinstance(error, MemoryError):
+            text = "out of memory; take a smaller --batch-size, or features of fewer values"
+        elif not isinstance(error, FeatcacheError):
+            text = f"unexpected {type(error).__name__}: {error}. Run again with --debug and report it"
+        print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)  # noqa: T201
+        raise typer.Exit(code) from None
+
+
+def printable(text: str) -> str:
+    """Return text with control characters and what is not UTF-8 escaped, fit for a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class Progress:
+    """Images done, images per second and time left: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, what: str, every: float = 10.0) -> None:
+        self._what, self._every = what, every
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say that `done` of `total` images are done."""
+        if not log.isEnabledFor(logging.INFO):
+            return
+        if sys.stderr.isatty():
+            self._draw(done, total)
+        elif (now := time.monotonic()) - self._last >= self._every or done == total:
+            self._last = now
+            rate = done / max(now - self._start, 1e-9)
+            log.info(
+                "%s: %d of %d, %.0f images/s, %.0f s left",
+                self._what,
+                done,
+                total,
+                rate,
+                (total - done) / rate,
+            )
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn(self._what), BarColumn(), MofNCompleteColumn(),
+                       TextColumn("{task.fields[rate]}"), TimeRemainingColumn())  # fmt: skip
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=total, rate="")
+            self._bar.start()
+        rate = done / max(time.monotonic() - self._start, 1e-9)
+        self._bar.update(self._task, completed=done, rate=f"{rate:.0f} images/s")
+        if done == total:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """Show progress, and tidy up however it ends."""
+    shown = Progress(what)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` options: numbers, true, false, none, text; commas make a tuple.
+
+    Raises
+    ------
+    OptionError
+        If there is no ``=``.
+    """
+    parsed: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise OptionError(f"Expected {option} KEY=VALUE. Received: {pair!r}.")
+        parts = [_value(part.strip()) for part in value.split(",") if part.strip()]
+        parsed[key.strip()] = parts[0] if len(parts) == 1 and "," not in value else tuple(parts)
+    return parsed
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def table(rows: list[list[str]], *, right: set[int] | frozenset[int] = frozenset()) -> str:
+    """Return rows as columns two spaces apart, the columns of `right` flush right."""
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """Return one line per split: accuracy and macro F1 with their 95 % intervals."""
+    rows = [["", "accuracy", "95 %", "macro F1", "95 %", "n"]]
+    for split, m in metrics.items():
+        rows.append([
+            split, f"{m['accuracy']:.4f}", "{:.4f}-{:.4f}".format(*m["accuracy_ci95"]),
+            f"{m['macro_f1']:.4f}", "{:.4f}-{:.4f}".format(*m["macro_f1_ci95"]), str(m["n"]),
+        ])  # fmt: skip
+    lines = [table(rows, right={1, 2, 3, 4, 5})]
+    lines += [
+        f"{m['copies_left_out']} images of {split} are copies of training images and were left out"
+        for split, m in metrics.items()
+        if m.get("copies_left_out")
+    ]
+    return "\n".join(lines)
+
+
+def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:
+    """Return the images that could not be used, one per line, with their reasons."""
+    lines = [f"  {printable(one['path'])}: {printable(one['reason'])}" for one in skipped[:most]]
+    if len(skipped) > most:
+        lines.append(f"  … and {len(skipped) - most} more (--json lists them all)")
+    return "\n".join([f"{len(skipped)} images were skipped:", *lines]) if skipped else ""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,95 @@
+"""``bases``, ``layers`` and ``info``: what there is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featcache.cli.app import Outcome, command, printable, settings, skipped_text, table
+from featcache.cli.heads import newest
+from featcache.cli.stage_one import _size
+
+
+@command("bases", example="featcache bases")
+def bases() -> Outcome:
+    """List the applications of the installed Keras."""
+    from featcache.bases import applications
+
+    found = applications().values()
+    data = {"bases": [{"name": a.name, "preprocess": a.preprocess, "image_size": a.image_size} for a in found]}
+    rows = [["base", "preprocess", "image size"], *([a.name, a.preprocess, str(a.image_size)] for a in found)]
+    return Outcome(data, table(rows, right={2}))
+
+
+@command("layers", example="featcache layers vgg19 --image-size 256")
+def layers(
+    base: Annotated[str, typer.Argument(help="A Keras application, or a .keras / .h5 model file.")],
+    base_set: Annotated[list[str] | None, typer.Option(
+        "--base-set", metavar="KEY=VALUE", help="An argument of the application, such as alpha=0.35."
+    )] = None,
+    image_size: Annotated[str | None, typer.Option(metavar="N|HxW", help="Pixels. Default: the base's own.")] = None,
+) -> Outcome:  # fmt: skip
+    """List the layers a base can be cut at: type, output shape, weights, and bytes per image unpooled."""
+    from featcache.bases import list_layers
+    from featcache.recipe import Request
+
+    request = Request(base=base, settings=settings(base_set, "--base-set"), image_size=_size(image_size))
+    found = list_layers(request)
+    total = sum(layer.parameters for layer in found)
+    rows = [["layer", "type", "output", "weights", "parameters", "bytes/image"]]
+    for layer in found:
+        weights = " ".join("x".join(map(str, shape)) for shape in layer.weight_shapes)
+        output = "x".join("?" if n is None else str(n) for n in layer.output_shape)
+        size = "?" if layer.bytes_per_image is None else f"{layer.bytes_per_image:,}"
+        rows.append([printable(layer.address), layer.type, output, weights, f"{layer.parameters:,}", size])
+    text = f"{table(rows, right={4, 5})}\n{total:,} parameters in {len(found)} layers"
+    return Outcome({"base": base, "layers": [asdict(layer) for layer in found], "parameters": total}, text)
+
+
+@command("info", example="featcache info cache/photos-vgg19-1a2b3c4d")
+def info(
+    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
+) -> Outcome:
+    """Show what a cache holds."""
+    from featcache.cache import FeatureCache
+
+    opened = FeatureCache(cache or newest())
+    size = sum(shard.size for shard in opened.shards.values())
+    heads = sorted(path.parent.name for path in (opened.path / "heads").glob("*/head.json"))
+    data = {
+        "cache": str(opened.path),
+        "recipe": opened.recipe.to_dict(),
+        "fingerprint": opened.recipe.fingerprint,
+        "source": opened.source,
+        "rows": len(opened),
+        "missing": opened.missing,
+        "skipped": opened.skipped,
+        "splits": opened.splits,
+        "classes": opened.class_names,
+        "layers": {name: list(shape) for name, shape in opened.layers.items()},
+        "shards": len(opened.shards),
+        "bytes": size,
+        "heads": heads,
+        "request": opened.description.get("request"),
+        "versions": opened.description.get("versions"),
+    }
+    recipe = opened.recipe
+    rows = [
+        ["cache", str(opened.path)],
+        ["source", opened.source["location"]],
+        ["rows", f"{len(opened)} ({', '.join(f'{n} {split}' for split, n in opened.splits.items()) or 'none'})"],
+        ["missing", str(opened.missing)],
+        ["classes", f"{len(opened.class_names)}: {', '.join(opened.class_names[:12])}"],
+        ["layers", ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in opened.layers.items())],
+        ["on disk", f"{size / 1e6:.1f} MB in {len(opened.shards)} shards"],
+        ["heads", ", ".join(heads) or "none"],
+        ["pixels", f"{recipe.image_size[0]}x{recipe.image_size[1]}, {recipe.resize}, {recipe.interpolation}, "
+                   f"preprocess {recipe.preprocess}"],
+        ["features", f"{recipe.pooling} pooling, stored as {recipe.dtype}, {recipe.runtime} {recipe.precision}"],
+        ["recipe", recipe.fingerprint],
+    ]  # fmt: skip
+    text = table([[name, printable(value)] for name, value in rows])
+    return Outcome(data, "\n".join(part for part in [text, skipped_text(opened.skipped)] if part))

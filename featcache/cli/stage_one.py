@@ -1,0 +1,148 @@
+"""``extract``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from featcache.cli.app import (
+    DONE,
+    SKIPPED,
+    Outcome,
+    command,
+    log,
+    printable,
+    progress,
+    settings,
+    skipped_text,
+)
+from featcache.errors import OptionError
+from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Resize
+
+
+@command("extract", example="featcache extract photos/ --base mobilenetv2 --pooling avg")
+def extract(
+    source: Annotated[str, typer.Argument(
+        help="'digits' (embedded), a folder of class folders, or one with train/ and validation/ of those."
+    )] = "digits",
+    base: Annotated[str, typer.Option(help="A Keras application, or a .keras / .h5 model file.")] = "vgg19",
+    base_set: Annotated[list[str] | None, typer.Option(
+        "--base-set", metavar="KEY=VALUE", help="An argument of the application, such as alpha=0.35."
+    )] = None,
+    weights: Annotated[str | None, typer.Option(
+        help="imagenet (default of an application), none (seeded), or a file, loaded by layer name."
+    )] = None,
+    layer: Annotated[list[str] | None, typer.Option(
+        help="Where to cut; outer/inner inside a nested model; repeat for several. Default: the base's output."
+    )] = None,
+    pooling: Annotated[Pooling, typer.Option(help="What becomes of spatial maps.")] = "avg",
+    image_size: Annotated[str | None, typer.Option(
+        metavar="N|HxW", help="Pixels. Default: the base's own."
+    )] = None,
+    resize: Annotated[Resize, typer.Option(help="How images of another shape are fitted.")] = "stretch",
+    interpolation: Annotated[Interpolation, typer.Option(help="How pixels are interpolated.")] = "bilinear",
+    preprocess: Annotated[Preprocess, typer.Option(
+        help="How pixels are scaled; auto: as the application's own module does."
+    )] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="How features are stored.")] = "float32",
+    classes: Annotated[str | None, typer.Option(metavar="A,B", help="Keep these classes only.")] = None,
+    validation_split: Annotated[float | None, typer.Option(
+        help="Part that becomes validation where the source brings no split (default 0.2)."
+    )] = None,
+    test_from: Annotated[str | None, typer.Option(
+        metavar="SPLIT=PART", help="Make a part of a split the test set: validation=0.2."
+    )] = None,
+    seed: Annotated[int, typer.Option(help="For the split, and for --weights none.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows per file at most: what a kill can cost.")] = 4096,
+    on_error: Annotated[Literal["skip", "fail"], typer.Option(
+        help="Whether an unreadable image is recorded and skipped, or ends the run."
+    )] = "skip",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try skipped images again.")] = False,
+    rehash: Annotated[bool, typer.Option(
+        "--rehash", help="Read every file, even where size and time stamp are unchanged."
+    )] = False,
+    replace_source: Annotated[bool, typer.Option(
+        "--replace-source", help="Let the cache go over to a source it shares no image with."
+    )] = False,
+    cache: Annotated[Path | None, typer.Option(
+        help="The cache's own folder. Default: cache/<source>-<base>-<fingerprint>."
+    )] = None,
+) -> Outcome:  # fmt: skip
+    """Run a frozen base over a source once; what the cache has already is not computed again."""
+    from featcache.extraction import extract as run
+
+    with progress("extracting") as shown:
+        result = run(
+            source,
+            base=base,
+            settings=settings(base_set, "--base-set"),
+            weights=weights,
+            layers=layer or (),
+            pooling=pooling,
+            image_size=_size(image_size),
+            resize=resize,
+            interpolation=interpolation,
+            preprocess=preprocess,
+            dtype=dtype,
+            classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
+            validation_split=validation_split,
+            test_from=_part(test_from),
+            seed=seed,
+            batch_size=batch_size,
+            shard_rows=shard_rows,
+            on_error=on_error,
+            retry_failed=retry_failed,
+            rehash=rehash,
+            replace_source=replace_source,
+            cache=cache,
+            progress=shown,
+        )
+    report = result.report
+    for text in report.warnings:
+        log.warning("%s", text)
+    data = {
+        "cache": str(report.cache),
+        "recipe": result.recipe.fingerprint,
+        "rows": report.rows,
+        "computed": report.computed,
+        "reused": report.reused,
+        "skipped": report.skipped,
+        "layers": {name: list(shape) for name, shape in result.layers.items()},
+        "classes": result.class_names,
+        "splits": result.splits,
+        "seconds": report.seconds,
+        "images_per_second": report.images_per_second,
+        "bytes": report.bytes,
+        "warnings": report.warnings,
+    }
+    splits = ", ".join(f"{n} {split}" for split, n in result.splits.items())
+    layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result.layers.items())
+    lines = [
+        f"{report.rows} images ({splits}) of {len(result.class_names)} classes: {report.computed} computed, "
+        f"{report.reused} reused, {len(report.skipped)} skipped in {report.seconds:.1f} s",
+        f"{layers}; {report.bytes / 1e6:.1f} MB in {printable(str(report.cache))}",
+        skipped_text(report.skipped),
+    ]
+    return Outcome(data, "\n".join(line for line in lines if line), SKIPPED if report.skipped else DONE)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+        raise OptionError(f"Expected --image-size N or HxW in pixels. Received: {text!r}.")
+    return int(parts[0]), int(parts[-1])
+
+
+def _part(text: str | None) -> tuple[str, float] | None:
+    if text is None:
+        return None
+    parsed = settings([text], "--test-from")
+    (split, part), *_ = parsed.items()
+    if not isinstance(part, int | float):
+        raise OptionError(f"Expected --test-from SPLIT=PART, such as validation=0.2. Received: {text!r}.")
+    return split, float(part)

@@ -1,0 +1,93 @@
+"""Everything featcache raises on purpose.
+
+FeatcacheError
+├── OptionError        a value the caller gave is not one of the possible ones
+├── SourceError        the images, their labels or their splits cannot be listed
+├── ImageError         one image cannot be read or decoded
+├── BaseError          the frozen base cannot be built, cut or run
+│   └── WeightsError   its weights cannot be had or do not fit
+├── CacheError         the cache cannot be opened or written
+│   ├── CacheBusyError     another process is writing it
+│   └── CacheDamagedError  a checksum does not match
+├── HeadError          a head cannot be trained, saved or loaded
+└── GateError          a required score was not reached
+
+Messages are one line: what was expected, what was received, what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FeatcacheError(Exception):
+    """Base class of every error that featcache raises on purpose."""
+
+
+class OptionError(FeatcacheError, ValueError):
+    """A value the caller gave is not one of the possible ones."""
+
+
+class SourceError(FeatcacheError):
+    """The images, their labels or their splits cannot be listed."""
+
+
+class ImageError(FeatcacheError):
+    """One image cannot be read or decoded; the message is the reason alone, without the path."""
+
+
+class BaseError(FeatcacheError):
+    """The frozen base cannot be built, cut or run."""
+
+
+class WeightsError(BaseError):
+    """The base's weights cannot be had or do not fit."""
+
+
+class CacheError(FeatcacheError):
+    """The cache cannot be opened or written."""
+
+
+class CacheBusyError(CacheError):
+    """Another process is writing the cache."""
+
+
+class CacheDamagedError(CacheError):
+    """What was read from the cache does not have the checksum it was written with."""
+
+
+class HeadError(FeatcacheError):
+    """A head cannot be trained, saved or loaded."""
+
+
+class GateError(FeatcacheError):
+    """A required score was not reached."""
+
+
+def nearest(name: str, known: Iterable[str], *, n: int = 5) -> str:
+    """Say which known names come nearest to an unknown one, for the end of a message.
+
+    Parameters
+    ----------
+    name : str
+        What was received.
+    known : iterable of str
+        What would have been possible.
+    n : int
+        How many to name at most.
+
+    Returns
+    -------
+    str
+        ``"nearest: a, b, c"``, or ``"known: …"`` with the first names if none comes near.
+    """
+    names = list(known)
+    folded: dict[str, str] = {}
+    for candidate in names:
+        folded.setdefault(candidate.lower(), candidate)
+    close = difflib.get_close_matches(name.lower(), folded, n=n, cutoff=0.5)
+    if close:
+        return "nearest: " + ", ".join(folded[match] for match in close)
+    more = f", … ({len(names)} in all)" if len(names) > n else ""
+    return "known: " + ", ".join(names[:n]) + more

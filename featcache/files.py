@@ -1,0 +1,64 @@
+"""Publish files whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"
+"""How names of files begin that were not published (yet); safe to delete when nobody writes."""
+
+
+def publish(path: Path, content: bytes | memoryview, *, check: Callable[[Path], None] | None = None) -> None:
+    """Write a file so that any reader at any moment sees all of it or nothing.
+
+    Temporary file in the same folder → write → fsync → close → `check` → rename → fsync of the folder.
+
+    Parameters
+    ----------
+    path : Path
+        Final place; an existing file is replaced.
+    content : bytes
+        All of it.
+    check : callable, optional
+        Called with the closed temporary file; may raise to stop its publication.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written (no space, no permission); nothing is left behind.
+    """
+    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(temporary)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def publish_json(path: Path, value: Any) -> None:
+    """Publish a value as indented JSON."""
+    publish(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    with contextlib.suppress(OSError):  # Windows cannot open folders; some network disks refuse
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,209 @@
+"""A trained head and its folder.
+
+The folder holds ``head.json`` (all that is known of it) and ``model.skops`` or ``model.keras``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import HeadError
+from featcache.files import TEMPORARY, publish, publish_json, sync_folder
+from featcache.heads.build import HEADS
+from featcache.startup import import_tensorflow
+
+HEAD_FORMAT = 1
+
+_TRUSTED = ["sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"]
+"""What a head may hold beyond skops' own list of safe types: parts of a fitted CalibratedClassifierCV."""
+
+
+@dataclass
+class Head:
+    """A trained head.
+
+    Attributes
+    ----------
+    clf : str
+        Its kind, a name of `featcache.heads.HEADS`.
+    estimator : estimator
+        Fitted on features (n, d) and indices into `class_names`.
+    class_names : list of str
+        In alphanumeric order.
+    layer : str
+        The layer whose features it takes.
+    card : dict
+        All else that is known: ``params``, ``metrics`` by split, ``recipe``, ``request``, ``source``,
+        ``listing``, ``cache``, ``fit_seconds``, ``versions``.
+    path : Path or None
+        Its folder, once saved.
+    """
+
+    clf: str
+    estimator: Any
+    class_names: list[str]
+    layer: str
+    card: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scores by split, as measured when it was trained."""
+        return dict(self.card.get("metrics", {}))
+
+    def predict_proba(self, X: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return the probability of each class, shape (n, len(class_names)).
+
+        Parameters
+        ----------
+        X : array, shape (n, …)
+            Features of `layer`; more axes are flattened.
+
+        Raises
+        ------
+        HeadError
+            If it was trained on another number of values.
+        """
+        flat = np.asarray(X, np.float32).reshape(len(X), -1)
+        expected = int(self.estimator.n_features_in_)
+        if flat.shape[1] != expected:
+            raise HeadError(f"Expected {expected} values per image for this head. Received: {flat.shape[1]}.")
+        result = np.zeros((len(flat), len(self.class_names)))
+        if len(flat):
+            result[:, self.estimator.classes_] = self.estimator.predict_proba(flat)
+        return result
+
+    def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
+        """Return the most probable class name of each row, shape (n,)."""
+        names: npt.NDArray[np.str_] = np.array(self.class_names)[self.predict_proba(X).argmax(axis=1)]
+        return names
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the head's folder, replacing one that is a head, and return its path.
+
+        Raises
+        ------
+        HeadError
+            If the folder holds something else, or cannot be written.
+        """
+        target = Path(folder)
+        if target.exists() and not (target / "head.json").is_file() and any(target.iterdir()):
+            raise HeadError(
+                f"Expected an empty folder or a head. Received: {str(target)!r}, which holds other files. "
+                "Choose another --out."
+            )
+        draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            draft.mkdir(parents=True)
+            name, content = self._model_bytes(draft)
+            publish(draft / name, content)
+            model = {"file": name, "sha256": hashlib.sha256(content).hexdigest()}
+            publish_json(draft / "head.json", {
+                "format": HEAD_FORMAT, "clf": self.clf, "layer": self.layer,
+                "class_names": self.class_names, "model": model, **self.card,
+            })  # fmt: skip
+            _swap(draft, target)
+        except OSError as error:
+            raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        self.path = target
+        return target
+
+    def _model_bytes(self, scratch: Path) -> tuple[str, bytes]:
+        if self.clf == "dense":
+            file = scratch / "model.keras"
+            self.estimator.model_.save(file)
+            return file.name, file.read_bytes()
+        import skops.io
+
+        return "model.skops", skops.io.dumps(self.estimator)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Head:
+        """Read a head's folder without running anything from it.
+
+        Raises
+        ------
+        HeadError
+            If it is no head, has another format, was changed since it was saved, or holds a type that is
+            not on the list of those a head may hold.
+        """
+        path = Path(folder)
+        try:
+            card = json.loads((path / "head.json").read_text())
+            if card["format"] != HEAD_FORMAT:
+                raise HeadError(
+                    f"Expected a head of format {HEAD_FORMAT}. Received: {str(path)!r} of format {card['format']}."
+                )
+            name, wanted = card["model"]["file"], card["model"]["sha256"]
+            if name not in ("model.skops", "model.keras") or card["clf"] not in HEADS:
+                raise HeadError(f"Expected a head of a known kind. Received: {card['clf']!r} in {name!r}.")
+            content = (path / name).read_bytes()
+            clf, layer, class_names = card["clf"], card["layer"], list(card["class_names"])
+        except FileNotFoundError as error:
+            missing = Path(error.filename).name
+            raise HeadError(f"Expected a head's folder. Received: {str(path)!r}, which has no {missing}.") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise HeadError(f"Expected a head's folder. Received: {str(path)!r}, whose head.json is damaged: "
+                            f"{error}.") from None  # fmt: skip
+        if hashlib.sha256(content).hexdigest() != wanted:
+            raise HeadError(
+                f"Expected the model that head.json describes. Received: {str(path / name)!r}, which was changed "
+                "since. Train the head again."
+            )
+        estimator = _dense(path / name, card) if clf == "dense" else _from_skops(path / name, content)
+        return cls(clf, estimator, class_names, layer, card, path)
+
+
+def _from_skops(path: Path, content: bytes) -> Any:
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    try:
+        return skops.io.loads(content, trusted=_TRUSTED)
+    except UntrustedTypesFoundException as error:
+        raise HeadError(f"Expected a head of known types. Received: {str(path)!r}: {error}") from None
+    except Exception as error:  # a damaged archive fails in many ways
+        raise HeadError(f"Expected a scikit-learn head. Received: {str(path)!r}: {error}") from None
+
+
+def _dense(path: Path, card: Mapping[str, Any]) -> Any:
+    import_tensorflow()
+    import keras
+
+    from featcache.heads.dense import DenseClassifier
+
+    try:
+        model = keras.models.load_model(path, compile=False)
+        estimator = DenseClassifier(**card["params"])
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise HeadError(f"Expected a dense head. Received: {str(path)!r}: {text}") from None
+    estimator.model_ = model
+    estimator.classes_ = np.array(card["trained_classes"])
+    estimator.n_features_in_ = int(model.input_shape[-1])
+    estimator.history_ = card.get("history", {})
+    return estimator
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Put a complete folder in another's place; the old one stays until the new one is there."""
+    aside = draft.with_name(draft.name + "-old")
+    with contextlib.suppress(FileNotFoundError):
+        target.rename(aside)
+    draft.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,215 @@
+"""Bytes or arrays → pixels of one size: decoding, EXIF orientation, channels and resizing.
+
+Decoding and resizing are TensorFlow's own operations with Keras' defaults, so that features equal
+those of a plain Keras pipeline; what TensorFlow cannot decode goes through Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import ImageError, OptionError
+from featcache.recipe import Interpolation, Resize
+
+MAX_PIXELS = 250_000_000
+"""Images that declare more pixels than this are not decoded (a decompression bomb, mostly)."""
+
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {  # EXIF orientation → (quarter turns counter-clockwise, then mirror left-right)
+    2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """How an image must look for a base.
+
+    Attributes
+    ----------
+    height, width : int
+        Pixels.
+    channels : int
+        3 for RGB, 1 for grey.
+    resize, interpolation
+        As in `featcache.recipe.Request`.
+    """
+
+    height: int
+    width: int
+    channels: int
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "bilinear"
+
+
+def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
+    """Return an image as the base's pixels.
+
+    Parameters
+    ----------
+    content : bytes or array
+        Encoded image, or pixels of shape (height, width) or (height, width, 1, 3 or 4) as ``uint8`` or
+        as floats in 0…1.
+    spec : PixelSpec
+        What to make of it.
+
+    Returns
+    -------
+    array, shape (spec.height, spec.width, spec.channels), float32
+        Values in 0…255.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be decoded; the message is the reason.
+    """
+    pixels = decode(content, spec.channels) if isinstance(content, bytes) else _from_array(content, spec.channels)
+    return _resized(pixels, spec)
+
+
+def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
+    """Return an encoded image's pixels, upright, the first frame of an animation.
+
+    Parameters
+    ----------
+    content : bytes
+        Any format TensorFlow or Pillow reads, told by its content.
+    channels : int
+        3 for RGB, 1 for grey. Transparency is dropped, as Keras does.
+
+    Returns
+    -------
+    array, shape (height, width, channels), uint8
+
+    Raises
+    ------
+    ImageError
+        If neither library can decode it, or it declares more than `MAX_PIXELS`.
+    """
+    import tensorflow as tf
+    from PIL import Image, UnidentifiedImageError
+
+    orientation = 1
+    header: Any = None
+    try:
+        header = Image.open(io.BytesIO(content))
+        if header.width * header.height > MAX_PIXELS:
+            raise ImageError(f"declares {header.width}x{header.height} pixels, more than the {MAX_PIXELS:,} allowed")
+        if b"Exif" in content or b"eXIf" in content or b"EXIF" in content or header.format == "TIFF":
+            orientation = header.getexif().get(_ORIENTATION, 1)
+    except UnidentifiedImageError:
+        pass  # TensorFlow may still know it
+    except Image.DecompressionBombError as error:
+        raise ImageError(str(error)) from None
+    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError):
+        pass  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
+    try:
+        pixels = _decoded_by_tensorflow(content, channels)
+    except (tf.errors.OpError, ValueError) as error:
+        if header is None:
+            raise ImageError(_why_unknown(content)) from None
+        pixels = _decoded_by_pillow(header, channels, error)
+    turns, mirror = _UPRIGHT.get(orientation, (0, False))
+    if turns:
+        pixels = np.rot90(pixels, turns)
+    return pixels[:, ::-1] if mirror else pixels
+
+
+def _decoded_by_tensorflow(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
+    import tensorflow as tf
+
+    only_colour = content[:4] == b"GIF8" or content[8:12] == b"WEBP"  # their decoders know no grey
+    asked = 3 if only_colour else channels
+    image = tf.io.decode_image(content, channels=asked, expand_animations=False)
+    if asked != channels:
+        image = tf.image.rgb_to_grayscale(image)
+    pixels: npt.NDArray[np.uint8] = image.numpy()
+    return pixels
+
+
+def _decoded_by_pillow(header: Any, channels: int, tensorflow_says: Exception) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        header.load()
+        return _pillow_pixels(header, channels)
+    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, MemoryError,
+            Image.DecompressionBombError) as error:  # fmt: skip
+        reason = str(error) or str(tensorflow_says)
+        raise ImageError(f"{header.format} cannot be decoded: {_one_line(reason)}") from None
+
+
+def _pillow_pixels(image: Any, channels: int) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow's own conversion clips
+        values = np.asarray(image).astype(np.float64)
+        top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
+        grey = np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)[..., None]
+        return np.repeat(grey, channels, axis=-1)
+    pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB" if channels == 3 else "L"))
+    return pixels if channels == 3 else pixels[..., None]
+
+
+def _why_unknown(content: bytes) -> str:
+    start = content[:64]
+    if all(32 <= byte < 127 or byte in b"\t\r\n\f" for byte in start):
+        return "not an image: its content is text"
+    return "not an image in a format that TensorFlow or Pillow reads, or damaged at its start"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:160]
+
+
+def _from_array(array: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
+    """Return pixels in 0…255 with the wanted number of channels; integers stay ``uint8``."""
+    pixels = array[..., None] if array.ndim == 2 else array
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or not pixels.size:
+        raise ImageError(f"expected (height, width) or (height, width, 1, 3 or 4), received {array.shape}")
+    if pixels.dtype != np.uint8:
+        if not np.issubdtype(pixels.dtype, np.floating):
+            raise ImageError(f"expected uint8 or floats in 0…1, received {pixels.dtype}")
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise ImageError(
+                f"expected floats in 0…1, received {pixels.min():.4g} to {pixels.max():.4g}; "
+                "use uint8 for values in 0…255"
+            )
+        pixels = pixels.astype(np.float32) * np.float32(255)
+    if pixels.shape[-1] == 4:
+        pixels = pixels[..., :3]
+    if pixels.shape[-1] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=-1)
+    import tensorflow as tf
+
+    grey: npt.NDArray[Any] = tf.image.rgb_to_grayscale(pixels).numpy()
+    return grey
+
+
+def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
+    import tensorflow as tf
+
+    size = (spec.height, spec.width)
+    if spec.resize == "crop":
+        pixels = _cropped_to_aspect(pixels, spec.height / spec.width)
+    if spec.resize == "pad":
+        image = tf.image.resize_with_pad(pixels, *size, method=spec.interpolation)
+    elif spec.resize in ("stretch", "crop"):
+        image = tf.image.resize(pixels, size, method=spec.interpolation)
+    else:
+        raise OptionError(f"Expected resize to be stretch, pad or crop. Received: {spec.resize!r}.")
+    result: npt.NDArray[np.float32] = tf.cast(image, tf.float32).numpy()
+    return result
+
+
+def _cropped_to_aspect(pixels: npt.NDArray[Any], aspect: float) -> npt.NDArray[Any]:
+    """Return the largest centred part whose height / width is `aspect`, to the nearest pixel."""
+    height, width = pixels.shape[:2]
+    rows = min(height, max(1, round(width * aspect)))
+    columns = min(width, max(1, round(height / aspect)))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return pixels[top : top + rows, left : left + columns]

@@ -1,0 +1,37 @@
+"""Import TensorFlow without its start-up chatter."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow and Keras, quietly if ``TF_CPP_MIN_LOG_LEVEL`` is 2 or more.
+
+    TensorFlow's C++ side writes some lines to the process's standard error before it looks at that
+    variable. They are held back; if the import fails, they are shown.
+    """
+    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
+        import keras
+        import tensorflow  # noqa: F401
+
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        failed = True
+        try:
+            import keras  # noqa: F401
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()  # looks for GPUs, and says so
+            failed = False
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            if failed:
+                held.seek(0)
+                os.write(2, held.read())
