@@ -153,7 +153,7 @@ class ImageClassifier:
 
     def stream(self, source: Source) -> Iterator[Prediction]:
         """Yield the prediction of every image of a source, in its order, holding a few batches."""
-        index = list(self.extractor.layers).index(self._layer)
+        index = int(self.head.card["layer_index"])  # names may have other automatic numbers here
         results = self.extractor.stream(source, source.items)
         while chunk := list(itertools.islice(results, _CHUNK)):
             rows = [list(done.features.values())[index] for done in chunk if done.features is not None]
@@ -166,14 +166,6 @@ class ImageClassifier:
                 best = int(row.argmax())
                 named = dict(zip(self.class_names, map(float, row), strict=True))
                 yield Prediction(done.item.path, self.class_names[best], float(row[best]), named, None, done.digest)
-
-    @property
-    def _layer(self) -> str:
-        """The head's layer by the name it has in the extractor."""
-        if self.head.layer in self.extractor.layers:
-            return self.head.layer
-        names = dict(zip(self.recipe.layers, self.extractor.layers, strict=True))
-        return names[self.head.layer]
 
     def evaluate(self, source: str | os.PathLike[str] | Source | None = None) -> dict[str, Any]:
         """Predict a labelled source from its pixels and score it.

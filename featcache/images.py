@@ -99,7 +99,8 @@ def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
         header = Image.open(io.BytesIO(content))
         if header.width * header.height > MAX_PIXELS:
             raise ImageError(f"declares {header.width}x{header.height} pixels, more than the {MAX_PIXELS:,} allowed")
-        if b"Exif" in content or b"eXIf" in content or b"EXIF" in content or header.format == "TIFF":
+        marked = b"Exif" in content or b"eXIf" in content or b"EXIF" in content
+        if marked and header.format != "TIFF":  # Pillow turns TIFF pictures itself
             orientation = header.getexif().get(_ORIENTATION, 1)
     except UnidentifiedImageError:
         pass  # TensorFlow may still know it

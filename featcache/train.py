@@ -90,6 +90,7 @@ def fit_head(
         "metrics": score(head, opened),
         "fit_seconds": fit_seconds,
         "seed": seed,
+        "layer_index": list(opened.layers).index(chosen),
         "trained_classes": [int(label) for label in estimator.classes_],
         "history": getattr(estimator, "history_", {}),
         "cache": str(opened.path.absolute()),

@@ -294,14 +294,14 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def newest_cache(root: Path) -> Path:
-    """Return the cache under `root` that was written last.
+    """Return the cache under `root` that was extracted into last (a run that had nothing to do counts).
 
     Raises
     ------
     CacheError
         If there is none.
     """
-    found = [path for path in root.glob("*/manifest.sqlite") if (path.parent / "recipe.json").is_file()]
+    found = [path.parent for path in root.glob("*/manifest.sqlite") if (path.parent / "recipe.json").is_file()]
     if not found:
         raise CacheError(f"Expected a cache under {str(root)!r}. Received: none. Run extract first, or name one.")
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+    return max(found, key=lambda folder: folder.stat().st_mtime_ns)  # the writer's lock came and went in it

@@ -144,6 +144,7 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
             epochs=self.epochs,
             validation_data=(X[held], target[held]) if held.any() else None,
             callbacks=[stopping] if held.any() else [],
+            shuffle=False,  # the batches shuffle themselves, from the seed
             verbose=0,
         )
         self.history_ = {name: [float(v) for v in values] for name, values in history.history.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -76,7 +77,8 @@ class Head:
         HeadError
             If it was trained on another number of values.
         """
-        flat = np.asarray(X, np.float32).reshape(len(X), -1)
+        flat = np.asarray(X, np.float32)
+        flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
         expected = int(self.estimator.n_features_in_)
         if flat.shape[1] != expected:
             raise HeadError(f"Expected {expected} values per image for this head. Received: {flat.shape[1]}.")

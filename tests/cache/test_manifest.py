@@ -1,0 +1,124 @@
+import hashlib
+import sqlite3
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featcache.cache.manifest import Entry, Manifest, Place
+from featcache.cache.shard import ShardInfo
+from featcache.errors import CacheDamagedError, CacheError
+
+D = [hashlib.sha256(bytes([i])).digest() for i in range(4)]
+ENTRIES = [
+    Entry("a/1.png", "a", "train", 10, 5, D[0], None),
+    Entry('b/"2\n\udcff.png', "b", None, 11, 6, None, None),
+    Entry("b/3.png", "b", None, 0, 7, None, "empty file"),
+]
+SHARD = ShardInfo("s.h5", 2, 100, {"x": np.array([1, 2], np.uint32)})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    manifest = Manifest(tmp_path / "manifest.sqlite", create=True)
+    manifest.replace_listing(ENTRIES, {"source": {"name": "n"}})
+    manifest.commit(SHARD, D[:2], [(1, ENTRIES[1]._replace(digest=D[1], split="train"))])
+    manifest.close()
+    return tmp_path / "manifest.sqlite"
+
+
+def test_everything_comes_back(path: Path) -> None:
+    """Listing, rows, shards and values are read as they were written, odd names included."""
+    manifest = Manifest(path)
+    assert manifest.listing() == [ENTRIES[0], ENTRIES[1]._replace(digest=D[1], split="train"), ENTRIES[2]]
+    assert manifest.rows() == {D[0]: Place(1, 0), D[1]: Place(1, 1)}
+    (number, info), *more = manifest.shards().items()
+    assert (number, info.name, info.rows, info.size, more) == (1, "s.h5", 2, 100, [])
+    assert info.checksums["x"].tolist() == [1, 2]
+    assert manifest.meta() == {"format": 1, "source": {"name": "n"}}
+
+
+def test_a_stranger_can_read_it(path: Path) -> None:
+    """sqlite3 alone reads it, in rollback-journal mode, and can recompute a row's checksum."""
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    *values, crc = db.execute("SELECT * FROM listing WHERE position = 0").fetchone()
+    text = "\x1f".join("" if v is None else v.hex() if isinstance(v, bytes) else str(v) for v in values)
+    assert zlib.crc32(text.encode()) == crc
+    assert db.execute("SELECT path FROM listing WHERE position = 2").fetchone() == ("b/3.png",)
+
+
+@pytest.mark.parametrize(
+    ("statement", "read"),
+    [
+        ("UPDATE listing SET label = 'b' WHERE position = 0", "listing"),
+        ("UPDATE listing SET digest = zeroblob(32) WHERE position = 0", "listing"),
+        ("DELETE FROM listing WHERE position = 0", "listing"),
+        ("UPDATE rows SET position = 1", "rows"),
+        ("UPDATE shards SET name = 't.h5'", "shards"),
+        ("UPDATE blocks SET checksums = zeroblob(8)", "shards"),
+        ("""UPDATE meta SET value = '{"name":"m"}' WHERE key = 'source'""", "meta"),
+    ],
+)
+def test_changed_rows_are_found(path: Path, statement: str, read: str) -> None:
+    """A value that changed since it was written is never served."""
+    db = sqlite3.connect(path)
+    db.execute(statement)
+    db.commit()
+    with pytest.raises(CacheDamagedError):
+        getattr(Manifest(path), read)()
+
+
+def test_failed_transaction_changes_nothing(path: Path) -> None:
+    """A listing that cannot be written whole is not written at all."""
+    manifest = Manifest(path)
+    before = manifest.listing()
+
+    def broken() -> object:
+        yield ENTRIES[0]
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        manifest.replace_listing(broken(), {"source": {}})
+    assert manifest.listing() == before
+    assert manifest.meta()["source"] == {"name": "n"}
+
+
+def test_other_format_is_refused(path: Path) -> None:
+    """A manifest of a newer format is an error that says what to do."""
+    manifest = Manifest(path)
+    manifest.set_meta({"format": 2})
+    with pytest.raises(CacheError, match=r"format 1\. Received: .* of format 2"):
+        Manifest(path)
+
+
+def test_missing_and_foreign_files(tmp_path: Path) -> None:
+    """No manifest, or a file that is no SQLite database, is one clear error."""
+    with pytest.raises(CacheError, match="has no"):
+        Manifest(tmp_path / "manifest.sqlite")
+    (tmp_path / "manifest.sqlite").write_bytes(b"nonsense" * 100)
+    with pytest.raises(CacheDamagedError, match="not a database"):
+        Manifest(tmp_path / "manifest.sqlite")
+
+
+text = st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(
+    lambda b: b.decode("utf-8", "surrogateescape")
+)
+entries = st.builds(
+    Entry, text.filter(lambda t: "\0" not in t), st.none() | text.filter(lambda t: "\0" not in t),
+    st.sampled_from([None, "train", "test"]), st.integers(0, 2**62), st.integers(-(2**62), 2**62),
+    st.none() | st.binary(min_size=32, max_size=32), st.none() | st.just("bad"),
+)  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(entries, max_size=8))
+def test_any_listing_survives(tmp_path_factory: pytest.TempPathFactory, listing: list[Entry]) -> None:
+    """Whatever names, sizes and times a source has, the listing reads back equal."""
+    manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True)
+    manifest.replace_listing(listing, {})
+    assert manifest.listing() == listing
+    manifest.close()

@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import predicted_mean, random_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featcache.cache import FeatureCache
+from featcache.cache.reader import newest_cache
+from featcache.errors import CacheDamagedError, CacheError, OptionError
+from featcache.sources import ArraySource
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.stack([random_image(i) for i in range(23)])
+
+
+@pytest.fixture(scope="module")
+def cache(extracting, images, tmp_path_factory) -> FeatureCache:
+    """Return a cache of 23 images in five shards."""
+    source = ArraySource("made", images, ["odd" if i % 2 else "even" for i in range(23)])
+    return extracting(source, tmp_path_factory.mktemp("c") / "cache", layers=["mix", "positive"], shard_rows=5)
+
+
+def test_rows_are_in_source_order(cache: FeatureCache, images: np.ndarray) -> None:
+    """Row i belongs to image i, although shards hold them shuffled."""
+    assert len(cache.shards) == 5
+    assert np.allclose(cache.features(layer="mix"), [predicted_mean(image) for image in images], rtol=1e-5)
+    assert [cache.class_names[label] for label in cache.labels()] == ["odd" if i % 2 else "even" for i in range(23)]
+    assert cache.paths() == [f"{i:02d}" for i in range(23)]
+
+
+def test_splits_add_up(cache: FeatureCache) -> None:
+    """Every row is in one split; X, y and paths of a split have the same length."""
+    assert sum(cache.splits.values()) == len(cache) == 23
+    for split, count in cache.splits.items():
+        X, y = cache.load(split, "mix")
+        assert len(X) == len(y) == len(cache.paths(split)) == len(cache.digests(split)) == count
+
+
+def test_default_layer_is_the_deepest(cache: FeatureCache) -> None:
+    """Without a layer the last one of the network is meant."""
+    assert list(cache.layers) == ["mix", "positive"]
+    assert np.array_equal(np.asarray(cache.features()), np.asarray(cache.features(layer="positive")))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-23, 22)), st.slices(23))
+def test_indexing_is_numpys(cache: FeatureCache, rows: list[int], part: slice) -> None:
+    """Lists of rows and slices give what they give on the array."""
+    features = cache.features(layer="mix")
+    everything = np.asarray(features)
+    assert np.array_equal(features[np.array(rows, int)], everything[np.array(rows, int)])
+    assert np.array_equal(features[part], everything[part])
+
+
+def test_single_rows_and_types(cache: FeatureCache) -> None:
+    """One row comes without the first axis; `numpy.asarray` converts."""
+    features = cache.features(layer="mix")
+    assert features[3].shape == (4,)
+    assert np.asarray(features, np.float64).dtype == np.float64
+    assert (features.shape, features.dtype, len(features)) == ((23, 4), np.float32, 23)
+
+
+def test_wrong_names_get_the_possible_ones(cache: FeatureCache) -> None:
+    """A layer or split that is not there is answered with those that are."""
+    with pytest.raises(OptionError, match="nearest: mix"):
+        cache.features(layer="mixx")
+    with pytest.raises(OptionError, match="train, validation"):
+        cache.features("test")
+
+
+def test_every_damaged_byte_is_found_when_touched(extracting, images, tmp_path: Path) -> None:
+    """A changed byte of a feature is an error on first touch, not a wrong number."""
+    source = ArraySource("made", images, ["a"] * 23)
+    cache = extracting(source, tmp_path / "c", shard_rows=50)
+    (info,) = cache.shards.values()
+    shard = tmp_path / "c" / "shards" / info.name
+    content = bytearray(shard.read_bytes())
+    place = content.find(np.asarray(cache.features(layer="mix"))[7].tobytes())
+    assert place > 0
+    content[place] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(CacheDamagedError, match="block 0 of mix"):
+        np.asarray(FeatureCache(tmp_path / "c").features())
+
+
+def test_missing_shard_is_named(extracting, photos: Path, tmp_path: Path) -> None:
+    """A deleted shard is an error that names it, never a row of zeros."""
+    cache = extracting(photos, tmp_path / "c")
+    (info,) = cache.shards.values()
+    (tmp_path / "c" / "shards" / info.name).unlink()
+    with pytest.raises(CacheDamagedError, match=info.name):
+        np.asarray(FeatureCache(tmp_path / "c").features())
+
+
+def test_what_is_no_cache(tmp_path: Path) -> None:
+    """A folder without a cache is one clear error."""
+    with pytest.raises(CacheError, match="Expected a cache"):
+        FeatureCache(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{nonsense"])
+def test_damaged_recipe(extracting, photos: Path, tmp_path: Path, content: str) -> None:
+    """A recipe.json that is not one is one clear error."""
+    extracting(photos, tmp_path / "c")
+    (tmp_path / "c" / "recipe.json").write_text(content)
+    with pytest.raises(CacheDamagedError, match=r"recipe\.json|Expected a recipe"):
+        FeatureCache(tmp_path / "c")
+
+
+def test_newest_cache(extracting, photos: Path, tmp_path: Path) -> None:
+    """The cache extracted into last is the newest, even if nothing was new; without any there is an error."""
+    with pytest.raises(CacheError, match="Run extract first"):
+        newest_cache(tmp_path)
+    extracting(photos, tmp_path / "a")
+    extracting(photos, tmp_path / "b", pooling="max")
+    assert newest_cache(tmp_path) == tmp_path / "b"
+    extracting(photos, tmp_path / "a")
+    assert newest_cache(tmp_path) == tmp_path / "a"

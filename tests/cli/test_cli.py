@@ -1,0 +1,290 @@
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_image, write_image
+from PIL import Image
+from typer.testing import CliRunner
+
+import featcache
+from featcache.cli import app
+from featcache.cli.app import printable, settings, table
+from featcache.errors import OptionError
+
+COMMANDS = ["extract", "fit-head", "evaluate", "predict", "bases", "layers", "info", "demo"]
+
+
+def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
+    """Run a command in this process and return exit code, stdout and stderr."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env=environment)
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def options(oracle: Path) -> list[object]:
+    return ["--base", oracle, "--layer", "mix", "--preprocess", "none"]
+
+
+@pytest.fixture
+def head(options: list[object], split_photos: Path, tmp_path: Path) -> Path:
+    assert run("extract", split_photos, *options, "--cache", tmp_path / "c")[0] == 0
+    assert run("fit-head", tmp_path / "c", "--out", tmp_path / "head")[0] == 0
+    return tmp_path / "head"
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    """--help of each command shows how to use it."""
+    shown = run("--help")[1]
+    assert re.findall(r"^  ([a-z-]+)  ", shown.split("Commands:")[1], re.M) == [
+        "extract", "fit-head", "predict", "evaluate", "bases", "layers", "info", "demo"]  # fmt: skip
+    for name in COMMANDS:
+        code, text, _ = run(name, "--help")
+        assert code == 0
+        assert f"Example: featcache {name}" in text
+        assert "--json" in text
+
+
+def test_three_ways_to_start() -> None:
+    """`python cli.py`, `featcache` and `python -m featcache` are the same."""
+    root = Path(featcache.__file__).parents[1]
+    script = Path(sys.executable).parent / "featcache"
+    ways = [[sys.executable, root / "cli.py"], [sys.executable, "-m", "featcache"]]
+    ways += [[script]] if script.exists() else []
+    shown = {subprocess.run([*way, "--help"], capture_output=True, text=True, check=True, cwd=root,
+                            ).stdout.partition("[OPTIONS]")[2] for way in ways}  # fmt: skip
+    assert len(shown) == 1
+
+
+def test_extract_json(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """--json prints one object with the promised keys and nothing else on stdout."""
+    code, out, _ = run("extract", photos, *options, "--cache", tmp_path / "c", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {"cache", "recipe", "rows", "computed", "reused", "skipped", "layers", "classes", "splits", "seconds",
+            "images_per_second", "bytes"} <= set(found)  # fmt: skip
+    assert (found["rows"], found["computed"], found["layers"]) == (12, 12, {"mix": [4]})
+    assert found["classes"] == ["dark", "light"]
+
+
+def test_skipped_images_exit_3(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """Images that could not be used are listed and the exit code says so; --on-error fail exits 1."""
+    (photos / "dark" / "text.jpg").write_text("hello")
+    code, out, err = run("extract", photos, *options, "--cache", tmp_path / "c")
+    assert code == 3
+    assert "dark/text.jpg: not an image: its content is text" in out
+    assert "warning: skipped dark/text.jpg" in err
+    code, out, err = run("extract", photos, *options, "--cache", tmp_path / "d", "--on-error", "fail")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: dark/text.jpg: not an image")
+
+
+def test_errors_are_one_line_and_exit_1(tmp_path: Path) -> None:
+    """An error is one line on stderr that starts with `error:`; stdout stays empty."""
+    for arguments in (
+        ["extract", tmp_path / "nowhere"],
+        ["fit-head", tmp_path],
+        ["info", tmp_path],
+        ["predict", tmp_path, tmp_path],
+        ["layers", "vgg99"],
+        ["extract", "digits", "--image-size", "big"],
+        ["fit-head", tmp_path, "--set", "C"],
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, ""), arguments
+        assert re.fullmatch(r"error: .*Received.*\n", err), err
+
+
+def test_usage_errors_exit_2() -> None:
+    """Unknown options, commands and choices are usage errors."""
+    for arguments in (["extract", "--nonsense"], ["nonsense"], ["extract", "--pooling", "median"], ["predict"]):
+        assert run(*arguments)[0] == 2
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    """Only --debug lets an exception through."""
+    result = CliRunner().invoke(app, ["info", str(tmp_path), "--debug"])
+    assert isinstance(result.exception, featcache.FeatcacheError)
+
+
+def test_options_from_the_environment(oracle: Path, photos: Path, tmp_path: Path) -> None:
+    """FEATCACHE_<COMMAND>_<OPTION> stands for an option."""
+    code, out, _ = run("extract", photos, "--json", FEATCACHE_EXTRACT_BASE=str(oracle), FEATCACHE_EXTRACT_LAYER="mix",
+                       FEATCACHE_EXTRACT_PREPROCESS="none", FEATCACHE_EXTRACT_CACHE=str(tmp_path / "c"))  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["cache"] == str(tmp_path / "c")
+    code, out, _ = run("fit-head", tmp_path / "c", "--json", FEATCACHE_FIT_HEAD_CLF="svm")
+    assert json.loads(out)["clf"] == "svm"
+
+
+def test_fit_head_takes_the_newest_cache(options: list[object], split_photos, tmp_path, monkeypatch) -> None:
+    """Without CACHE the newest under cache/ is used, and named; its metrics are printed."""
+    monkeypatch.chdir(tmp_path)
+    assert run("extract", split_photos, *options)[0] == 0
+    (cache,) = (tmp_path / "cache").iterdir()
+    code, out, err = run("fit-head", "--clf", "logreg", "--set", "C=0.5", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert f"using cache/{cache.name}" in err
+    assert found["params"] == {"C": 0.5}
+    assert found["metrics"]["validation"]["accuracy"] == 1.0
+    assert {"accuracy", "accuracy_ci95", "n", "macro_f1", "per_class", "confusion"} <= set(found["metrics"]["train"])
+    assert Path(found["head"]) == Path("cache") / cache.name / "heads" / "logreg-mix"
+
+
+def test_gate_exits_4(head: Path, tmp_path: Path, extracting, photos: Path) -> None:
+    """An accuracy that was not reached is exit code 4."""
+    for i in range(40):
+        write_image(tmp_path / "noise" / "ab"[i % 2] / f"{i}.png", random_image(i))
+    extracting(tmp_path / "noise", tmp_path / "n", validation_split=0.5)
+    code, _, err = run("fit-head", tmp_path / "n", "--assert-accuracy", "0.99", "--out", tmp_path / "no")
+    assert code == 4
+    assert "Expected an accuracy of 0.99" in err
+    assert not (tmp_path / "no").exists()
+
+
+def test_predict_json_and_files(head: Path, split_photos: Path, tmp_path: Path) -> None:
+    """Predictions have path, label, probability and probabilities, on stdout, in CSV and in JSON lines."""
+    folder = split_photos / "validation"
+    found = json.loads(run("predict", head, folder, "--json")[1])
+    assert [Path(one["path"]).parent.name for one in found["predictions"]] == [
+        one["label"] for one in found["predictions"]
+    ]
+    assert set(found["predictions"][0]) == {"path", "label", "probability", "probabilities"}
+    (folder / "dark" / "bad.png").write_text("x")
+    code, _, _ = run("predict", head, folder, "--out", tmp_path / "out" / "p.csv")
+    rows = list(csv.DictReader((tmp_path / "out" / "p.csv").open()))
+    assert code == 3
+    assert [row["label"] for row in rows] == [""] + ["dark"] * 5 + ["light"] * 5
+    assert rows[0]["reason"] == "not an image: its content is text"
+    assert float(rows[1]["probability_dark"]) == pytest.approx(found["predictions"][0]["probabilities"]["dark"])
+    run("predict", head, folder, "--out", tmp_path / "p.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in lines[1:]] == [one["label"] for one in found["predictions"]]
+    assert run("predict", head, folder, "--out", tmp_path / "p.xml")[0] == 1
+
+
+def test_evaluate(head: Path) -> None:
+    """Metrics by split come back from pixels."""
+    code, out, _ = run("evaluate", head, "--json")
+    assert code == 0
+    assert json.loads(out)["metrics"]["validation"]["accuracy"] == 1.0
+    assert "validation" in run("evaluate", head)[1]
+
+
+def test_info(head: Path, tmp_path: Path) -> None:
+    """info shows recipe, splits, classes and heads."""
+    code, out, _ = run("info", tmp_path / "c", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["rows"], found["missing"], found["splits"]) == (50, 0, {"train": 40, "validation": 10})
+    assert found["recipe"]["pooling"] == "avg"
+    assert "50 (40 train, 10 validation)" in run("info", tmp_path / "c")[1]
+
+
+def test_info_does_not_import_tensorflow(head: Path, tmp_path: Path) -> None:
+    """Looking at a cache loads neither TensorFlow nor scikit-learn; nor does extracting nothing new."""
+    code = (
+        "import sys\nfrom featcache.cli import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "except SystemExit:\n    print([m for m in ('tensorflow', 'keras', 'sklearn') if m in sys.modules])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "info", tmp_path / "c", "-q"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_layers(oracle: Path) -> None:
+    """layers prints name, type, output shape, weights, parameters and bytes per image."""
+    out = run("layers", oracle)[1]
+    assert re.search(r"mix +Conv2D +8x8x4 +1x1x3x4 4 +16 +1,024", out)
+    assert "16 parameters in 3 layers" in out
+
+
+def test_bases() -> None:
+    """bases lists the applications with their preprocessing and size."""
+    found = json.loads(run("bases", "--json")[1])["bases"]
+    assert {"name": "VGG19", "preprocess": "caffe", "image_size": 224} in found
+
+
+def test_quiet_is_quiet(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """-q leaves stderr empty."""
+    (photos / "dark" / "text.jpg").write_text("hello")
+    assert run("extract", photos, *options, "--cache", tmp_path / "c", "-q")[2] == ""
+
+
+def test_no_tensorflow_chatter(oracle: Path, photos: Path, tmp_path: Path) -> None:
+    """A whole process writes its own lines to stderr and nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-m", "featcache", "extract", photos, "--base", oracle, "--layer", "mix", "--preprocess",
+         "none", "--cache", tmp_path / "c", "--json"], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["computed"] == 12
+    assert [line for line in done.stderr.splitlines() if not line.startswith("extracting: ")] == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_leave_a_cache_that_goes_on(options, tmp_path: Path, number: int, code: int) -> None:
+    """Ctrl-C and SIGTERM end cleanly with their exit codes; the same command goes on."""
+    for i in range(3000):
+        write_image(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png", random_image(i))
+    command = [sys.executable, "-m", "featcache", "extract", tmp_path / "photos", *options, "--cache", tmp_path / "c",
+               "--shard-rows", "100", "--batch-size", "2"]  # fmt: skip
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "c").glob("shards/*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.splitlines()[-1].startswith("error: stopped")
+    found = json.loads(run("info", tmp_path / "c", "--json")[1])
+    assert 0 < found["missing"] < 3000
+    again = json.loads(run("extract", tmp_path / "photos", *options, "--cache", tmp_path / "c", "--json")[1])
+    assert again["computed"] == found["missing"]
+
+
+def test_odd_names_are_shown_harmlessly(options: list[object], tmp_path: Path) -> None:
+    """File names with control characters or broken UTF-8 cannot disturb a terminal or the JSON."""
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    folder = os.fsencode(tmp_path / "photos" / "cats")
+    for name in (b"\x1b[31mred.png", b"new\nline.png", b"\xff.png"):
+        Path(os.fsdecode(folder + b"/" + name)).write_text("no image")
+    write_image(tmp_path / "photos" / "cats" / "ok.png", random_image(0))
+    code, out, err = run("extract", tmp_path / "photos", *options, "--cache", tmp_path / "c")
+    assert code == 3
+    assert "\x1b" not in out + err
+    assert r"cats/new\nline.png: not an image" in out
+    found = json.loads(run("extract", tmp_path / "photos", *options, "--cache", tmp_path / "c", "--json")[1])
+    assert len(found["skipped"]) == 3
+
+
+def test_settings() -> None:
+    """KEY=VALUE values are numbers, words or tuples."""
+    assert settings(["a=1", "b=0.5", "c=1024,512", "d=true", "e=none", "f=x=y", "g=64,"], "--set") == {
+        "a": 1, "b": 0.5, "c": (1024, 512), "d": True, "e": None, "f": "x=y", "g": (64,)}  # fmt: skip
+    with pytest.raises(OptionError, match="--set KEY=VALUE"):
+        settings(["a"], "--set")
+
+
+def test_printable_and_table() -> None:
+    """Text is made safe, and columns line up."""
+    assert printable("a\tb\udcff") == r"a\tb\udcff"
+    assert table([["a", "1"], ["bb", "22"]], right={1}) == "a    1\nbb  22"
+
+
+def test_image_sizes(options: list[object], tmp_path: Path) -> None:
+    """--image-size takes N or HxW."""
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(write_image(tmp_path / "p" / "a" / "1.png", random_image(0)))
+    out = json.loads(run("layers", "vgg19", "--image-size", "32x64", "--json")[1])
+    assert next(layer for layer in out["layers"] if layer["address"] == "block5_pool")["output_shape"] == [1, 2, 512]

@@ -1,0 +1,113 @@
+"""Bases whose features NumPy can predict, small image folders, and the real data where it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SIDE = 8
+MIX = np.array([[1.0, -2.0, 0.5, 0.0], [0.25, 1.0, -1.0, 2.0], [0.0, 0.5, 1.5, -0.5]], np.float32)
+SHIFT = np.array([3.0, -1.0, 0.0, 7.0], np.float32)
+
+
+def predicted_mean(image: np.ndarray) -> np.ndarray:
+    """Return the average-pooled features of the oracle's layer `mix` for an 8x8 RGB image."""
+    return image.astype(np.float64).mean(axis=(0, 1)) @ MIX + SHIFT
+
+
+def predicted_relu_max(image: np.ndarray) -> np.ndarray:
+    """Return the max-pooled features of the oracle's layer `positive`."""
+    return np.maximum(image.astype(np.float64) @ MIX + SHIFT, 0).max(axis=(0, 1))
+
+
+@pytest.fixture(scope="session")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model file: a 1x1 convolution `mix` with known weights, then `positive` (ReLU)."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3), name="pixels"),
+            keras.layers.Conv2D(4, 1, name="mix"),
+            keras.layers.ReLU(name="positive"),
+        ],
+        name="oracle",
+    )
+    model.get_layer("mix").set_weights([MIX[None, None], SHIFT])
+    path = tmp_path_factory.mktemp("oracle") / "oracle.keras"
+    model.save(path)
+    return path
+
+
+def random_image(seed: int, side: int = SIDE) -> np.ndarray:
+    """Return seeded RGB pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+
+
+def write_image(path: Path, pixels: np.ndarray) -> Path:
+    """Write pixels as PNG, making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, "PNG")
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder of two classes, dark and light, with six images each."""
+    root = tmp_path / "photos"
+    for i in range(6):
+        write_image(root / "dark" / f"d{i}.png", random_image(i) // 4)
+        write_image(root / "light" / f"l{i}.png", 255 - random_image(100 + i) // 4)
+    return root
+
+
+@pytest.fixture
+def split_photos(tmp_path: Path) -> Path:
+    """Return a folder with train (20 a class) and validation (5 a class) of dark and light images."""
+    root = tmp_path / "split"
+    for split, count in (("train", 20), ("validation", 5)):
+        for i in range(count):
+            seed = i + (1000 if split == "validation" else 0)
+            write_image(root / split / "dark" / f"d{i}.png", random_image(seed) // 3)
+            write_image(root / split / "light" / f"l{i}.png", 255 - random_image(seed + 500) // 3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def extracting(oracle: Path) -> Callable[..., object]:
+    """Return `extract` with the oracle as base, cut at `mix`, small batches."""
+    from featcache.extraction import extract
+
+    def run(source: object, cache: Path, **options: object) -> object:
+        return extract(source, **{"base": oracle, "layers": ["mix"], "preprocess": "none", "cache": cache,
+                                  "batch_size": 4, **options})  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Return the folder of real photographs and weights, or skip."""
+    root = Path(os.environ.get("FEATCACHE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (root / "cats_dogs").is_dir():
+        pytest.skip(f"no real data in {root}: set FEATCACHE_DATA")
+    return root
+
+
+@pytest.fixture(scope="session")
+def vgg19_weights(data: Path) -> Path:
+    """Return the VGG19 file that has blocks 1 to 3 only."""
+    return data / "weights" / "vgg19_blocks1-3_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights(data: Path) -> Path:
+    """Return the MobileNetV2 file, alpha 0.35."""
+    return data / "weights" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"

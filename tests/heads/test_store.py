@@ -1,0 +1,118 @@
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.datasets import make_classification
+
+from featcache.errors import HeadError
+from featcache.heads import Head, build, fit
+
+X, Y = make_classification(120, 10, n_informative=6, n_classes=3, random_state=0)
+X = X.astype(np.float32)
+GROUPS = [bytes([i]) for i in range(120)]
+
+
+def made(clf: str, **params: object) -> Head:
+    estimator = fit(build(clf, params), X, Y, GROUPS, seed=0)
+    card = {"params": estimator.get_params() if clf == "dense" else {}, "trained_classes": [0, 1, 2]}
+    return Head(clf, estimator, ["a", "b", "c"], "mix", card)
+
+
+@pytest.mark.parametrize("clf", ["logreg", "linear-svm", "svm", "dense"])
+def test_loaded_head_predicts_what_the_saved_one_did(tmp_path: Path, clf: str) -> None:
+    """Saving and loading changes no probability."""
+    head = made(clf, **({"epochs": 2, "hidden": (4,)} if clf == "dense" else {}))
+    loaded = Head.load(head.save(tmp_path / "head"))
+    assert np.array_equal(loaded.predict_proba(X), head.predict_proba(X))
+    assert (loaded.clf, loaded.layer, loaded.class_names) == (clf, "mix", ["a", "b", "c"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head"]
+
+
+def test_classes_without_training_images_have_probability_zero() -> None:
+    """A class the head has never seen keeps its column."""
+    two = Y < 2
+    estimator = fit(build("logreg"), X[two], Y[two] * 2, GROUPS, seed=0)
+    shares = Head("logreg", estimator, ["a", "b", "c"], "mix").predict_proba(X)
+    assert shares.shape == (120, 3)
+    assert (shares[:, 1] == 0).all()
+
+
+def test_predict_gives_names() -> None:
+    """Predicted labels are class names."""
+    assert set(made("logreg").predict(X)) <= {"a", "b", "c"}
+    assert made("logreg").predict_proba(X[:0]).shape == (0, 3)
+
+
+def test_wrong_number_of_values() -> None:
+    """Features of another layer are refused by their size."""
+    with pytest.raises(HeadError, match=r"Expected 10 values .* Received: 4"):
+        made("logreg").predict_proba(np.zeros((2, 4)))
+
+
+def test_saving_again_replaces_the_head(tmp_path: Path) -> None:
+    """A head's folder is replaced whole."""
+    made("svm").save(tmp_path / "head")
+    made("logreg").save(tmp_path / "head")
+    assert Head.load(tmp_path / "head").clf == "logreg"
+    assert sorted(p.name for p in (tmp_path / "head").iterdir()) == ["head.json", "model.skops"]
+
+
+def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
+    """A folder that holds something else is left alone."""
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(HeadError, match="holds other files"):
+        made("logreg").save(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_tampered_model_is_refused(tmp_path: Path) -> None:
+    """A model file that is not the one head.json describes is not opened."""
+    folder = made("logreg").save(tmp_path / "head")
+    model = folder / "model.skops"
+    model.write_bytes(model.read_bytes() + b"x")
+    with pytest.raises(HeadError, match="was changed since"):
+        Head.load(folder)
+
+
+def test_unknown_type_is_refused_without_running_it(tmp_path: Path) -> None:
+    """A file that names a type outside the list runs nothing, even with a matching digest."""
+    folder = made("logreg").save(tmp_path / "head")
+    content = skops.io.dumps(made("logreg").estimator)
+    source = zipfile.ZipFile(io.BytesIO(content))
+    forged = io.BytesIO()
+    with zipfile.ZipFile(forged, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "schema.json":
+                schema = json.loads(data)
+                schema["__class__"], schema["__module__"] = "Popen", "subprocess"
+                data = json.dumps(schema).encode()
+            target.writestr(name, data)
+    (folder / "model.skops").write_bytes(forged.getvalue())
+    card = json.loads((folder / "head.json").read_text())
+    card["model"]["sha256"] = hashlib.sha256(forged.getvalue()).hexdigest()
+    (folder / "head.json").write_text(json.dumps(card))
+    with pytest.raises(HeadError, match=r"subprocess\.Popen"):
+        Head.load(folder)
+
+
+ELSEWHERE = '{"format": 1, "clf": "logreg", "model": {"file": "../../etc/passwd", "sha256": ""}}'
+
+
+@pytest.mark.parametrize("card", ["", "[]", "{}", '{"format": 1}', '{"format": 99}', ELSEWHERE])
+def test_damaged_cards(tmp_path: Path, card: str) -> None:
+    """Whatever head.json holds, it ends in one error, and no other file is read."""
+    (tmp_path / "head.json").write_text(card)
+    with pytest.raises(HeadError, match="Expected a head"):
+        Head.load(tmp_path)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    """A folder that is no head is named."""
+    with pytest.raises(HeadError, match=r"no head\.json"):
+        Head.load(tmp_path / "nowhere")

@@ -1,0 +1,340 @@
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import predicted_mean, random_image, write_image
+from PIL import Image
+
+from featcache import extraction, extractor
+from featcache.cache import FeatureCache
+from featcache.cache.lock import writer_lock
+from featcache.errors import BaseError, CacheBusyError, CacheError, ImageError, OptionError
+from featcache.sources import ArraySource
+
+
+def check_rows(cache: FeatureCache, root: Path) -> None:
+    """Assert that every row belongs to the image its path names."""
+    for row, path in zip(np.asarray(cache.features(layer="mix")), cache.paths(), strict=True):
+        assert np.allclose(row, predicted_mean(np.array(Image.open(root / path))), rtol=1e-5), path
+
+
+def test_rows_match_images(extracting, photos: Path, tmp_path: Path) -> None:
+    """Every row holds the features of the image it is listed with, labels by class folder."""
+    cache = extracting(photos, tmp_path / "c")
+    check_rows(cache, photos)
+    assert cache.class_names == ["dark", "light"]
+    assert cache.labels().tolist() == [0] * 6 + [1] * 6
+    assert (cache.report.computed, cache.report.reused, cache.report.rows) == (12, 0, 12)
+
+
+def test_again_computes_nothing_and_loads_no_base(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """An equal request finds its recipe and its rows without loading anything or reading an image."""
+    extracting(photos, tmp_path / "c")
+    monkeypatch.setattr(extractor, "Extractor", None)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    report = extracting(photos, tmp_path / "c").report
+    assert (report.computed, report.reused) == (0, 12)
+
+
+def test_nothing_changed_writes_nothing(extracting, photos: Path, tmp_path: Path) -> None:
+    """A no-op leaves manifest, recipe and shards untouched."""
+
+    def stamps() -> dict[str, int]:
+        return {str(p): p.stat().st_mtime_ns for p in (tmp_path / "c").rglob("*") if p.is_file()}
+
+    extracting(photos, tmp_path / "c")
+    before = stamps()
+    extracting(photos, tmp_path / "c")
+    assert stamps() == before
+
+
+def test_base_rebuilt_in_memory_is_recognised(photos: Path, tmp_path: Path) -> None:
+    """The same network built anew in one process finds its rows, whatever Keras called its layers."""
+    import keras
+
+    def base() -> object:
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 1), keras.layers.ReLU()])
+        model.set_weights([np.full((1, 1, 3, 4), 0.5, np.float32), np.zeros(4, np.float32)])
+        return model
+
+    first = extraction.extract(photos, base=base(), preprocess="none", cache=tmp_path / "c")
+    second = extraction.extract(photos, base=base(), preprocess="none", cache=tmp_path / "c")
+    assert (first.report.computed, second.report.computed) == (12, 0)
+
+
+def test_one_new_image_computes_one_row(extracting, photos: Path, tmp_path: Path) -> None:
+    """Adding an image computes it alone and moves no other to another split."""
+    before = extracting(photos, tmp_path / "c")
+    splits = {entry.path: entry.split for entry in before.entries}
+    write_image(photos / "dark" / "a-new.png", random_image(77) // 4)
+    after = extracting(photos, tmp_path / "c")
+    assert (after.report.computed, after.report.reused) == (1, 12)
+    assert {e.path: e.split for e in after.entries if e.path != "dark/a-new.png"} == splits
+    check_rows(after, photos)
+
+
+def test_renamed_class_computes_nothing(extracting, photos: Path, tmp_path: Path) -> None:
+    """A class folder with another name changes the labels and computes no row."""
+    extracting(photos, tmp_path / "c")
+    (photos / "light").rename(photos / "bright")
+    cache = extracting(photos, tmp_path / "c")
+    assert cache.report.computed == 0
+    assert cache.class_names == ["bright", "dark"]
+    check_rows(cache, photos)
+
+
+def test_relabelled_image(extracting, photos: Path, tmp_path: Path) -> None:
+    """An image moved to another class keeps its row and gets the new label."""
+    extracting(photos, tmp_path / "c")
+    (photos / "light" / "l0.png").rename(photos / "dark" / "was-light.png")
+    cache = extracting(photos, tmp_path / "c")
+    assert cache.report.computed == 0
+    assert cache.labels().tolist() == [0] * 7 + [1] * 5
+    check_rows(cache, photos)
+
+
+def test_changed_image_is_computed_again(extracting, photos: Path, tmp_path: Path) -> None:
+    """A file with other bytes is another image."""
+    extracting(photos, tmp_path / "c")
+    write_image(photos / "dark" / "d0.png", random_image(5000) // 4)
+    cache = extracting(photos, tmp_path / "c")
+    assert cache.report.computed == 1
+    check_rows(cache, photos)
+
+
+def test_touched_image_is_read_but_not_computed(extracting, photos: Path, tmp_path: Path) -> None:
+    """Another time stamp alone costs a read, not a forward pass."""
+    extracting(photos, tmp_path / "c")
+    os.utime(photos / "dark" / "d0.png", ns=(1, 1))
+    assert extracting(photos, tmp_path / "c").report.computed == 0
+
+
+def test_change_behind_equal_stamps_needs_rehash(extracting, photos: Path, tmp_path: Path) -> None:
+    """`rehash` finds bytes that changed under equal name, size and time stamp."""
+    target = photos / "dark" / "d0.bmp"
+    Image.fromarray(random_image(0)).save(target)
+    extracting(photos, tmp_path / "c")
+    stamp = target.stat().st_mtime_ns
+    Image.fromarray(random_image(1)).save(target)
+    os.utime(target, ns=(stamp, stamp))
+    assert extracting(photos, tmp_path / "c").report.computed == 0
+    cache = extracting(photos, tmp_path / "c", rehash=True)
+    assert cache.report.computed == 1
+    check_rows(cache, photos)
+
+
+def test_moved_source_is_recognised(extracting, photos: Path, tmp_path: Path) -> None:
+    """A source folder under another name computes nothing, with a given and with a default cache."""
+    given = extracting(photos, tmp_path / "c")
+    default = extracting(photos, None, cache_root=tmp_path / "root")
+    moved = photos.rename(tmp_path / "moved")
+    assert extracting(moved, given.path).report.computed == 0
+    again = extracting(moved, None, cache_root=tmp_path / "root")
+    assert (again.path, again.report.computed) == (default.path, 0)
+    assert again.source["location"] == str(moved)
+
+
+def test_copied_source_gets_its_own_default_cache(extracting, photos: Path, tmp_path: Path) -> None:
+    """While the old source is still there, a copy of it is another source."""
+    first = extracting(photos, None, cache_root=tmp_path / "root")
+    shutil.copytree(photos, tmp_path / "copy")
+    second = extracting(tmp_path / "copy", None, cache_root=tmp_path / "root")
+    assert first.path != second.path
+
+
+def test_moved_source_with_other_bytes_is_not_trusted(extracting, tmp_path: Path) -> None:
+    """In another place, equal name, size and time stamp prove nothing: bytes are compared."""
+    for folder, seeds in (("one", (1, 2)), ("two", (1, 3))):
+        for i, seed in enumerate(seeds):
+            target = tmp_path / folder / "a" / f"{i}.bmp"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random_image(seed)).save(target)
+            os.utime(target, ns=(0, 0))
+    extracting(tmp_path / "one", tmp_path / "c")
+    cache = extracting(tmp_path / "two", tmp_path / "c")
+    assert cache.report.computed == 1
+    check_rows(cache, tmp_path / "two")
+
+
+def test_foreign_source_is_refused(extracting, photos: Path, tmp_path: Path) -> None:
+    """A source that shares no image with the cache's is an error that names both, unless meant."""
+    extracting(photos, tmp_path / "c")
+    other = tmp_path / "other"
+    write_image(other / "x" / "1.png", random_image(900))
+    with pytest.raises(CacheError, match=f"{photos}.*{other}.*--replace-source"):
+        extracting(other, tmp_path / "c")
+    assert FeatureCache(tmp_path / "c").source["location"] == str(photos)
+    cache = extracting(other, tmp_path / "c", replace_source=True)
+    assert (len(cache), cache.report.computed) == (1, 1)
+
+
+def test_other_recipe_is_refused_naming_the_difference(extracting, photos: Path, tmp_path: Path) -> None:
+    """A folder keeps one recipe; the error says which fields differ."""
+    extracting(photos, tmp_path / "c")
+    with pytest.raises(CacheError, match="pooling: avg → max"):
+        extracting(photos, tmp_path / "c", pooling="max")
+
+
+def test_other_pooling_is_another_default_cache(extracting, photos: Path, tmp_path: Path) -> None:
+    """Default places keep recipes apart."""
+    first = extracting(photos, None, cache_root=tmp_path / "root")
+    second = extracting(photos, None, cache_root=tmp_path / "root", pooling="max")
+    assert first.path != second.path
+    assert first.path.name == f"photos-oracle-{first.recipe.fingerprint[:8]}"
+
+
+def test_folder_with_other_files_is_left_alone(extracting, photos: Path, tmp_path: Path) -> None:
+    """A cache is not written among somebody's files."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "thesis.txt").write_text("x")
+    with pytest.raises(CacheError, match="holds other files"):
+        extracting(photos, tmp_path / "c")
+
+
+def test_copies_share_a_row(extracting, photos: Path, tmp_path: Path) -> None:
+    """Identical images are computed once and are in one split."""
+    shutil.copy(photos / "dark" / "d0.png", photos / "dark" / "copy.png")
+    cache = extracting(photos, tmp_path / "c")
+    assert (cache.report.computed, cache.report.reused, len(cache)) == (12, 1, 13)
+    split = {entry.path: entry.split for entry in cache.entries}
+    assert split["dark/copy.png"] == split["dark/d0.png"]
+    check_rows(cache, photos)
+
+
+def test_bad_images_are_recorded_once(extracting, photos: Path, tmp_path: Path) -> None:
+    """Images that fail are listed with their reason, not tried again until asked or mended."""
+    (photos / "dark" / "text.jpg").write_text("hello")
+    (photos / "light" / "empty.png").write_bytes(b"")
+    cache = extracting(photos, tmp_path / "c")
+    assert cache.skipped == [
+        {"path": "dark/text.jpg", "reason": "not an image: its content is text"},
+        {"path": "light/empty.png", "reason": "empty file"},
+    ]
+    assert len(cache) == 12
+    check_rows(cache, photos)
+    again = extracting(photos, tmp_path / "c")
+    assert (len(again.skipped), again.report.computed) == (2, 0)
+    write_image(photos / "dark" / "text.jpg", random_image(3))
+    mended = extracting(photos, tmp_path / "c")
+    assert (len(mended.skipped), mended.report.computed) == (1, 1)
+    assert extracting(photos, tmp_path / "c", retry_failed=True).skipped == mended.skipped
+
+
+def test_on_error_fail_names_the_image(extracting, photos: Path, tmp_path: Path) -> None:
+    """With on_error=fail the first bad image ends the run; what was done stays."""
+    (photos / "dark" / "text.jpg").write_text("hello")
+    with pytest.raises(ImageError, match=r"dark/text\.jpg: not an image"):
+        extracting(photos, tmp_path / "c", on_error="fail")
+    assert extracting(photos, tmp_path / "c").report.rows == 12
+    with pytest.raises(ImageError, match=r"dark/text\.jpg"):
+        extracting(photos, tmp_path / "c", on_error="fail")
+
+
+def test_classes_are_no_part_of_the_recipe(extracting, photos: Path, tmp_path: Path) -> None:
+    """Another choice of classes is the same cache; nothing is computed twice."""
+    one = extracting(photos, tmp_path / "c", classes=["dark"])
+    assert one.class_names == ["dark"]
+    both = extracting(photos, tmp_path / "c")
+    assert both.report.computed == 6
+    assert extracting(photos, tmp_path / "c", classes=["light"]).report.computed == 0
+
+
+def test_splits_can_change_without_computing(extracting, photos: Path, tmp_path: Path) -> None:
+    """Another part, seed or test set lists anew and computes nothing."""
+    extracting(photos, tmp_path / "c")
+    cache = extracting(photos, tmp_path / "c", validation_split=0.5, test_from=("validation", 0.5), seed=3)
+    assert cache.report.computed == 0
+    assert set(cache.splits) == {"train", "validation", "test"}
+
+
+def test_missing_class_in_a_split_is_a_warning(extracting, photos: Path, tmp_path: Path) -> None:
+    """A class without any image on one side is named."""
+    for path in list((photos / "dark").iterdir())[1:]:
+        path.unlink()
+    warnings = extracting(photos, tmp_path / "c").report.warnings
+    assert any("'dark' has no image in" in text for text in warnings)
+
+
+def test_interrupted_run_goes_on(extracting, photos: Path, tmp_path: Path) -> None:
+    """After an interruption the cache opens, what was done stays, and the rest is computed alone."""
+
+    def stop(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extracting(photos, tmp_path / "c", progress=stop, shard_rows=4)
+    partial = FeatureCache(tmp_path / "c")
+    assert (len(partial), partial.missing) == (8, 4)
+    check_rows(partial, photos)
+    cache = extracting(photos, tmp_path / "c", shard_rows=4)
+    assert (cache.report.computed, cache.missing) == (4, 0)
+    check_rows(cache, photos)
+    assert not list((tmp_path / "c").rglob(".tmp-*"))
+
+
+def test_second_writer_is_told(extracting, photos: Path, tmp_path: Path) -> None:
+    """While one process writes, another gets its number."""
+    extracting(photos, tmp_path / "c")
+    with writer_lock(tmp_path / "c"), pytest.raises(CacheBusyError, match=str(os.getpid())):
+        extracting(photos, tmp_path / "c")
+
+
+def test_several_layers_in_one_pass(extracting, photos: Path, tmp_path: Path) -> None:
+    """Two layers are two feature sets of the same rows, computed together."""
+    cache = extracting(photos, tmp_path / "c", layers=["positive", "mix"])
+    assert cache.layers == {"mix": (4,), "positive": (4,)}
+    assert cache.report.computed == 12
+    check_rows(cache, photos)
+    assert np.asarray(cache.features(layer="positive")).min() >= 0
+
+
+def test_float16_is_stored_as_such(extracting, photos: Path, tmp_path: Path) -> None:
+    """With dtype float16 rows are halves."""
+    cache = extracting(photos, tmp_path / "c", dtype="float16")
+    assert cache.load()[0].dtype == np.float16
+
+
+def test_non_finite_features_are_an_error(photos: Path, tmp_path: Path) -> None:
+    """A base that gives NaN is named; nothing of it is stored."""
+    import keras
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(float("nan"), name="broken")])
+    with pytest.raises(BaseError, match="'broken'"):
+        extraction.extract(photos, base=model, preprocess="none", cache=tmp_path / "c")
+    assert len(FeatureCache(tmp_path / "c")) == 0
+
+
+def test_arrays_are_a_source(extracting, tmp_path: Path) -> None:
+    """Pixels in memory go the same way as files."""
+    images = np.stack([random_image(i) for i in range(6)])
+    cache = extracting(ArraySource("made", images, list("ababab")), tmp_path / "c")
+    assert np.allclose(cache.features(), [predicted_mean(image) for image in images], rtol=1e-5)
+    again = extracting(ArraySource("made", images, list("ababab")), tmp_path / "c")
+    assert again.report.computed == 0
+
+
+def test_shards_are_a_random_sample(extracting, tmp_path: Path) -> None:
+    """The first shard holds images of both classes although the source lists one after the other."""
+    images = np.stack([random_image(i) for i in range(40)])
+    cache = extracting(ArraySource("made", images, ["a"] * 20 + ["b"] * 20), tmp_path / "c", shard_rows=10)
+    first = cache._index.shards == 1
+    assert 0 < cache.labels()[first].mean() < 1
+
+
+def test_a_skipped_image_is_logged(extracting, photos: Path, tmp_path: Path, caplog) -> None:
+    """Whoever follows the log sees what was skipped, and why."""
+    (photos / "dark" / "text.jpg").write_text("hello")
+    with caplog.at_level(logging.WARNING, "featcache"):
+        extracting(photos, tmp_path / "c")
+    assert "dark/text.jpg" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"on_error": "shrug"}, {"batch_size": 0}, {"shard_rows": 0}])
+def test_impossible_options(extracting, photos: Path, tmp_path: Path, options: dict[str, object]) -> None:
+    """Options have possible values."""
+    with pytest.raises(OptionError):
+        extracting(photos, tmp_path / "c", **options)

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import predicted_mean, random_image, write_image
+from PIL import Image
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from featcache.errors import BaseError, ImageError
+from featcache.extractor import Extractor, FeatureExtractor
+from featcache.recipe import Request
+from featcache.sources import ArraySource, files_source
+
+
+@pytest.fixture(scope="module")
+def extractor(oracle: Path) -> Extractor:
+    return Extractor(Request(oracle, layers=("mix",), preprocess="none"))
+
+
+def test_stream_keeps_order_and_names_failures(extractor: Extractor, tmp_path: Path) -> None:
+    """Results come in the order of the images; one that fails has its reason and no features."""
+    paths = [write_image(tmp_path / f"{i}.png", random_image(i)) for i in range(11)]
+    paths[4].write_text("no image")
+    source = files_source(paths)
+    done = list(extractor.stream(source, source.items, batch_size=3))
+    assert [Path(one.item.path).name for one in done] == [path.name for path in paths]
+    assert [i for i, one in enumerate(done) if one.reason] == [4]
+    for i, one in enumerate(done):
+        if i != 4:
+            assert np.allclose(one.features["mix"], predicted_mean(random_image(i)), rtol=1e-5)
+
+
+def test_known_images_are_hashed_but_not_computed(extractor: Extractor, tmp_path: Path) -> None:
+    """An image whose digest is known comes back without features."""
+    source = files_source([write_image(tmp_path / f"{i}.png", random_image(i)) for i in range(3)])
+    first = [one.digest for one in extractor.stream(source, source.items)]
+    again = list(extractor.stream(source, source.items, known={first[1]}))
+    assert [one.features is None for one in again] == [False, True, False]
+    assert [one.digest for one in again] == first
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 32])
+def test_batch_size_hardly_matters(extractor: Extractor, batch_size: int) -> None:
+    """Features depend on the batch size in their last bits at most."""
+    source = ArraySource("made", np.stack([random_image(i) for i in range(7)]), ["a"] * 7)
+    done = list(extractor.stream(source, source.items, batch_size=batch_size))
+    expected = [predicted_mean(random_image(i)) for i in range(7)]
+    assert np.allclose([one.features["mix"] for one in done], expected, rtol=1e-5)
+
+
+def test_few_batches_are_read_ahead(extractor: Extractor) -> None:
+    """Reading stays a few batches ahead of what is consumed."""
+    read = []
+
+    class Counting(ArraySource):
+        def read(self, item):
+            read.append(item.path)
+            return super().read(item)
+
+    source = Counting("made", np.stack([random_image(i) for i in range(200)]), ["a"] * 200)
+    stream = extractor.stream(source, source.items, batch_size=4)
+    for _ in range(8):
+        next(stream)
+    assert len(read) <= 8 + 4 * 4
+    stream.close()
+
+
+def test_overflow_of_float16_names_layer_and_remedy(oracle: Path) -> None:
+    """Features that float16 cannot hold are an error, not inf."""
+    import keras
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1e6, name="huge")])
+    extractor = Extractor(Request(model, preprocess="none", dtype="float16"))
+    source = ArraySource("made", np.stack([random_image(0)]), ["a"])
+    with pytest.raises(BaseError, match=r"'huge' for image '0'.*--dtype float32"):
+        list(extractor.stream(source, source.items))
+
+
+def test_pipeline(oracle: Path, photos: Path) -> None:
+    """In a scikit-learn pipeline, files go in and classes come out."""
+    paths = sorted(photos.rglob("*.png"))
+    labels = [path.parent.name for path in paths]
+    model = make_pipeline(FeatureExtractor(oracle, layer="mix", preprocess="none"), LogisticRegression())
+    assert clone(model).fit(paths, labels).score(paths, labels) == 1.0
+
+
+def test_transform_repeats_and_refuses(oracle: Path, tmp_path: Path) -> None:
+    """The same file twice gives two rows; a file that cannot be read is an error that names it."""
+    transformer = FeatureExtractor(oracle, layer="mix", preprocess="none").fit([])
+    path = write_image(tmp_path / "1.png", random_image(1))
+    rows = transformer.transform([path, str(path), path])
+    assert rows.shape == (3, transformer.n_features_out_) == (3, 4)
+    assert np.allclose(rows, predicted_mean(random_image(1)), rtol=1e-5)
+    (tmp_path / "2.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"2\.png: not an image"):
+        transformer.transform([path, tmp_path / "2.png"])
+
+
+def test_grey_base_gets_grey_pixels(tmp_path: Path) -> None:
+    """A base with one channel, or without a channel axis, sees colour images in grey."""
+    import keras
+
+    for shape in ((8, 8, 1), (8, 8)):
+        model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(name="flat")])
+        extractor = Extractor(Request(model, preprocess="none"))
+        grey = np.full((8, 8), 77, np.uint8)
+        Image.fromarray(grey).convert("RGB").save(tmp_path / "1.png")
+        source = files_source([tmp_path / "1.png"])
+        (done,) = extractor.stream(source, source.items)
+        assert np.allclose(done.features["flat"], 77, atol=0.6)

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+
+from featcache.files import TEMPORARY, publish, publish_json
+
+
+def test_publish_replaces_whole(tmp_path: Path) -> None:
+    """A published file has the new content and leaves no temporary file."""
+    target = tmp_path / "a"
+    publish(target, b"old")
+    publish(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_failed_check_keeps_the_old_file(tmp_path: Path) -> None:
+    """If the check of the temporary file raises, the old file stays and nothing else is left."""
+    target = tmp_path / "a"
+    publish(target, b"old")
+
+    def refuse(path: Path) -> None:
+        assert path.name.startswith(TEMPORARY)
+        assert path.read_bytes() == b"new"
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        publish(target, b"new", check=refuse)
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_publish_into_a_missing_folder_is_an_oserror(tmp_path: Path) -> None:
+    """A folder that does not exist is an OSError, for the caller to explain."""
+    with pytest.raises(OSError):
+        publish_json(tmp_path / "no" / "a.json", {})

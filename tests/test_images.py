@@ -1,0 +1,179 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from featcache import images
+from featcache.errors import ImageError
+from featcache.images import PixelSpec, decode, load
+
+GREY = np.linspace(0, 255, 40 * 60).reshape(40, 60).astype(np.uint8)
+RGB = np.stack([GREY, GREY.T.reshape(40, 60), 255 - GREY], -1)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF"])
+def test_lossless_formats_by_content(kind: str) -> None:
+    """A format is told by its content and comes out as it went in."""
+    image = Image.fromarray(RGB) if kind != "GIF" else Image.fromarray(RGB).quantize(64)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.array_equal(decode(encoded(image, kind, **options), 3), np.array(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_follow_the_base(kind: str, channels: int) -> None:
+    """Every format gives grey or colour as the base wants it."""
+    assert decode(encoded(Image.fromarray(RGB), kind), channels).shape == (40, 60, channels)
+    assert decode(encoded(Image.fromarray(GREY), kind), channels).shape == (40, 60, channels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    """Every EXIF orientation comes out upright, as Pillow's own `exif_transpose` has it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(Image.fromarray(RGB), kind, exif=exif, **options)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert np.array_equal(decode(content, 3), np.array(upright.convert("RGB")))
+
+
+def test_rotated_jpeg_is_upright() -> None:
+    """A phone's portrait photograph is as tall as it looks."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(Image.fromarray(RGB), "JPEG", exif=exif), 3).shape == (60, 40, 3)
+
+
+def test_cmyk_jpeg() -> None:
+    """CMYK photographs come out in the colours Pillow sees."""
+    content = encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG")
+    expected = np.array(Image.open(io.BytesIO(content)).convert("RGB"), int)
+    assert np.abs(decode(content, 3) - expected).max() <= 3
+    assert decode(content, 1).shape == (40, 60, 1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
+    """A 16-bit picture keeps its shades."""
+    content = encoded(Image.fromarray(GREY.astype(np.uint16) * 257), kind)
+    assert np.array_equal(decode(content, 1)[..., 0], GREY)
+
+
+def test_transparency_is_dropped_as_keras_does() -> None:
+    """An RGBA picture gives its colours."""
+    rgba = np.dstack([RGB, GREY])
+    assert np.array_equal(decode(encoded(Image.fromarray(rgba), "PNG"), 3), RGB)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_animations_give_their_first_frame(kind: str) -> None:
+    """Of an animation the first frame counts."""
+    frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (200, 10, 90)]
+    content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert np.abs(decode(content, 3).astype(int) - 200).max() <= 2
+
+
+JPEG = encoded(Image.fromarray(RGB), "JPEG")
+PNG = encoded(Image.fromarray(RGB), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"hello, I am a text", "text"),
+        (JPEG[: len(JPEG) // 2], "truncated"),
+        (PNG[: len(PNG) // 2], "truncated"),
+        (b"\xff\xd8\xff\xe0" + bytes(50), "not an image"),
+        (b"\0", "not an image"),
+    ],
+)
+def test_what_is_no_image_has_a_reason(content: bytes, reason: str) -> None:
+    """Text, halves of images and noise are refused with what is wrong, on one line."""
+    with pytest.raises(ImageError, match=reason) as caught:
+        decode(content, 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_bomb_is_not_decoded() -> None:
+    """A picture that declares absurd dimensions is refused by its header."""
+    content = bytearray(encoded(Image.fromarray(GREY), "BMP"))
+    content[18:26] = (60_000).to_bytes(4, "little") * 2
+    with pytest.raises(ImageError, match=r"60000x60000|decompression bomb"):
+        decode(bytes(content), 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([JPEG, PNG, encoded(Image.fromarray(RGB), "GIF"), encoded(Image.fromarray(RGB), "WEBP")]),
+       st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))  # fmt: skip
+def test_damaged_images_give_pixels_or_a_reason(content: bytes, changes: list[tuple[int, int]]) -> None:
+    """Whatever bytes are changed, decoding ends in pixels or in an ImageError."""
+    damaged = bytearray(content)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    try:
+        pixels = decode(bytes(damaged), 3)
+    except ImageError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[-1] == 3
+
+
+def test_arrays() -> None:
+    """Grey and colour, uint8 and 0…1 give the same pixels in 0…255."""
+    spec = PixelSpec(40, 60, 3)
+    assert np.array_equal(load(RGB, spec), RGB)
+    assert np.allclose(load(RGB / np.float32(255), spec), RGB, atol=1e-3)
+    assert np.array_equal(load(GREY, spec), np.repeat(GREY[..., None], 3, -1))
+    assert np.array_equal(load(np.dstack([RGB, GREY]), spec), RGB)
+    assert load(RGB, PixelSpec(40, 60, 1)).shape == (40, 60, 1)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.full((4, 4), 2.0), np.full((4, 4), np.nan),
+     np.zeros((4, 4), np.int64), np.zeros((0, 4), np.uint8)],
+)  # fmt: skip
+def test_arrays_that_are_no_images(array: np.ndarray) -> None:
+    """Another number of channels, other ranges and other types are refused, not guessed."""
+    with pytest.raises(ImageError, match="expected"):
+        load(array, PixelSpec(4, 4, 3))
+
+
+def test_stretch_is_keras_resize() -> None:
+    """The default equals `keras.utils.load_img`'s siblings in tf.data: bilinear, no antialias."""
+    import tensorflow as tf
+
+    expected = tf.image.resize(RGB, (17, 23), method="bilinear").numpy()
+    assert np.array_equal(load(RGB, PixelSpec(17, 23, 3)), expected)
+
+
+def test_pad_keeps_the_shape_and_adds_black() -> None:
+    """A wide image padded to a square has black bars above and below."""
+    white = np.full((20, 40, 3), 255, np.uint8)
+    padded = load(white, PixelSpec(40, 40, 3, "pad"))
+    assert padded[:9].max() == 0
+    assert padded[-9:].max() == 0
+    assert padded[11:29].min() == 255
+
+
+def test_crop_takes_the_centre() -> None:
+    """A wide image cropped to a square keeps its middle."""
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 255
+    assert load(image, PixelSpec(20, 20, 3, "crop")).min() == 255
+
+
+def test_header_limit_is_stated() -> None:
+    """The pixel limit is a documented number."""
+    assert images.MAX_PIXELS == 250_000_000

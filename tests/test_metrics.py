@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from featcache.errors import OptionError
+from featcache.metrics import classification_metrics, wilson_interval
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.integers(0, 3, 200)
+PREDICTED = np.where(RNG.random(200) < 0.7, TRUTH, RNG.integers(0, 3, 200))
+NAMES = ["a", "b", "c"]
+
+
+def test_wilson_interval_of_a_known_case() -> None:
+    """81 of 263 is Newcombe's (1998) example: 0.2553 to 0.3662."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def test_scores_are_scikit_learns() -> None:
+    """Accuracy, precision, recall, F1 and the confusion matrix equal scikit-learn's."""
+    ours = classification_metrics(TRUTH, PREDICTED, NAMES)
+    precision, recall, f1, n = precision_recall_fscore_support(TRUTH, PREDICTED, labels=[0, 1, 2])
+    for i, name in enumerate(NAMES):
+        assert list(ours["per_class"][name].values()) == pytest.approx([precision[i], recall[i], f1[i], n[i]])
+    assert ours["confusion"] == confusion_matrix(TRUTH, PREDICTED).tolist()
+    assert ours["macro_f1"] == pytest.approx(f1.mean())
+    assert ours["accuracy"] == (TRUTH == PREDICTED).mean()
+    assert ours["n"] == 200
+
+
+def test_absent_classes_do_not_count() -> None:
+    """Macro F1 is over the classes that occur, as in scikit-learn."""
+    ours = classification_metrics(np.array([0, 0, 1]), np.array([0, 1, 1]), NAMES)
+    assert ours["macro_f1"] == pytest.approx(2 / 3)
+    assert ours["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "n": 0}
+
+
+def test_interval_holds_the_score() -> None:
+    """The bootstrap interval surrounds the score and is the same each time."""
+    first = classification_metrics(TRUTH, PREDICTED, NAMES)
+    low, high = first["macro_f1_ci95"]
+    assert low < first["macro_f1"] < high
+    assert classification_metrics(TRUTH, PREDICTED, NAMES)["macro_f1_ci95"] == [low, high]
+
+
+def test_copies_widen_the_interval() -> None:
+    """Ten copies of each image are no more evidence than one."""
+    once = classification_metrics(TRUTH, PREDICTED, NAMES)["macro_f1_ci95"]
+    groups = [bytes([i]) for i in range(200)] * 10
+    grouped = classification_metrics(np.tile(TRUTH, 10), np.tile(PREDICTED, 10), NAMES, groups)["macro_f1_ci95"]
+    naive = classification_metrics(np.tile(TRUTH, 10), np.tile(PREDICTED, 10), NAMES)["macro_f1_ci95"]
+    assert grouped == pytest.approx(once, abs=0.01)
+    assert naive[1] - naive[0] < 0.5 * (grouped[1] - grouped[0])
+
+
+def test_nothing_to_score() -> None:
+    """No image is no accuracy."""
+    with pytest.raises(OptionError):
+        classification_metrics(np.array([], int), np.array([], int), NAMES)

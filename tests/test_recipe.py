@@ -1,0 +1,115 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featcache.errors import BaseError, OptionError, WeightsError
+from featcache.recipe import Recipe, Request, canonical_json
+
+RECIPE = Recipe("a" * 64, "b" * 64, ("block1", "block2"), "avg", (8, 16), "stretch", "bilinear", "none", "float32")
+
+
+def test_recipe_survives_json() -> None:
+    """A recipe read back from JSON is equal and has the same fingerprint."""
+    again = Recipe.from_dict(json.loads(json.dumps(RECIPE.to_dict())))
+    assert again == RECIPE
+    assert again.fingerprint == RECIPE.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("architecture", "c" * 64),
+        ("weights", "c" * 64),
+        ("layers", ("block1",)),
+        ("pooling", "max"),
+        ("image_size", (16, 8)),
+        ("resize", "pad"),
+        ("interpolation", "nearest"),
+        ("preprocess", "tf"),
+        ("dtype", "float16"),
+        ("decode", "other"),
+        ("precision", "bfloat16"),
+        ("runtime", "openvino"),
+        ("format", 2),
+    ],
+)
+def test_every_field_changes_the_fingerprint(field: str, value: object) -> None:
+    """No field of a recipe is left out of its fingerprint, and the difference is named."""
+    other = dataclasses.replace(RECIPE, **{field: value})
+    assert other.fingerprint != RECIPE.fingerprint
+    assert [line.split(":")[0] for line in RECIPE.differences(other)] == [field]
+
+
+def test_field_list_is_complete() -> None:
+    """The test above names every field there is."""
+    tested = {mark.args[1][i][0] for mark in test_every_field_changes_the_fingerprint.pytestmark
+              for i in range(len(mark.args[1]))}  # fmt: skip
+    assert tested == {f.name for f in dataclasses.fields(Recipe)}
+
+
+def test_recipe_with_an_unknown_field_is_refused() -> None:
+    """A recipe of another version is an error that names the odd field."""
+    with pytest.raises(OptionError, match="shiny"):
+        Recipe.from_dict({**RECIPE.to_dict(), "shiny": 1})
+
+
+@given(st.dictionaries(st.text(), st.integers()))
+def test_canonical_json_ignores_order(values: dict[str, int]) -> None:
+    """The same values in another order give the same text."""
+    assert canonical_json(values) == canonical_json(dict(reversed(values.items())))
+
+
+@pytest.mark.parametrize("field", ["pooling", "resize", "interpolation", "preprocess", "dtype"])
+def test_request_refuses_unknown_choices(field: str) -> None:
+    """A wrong choice is an error with the possible ones and what was received."""
+    with pytest.raises(OptionError, match=f"Expected {field} to be one of .* Received: {field}='sideways'"):
+        Request(**{field: "sideways"})
+
+
+@pytest.mark.parametrize("size", [(0, 8), (8,), (8, 10**6), (8.0, 8)])
+def test_request_refuses_impossible_sizes(size: tuple[int, ...]) -> None:
+    """An image size is two whole numbers of pixels."""
+    with pytest.raises(OptionError, match="image_size"):
+        Request(image_size=size)
+
+
+def test_equal_names_are_equal_requests() -> None:
+    """Case, - and _ in an application's name do not matter."""
+    assert Request("MobileNet_V2").to_dict() == Request("mobilenetv2").to_dict()
+
+
+def test_request_follows_the_file(tmp_path: Path) -> None:
+    """A weights file that changed size or time stamp is another request; one that is gone is an error."""
+    file = tmp_path / "w.h5"
+    file.write_bytes(b"1")
+    first = Request(weights=file).to_dict()
+    assert Request(weights=file).to_dict() == first
+    file.write_bytes(b"22")
+    assert Request(weights=file).to_dict() != first
+    file.unlink()
+    with pytest.raises(WeightsError, match="does not exist"):
+        Request(weights=file).to_dict()
+
+
+def test_missing_model_file_is_an_error() -> None:
+    """A base that looks like a file must be there."""
+    with pytest.raises(BaseError, match=r"nowhere\.keras"):
+        Request("nowhere.keras").to_dict()
+
+
+def test_request_survives_json(tmp_path: Path) -> None:
+    """A request read back asks for the same."""
+    file = tmp_path / "w.h5"
+    file.write_bytes(b"1")
+    request = Request("vgg19", {"a": 1}, file, ("x",), "max", (3, 4), "pad", "nearest", "tf", "float16")
+    kept = json.loads(json.dumps(request.to_dict()))
+    assert Request.from_dict(kept).to_dict() == kept
+
+
+def test_model_in_memory_has_no_request() -> None:
+    """What no later process can load is never taken for known."""
+    assert Request(base=object()).to_dict() is None

@@ -1,0 +1,114 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_image, write_image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from featcache.errors import GateError, HeadError, OptionError
+from featcache.heads import Head
+from featcache.sources import ArraySource
+from featcache.train import fit_head
+
+
+@pytest.fixture
+def cache(extracting, split_photos: Path, tmp_path: Path):
+    return extracting(split_photos, tmp_path / "c", layers=["mix", "positive"])
+
+
+def test_head_equals_plain_scikit_learn(cache) -> None:
+    """The head's probabilities are those of scikit-learn on X and y read from the cache."""
+    X, y = cache.load("train", "mix")
+    V, _ = cache.load("validation", "mix")
+    plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(X, y)
+    assert np.array_equal(fit_head(cache, "logreg", layer="mix").predict_proba(V), plain.predict_proba(V))
+
+
+def test_head_is_saved_in_its_default_place(cache) -> None:
+    """Without `out` the head lies in the cache, named by its kind and the deepest layer."""
+    head = fit_head(cache)
+    assert head.path == cache.path / "heads" / "logreg-positive"
+    card = json.loads((head.path / "head.json").read_text())
+    assert card["recipe"] == cache.recipe.to_dict()
+    assert card["metrics"]["validation"]["n"] == 10
+    assert set(card["metrics"]) == {"train", "validation"}
+    assert card["versions"]["scikit-learn"]
+
+
+def test_separable_classes_are_separated(cache) -> None:
+    """Dark and light are told apart by every head."""
+    for clf in ("logreg", "linear-svm", "svm", "dense"):
+        assert fit_head(cache, clf, layer="mix").metrics["validation"]["accuracy"] == 1.0
+
+
+def test_gate(cache, tmp_path: Path) -> None:
+    """Below the asserted accuracy no head is written."""
+    assert fit_head(cache, assert_accuracy=1.0, out=tmp_path / "good").path == tmp_path / "good"
+    with pytest.raises(GateError, match="No head was written"):
+        fit_head(cache, assert_accuracy=1.01, out=tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+
+def test_copies_across_the_split_do_not_count(extracting, split_photos: Path, tmp_path: Path) -> None:
+    """A training image that is also in validation is left out of its metrics, and counted."""
+    shutil.copy(split_photos / "train" / "dark" / "d0.png", split_photos / "validation" / "dark" / "leak.png")
+    shutil.copy(split_photos / "train" / "dark" / "d1.png", split_photos / "validation" / "light" / "wrong.png")
+    metrics = fit_head(extracting(split_photos, tmp_path / "c")).metrics
+    assert (metrics["validation"]["n"], metrics["validation"]["copies_left_out"]) == (10, 2)
+    assert (metrics["train"]["n"], metrics["train"]["copies_left_out"]) == (40, 0)
+
+
+def test_planted_copies_score_chance(extracting, tmp_path: Path) -> None:
+    """On random labels with every image twice, a naive split scores high and ours does not."""
+    rng = np.random.default_rng(0)
+    images = np.stack([random_image(i) for i in range(150)])
+    labels = [str(label) for label in rng.integers(0, 2, 150)]
+    source = ArraySource("made", np.concatenate([images, images]), labels + labels)
+    cache = extracting(source, tmp_path / "c", pooling="flatten", validation_split=0.4)
+    metrics = fit_head(cache, "svm", params={"C": 100.0}).metrics
+    assert metrics["train"]["accuracy"] > 0.95
+    low, high = metrics["validation"]["accuracy_ci95"]
+    assert low < 0.6
+    assert high < 0.75
+
+
+def test_unfinished_cache_is_a_warning(extracting, photos: Path, tmp_path: Path, caplog) -> None:
+    """Training on part of the images is said, not hidden."""
+
+    def stop(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extracting(photos, tmp_path / "c", progress=stop, validation_split=0.0)
+    fit_head(tmp_path / "c")
+    assert "4 of 12 images have no features yet" in caplog.text
+
+
+def test_no_training_images(extracting, tmp_path: Path) -> None:
+    """A cache without train rows is one clear error."""
+    write_image(tmp_path / "photos" / "a" / "1.png", random_image(0))
+    cache = extracting(tmp_path / "photos", tmp_path / "c", validation_split=0.99, seed=1)
+    with pytest.raises(HeadError, match="Expected training images"):
+        fit_head(cache)
+
+
+def test_wrong_names(cache) -> None:
+    """A wrong layer or parameter is answered before anything is trained."""
+    with pytest.raises(OptionError, match="nearest: mix"):
+        fit_head(cache, layer="mixed")
+    with pytest.raises(OptionError, match="Expected a parameter of dense"):
+        fit_head(cache, "dense", params={"width": 3})
+
+
+def test_maps_are_flattened(extracting, split_photos: Path, tmp_path: Path) -> None:
+    """Unpooled features train and predict too."""
+    cache = extracting(split_photos, tmp_path / "c", pooling="none")
+    head = Head.load(fit_head(cache).path)
+    X = np.asarray(cache.features("validation"))
+    assert X.shape == (10, 8, 8, 4)
+    assert head.predict_proba(X).shape == (10, 2)
