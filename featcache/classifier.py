@@ -14,7 +14,7 @@ import numpy as np
 
 from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError, HeadError, OptionError, WeightsError
-from featcache.extractor import Extractor
+from featcache.extractor import Extractor, Progress
 from featcache.heads import Head
 from featcache.recipe import Recipe, Request
 from featcache.sources import SPLITS, Source, SplitPolicy, class_names, files_source, open_source
@@ -66,7 +66,8 @@ class ImageClassifier:
     Raises
     ------
     HeadError
-        If the head was trained on a base that only existed in memory, and none is given.
+        If the head was trained on a base that only existed in memory, and none is given; or if it was not
+        made by `featcache.fit_head`.
 
     Examples
     --------
@@ -77,6 +78,12 @@ class ImageClassifier:
     """
 
     def __init__(self, head: Head, *, base: Any = None, weights: str | Path | None = None) -> None:
+        missing = {"recipe", "request", "layer_index", "source", "listing", "cache"} - set(head.card)
+        if missing:
+            raise HeadError(
+                f"Expected a head that knows its base. Received: {str(head.path)!r} without {', '.join(sorted(missing))}. "
+                "Train it again with fit_head."
+            )
         self.head = head
         self.recipe = Recipe.from_dict(head.card["recipe"])
         described = head.card.get("request")
@@ -130,13 +137,17 @@ class ImageClassifier:
             )
         return extractor
 
-    def predict(self, images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Prediction]:
+    def predict(
+        self, images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, progress: Progress | None = None
+    ) -> list[Prediction]:
         """Predict image files, and all files below folders.
 
         Parameters
         ----------
         images : path or sequence of paths
             Files and folders.
+        progress : callable, optional
+            Called with (done, to do).
 
         Returns
         -------
@@ -149,14 +160,18 @@ class ImageClassifier:
             If a path does not exist.
         """
         paths = [images] if isinstance(images, str | os.PathLike) else images
-        return list(self.stream(files_source(paths)))
+        return list(self.stream(files_source(paths), progress=progress))
 
-    def stream(self, source: Source) -> Iterator[Prediction]:
+    def stream(self, source: Source, *, progress: Progress | None = None) -> Iterator[Prediction]:
         """Yield the prediction of every image of a source, in its order, holding a few batches."""
+        seen = 0
         index = int(self.head.card["layer_index"])  # names may have other automatic numbers here
         results = self.extractor.stream(source, source.items)
         while chunk := list(itertools.islice(results, _CHUNK)):
             rows = [list(done.features.values())[index] for done in chunk if done.features is not None]
+            seen += len(chunk)
+            if progress is not None:
+                progress(seen, len(source.items))
             probabilities: Iterator[Any] = iter(self.head.predict_proba(np.stack(rows)) if rows else [])
             for done in chunk:
                 if done.features is None:
@@ -167,13 +182,17 @@ class ImageClassifier:
                 named = dict(zip(self.class_names, map(float, row), strict=True))
                 yield Prediction(done.item.path, self.class_names[best], float(row[best]), named, None, done.digest)
 
-    def evaluate(self, source: str | os.PathLike[str] | Source | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, source: str | os.PathLike[str] | Source | None = None, *, progress: Progress | None = None
+    ) -> dict[str, Any]:
         """Predict a labelled source from its pixels and score it.
 
         Parameters
         ----------
         source : str, path or Source, optional
             Default: the source that the head's cache was extracted from, listed and split as it was then.
+        progress : callable, optional
+            Called with (done, to do).
 
         Returns
         -------
@@ -208,7 +227,7 @@ class ImageClassifier:
         number = {name: i for i, name in enumerate(self.class_names)}
         by_split: dict[str, list[tuple[int, int, bytes]]] = {}
         skipped = []
-        for item, done in zip(opened.items, self.stream(opened), strict=True):
+        for item, done in zip(opened.items, self.stream(opened, progress=progress), strict=True):
             if done.label is None or done.digest is None or item.label is None:
                 skipped.append({"path": done.path, "reason": done.reason})
                 continue

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,12 +24,9 @@ from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Recipe, 
 from featcache.sources import Item, Source, SplitPolicy, digest, folder_name, open_source
 
 if TYPE_CHECKING:
-    from featcache.extractor import Extractor
+    from featcache.extractor import Extractor, Progress
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images to do) as extraction goes on."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ class Extracted:
     reason: str | None = None
 
 
+Progress = Callable[[int, int], None]
+"""Called with (images done, images to do) as work goes on."""
+
+
 class Extractor:
     """A base that is loaded, compiled and ready for images.
 

@@ -118,6 +118,14 @@ def test_base_in_memory_must_be_given_again(split_photos: Path, tmp_path: Path) 
     assert classifier.evaluate()["metrics"] == head.metrics
 
 
+def test_head_without_its_base_is_refused(cache) -> None:
+    """A head whose card lacks what names its base is one clear error."""
+    head = fit_head(cache)
+    del head.card["recipe"]
+    with pytest.raises(HeadError, match="without recipe"):
+        ImageClassifier(head)
+
+
 def test_missing_image(cache) -> None:
     """A path that does not exist is an error before anything is predicted."""
     with pytest.raises(SourceError, match="nowhere"):

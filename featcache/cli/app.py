@@ -150,6 +150,7 @@ class Progress:
     def __init__(self, what: str, every: float = 10.0) -> None:
         self._what, self._every = what, every
         self._start = self._last = time.monotonic()
+        self._said = False  # what takes less than `every` seconds needs no lines
         self._bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
@@ -158,8 +159,8 @@ class Progress:
             return
         if sys.stderr.isatty():
             self._draw(done, total)
-        elif (now := time.monotonic()) - self._last >= self._every or done == total:
-            self._last = now
+        elif (now := time.monotonic()) - self._last >= self._every or (done == total and self._said):
+            self._last, self._said = now, True
             rate = done / max(now - self._start, 1e-9)
             log.info(
                 "%s: %d of %d, %.0f images/s, %.0f s left",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, skipped_text, table
+from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, progress, skipped_text, table
 from featcache.errors import OptionError
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def predict(
     if out is not None and out.suffix not in (".csv", ".jsonl"):
         raise OptionError(f"Expected --out FILE.csv or FILE.jsonl. Received: {str(out)!r}.")
     classifier = ImageClassifier.load(model, base=base, weights=weights)
-    results = classifier.predict(images)
+    with progress("predicting") as shown:
+        results = classifier.predict(images, progress=shown)
     if out is not None:
         from featcache.files import publish
 
@@ -87,7 +88,8 @@ def evaluate(
     """Score a classifier on labelled images, from their pixels."""
     from featcache.classifier import ImageClassifier
 
-    result = ImageClassifier.load(model, base=base, weights=weights).evaluate(source)
+    with progress("evaluating") as shown:
+        result = ImageClassifier.load(model, base=base, weights=weights).evaluate(source, progress=shown)
     skipped = result["skipped"]
     lines = [metrics_table(result["metrics"]), skipped_text(skipped)]
     return Outcome(result, "\n".join(line for line in lines if line), SKIPPED if skipped else DONE)
