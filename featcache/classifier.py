@@ -81,8 +81,8 @@ class ImageClassifier:
         missing = {"recipe", "request", "layer_index", "source", "listing", "cache"} - set(head.card)
         if missing:
             raise HeadError(
-                f"Expected a head that knows its base. Received: {str(head.path)!r} without {', '.join(sorted(missing))}. "
-                "Train it again with fit_head."
+                f"Expected a head that knows its base. Received: {str(head.path)!r} without "
+                f"{', '.join(sorted(missing))}. Train it again with fit_head."
             )
         self.head = head
         self.recipe = Recipe.from_dict(head.card["recipe"])
@@ -225,20 +225,22 @@ class ImageClassifier:
                 f"{', '.join(unknown) or 'images without a class'} in {opened.location!r}."
             )
         number = {name: i for i, name in enumerate(self.class_names)}
-        by_split: dict[str, list[tuple[int, int, bytes]]] = {}
+        by_split: dict[str, list[tuple[int, int, bytes, int]]] = {}
+        number_of: dict[object, int] = {}
         skipped = []
         for item, done in zip(opened.items, self.stream(opened, progress=progress), strict=True):
             if done.label is None or done.digest is None or item.label is None:
                 skipped.append({"path": done.path, "reason": done.reason})
                 continue
             split = policy.split_of(item, done.digest) if policy else item.split or "all"
-            by_split.setdefault(split, []).append((number[item.label], number[done.label], done.digest))
-        trained_on = {digest for *_, digest in by_split.get("train", [])} if policy else self._trained_on()
+            group = number_of.setdefault(item.group or done.digest, len(number_of))
+            by_split.setdefault(split, []).append((number[item.label], number[done.label], done.digest, group))
+        trained_on = {row[2] for row in by_split.get("train", [])} if policy else self._trained_on()
         metrics = {}
         for split in sorted(by_split, key=(*SPLITS, "all").index):
             rows = by_split[split]
-            truth, predicted = (np.array([row[i] for row in rows], np.int64) for i in (0, 1))
-            scored = split_metrics(split, truth, predicted, [row[2] for row in rows], trained_on, self.head)
+            truth, predicted, groups = (np.array([row[i] for row in rows], np.int64) for i in (0, 1, 3))
+            scored = split_metrics(split, truth, predicted, [row[2] for row in rows], trained_on, self.head, groups)
             if scored is not None:
                 metrics[split] = scored
         return {"metrics": metrics, "skipped": skipped}

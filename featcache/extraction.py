@@ -270,7 +270,7 @@ class _Known:
     def __init__(self, writer: CacheWriter) -> None:
         self.meta = writer.meta()
         self.entries = writer.listing()
-        self.rows = set(writer.rows())
+        self.rows = {key.digest for key in writer.rows() if key.view == 0}
         self.location = self.meta.get("source", {}).get("location")
 
     def check_same_source(self, job: _Job) -> None:
@@ -296,7 +296,7 @@ def _compare(job: _Job, known: _Known, *, rehash: bool, retry_failed: bool) -> l
     stamps = {(entry.size, entry.mtime_ns) for entry in known.entries if entry.digest}
     todo, to_hash = [], []
     for position, item in enumerate(job.source.items):
-        entry = Entry(item.path, item.label, None, item.size, item.mtime_ns, None, None)
+        entry = Entry(item.path, item.label, None, item.group, item.size, item.mtime_ns, None, None)
         old = by_path.get(item.path)
         if old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns):
             if old.digest in known.rows and old.reason is None:

@@ -25,7 +25,7 @@ def classification_metrics(
     truth: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],
     class_names: Sequence[str],
-    groups: Sequence[bytes] | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Return the scores of predicted classes.
 
@@ -35,8 +35,8 @@ def classification_metrics(
         Indices into `class_names`.
     class_names : sequence of str
         All classes.
-    groups : sequence of length n, optional
-        Images that belong together, such as copies of one; what is resampled is groups.
+    groups : array, shape (n,), optional
+        Equal for images that belong together, such as copies of one; what is resampled is groups.
 
     Returns
     -------
@@ -96,10 +96,10 @@ def _macro_f1(confusions: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return result
 
 
-def _bootstrap(cells: npt.NDArray[np.int64], size: int, groups: Sequence[bytes] | None) -> list[float]:
+def _bootstrap(cells: npt.NDArray[np.int64], size: int, groups: npt.NDArray[np.int64] | None) -> list[float]:
     rng = np.random.default_rng(0)
     n = len(cells)
-    member = np.arange(n) if groups is None else np.unique(np.array(groups, object), return_inverse=True)[1]
+    member = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(member.max()) + 1
     scores = []
     for _ in range(RESAMPLES):

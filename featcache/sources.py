@@ -38,6 +38,8 @@ class Item:
         One of `SPLITS`, None if the source brings no split.
     size, mtime_ns : int
         Bytes, and nanoseconds since the epoch: what `stat` said when it was listed.
+    group : str or None
+        Images of one group (shots of one thing) are on one side of every split.
     """
 
     path: str
@@ -45,6 +47,7 @@ class Item:
     split: str | None
     size: int
     mtime_ns: int
+    group: str | None = None
 
 
 @runtime_checkable
@@ -401,8 +404,10 @@ class SplitPolicy:
         return replace(self, validation_split=default if self.validation_split is None else self.validation_split)
 
     def split_of(self, item: Item, identity: bytes) -> str:
-        """Return the split of an image, given its digest (32 bytes)."""
+        """Return the split of an image, given its digest (32 bytes); a group's images are drawn together."""
         split = item.split or "train"
+        if item.group is not None:
+            identity = hashlib.sha256(item.group.encode("utf-8", "surrogateescape")).digest()
         if split == "train" and self._draw(b"validation", identity) < (self.validation_split or 0):
             split = "validation"
         if self.test_from and split == self.test_from[0] and self._draw(b"test", identity) < self.test_from[1]:

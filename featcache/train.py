@@ -73,13 +73,13 @@ def fit_head(
     estimator = build(clf, params, seed=seed)
     if "train" not in opened.splits:
         raise HeadError(f"Expected training images in {str(opened.path)!r}. Received: {opened.splits or 'no rows'}.")
-    X, y = matrix(opened, "train", chosen), opened.labels("train")
+    X, y = matrix(opened, "train", chosen, views=True), opened.labels("train", views=True)
     if (y < 0).any():
         raise HeadError("Expected a class for every image. Received: images without labels.")
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit_estimator(estimator, X, y, opened.digests("train"), seed=seed)
+        fit_estimator(estimator, X, y, opened.groups("train", views=True), seed=seed)
     fit_seconds = time.perf_counter() - start
     for text in {" ".join(str(w.message).split())[:160] for w in caught if "onverge" in str(w.message)}:
         log.warning("%s: %s", clf, text)
@@ -107,9 +107,9 @@ def fit_head(
     return head
 
 
-def matrix(cache: FeatureCache, split: str, layer: str) -> npt.NDArray[np.float32]:
+def matrix(cache: FeatureCache, split: str, layer: str, *, views: bool = False) -> npt.NDArray[np.float32]:
     """Return a split's features as X of shape (n, d), float32, rows in source order."""
-    rows = np.asarray(cache.features(split, layer))
+    rows = np.asarray(cache.features(split, layer, views=views))
     return rows.reshape(len(rows), -1).astype(np.float32, copy=False)
 
 
@@ -122,7 +122,8 @@ def score(head: Head, cache: FeatureCache) -> dict[str, Any]:
     result = {}
     for split in cache.splits:
         predicted = head.predict_proba(matrix(cache, split, head.layer)).argmax(axis=1)
-        scored = split_metrics(split, cache.labels(split), predicted, cache.digests(split), trained_on, head)
+        scored = split_metrics(split, cache.labels(split), predicted, cache.digests(split), trained_on, head,
+                               cache.groups(split))  # fmt: skip
         if scored is not None:
             result[split] = scored
     return result
@@ -135,14 +136,14 @@ def split_metrics(
     digests: list[bytes],
     trained_on: set[bytes],
     head: Head,
+    groups: npt.NDArray[np.int64],
 ) -> dict[str, Any] | None:
     """Return the metrics of one split without its copies of training images; None if nothing is left."""
     kept = np.array([split == "train" or d not in trained_on for d in digests], bool)
     if not kept.any():
         log.warning("every image of %s is a copy of a training image: it is not scored", split)
         return None
-    groups = [d for d, keep in zip(digests, kept, strict=True) if keep]
-    metrics = classification_metrics(truth[kept], predicted[kept], head.class_names, groups)
+    metrics = classification_metrics(truth[kept], predicted[kept], head.class_names, groups[kept])
     return {**metrics, "copies_left_out": int((~kept).sum())}
 
 

@@ -1,7 +1,7 @@
 """The manifest: a SQLite file that says which rows exist, where, and which image is which.
 
-Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (digest and view →
-shard and position) and ``listing`` (the source's images in its order). Every row ends in ``crc``,
+Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (digest, view and
+augmentation → shard and position) and ``listing`` (the source's images in its order). Every row ends in ``crc``,
 CRC-32 of its other columns as text joined by the byte 0x1f, blobs in hexadecimal, NULL as nothing.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featcache.cache.shard import ShardInfo
+from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError
 from featcache.recipe import FORMAT_VERSION
 
@@ -27,9 +27,10 @@ CREATE TABLE shards (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rows INT
     size INTEGER NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE blocks (shard INTEGER NOT NULL, layer TEXT NOT NULL, checksums BLOB NOT NULL,
     crc INTEGER NOT NULL, PRIMARY KEY (shard, layer)) WITHOUT ROWID;
-CREATE TABLE rows (digest BLOB NOT NULL, view INTEGER NOT NULL, shard INTEGER NOT NULL,
-    position INTEGER NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (digest, view)) WITHOUT ROWID;
-CREATE TABLE listing (position INTEGER PRIMARY KEY, path TEXT NOT NULL, label TEXT, split TEXT,
+CREATE TABLE rows (digest BLOB NOT NULL, view INTEGER NOT NULL, augmentation TEXT NOT NULL,
+    shard INTEGER NOT NULL, position INTEGER NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (digest, view, augmentation)) WITHOUT ROWID;
+CREATE TABLE listing (position INTEGER PRIMARY KEY, path TEXT NOT NULL, label TEXT, split TEXT, "group" TEXT,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB, reason TEXT, crc INTEGER NOT NULL);
 """
 
@@ -44,6 +45,7 @@ class Entry(NamedTuple):
     path: str
     label: str | None
     split: str | None
+    group: str | None
     size: int
     mtime_ns: int
     digest: bytes | None
@@ -170,7 +172,8 @@ class Manifest:
     def listing(self) -> list[Entry]:
         """Return the source's images in its order."""
         query = (
-            "SELECT position, path, label, split, size, mtime_ns, digest, reason, crc FROM listing ORDER BY position"
+            'SELECT position, path, label, split, "group", size, mtime_ns, digest, reason, crc FROM listing '
+            "ORDER BY position"
         )
         entries: list[Entry] = []
         for position, *values in self._checked(query):
@@ -179,10 +182,10 @@ class Manifest:
             entries.append(Entry(*values))
         return entries
 
-    def rows(self) -> dict[bytes, Place]:
-        """Return where the row of each image's view 0 lies, by digest."""
-        query = "SELECT digest, view, shard, position, crc FROM rows"
-        return {d: Place(shard, position) for d, view, shard, position in self._checked(query) if view == 0}
+    def rows(self) -> dict[Key, Place]:
+        """Return where each row lies."""
+        query = "SELECT digest, view, augmentation, shard, position, crc FROM rows"
+        return {Key(*values[:3]): Place(*values[3:]) for values in self._checked(query)}
 
     def shards(self) -> dict[int, ShardInfo]:
         """Return every shard by its number."""
@@ -205,17 +208,17 @@ class Manifest:
         with self._damage(), self._transaction():
             self._db.execute("DELETE FROM listing")
             numbered = ((position, *entry) for position, entry in enumerate(entries))
-            self._insert("listing", numbered, text=(1, 2, 7))
+            self._insert("listing", numbered, text=(1, 2, 4, 8))
             self.set_meta(meta)
 
-    def commit(self, shard: ShardInfo | None, digests: Sequence[bytes], entries: Iterable[tuple[int, Entry]]) -> None:
+    def commit(self, shard: ShardInfo | None, keys: Sequence[Key], entries: Iterable[tuple[int, Entry]]) -> None:
         """Add a published shard's rows and settle listed images, in one transaction.
 
         Parameters
         ----------
         shard : ShardInfo or None
             None if images were only settled.
-        digests : sequence of bytes
+        keys : sequence of Key
             Of the shard's rows, in their order.
         entries : iterable of (position, Entry)
             Images whose entry has changed.
@@ -226,5 +229,5 @@ class Manifest:
                 self._insert("shards", [(number, shard.name, shard.rows, shard.size)])
                 blocks = [(number, layer, sums.astype("<u4").tobytes()) for layer, sums in shard.checksums.items()]
                 self._insert("blocks", blocks)
-                self._insert("rows", ((digest, 0, number, i) for i, digest in enumerate(digests)))
-            self._insert("listing", ((position, *entry) for position, entry in entries), text=(1, 2, 7))
+                self._insert("rows", ((*key, number, i) for i, key in enumerate(keys)))
+            self._insert("listing", ((position, *entry) for position, entry in entries), text=(1, 2, 4, 8))

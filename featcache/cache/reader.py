@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.cache.manifest import Entry, Manifest
-from featcache.cache.shard import Shard, ShardInfo, block_rows
+from featcache.cache.manifest import Entry, Manifest, Place
+from featcache.cache.shard import Key, Shard, ShardInfo, block_rows
 from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
 from featcache.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class _Index:
-    """The listed images that have a row, in source order."""
+class _Rows:
+    """Some rows in source order, the views of an image one after the other.
 
-    entries: list[Entry]
+    `images` are indices into the usable entries, shape (n,), as are `shards` and `positions`.
+    """
+
+    images: npt.NDArray[np.int64]
     shards: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
 
@@ -111,14 +114,20 @@ class FeatureCache:
         return [{"path": entry.path, "reason": entry.reason} for entry in self.entries if entry.reason]
 
     @property
+    def views(self) -> int:
+        """Number of augmented views of each image, beside the image as it is."""
+        return int(self._meta.get("views", {}).get("count", 0))
+
+    @property
     def missing(self) -> int:
-        """Number of listed images that have not been extracted yet."""
-        return len(self.entries) - len(self._index.entries) - len(self.skipped)
+        """Number of rows (images times views) that have not been extracted yet."""
+        wanted = (len(self.entries) - len(self.skipped)) * (1 + self.views)
+        return wanted - len(self._chosen(None, views=True).images)
 
     @property
     def splits(self) -> dict[str, int]:
-        """Number of rows in each split that has any."""
-        found = [entry.split for entry in self._index.entries]
+        """Number of images in each split that has any."""
+        found = [entry.split for entry in self._usable]
         return {split: found.count(split) for split in ("train", "validation", "test") if split in found}
 
     @cached_property
@@ -127,27 +136,34 @@ class FeatureCache:
         return self._manifest.shards()
 
     def __len__(self) -> int:
-        return len(self._index.entries)
+        return len(self._usable)
 
     @cached_property
-    def _index(self) -> _Index:
-        places = self._manifest.rows()
-        rows = [(e, places[e.digest]) for e in self.entries if e.reason is None and e.digest in places]
-        return _Index(
-            [entry for entry, _ in rows],
-            np.array([place.shard for _, place in rows], np.int64),
-            np.array([place.position for _, place in rows], np.int64),
-        )
+    def _places(self) -> dict[Key, Place]:
+        return self._manifest.rows()
 
-    def _selected(self, split: str | None) -> npt.NDArray[np.int64]:
-        if split is None:
-            return np.arange(len(self), dtype=np.int64)
-        if split not in self.splits:
+    @cached_property
+    def _usable(self) -> list[Entry]:
+        """The listed images that have features, in source order."""
+        return [e for e in self.entries if e.reason is None and e.digest and Key(e.digest, 0, "") in self._places]
+
+    def _chosen(self, split: str | None, *, views: bool) -> _Rows:
+        if split is not None and split not in self.splits:
             raise OptionError(
                 f"Expected a split of {str(self.path)!r}: {', '.join(self.splits) or 'it has none'}. "
                 f"Received: {split!r}."
             )
-        return np.flatnonzero([entry.split == split for entry in self._index.entries])
+        augmentation = self._meta.get("views", {}).get("augmentation", "")
+        keys = [Key(b"", 0, ""), *(Key(b"", view, augmentation) for view in range(1, self.views + 1) if views)]
+        found = [
+            (i, *place)
+            for i, entry in enumerate(self._usable)
+            if split is None or entry.split == split
+            for key in keys
+            if (place := self._places.get(key._replace(digest=entry.digest or b""))) is not None
+        ]
+        columns = np.array(found, np.int64).reshape(-1, 3)
+        return _Rows(columns[:, 0], columns[:, 1], columns[:, 2])
 
     def _layer(self, layer: str | None) -> str:
         if layer is None:
@@ -158,7 +174,7 @@ class FeatureCache:
             )
         return layer
 
-    def features(self, split: str | None = None, layer: str | None = None) -> FeatureRows:
+    def features(self, split: str | None = None, layer: str | None = None, *, views: bool = False) -> FeatureRows:
         """Return the features of a split, still on disk.
 
         Parameters
@@ -167,35 +183,62 @@ class FeatureCache:
             ``train``, ``validation`` or ``test``; default: all rows.
         layer : str, optional
             Default: the deepest.
+        views : bool
+            Take augmented views too, after the image they are of: for training, never for evaluation.
 
         Returns
         -------
         FeatureRows
             Shape (n, …), rows in source order.
         """
-        chosen = self._selected(split)
-        index = self._index
-        return FeatureRows(self, self._layer(layer), index.shards[chosen], index.positions[chosen])
+        rows = self._chosen(split, views=views)
+        return FeatureRows(self, self._layer(layer), rows.shards, rows.positions)
 
-    def labels(self, split: str | None = None) -> npt.NDArray[np.int64]:
+    def labels(self, split: str | None = None, *, views: bool = False) -> npt.NDArray[np.int64]:
         """Return the class indices of a split, shape (n,); -1 where an image has no label."""
         number = {name: i for i, name in enumerate(self.class_names)}
-        entries = self._index.entries
-        return np.array([number.get(entries[i].label or "", -1) for i in self._selected(split)], np.int64)
+        entries = self._usable
+        rows = self._chosen(split, views=views)
+        return np.array([number.get(entries[i].label or "", -1) for i in rows.images], np.int64)
 
-    def paths(self, split: str | None = None) -> list[str]:
+    def paths(self, split: str | None = None, *, views: bool = False) -> list[str]:
         """Return the images' paths relative to the source."""
-        return [self._index.entries[i].path for i in self._selected(split)]
+        return [self._usable[i].path for i in self._chosen(split, views=views).images]
 
-    def digests(self, split: str | None = None) -> list[bytes]:
-        """Return the images' digests, 32 bytes each: equal for exact duplicates."""
-        return [self._index.entries[i].digest or b"" for i in self._selected(split)]
+    def digests(self, split: str | None = None, *, views: bool = False) -> list[bytes]:
+        """Return the images' digests, 32 bytes each: equal for exact duplicates and for views of one image."""
+        return [self._usable[i].digest or b"" for i in self._chosen(split, views=views).images]
+
+    def groups(self, split: str | None = None, *, views: bool = False) -> npt.NDArray[np.int64]:
+        """Return a number for each row, shape (n,): equal for rows that must not be on two sides of a split.
+
+        These are views of one image, exact duplicates, members of one group of the source, and whatever
+        hangs together through several of these.
+        """
+        return self._components[self._chosen(split, views=views).images]
+
+    @cached_property
+    def _components(self) -> npt.NDArray[np.int64]:
+        parent = list(range(len(self._usable)))
+
+        def root(i: int) -> int:
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = parent[i]
+            return i
+
+        first: dict[bytes | str, int] = {}
+        for i, entry in enumerate(self._usable):
+            for name in (entry.digest, entry.group):
+                if name is not None:
+                    parent[root(i)] = root(first.setdefault(name, i))
+        return np.array([root(i) for i in range(len(parent))], np.int64)
 
     def load(
-        self, split: str | None = None, layer: str | None = None
+        self, split: str | None = None, layer: str | None = None, *, views: bool = False
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """Return X of shape (n, …) and y of shape (n,) of a split, in memory and in source order."""
-        return np.asarray(self.features(split, layer)), self.labels(split)
+        return np.asarray(self.features(split, layer, views=views)), self.labels(split, views=views)
 
     @cached_property
     def _open_shards(self) -> dict[int, Shard]:

@@ -2,7 +2,7 @@
 
 Layout (``docs/architecture.md`` has it for readers without featcache)::
 
-    attributes            format, fingerprint, recipe (JSON), index_crc32
+    attributes            format, fingerprint, recipe (JSON), augmentation (fingerprint, "" without), index_crc32
     features/<layer>      (rows, …) contiguous; attribute block_rows
     checksums/<layer>     (blocks,) uint32: CRC-32 of each block of block_rows rows
     digests               (rows, 32) uint8: SHA-256 of each image
@@ -16,10 +16,10 @@ import io
 import math
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,19 @@ SHARD_ROWS = 4096
 """Rows of a shard at most: what a kill can cost."""
 
 BLOCK_BYTES = 2**20
+
+
+class Key(NamedTuple):
+    """Which row: `augmentation` is empty for view 0, else the fingerprint of policy and seed."""
+
+    digest: bytes
+    view: int
+    augmentation: str
+
+
+def row_keys(digests: Iterable[bytes], views: Iterable[int], augmentation: str) -> list[Key]:
+    """Return the keys of a shard's rows."""
+    return [Key(digest, view, augmentation if view else "") for digest, view in zip(digests, views, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -82,13 +95,22 @@ class ShardBuilder:
         Shape of one row of each layer, in the recipe's order.
     max_rows : int
         Rows at most; fewer if they would exceed `SHARD_BYTES`.
+    augmentation : str
+        Fingerprint of the policy and seed that made the views ≥ 1.
     """
 
-    def __init__(self, recipe: Recipe, layers: Mapping[str, tuple[int, ...]], max_rows: int = SHARD_ROWS) -> None:
-        self._recipe, self._layers = recipe, dict(layers)
+    def __init__(
+        self,
+        recipe: Recipe,
+        layers: Mapping[str, tuple[int, ...]],
+        max_rows: int = SHARD_ROWS,
+        augmentation: str = "",
+    ) -> None:
+        self._recipe, self._layers, self._augmentation = recipe, dict(layers), augmentation
         row_bytes = sum(math.prod(shape) for shape in layers.values()) * np.dtype(recipe.dtype).itemsize
         self.capacity = max(1, min(max_rows, SHARD_BYTES // row_bytes))
         self._digests: list[bytes] = []
+        self._views: list[int] = []
         self._paths: list[str] = []
         self._features: dict[str, list[npt.NDArray[Any]]] = {layer: [] for layer in layers}
 
@@ -100,22 +122,23 @@ class ShardBuilder:
         """Whether it holds as many rows as it may."""
         return len(self) >= self.capacity
 
-    def append(self, digest: bytes, path: str, features: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Add one row: its image's digest (32 bytes) and path, and an array for each layer."""
+    def append(self, digest: bytes, path: str, features: Mapping[str, npt.NDArray[Any]], view: int = 0) -> None:
+        """Add one row: its image's digest (32 bytes) and path, an array for each layer, and which view it is."""
         for layer, shape in self._layers.items():
             if features[layer].shape != shape:
                 raise CacheError(f"Expected {layer} of shape {shape}. Received: {features[layer].shape}.")
             self._features[layer].append(features[layer].astype(self._recipe.dtype))
         self._digests.append(digest)
+        self._views.append(view)
         self._paths.append(path)
 
-    def publish(self, folder: Path) -> tuple[ShardInfo, list[bytes]]:
+    def publish(self, folder: Path) -> tuple[ShardInfo, list[Key]]:
         """Write the rows as a new file of `folder`.
 
         Returns
         -------
         info : ShardInfo
-        digests : list of bytes
+        keys : list of Key
             Of the rows, in their order.
 
         Raises
@@ -128,13 +151,14 @@ class ShardBuilder:
         stacked = {layer: np.stack(rows) for layer, rows in self._features.items()}
         checksums = {layer: block_checksums(rows) for layer, rows in stacked.items()}
         digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32)
-        views = np.zeros(len(self), np.uint16)
+        views = np.array(self._views, np.uint16)
         paths = [path.encode("utf-8", "surrogateescape") for path in self._paths]
         image = io.BytesIO()
         with h5py.File(image, "w", alignment_threshold=4096, alignment_interval=4096) as file:
             file.attrs["format"] = FORMAT_VERSION
             file.attrs["fingerprint"] = self._recipe.fingerprint
             file.attrs["recipe"] = canonical_json(self._recipe.to_dict())
+            file.attrs["augmentation"] = self._augmentation
             file.attrs["index_crc32"] = index_checksum(digests, views, paths)
             for layer, rows in stacked.items():
                 dataset = file.create_dataset(f"features/{layer}", data=rows)
@@ -155,7 +179,7 @@ class ShardBuilder:
                     )
 
         publish(folder / name, image.getbuffer(), check=check)
-        return info, list(self._digests)
+        return info, row_keys(self._digests, self._views, self._augmentation)
 
 
 def index_checksum(digests: npt.NDArray[np.uint8], views: npt.NDArray[np.uint16], paths: Sequence[bytes]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Entry, Manifest, Place
 from featcache.cache.reader import read_description
-from featcache.cache.shard import ShardBuilder
+from featcache.cache.shard import Key, ShardBuilder
 from featcache.errors import CacheError
 from featcache.files import publish_json
 from featcache.recipe import FORMAT_VERSION, Recipe
@@ -99,8 +99,8 @@ class CacheWriter:
         """Return the manifest's values: source, listing, layers, fingerprint."""
         return self._manifest.meta()
 
-    def rows(self) -> dict[bytes, Place]:
-        """Return where each image's row lies, by digest."""
+    def rows(self) -> dict[Key, Place]:
+        """Return where each row lies."""
         return self._manifest.rows()
 
     def replace_listing(self, entries: Iterable[Entry], meta: Mapping[str, Any]) -> None:
@@ -117,8 +117,8 @@ class CacheWriter:
         """
         try:
             if builder is not None and len(builder):
-                info, digests = builder.publish(self.path / "shards")
-                self._manifest.commit(info, digests, entries)
+                info, keys = builder.publish(self.path / "shards")
+                self._manifest.commit(info, keys, entries)
             elif entries:
                 self._manifest.commit(None, [], entries)
         except OSError as error:

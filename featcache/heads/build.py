@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def build(clf: str, params: Mapping[str, Any] | None = None, *, seed: int = 0) -
     return CalibratedClassifierCV(scaled, method="sigmoid", ensemble=False, cv=CALIBRATION_FOLDS)
 
 
-def fit(estimator: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: Sequence[bytes], *, seed: int) -> Any:
+def fit(estimator: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: npt.NDArray[np.int64], *, seed: int) -> Any:
     """Fit a head; whatever it holds out of the training data, it holds out by group.
 
     Parameters
@@ -105,8 +105,8 @@ def fit(estimator: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: Sequen
         Features.
     y : array, shape (n,)
         Classes.
-    groups : sequence of length n
-        Rows that must not be on two sides, such as copies of one image.
+    groups : array, shape (n,)
+        Equal for rows that must not be on two sides, such as copies of one image.
     seed : int
         For the folds.
 
@@ -121,11 +121,10 @@ def fit(estimator: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: Sequen
     classes = np.unique(y)
     if len(classes) < 2:
         raise HeadError(f"Expected images of at least 2 classes to train on. Received: {len(classes)}.")
-    number = np.unique(np.array(groups, object), return_inverse=True)[1]
     try:
         if not isinstance(estimator, CalibratedClassifierCV):
-            return estimator.fit(X, y, **({"groups": number} if hasattr(estimator, "validation_fraction") else {}))
-        fewest = min(len(np.unique(number[y == label])) for label in classes)
+            return estimator.fit(X, y, **({"groups": groups} if hasattr(estimator, "validation_fraction") else {}))
+        fewest = min(len(np.unique(groups[y == label])) for label in classes)
         folds = min(CALIBRATION_FOLDS, fewest)
         if folds < 2:
             raise HeadError(
@@ -133,7 +132,7 @@ def fit(estimator: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: Sequen
                 "class with 1. Add images or take --clf logreg."
             )
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        estimator.cv = list(splitter.split(X, y, number))
+        estimator.cv = list(splitter.split(X, y, groups))
         estimator.fit(X, y)
         estimator.cv = folds  # the rows of each fold are no part of the head
         return estimator

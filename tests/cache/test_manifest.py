@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.cache.manifest import Entry, Manifest, Place
-from featcache.cache.shard import ShardInfo
+from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError
 
 D = [hashlib.sha256(bytes([i])).digest() for i in range(4)]
 ENTRIES = [
-    Entry("a/1.png", "a", "train", 10, 5, D[0], None),
-    Entry('b/"2\n\udcff.png', "b", None, 11, 6, None, None),
-    Entry("b/3.png", "b", None, 0, 7, None, "empty file"),
+    Entry("a/1.png", "a", "train", "g\n1", 10, 5, D[0], None),
+    Entry('b/"2\n\udcff.png', "b", None, None, 11, 6, None, None),
+    Entry("b/3.png", "b", None, None, 0, 7, None, "empty file"),
 ]
+KEYS = [Key(D[0], 0, ""), Key(D[1], 2, "abc")]
 SHARD = ShardInfo("s.h5", 2, 100, {"x": np.array([1, 2], np.uint32)})
 
 
@@ -25,7 +26,7 @@ SHARD = ShardInfo("s.h5", 2, 100, {"x": np.array([1, 2], np.uint32)})
 def path(tmp_path: Path) -> Path:
     manifest = Manifest(tmp_path / "manifest.sqlite", create=True)
     manifest.replace_listing(ENTRIES, {"source": {"name": "n"}})
-    manifest.commit(SHARD, D[:2], [(1, ENTRIES[1]._replace(digest=D[1], split="train"))])
+    manifest.commit(SHARD, KEYS, [(1, ENTRIES[1]._replace(digest=D[1], split="train"))])
     manifest.close()
     return tmp_path / "manifest.sqlite"
 
@@ -34,7 +35,7 @@ def test_everything_comes_back(path: Path) -> None:
     """Listing, rows, shards and values are read as they were written, odd names included."""
     manifest = Manifest(path)
     assert manifest.listing() == [ENTRIES[0], ENTRIES[1]._replace(digest=D[1], split="train"), ENTRIES[2]]
-    assert manifest.rows() == {D[0]: Place(1, 0), D[1]: Place(1, 1)}
+    assert manifest.rows() == {KEYS[0]: Place(1, 0), KEYS[1]: Place(1, 1)}
     (number, info), *more = manifest.shards().items()
     assert (number, info.name, info.rows, info.size, more) == (1, "s.h5", 2, 100, [])
     assert info.checksums["x"].tolist() == [1, 2]
@@ -109,7 +110,8 @@ text = st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(
 )
 entries = st.builds(
     Entry, text.filter(lambda t: "\0" not in t), st.none() | text.filter(lambda t: "\0" not in t),
-    st.sampled_from([None, "train", "test"]), st.integers(0, 2**62), st.integers(-(2**62), 2**62),
+    st.sampled_from([None, "train", "test"]),
+    st.none() | text.filter(lambda t: "\0" not in t), st.integers(0, 2**62), st.integers(-(2**62), 2**62),
     st.none() | st.binary(min_size=32, max_size=32), st.none() | st.just("bad"),
 )  # fmt: skip
 

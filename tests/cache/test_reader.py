@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_wrong_names_get_the_possible_ones(cache: FeatureCache) -> None:
         cache.features(layer="mixx")
     with pytest.raises(OptionError, match="train, validation"):
         cache.features("test")
+
+
+def test_copies_and_groups_hang_together(extracting, images, tmp_path: Path) -> None:
+    """Copies, members of a group, and what hangs together through both share a group number and a split."""
+    source = ArraySource("made", np.concatenate([images[:5], images[:1]]), list("ababab"))
+    source.items = [replace(item, group={1: "g", 2: "g", 5: "g"}.get(i)) for i, item in enumerate(source.items)]
+    cache = extracting(source, tmp_path / "c", validation_split=0.5)
+    groups = cache.groups().tolist()
+    assert groups[0] == groups[5] == groups[1] == groups[2]
+    assert len(set(groups)) == 3
+    splits = [entry.split for entry in cache.entries]
+    assert splits[1] == splits[2] == splits[5]
 
 
 def test_every_damaged_byte_is_found_when_touched(extracting, images, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.cache import shard as shard_module
-from featcache.cache.shard import Shard, ShardBuilder, block_checksums, block_rows
+from featcache.cache.shard import Key, Shard, ShardBuilder, block_checksums, block_rows
 from featcache.errors import CacheDamagedError, CacheError
 from featcache.recipe import Recipe
 
@@ -19,19 +19,19 @@ LAYERS = {"x": (3,), "outer/y": (2, 2)}
 
 
 def filled(count: int, recipe: Recipe = RECIPE) -> tuple[ShardBuilder, np.ndarray, list[bytes]]:
-    builder = ShardBuilder(recipe, LAYERS)
+    builder = ShardBuilder(recipe, LAYERS, augmentation="policy")
     x = np.random.default_rng(count).normal(size=(count, 3)).astype(np.float32)
     digests = [hashlib.sha256(bytes([i])).digest() for i in range(count)]
     for i, digest in enumerate(digests):
-        builder.append(digest, f"cats/{i}\udcff.png", {"x": x[i], "outer/y": np.full((2, 2), i, np.float32)})
+        builder.append(digest, f"cats/{i}\udcff.png", {"x": x[i], "outer/y": np.full((2, 2), i, np.float32)}, i % 2)
     return builder, x, digests
 
 
 def test_a_stranger_can_read_a_shard(tmp_path: Path) -> None:
     """h5py alone finds features, digests, views, paths, recipe and checksums."""
     builder, x, digests = filled(5)
-    info, returned = builder.publish(tmp_path)
-    assert returned == digests
+    info, keys = builder.publish(tmp_path)
+    assert keys == [Key(d, i % 2, "policy" if i % 2 else "") for i, d in enumerate(digests)]
     with h5py.File(tmp_path / info.name) as file:
         assert file.attrs["format"] == 1
         assert file.attrs["fingerprint"] == RECIPE.fingerprint
@@ -39,11 +39,12 @@ def test_a_stranger_can_read_a_shard(tmp_path: Path) -> None:
         assert np.array_equal(file["features/x"], x)
         assert file["features/outer/y"].shape == (5, 2, 2)
         assert [bytes(row) for row in file["digests"]] == digests
-        assert file["views"][()].tolist() == [0] * 5
+        assert file["views"][()].tolist() == [0, 1, 0, 1, 0]
+        assert file.attrs["augmentation"] == "policy"
         assert file["paths"][0] == b"cats/0\xff.png"
         assert file["checksums/x"][()].tolist() == [zlib.crc32(x.tobytes())]
         assert file["features/x"].attrs["block_rows"] == block_rows(12)
-        index = zlib.crc32(bytes(10), zlib.crc32(b"".join(digests)))
+        index = zlib.crc32(np.array([0, 1, 0, 1, 0], "<u2").tobytes(), zlib.crc32(b"".join(digests)))
         index = zlib.crc32(b"".join(path + b"\0" for path in file["paths"]), index)
         assert file.attrs["index_crc32"] == index
 

@@ -11,7 +11,7 @@ from featcache.heads import HEADS, build, fit
 
 X, Y = make_classification(240, 20, n_informative=8, n_classes=3, random_state=0)
 X = X.astype(np.float32)
-GROUPS = [bytes([i]) for i in range(240)]
+GROUPS = np.arange(240)
 
 
 def test_heads_there_are() -> None:
@@ -79,8 +79,7 @@ def test_copies_are_on_one_side_of_calibration(monkeypatch: pytest.MonkeyPatch) 
         return self
 
     monkeypatch.setattr(CalibratedClassifierCV, "fit", spy)
-    groups = [bytes([i // 4]) for i in range(240)]
+    groups = np.arange(240) // 4
     fit(build("linear-svm"), X, Y, groups, seed=0)
-    number = np.array([i // 4 for i in range(240)])
     assert len(seen) == 5
-    assert all(not set(number[train]) & set(number[test]) for train, test in seen)
+    assert all(not set(groups[train]) & set(groups[test]) for train, test in seen)

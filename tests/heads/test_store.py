@@ -14,7 +14,7 @@ from featcache.heads import Head, build, fit
 
 X, Y = make_classification(120, 10, n_informative=6, n_classes=3, random_state=0)
 X = X.astype(np.float32)
-GROUPS = [bytes([i]) for i in range(120)]
+GROUPS = np.arange(120)
 
 
 def made(clf: str, **params: object) -> Head:
