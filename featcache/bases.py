@@ -16,6 +16,7 @@ import math
 import random
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -209,10 +210,10 @@ def load_base(request: Request) -> Base:
 
     model, application = _network(request)
     shape = _input_shape(model, request)
-    pixels, calls = _traced(model, request.layers, shape)
+    pixels, calls = _traced(model, None if request.canonical else request.layers, shape)
     canonical = _canonical_addresses(calls)
     shown = canonical if application else {address: address for address in calls}
-    layers = _resolve(request.layers, calls, shown, canonical)
+    layers = _resolve(request.layers, calls, shown, canonical, by_canonical_name=request.canonical)
     cut = keras.Model(pixels, [calls[layer].output for layer in layers], name=model.name)
     cut.trainable = False
     if request.weights not in (None, "imagenet", "none"):
@@ -287,7 +288,7 @@ def _network(request: Request) -> tuple[Any, Application | None]:
             )
         return _model_file(Path(str(request.base))), None
     application = find_application(str(request.base))
-    size = request.image_size or (application.image_size,) * 2
+    size = request.size or (application.image_size,) * 2
     settings: dict[str, Any] = {
         "include_top": False,
         "input_shape": (*size, 3),
@@ -372,7 +373,7 @@ def _input_shape(model: Any, request: Request) -> tuple[int, ...]:
             "Expected a base that takes images: (height, width), or with 1 or 3 channels. "
             f"Received: {model.name!r}, which takes {shape}."
         )
-    size = request.image_size or shape[:2]
+    size = request.size or shape[:2]
     if None in size:
         raise OptionError(f"Expected --image-size, as {model.name!r} takes images of any size. Received: none.")
     if any(fixed not in (None, given) for fixed, given in zip(shape[:2], size, strict=True)):
@@ -394,7 +395,7 @@ def _settled_preprocess(
                     f"Expected --preprocess, as {application.name} was built without its own. Received: auto."
                 )
             return application.preprocess
-        if not any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in cut.layers):
+        if not any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in _leaves(cut)):
             raise OptionError(
                 f"Expected --preprocess none, caffe, torch, tf or rescale for {request.base_name!r}, which has "
                 "no Rescaling or Normalization layer of its own. Received: auto."
@@ -500,12 +501,18 @@ def _snake_case(name: str) -> str:
 
 
 def _resolve(
-    wanted: Sequence[str], calls: Mapping[str, _Call], shown: Mapping[str, str], canonical: Mapping[str, str]
+    wanted: Sequence[str],
+    calls: Mapping[str, _Call],
+    shown: Mapping[str, str],
+    canonical: Mapping[str, str],
+    *,
+    by_canonical_name: bool,
 ) -> list[str]:
     """Return the addresses that names mean, in the network's order, once each."""
     by_name = {name: address for address, name in canonical.items()}
-    by_name |= {address: address for address in calls}
-    by_name |= {name: address for address, name in shown.items()}
+    if not by_canonical_name:
+        by_name |= {address: address for address in calls}
+        by_name |= {name: address for address, name in shown.items()}
     chosen = set()
     for name in wanted or [shown[list(calls)[-1]]]:
         if name not in by_name:
@@ -538,6 +545,12 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str]) -> No
         another number or shape.
     """
     layers = [layer for layer in _leaves(model) if layer.weights]
+    twice = sorted(name for name, n in Counter(layer.name for layer in layers).items() if n > 1)
+    if twice:
+        raise WeightsError(
+            f"Expected layers that a file can be matched with by name. Received: a base in which {_several(twice)} "
+            "occurs more than once. Load its weights with Keras and save it as one .keras file."
+        )
     with _open_weights(path) as file:
         stored = _stored_weights(file, path)
         missing, odd, plan = [], [], []
@@ -545,7 +558,7 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str]) -> No
             name = _name_in_file(layer, names, stored)
             tensors = stored.get(name)
             variables = list(layer.trainable_weights) + list(layer.non_trainable_weights)
-            if tensors is None:
+            if not tensors:
                 missing.append(name)
                 continue
             have, want = [tuple(t.shape) for t in tensors], [tuple(v.shape) for v in variables]
@@ -567,9 +580,10 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str]) -> No
                 f"Expected weights of the base's shapes. Received: {str(path)!r}, where {_several(odd, 3)}. "
                 "Is it for other settings of the base (--base-set)?"
             )
-        for variables, tensors in plan:
-            for variable, tensor in zip(variables, tensors, strict=True):
-                variable.assign(np.asarray(tensor))
+        values = [[np.asarray(tensor) for tensor in tensors] for _, tensors in plan]
+    for (variables, _), arrays in zip(plan, values, strict=True):
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
 
 
 def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, Any]) -> str:
@@ -614,17 +628,18 @@ def _open_weights(path: Path) -> Iterator[Any]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 content = io.BytesIO(archive.read("model.weights.h5"))
-        file = h5py.File(content, "r")
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        with h5py.File(content, "r") as file:
+            yield file
+    except WeightsError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise WeightsError(
-            f"Expected a Keras weights file (.h5, .weights.h5 or .keras). Received: {str(path)!r}: {_line(error)}"
+            f"Expected a sound Keras weights file (.h5, .weights.h5 or .keras). Received: {str(path)!r}: {_line(error)}"
         ) from None
-    with file:
-        yield file
 
 
 def _stored_weights(file: Any, path: Path) -> dict[str, list[Any]]:
-    """Return the file's tensors (still on disk) by layer name."""
+    """Return the file's tensors (still on disk) by layer name; none for a name that several layers have."""
     import h5py
 
     root = file.get("model_weights", file)
@@ -635,31 +650,29 @@ def _stored_weights(file: Any, path: Path) -> dict[str, list[Any]]:
             f"Expected kernels in TensorFlow's order. Received: {str(path)!r}, which was written by Theano: its "
             "kernels are flipped. Take the file with 'tf_kernels' in its name."
         )
-    stored: dict[str, list[Any]] = {}
-    try:
-        layers = _text_attribute(root, "layer_names")
-        if layers:
-            for layer in layers:
-                tensors = _text_attribute(root[layer], "weight_names")
-                stored[layer] = [root[layer][name] for name in tensors]
-                for name in tensors:  # layers of a nested model lie side by side in the outer one's group
-                    inner = name.rpartition("/")[0].rpartition("/")[2]
-                    if inner and inner != layer:
-                        stored.setdefault(inner, []).append(root[layer][name])
-            return stored
+    by_place: dict[tuple[str, str], list[Any]] = {}
+    layers = _text_attribute(root, "layer_names")
+    for layer in layers:
+        for name in _text_attribute(root[layer], "weight_names"):
+            tensor = root[layer][name]
+            inner = name.rpartition("/")[0].rpartition("/")[2]
+            if inner and inner != layer:  # layers of a nested model lie side by side in the outer one's group
+                by_place.setdefault((layer, inner), []).append(tensor)
+            else:
+                by_place.setdefault(("", layer), []).append(tensor)
 
-        def visit(_: str, group: Any) -> None:
-            if isinstance(group, h5py.Group) and "vars" in group and len(group["vars"]):
-                name = group["vars"].attrs.get("name", group.attrs.get("name"))
-                if name is not None:
-                    name = name.decode() if isinstance(name, bytes) else str(name)
-                    stored[name] = [group["vars"][str(i)] for i in range(len(group["vars"]))]
+    def visit(place: str, group: Any) -> None:
+        if isinstance(group, h5py.Group) and "vars" in group and len(group["vars"]):
+            name = group["vars"].attrs.get("name", group.attrs.get("name"))
+            if name is not None:
+                name = name.decode() if isinstance(name, bytes) else str(name)
+                by_place[place, name] = [group["vars"][str(i)] for i in range(len(group["vars"]))]
 
+    if not layers:
         file.visititems(visit)
-    except (KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
-        raise WeightsError(
-            f"Expected a Keras weights file. Received: {str(path)!r}, whose structure is damaged: {_line(error)}"
-        ) from None
+    stored: dict[str, list[Any]] = {}
+    for (_, name), tensors in by_place.items():
+        stored[name] = [] if name in stored else tensors
     return stored
 
 

@@ -97,6 +97,7 @@ class ImageClassifier:
                 base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size,
                 resize=recipe.resize, interpolation=recipe.interpolation, preprocess=recipe.preprocess,
                 dtype=recipe.dtype,
+                canonical=True,
             )  # fmt: skip
         else:
             request = Request.from_dict(described)

@@ -108,8 +108,7 @@ def run(out: Path) -> tuple[dict[str, Any], str]:
         pooling="flatten",
         preprocess="rescale",
         classes=NEW,
-        cache=out / "cache",
-        replace_source=True,
+        cache_root=out,
     )
     log.info("3/4 fitting heads, on the features and on the raw pixels")
     heads = {

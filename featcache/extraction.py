@@ -98,7 +98,7 @@ def extract(
     source : str, path or Source
         As `featcache.sources.open_source` takes it.
     base, layers, settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype
-        As in `featcache.recipe.Request`; an integer `image_size` means a square.
+        As in `featcache.recipe.Request`.
     classes : sequence of str, optional
         Keep these classes only.
     validation_split, test_from, seed
@@ -147,7 +147,7 @@ def extract(
         weights=weights,
         layers=tuple(layers),
         pooling=pooling,
-        image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+        image_size=image_size,
         resize=resize,
         interpolation=interpolation,
         preprocess=preprocess,
@@ -215,9 +215,14 @@ class _Job:
         wanted = self.request.to_dict()
         for folder in self._root.glob("*") if self._given is None else [self._given]:
             if wanted is not None and (folder / "recipe.json").is_file():
-                described = read_description(folder)
-                if described.get("request") == wanted:
-                    return Recipe.from_dict(described["recipe"])
+                try:
+                    described = read_description(folder)
+                    if described.get("request") == wanted:
+                        return Recipe.from_dict(described["recipe"])
+                except FeatcacheError as error:
+                    if self._given is not None:
+                        raise
+                    log.debug("passing over %s: %s", folder, error)
         return self.extractor.recipe
 
     @cached_property
@@ -237,22 +242,28 @@ class _Job:
         return default
 
     def _moved_from(self, other: Path) -> bool:
-        """Whether a cache's source lay elsewhere, is no longer there, and had an image of this one."""
-        cache = FeatureCache(other)
-        location = Path(cache.source["location"])
-        gone = location.is_absolute() and not location.exists()
-        return gone and self.first_shared({entry.digest for entry in cache.entries}) is not None
+        """Whether a cache is this source's, or its source is no longer there and had an image of this one."""
+        try:
+            cache = FeatureCache(other)
+            location = Path(cache.source["location"])
+            if str(location) == self.source.location:
+                return True
+            gone = location.is_absolute() and not location.exists()
+            return gone and self.first_shared({entry.digest for entry in cache.entries}) is not None
+        except FeatcacheError as error:
+            log.debug("passing over %s: %s", other, error)
+            return False
 
-    def hash_items(self, items: Iterable[Item]) -> Iterator[tuple[Item, bytes | None]]:
-        """Yield the digest of each image, read in parallel; None if it cannot be read."""
+    def hash_items(self, items: Iterable[Item]) -> Iterator[tuple[Item, bytes | None, str | None]]:
+        """Yield the digest of each image, read in parallel, or the reason why it cannot be read."""
 
-        def hashed(item: Item) -> tuple[Item, bytes | None]:
+        def hashed(item: Item) -> tuple[Item, bytes | None, str | None]:
             if item.path not in self.hashed:
                 try:
                     self.hashed[item.path] = digest(self.source.read(item))
-                except ImageError:
-                    return item, None
-            return item, self.hashed[item.path]
+                except ImageError as error:
+                    return item, None, str(error)
+            return item, self.hashed[item.path], None
 
         with ThreadPoolExecutor(4, "featcache-hash") as pool:
             waiting = iter(items)
@@ -261,7 +272,8 @@ class _Job:
 
     def first_shared(self, digests: Container[bytes | None]) -> Item | None:
         """Return an image whose digest is among the given ones."""
-        return next((item for item, found in self.hash_items(self.source.items) if found and found in digests), None)
+        hashed = self.hash_items(self.source.items)
+        return next((item for item, found, _ in hashed if found and found in digests), None)
 
 
 class _Known:
@@ -288,8 +300,9 @@ class _Known:
 def _compare(job: _Job, known: _Known, *, rehash: bool, retry_failed: bool) -> list[int]:
     """List the source anew in ``job.entries`` and return the positions of images to send through the base.
 
-    Files of the same name, size and time stamp are taken to be unchanged, if the source lies where it
-    lay. Others that could be known images under a new name are hashed; their pixels are not needed.
+    Files of the same name, size and time stamp (unless it is 0, which says nothing) are taken to be
+    unchanged, if the source lies where it lay. Others that could be known images under a new name are
+    hashed; their pixels are not needed.
     """
     same_place = known.location == job.source.location
     by_path = {entry.path: entry for entry in known.entries} if same_place and not rehash else {}
@@ -298,9 +311,11 @@ def _compare(job: _Job, known: _Known, *, rehash: bool, retry_failed: bool) -> l
     for position, item in enumerate(job.source.items):
         entry = Entry(item.path, item.label, None, item.group, item.size, item.mtime_ns, None, None)
         old = by_path.get(item.path)
-        if old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns):
+        if old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns) and item.mtime_ns:
             if old.digest in known.rows and old.reason is None:
                 entry = _with_digest(job, item, entry, old.digest)
+            elif old.reason is not None and old.digest is None:  # it could not be read; perhaps it can now
+                to_hash.append(position)
             elif old.reason is not None and not retry_failed:
                 entry = entry._replace(digest=old.digest, reason=old.reason)
             else:
@@ -311,9 +326,13 @@ def _compare(job: _Job, known: _Known, *, rehash: bool, retry_failed: bool) -> l
             todo.append(position)
         job.entries.append(entry)
     items = [job.source.items[position] for position in to_hash]
-    for position, (item, found) in zip(to_hash, job.hash_items(items), strict=True):
+    failed = {entry.digest: entry.reason for entry in known.entries if entry.reason and entry.digest}
+    for position, (item, found, reason) in zip(to_hash, job.hash_items(items), strict=True):
+        entry = job.entries[position]
         if found in known.rows:
-            job.entries[position] = _with_digest(job, item, job.entries[position], found)
+            job.entries[position] = _with_digest(job, item, entry, found)
+        elif reason is not None or (found in failed and not retry_failed):
+            job.entries[position] = entry._replace(digest=found, reason=reason or failed[found or b""])
         else:
             todo.append(position)
     return todo
@@ -338,6 +357,11 @@ def _compute(
 
     The order is shuffled by a hash of the path, so that every shard is a random sample.
     """
+    if job.extractor.recipe != job.recipe:
+        raise CacheError(
+            f"Expected the base that {str(job.folder)!r} was made with. Received another behind the same names and "
+            f"time stamps: {'; '.join(job.recipe.differences(job.extractor.recipe))}. Choose another --cache."
+        )
     order = sorted(todo, key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0

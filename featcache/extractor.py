@@ -250,7 +250,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         settings: Mapping[str, Any] | None = None,
         weights: str | Path | None = None,
         pooling: Pooling = "avg",
-        image_size: tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | None = None,
         resize: Resize = "stretch",
         interpolation: Interpolation = "bilinear",
         preprocess: Preprocess = "auto",

@@ -93,6 +93,8 @@ def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
     import tensorflow as tf
     from PIL import Image, UnidentifiedImageError
 
+    if not content:
+        raise ImageError("empty file")
     orientation = 1
     header: Any = None
     try:
@@ -136,6 +138,8 @@ def _decoded_by_pillow(header: Any, channels: int, tensorflow_says: Exception) -
     from PIL import Image
 
     try:
+        if not header.width * header.height:
+            raise ValueError("it has no pixels")
         header.load()
         return _pillow_pixels(header, channels)
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, MemoryError,
@@ -145,10 +149,10 @@ def _decoded_by_pillow(header: Any, channels: int, tensorflow_says: Exception) -
 
 
 def _pillow_pixels(image: Any, channels: int) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow's own conversion clips
-        values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
-        grey = np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)[..., None]
+    if image.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits have no known range; convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips; TensorFlow takes the high byte, too
+        grey = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
         return np.repeat(grey, channels, axis=-1)
     pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB" if channels == 3 else "L"))
     return pixels if channels == 3 else pixels[..., None]

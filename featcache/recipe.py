@@ -139,8 +139,8 @@ class Request:
         Names of the layers to cut at, ``outer/inner`` inside a nested model; empty: the base's output.
     pooling : {"avg", "max", "flatten", "none"}
         What becomes of spatial maps.
-    image_size : tuple of int, optional
-        Height and width in pixels; default: the base's own.
+    image_size : int or tuple of int, optional
+        Height and width in pixels, one number for a square; default: the base's own.
     resize : {"stretch", "pad", "crop"}
         How an image of another shape is fitted into `image_size`.
     interpolation : str
@@ -151,6 +151,8 @@ class Request:
         How features are stored.
     seed : int
         For ``weights="none"``.
+    canonical : bool
+        Whether `layers` are a recipe's names, not those that layers have in this process.
 
     Raises
     ------
@@ -163,12 +165,13 @@ class Request:
     weights: str | Path | None = None
     layers: tuple[str, ...] = ()
     pooling: Pooling = "avg"
-    image_size: tuple[int, int] | None = None
+    image_size: int | tuple[int, int] | None = None
     resize: Resize = "stretch"
     interpolation: Interpolation = "bilinear"
     preprocess: Preprocess = "auto"
     dtype: Dtype = "float32"
     seed: int = 0
+    canonical: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -184,13 +187,19 @@ class Request:
                 raise OptionError(f"Expected {name} to be one of {known}. Received: {name}={value!r}.")
         if not isinstance(self.layers, tuple):
             raise OptionError(f"Expected layers to be a tuple of names. Received: layers={self.layers!r}.")
-        if self.image_size is not None and not (
-            len(self.image_size) == 2 and all(isinstance(n, int) and 1 <= n <= 16_384 for n in self.image_size)
+        size = self.size
+        if size is not None and not (
+            len(size) == 2 and all(isinstance(side, int) and 1 <= side <= 16_384 for side in size)
         ):
             raise OptionError(
                 "Expected image_size to be (height, width) of 1 to 16384 pixels. "
                 f"Received: image_size={self.image_size!r}."
             )
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width in pixels, None for the base's own."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     @property
     def in_memory(self) -> bool:
@@ -228,7 +237,7 @@ class Request:
             "weights": weights,
             "layers": list(self.layers),
             "pooling": self.pooling,
-            "image_size": None if self.image_size is None else list(self.image_size),
+            "image_size": None if self.size is None else list(self.size),
             "resize": self.resize,
             "interpolation": self.interpolation,
             "preprocess": self.preprocess,

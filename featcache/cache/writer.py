@@ -137,7 +137,7 @@ def _strangers(path: Path) -> bool:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that compute numbers, for the record."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("featcache", "tensorflow", "keras", "numpy", "h5py", "scikit-learn", "pillow"):
+    for name in ("featcache", "tensorflow", "keras", "numpy", "h5py", "scikit-learn", "skops", "pillow"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
