@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.cache import FeatureCache
-from featcache.errors import FeatcacheError, HeadError, OptionError, WeightsError
+from featcache.errors import HeadError, OptionError, WeightsError
 from featcache.extractor import Extractor, Progress
 from featcache.heads import Head
 from featcache.recipe import Recipe, Request
@@ -199,8 +198,7 @@ class ImageClassifier:
         -------
         dict
             ``metrics`` by split (``all`` if the source brings none) and ``skipped``. Copies of images the
-            head was trained on are left out of other splits than ``train``, as far as its cache is still
-            there to tell, and counted.
+            head was trained on are left out of other splits than ``train``, and counted.
 
         Raises
         ------
@@ -236,18 +234,11 @@ class ImageClassifier:
             split = policy.split_of(item, done.digest) if policy else item.split or "all"
             group = number_of.setdefault(item.group or done.digest, len(number_of))
             by_split.setdefault(split, []).append((number[item.label], number[done.label], done.digest, group))
-        trained_on = {row[2] for row in by_split.get("train", [])} if policy else self._trained_on()
         metrics = {}
         for split in sorted(by_split, key=(*SPLITS, "all").index):
             rows = by_split[split]
             truth, predicted, groups = (np.array([row[i] for row in rows], np.int64) for i in (0, 1, 3))
-            scored = split_metrics(split, truth, predicted, [row[2] for row in rows], trained_on, self.head, groups)
+            scored = split_metrics(split, truth, predicted, [row[2] for row in rows], groups, self.head)
             if scored is not None:
                 metrics[split] = scored
         return {"metrics": metrics, "skipped": skipped}
-
-    def _trained_on(self) -> set[bytes]:
-        try:
-            return set(FeatureCache(self.head.card["cache"]).digests("train"))
-        except FeatcacheError:
-            return set()

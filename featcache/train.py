@@ -83,7 +83,7 @@ def fit_head(
     fit_seconds = time.perf_counter() - start
     for text in {" ".join(str(w.message).split())[:160] for w in caught if "onverge" in str(w.message)}:
         log.warning("%s: %s", clf, text)
-    head = Head(clf, estimator, opened.class_names, chosen)
+    head = Head(clf, estimator, opened.class_names, chosen, trained_on=set(opened.digests("train")))
     named = estimator.get_params()
     head.card = {
         "params": {name: named[name] for name in named} if clf == "dense" else dict(params or {}),
@@ -118,12 +118,10 @@ def score(head: Head, cache: FeatureCache) -> dict[str, Any]:
 
     Copies of training images in another split are left out and counted as ``copies_left_out``.
     """
-    trained_on = set(cache.digests("train"))
     result = {}
     for split in cache.splits:
         predicted = head.predict_proba(matrix(cache, split, head.layer)).argmax(axis=1)
-        scored = split_metrics(split, cache.labels(split), predicted, cache.digests(split), trained_on, head,
-                               cache.groups(split))  # fmt: skip
+        scored = split_metrics(split, cache.labels(split), predicted, cache.digests(split), cache.groups(split), head)
         if scored is not None:
             result[split] = scored
     return result
@@ -134,12 +132,11 @@ def split_metrics(
     truth: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],
     digests: list[bytes],
-    trained_on: set[bytes],
-    head: Head,
     groups: npt.NDArray[np.int64],
+    head: Head,
 ) -> dict[str, Any] | None:
     """Return the metrics of one split without its copies of training images; None if nothing is left."""
-    kept = np.array([split == "train" or d not in trained_on for d in digests], bool)
+    kept = np.array([split == "train" or d not in head.trained_on for d in digests], bool)
     if not kept.any():
         log.warning("every image of %s is a copy of a training image: it is not scored", split)
         return None

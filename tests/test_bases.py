@@ -386,3 +386,51 @@ def test_seeded_weights_leave_pythons_random_alone() -> None:
     random.seed(5)
     load_base(Request(**SMALL, layers=("block1_conv1",)))
     assert random.random() == expected
+
+
+def test_name_that_two_layers_share_is_refused(tmp_path: Path) -> None:
+    """A file cannot be matched by name where an inner and an outer layer have the same one."""
+    import keras
+
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 1, name="conv")], name="inner")
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, keras.layers.Conv2D(3, 1, name="conv")(inner(x)))
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(WeightsError, match="conv occurs more than once"):
+        load_base(Request(tmp_path / "m.keras", weights=tmp_path / "m.keras", preprocess="none"))
+
+
+def test_scaling_inside_a_nested_model_counts() -> None:
+    """A model that scales in an inner model needs no preprocessing named."""
+    import keras
+
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255)], name="inner")
+    x = keras.Input((8, 8, 3))
+    assert load_base(Request(keras.Model(x, keras.layers.Conv2D(3, 1)(inner(x))))).preprocess == "none"
+
+
+def test_canonical_names_are_not_mistaken_for_others() -> None:
+    """A recipe's names mean layers by rank, also where this process gave the same names to other layers."""
+    import keras
+
+    keras.layers.Dense(1)  # moves the counter on
+    pixels = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten()(pixels)
+    hidden = keras.layers.Dense(4, name="dense_1")
+    model = keras.Model(pixels, keras.layers.Dense(2, name="dense_2")(hidden(x)))
+    base = load_base(Request(model, layers=("dense", "dense_1"), preprocess="none", canonical=True))
+    assert base.layers == ("dense_1", "dense_2")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_weights_file_loads_nothing_or_all(tmp_path: Path, vgg: Any, seed: int) -> None:
+    """Flipped bytes in a weights file end in a WeightsError or in a base, never in another exception."""
+    path = legacy_file(tmp_path / "w.h5", vgg, skip="block3")
+    content = bytearray(path.read_bytes())
+    for place in np.random.default_rng(seed).integers(0, 30_000, 40):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    try:
+        digest_of(path, "block2_pool")
+    except WeightsError as error:
+        assert "\n" not in str(error)

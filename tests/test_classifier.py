@@ -136,3 +136,14 @@ def test_saved_head_knows_its_classes(cache) -> None:
     """Class names travel with the head, in the order of its columns."""
     path = fit_head(cache).path
     assert ImageClassifier.load(path).class_names == Head.load(path).class_names == ["dark", "light"]
+
+
+def test_training_images_never_count(extracting, photos: Path, split_photos: Path, tmp_path: Path) -> None:
+    """Evaluation leaves out what the head saw, although cache, split and folders have changed since."""
+    cache = extracting(photos, tmp_path / "c", validation_split=0.4)
+    head = fit_head(cache, out=tmp_path / "head")
+    seen = cache.splits["train"]
+    extracting(photos, tmp_path / "c", validation_split=0.5, seed=5)
+    shutil.move(tmp_path / "c", tmp_path / "elsewhere")
+    metrics = ImageClassifier.load(head.path).evaluate(photos)["metrics"]["all"]
+    assert (metrics["n"], metrics["copies_left_out"]) == (12 - seen, seen)

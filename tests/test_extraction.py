@@ -3,6 +3,7 @@ import os
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import predicted_mean, random_image, write_image
@@ -338,3 +339,68 @@ def test_impossible_options(extracting, photos: Path, tmp_path: Path, options: d
     """Options have possible values."""
     with pytest.raises(OptionError):
         extracting(photos, tmp_path / "c", **options)
+
+
+def test_base_changed_behind_its_time_stamp(extracting, photos: Path, oracle: Path, tmp_path: Path) -> None:
+    """Rows of two bases never meet in one cache, even if the file's size and time stamp are equal."""
+    import keras
+
+    file = tmp_path / "base.h5"
+    keras.models.load_model(oracle).save(file)
+    extracting(photos, tmp_path / "c", base=file)
+    stamp = file.stat().st_mtime_ns
+    with h5py.File(file, "r+") as content:
+        kernels = []
+        content.visititems(lambda name, node: kernels.append(node) if name.endswith("kernel") else None)
+        kernels[0][...] = kernels[0][...] + 1
+    os.utime(file, ns=(stamp, stamp))
+    write_image(photos / "dark" / "new.png", random_image(55))
+    with pytest.raises(CacheError, match=r"weights: .* → "):
+        extracting(photos, tmp_path / "c", base=file)
+
+
+def test_damaged_neighbours_do_not_matter(extracting, photos: Path, tmp_path: Path) -> None:
+    """Other folders under the root of caches, whatever is in them, stop nobody."""
+    (tmp_path / "root" / "zzz").mkdir(parents=True)
+    (tmp_path / "root" / "zzz" / "recipe.json").write_text("{")
+    first = extracting(photos, None, cache_root=tmp_path / "root")
+    broken = tmp_path / "root" / first.path.name.replace("photos", "aaa")
+    broken.mkdir()
+    (broken / "manifest.sqlite").write_text("x")
+    shutil.copytree(photos, tmp_path / "other")
+    assert extracting(tmp_path / "other", None, cache_root=tmp_path / "root").report.computed == 12
+
+
+def test_moved_source_is_recognised_again_and_again(extracting, photos: Path, tmp_path: Path) -> None:
+    """After a move every later run finds the cache, not only the first."""
+    first = extracting(photos, None, cache_root=tmp_path / "root")
+    moved = photos.rename(tmp_path / "moved")
+    for _ in range(3):
+        cache = extracting(moved, None, cache_root=tmp_path / "root")
+        assert (cache.path, cache.report.computed) == (first.path, 0)
+
+
+def test_arrays_are_told_apart_by_their_pixels(extracting, tmp_path: Path) -> None:
+    """Other pixels of the same shape under the same name are other images."""
+    for shift in (0, 100):
+        images = np.stack([random_image(i + shift) for i in range(4)])
+        cache = extracting(ArraySource("made", images, list("abab")), tmp_path / "c", replace_source=True)
+        assert np.allclose(cache.features(), [predicted_mean(image) for image in images], rtol=1e-5)
+
+
+def test_read_failure_is_tried_again(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """An image that could not be read is read again in the next run; one that could not be decoded is not."""
+    real = Path.read_bytes
+
+    def failing(self: Path) -> bytes:
+        if self.name == "d1.png":
+            raise OSError(5, "Input/output error")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    cache = extracting(photos, tmp_path / "c")
+    assert cache.skipped == [{"path": "dark/d1.png", "reason": "cannot be read: Input/output error"}]
+    assert extracting(photos, tmp_path / "c").skipped == cache.skipped
+    monkeypatch.undo()
+    mended = extracting(photos, tmp_path / "c")
+    assert (mended.skipped, mended.report.computed) == ([], 1)

@@ -177,3 +177,17 @@ def test_crop_takes_the_centre() -> None:
 def test_header_limit_is_stated() -> None:
     """The pixel limit is a documented number."""
     assert images.MAX_PIXELS == 250_000_000
+
+
+def test_pixels_of_unknown_range_are_refused() -> None:
+    """Floating-point and 32-bit pictures are named, not turned black."""
+    for pixels in (GREY.astype(np.float32) / 255, GREY.astype(np.int32)):
+        with pytest.raises(ImageError, match="no known range"):
+            decode(encoded(Image.fromarray(pixels), "TIFF"), 3)
+
+
+def test_dark_sixteen_bit_pictures_stay_dark() -> None:
+    """How bright a picture comes out depends on its type, not on its brightest pixel."""
+    dark = np.full((4, 4), 300, np.uint16)
+    for kind in ("PNG", "TIFF"):
+        assert (decode(encoded(Image.fromarray(dark), kind), 1) == 1).all()

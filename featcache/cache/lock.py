@@ -20,7 +20,8 @@ def writer_lock(folder: Path) -> Iterator[None]:
     """Hold a folder's lock file, ``lock``, which says host, process and a random token.
 
     It is made by linking a complete file to its name, which is atomic on network disks too, where
-    advisory locks are not to be had. A lock whose process no longer runs on this host is taken over.
+    advisory locks are not to be had. A lock whose process no longer runs on this host is taken over,
+    by one process at a time: the one that holds ``lock.takeover``.
 
     Raises
     ------
@@ -30,47 +31,72 @@ def writer_lock(folder: Path) -> Iterator[None]:
         If the folder cannot be written.
     """
     lock = folder / "lock"
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()),
-            "token": uuid.uuid4().hex}  # fmt: skip
-    draft = folder / f"{TEMPORARY}{mine['token']}"
-    try:
-        draft.write_text(json.dumps(mine))
-    except OSError as error:
-        raise CacheError(
-            f"Expected a folder that can be written. Received: {str(folder)!r}: {error.strerror}. "
-            "Choose another --cache."
-        ) from None
-    try:
-        for _ in range(10):
-            try:
-                os.link(draft, lock)
-                break
-            except FileExistsError:
-                holder = _read(lock)
-                if holder is not None and not _dead(holder):
-                    raise CacheBusyError(
-                        f"Expected to be the only writer of {str(folder)!r}. Received: it is being written by "
-                        f"process {holder.get('pid')} on {holder.get('host')}. Wait for it; if it no longer "
-                        f"runs, delete {str(lock)!r}."
-                    ) from None
-                _set_aside(lock, holder)
-        else:
-            raise CacheBusyError(f"Expected to take over {str(lock)!r}. Received: others take it first. Try again.")
-    finally:
-        draft.unlink(missing_ok=True)
+    if not _taken(lock):
+        takeover = folder / "lock.takeover"
+        holder = _read(lock)
+        if holder is not None and not _dead(holder):
+            raise _busy(lock, holder)
+        if not _taken(takeover):
+            raise _busy(takeover, _read(takeover) or {})
+        try:
+            holder = _read(lock)  # nobody else removes a lock now, and its holder is dead or gone
+            if holder is not None and not _dead(holder):
+                raise _busy(lock, holder)
+            lock.unlink(missing_ok=True)
+            if not _taken(lock):
+                raise _busy(lock, _read(lock) or {})
+        finally:
+            takeover.unlink(missing_ok=True)
     try:
         yield
     finally:
-        if (_read(lock) or {}).get("token") == mine["token"]:
-            lock.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
+
+
+def _busy(lock: Path, holder: dict[str, Any]) -> CacheBusyError:
+    return CacheBusyError(
+        f"Expected to be the only writer of {str(lock.parent)!r}. Received: it is being written by process "
+        f"{holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}. Wait for it; if it no longer "
+        f"runs, delete {str(lock)!r}."
+    )
+
+
+def _taken(lock: Path) -> bool:
+    """Make a lock file that names this process; return whether it was free."""
+    pid = os.getpid()
+    mine = json.dumps({"host": socket.gethostname(), "pid": pid, "started": _started(pid)})
+    draft = lock.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        try:
+            draft.write_text(mine)
+            os.link(draft, lock)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: exclusive creation is the next best
+            with lock.open("x") as file:
+                file.write(mine)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise CacheError(
+            f"Expected a folder that can be written. Received: {str(lock.parent)!r}: {error.strerror}. "
+            "Choose another --cache."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+    return True
 
 
 def _read(lock: Path) -> dict[str, Any] | None:
+    """Return who holds a lock; None if it is gone, nobody one can tell of if it cannot be read."""
     try:
         value = json.loads(lock.read_text())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
-    return value if isinstance(value, dict) else None
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _dead(holder: dict[str, Any]) -> bool:
@@ -93,14 +119,3 @@ def _started(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
-
-
-def _set_aside(lock: Path, holder: dict[str, Any] | None) -> None:
-    """Remove a dead holder's lock, but not one that another process took in the meantime."""
-    aside = lock.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    with contextlib.suppress(FileNotFoundError):
-        lock.rename(aside)
-        if _read(aside) != holder:
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, lock)
-        aside.unlink()

@@ -130,7 +130,7 @@ class CacheWriter:
 
 def _strangers(path: Path) -> bool:
     """Whether a folder holds anything that an interrupted creation of a cache would not have left."""
-    ours = {"shards", "lock", "manifest.sqlite", "manifest.sqlite-journal", "heads"}
+    ours = {"shards", "lock", "lock.takeover", "manifest.sqlite", "manifest.sqlite-journal", "heads"}
     return any(entry.name not in ours and not entry.name.startswith(".tmp-") for entry in path.iterdir())
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
+import io
 import json
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, get_args
 
 import typer
+from typer.models import OptionInfo
 
 from featcache.errors import FeatcacheError, GateError, OptionError
 
@@ -27,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"auto_envvar_prefix": "FEATCACHE", "help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 log = logging.getLogger("featcache")
@@ -75,11 +79,7 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Ca
                 stdout = sys.stdout
                 with contextlib.redirect_stdout(sys.stderr):  # Keras prints downloads
                     outcome = function(**options)
-                print(
-                    json.dumps(outcome.data, default=str) if json_output else outcome.text,
-                    file=stdout,
-                    flush=True,
-                )
+                _say(json.dumps(outcome.data, default=str) if json_output else outcome.text, stdout)
             raise typer.Exit(outcome.code)
 
         signature = inspect.signature(function, eval_str=True)
@@ -87,14 +87,28 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Ca
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[kind, option])
             for key, (kind, option) in _COMMON.items()
         ]
+        parameters = [_with_variable(p, name) for p in [*signature.parameters.values(), *common]]
         run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*signature.parameters.values(), *common], return_annotation=None
+            parameters=parameters, return_annotation=None
         )
-        run.__annotations__ = {p.name: p.annotation for p in [*signature.parameters.values(), *common]}
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
         app.command(name, help=function.__doc__, epilog=f"Example: {example}")(run)
         return run
 
     return register
+
+
+def _with_variable(parameter: inspect.Parameter, command_name: str) -> inspect.Parameter:
+    """Let an option be given as ``FEATCACHE_<COMMAND>_<OPTION>``, whatever its Python name is."""
+    kind, info = get_args(parameter.annotation)
+    if not isinstance(info, OptionInfo):
+        return parameter
+    info = copy.copy(info)
+    given = [info.default, *(info.param_decls or ())]  # in Annotated, Typer keeps the first name as the default
+    names = [name for name in given if isinstance(name, str) and name.startswith("--")] or [f"--{parameter.name}"]
+    info.envvar = f"FEATCACHE_{command_name}_{names[0].lstrip('-')}".replace("-", "_").upper()
+    info.show_envvar = False
+    return parameter.replace(annotation=Annotated[kind, info])
 
 
 def _listen(*, quiet: bool, verbose: bool) -> None:
@@ -135,8 +149,18 @@ def _errors(*, debug: bool) -> Iterator[None]:
             text = "out of memory; take a smaller --batch-size, or features of fewer values"
         elif not isinstance(error, FeatcacheError):
             text = f"unexpected {type(error).__name__}: {error}. Run again with --debug and report it"
-        print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)  # noqa: T201
+        _say(f"error: {printable(' '.join(text.split()))}", sys.stderr)
         raise typer.Exit(code) from None
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """Print a line, whatever the terminal can show, and whether or not somebody still reads."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; spare Python its complaint at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: str) -> str:

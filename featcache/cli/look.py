@@ -58,7 +58,7 @@ def info(
 
     opened = FeatureCache(cache or newest())
     size = sum(shard.size for shard in opened.shards.values())
-    heads = sorted(path.parent.name for path in (opened.path / "heads").glob("*/head.json"))
+    heads = sorted(path.parent.name for path in (opened.path / "heads").glob("[!.]*/head.json"))
     data = {
         "cache": str(opened.path),
         "recipe": opened.recipe.to_dict(),

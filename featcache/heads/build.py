@@ -136,5 +136,7 @@ def fit(estimator: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: npt.ND
         estimator.fit(X, y)
         estimator.cv = folds  # the rows of each fold are no part of the head
         return estimator
+    except OptionError:
+        raise
     except (ValueError, TypeError) as error:
         raise HeadError(f"The head cannot be trained: {' '.join(str(error).split())[:300]}") from None

@@ -167,8 +167,11 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
 
     def _layers(self) -> list[tuple[int, float]]:
         """Return (size, dropout) of each hidden layer."""
-        sizes = [self.hidden] if isinstance(self.hidden, int | np.integer) else list(self.hidden)
-        rates = [self.dropout] * len(sizes) if isinstance(self.dropout, int | float) else list(self.dropout)
+        sizes = list(self.hidden) if isinstance(self.hidden, Sequence) else [self.hidden]
+        rates = list(self.dropout) if isinstance(self.dropout, Sequence) else [self.dropout] * len(sizes)
+        for name, values, kinds in (("hidden", sizes, int | np.integer), ("dropout", rates, int | float | np.number)):
+            if isinstance(getattr(self, name), str) or not all(isinstance(value, kinds) for value in values):
+                raise OptionError(f"Expected {name}: numbers. Received: {name}={getattr(self, name)!r}.")
         if len(rates) != len(sizes):
             raise OptionError(
                 f"Expected one dropout, or one for each of the {len(sizes)} hidden layers. "
@@ -179,20 +182,27 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
     def _check_parameters(self) -> None:
         import keras
 
+        def number(name: str) -> float:
+            value = getattr(self, name)
+            return float(value) if isinstance(value, int | float | np.number) else math.nan
+
+        def whole(name: str) -> bool:
+            return isinstance(getattr(self, name), int | np.integer)
+
         rules = [
             ("hidden", "sizes of 1 or more", all(size >= 1 for size, _ in self._layers())),
             ("dropout", "rates 0 <= x < 1", all(0 <= rate < 1 for _, rate in self._layers())),
-            ("input_dropout", "0 <= x < 1", 0 <= self.input_dropout < 1),
+            ("input_dropout", "0 <= x < 1", 0 <= number("input_dropout") < 1),
             ("input_norm", f"one of {', '.join(_NORMS)}", self.input_norm in _NORMS),
             ("activation", "a Keras activation", _known(keras.activations.get, self.activation)),
             ("optimizer", f"one of {', '.join(_OPTIMIZERS)}", self.optimizer in _OPTIMIZERS),
-            ("learning_rate", "a number above 0", self.learning_rate > 0),
-            ("momentum", "0 <= x < 1", 0 <= self.momentum < 1),
-            ("l2", "0 or more", self.l2 >= 0),
-            ("epochs", "1 or more", self.epochs >= 1),
-            ("batch_size", "1 or more", self.batch_size >= 1),
-            ("patience", "0 or more", self.patience >= 0),
-            ("validation_fraction", "0 <= x < 1", 0 <= self.validation_fraction < 1),
+            ("learning_rate", "a number above 0", number("learning_rate") > 0),
+            ("momentum", "0 <= x < 1", 0 <= number("momentum") < 1),
+            ("l2", "0 or more", number("l2") >= 0),
+            ("epochs", "1 or more", whole("epochs") and self.epochs >= 1),
+            ("batch_size", "1 or more", whole("batch_size") and self.batch_size >= 1),
+            ("patience", "0 or more", whole("patience") and self.patience >= 0),
+            ("validation_fraction", "0 <= x < 1", 0 <= number("validation_fraction") < 1),
         ]
         for name, expected, holds in rules:
             if not holds:

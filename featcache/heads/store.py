@@ -1,6 +1,7 @@
 """A trained head and its folder.
 
-The folder holds ``head.json`` (all that is known of it) and ``model.skops`` or ``model.keras``.
+The folder holds ``head.json`` (all that is known of it), ``model.skops`` or ``model.keras``, and
+``trained_on.bin`` (the digests of its training images, 32 bytes each, sorted).
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ import numpy.typing as npt
 from featcache.errors import HeadError
 from featcache.files import TEMPORARY, publish, publish_json, sync_folder
 from featcache.heads.build import HEADS
+from featcache.recipe import canonical_json
 from featcache.startup import import_tensorflow
 
 HEAD_FORMAT = 1
+
+_TRAINED_ON = "trained_on.bin"
+_FILES = {"head.json", "model.skops", "model.keras", _TRAINED_ON}
 
 _TRUSTED = ["sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"]
 """What a head may hold beyond skops' own list of safe types: parts of a fitted CalibratedClassifierCV."""
@@ -50,6 +55,8 @@ class Head:
         ``listing``, ``cache``, ``fit_seconds``, ``versions``.
     path : Path or None
         Its folder, once saved.
+    trained_on : set of bytes
+        Digests of the images it was trained on, which no evaluation may count.
     """
 
     clf: str
@@ -58,6 +65,7 @@ class Head:
     layer: str
     card: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    trained_on: set[bytes] = field(default_factory=set)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -75,7 +83,7 @@ class Head:
         Raises
         ------
         HeadError
-            If it was trained on another number of values.
+            If it was trained on another number of values, or gives no numbers.
         """
         flat = np.asarray(X, np.float32)
         flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
@@ -85,6 +93,11 @@ class Head:
         result = np.zeros((len(flat), len(self.class_names)))
         if len(flat):
             result[:, self.estimator.classes_] = self.estimator.predict_proba(flat)
+        if not np.isfinite(result).all():
+            raise HeadError(
+                f"Expected probabilities. Received: NaN from the {self.clf} head. Train it with other parameters, such "
+                "as a lower learning_rate."
+            )
         return result
 
     def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
@@ -98,24 +111,31 @@ class Head:
         Raises
         ------
         HeadError
-            If the folder holds something else, or cannot be written.
+            If the folder holds anything else, or cannot be written.
         """
         target = Path(folder)
-        if target.exists() and not (target / "head.json").is_file() and any(target.iterdir()):
+        found = [target] if target.is_file() else sorted(target.glob("*"))
+        strangers = [path.name for path in found if path.name not in _FILES]
+        if strangers:
             raise HeadError(
-                f"Expected an empty folder or a head. Received: {str(target)!r}, which holds other files. "
-                "Choose another --out."
+                f"Expected an empty folder or a head. Received: {str(target)!r}, which holds other files, such as "
+                f"{strangers[0]!r}. Choose another --out."
             )
         draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             draft.mkdir(parents=True)
             name, content = self._model_bytes(draft)
             publish(draft / name, content)
-            model = {"file": name, "sha256": hashlib.sha256(content).hexdigest()}
-            publish_json(draft / "head.json", {
-                "format": HEAD_FORMAT, "clf": self.clf, "layer": self.layer,
-                "class_names": self.class_names, "model": model, **self.card,
-            })  # fmt: skip
+            publish(draft / _TRAINED_ON, b"".join(sorted(self.trained_on)))
+            card = {
+                "format": HEAD_FORMAT,
+                "clf": self.clf,
+                "layer": self.layer,
+                "class_names": self.class_names,
+                **self.card,
+                "model": {"file": name, "sha256": hashlib.sha256(content).hexdigest()},
+            }
+            publish_json(draft / "head.json", {**card, "sha256": _card_digest(card)})
             _swap(draft, target)
         except OSError as error:
             raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
@@ -146,6 +166,7 @@ class Head:
         path = Path(folder)
         try:
             card = json.loads((path / "head.json").read_text())
+            stated = card.pop("sha256", None)
             if card["format"] != HEAD_FORMAT:
                 raise HeadError(
                     f"Expected a head of format {HEAD_FORMAT}. Received: {str(path)!r} of format {card['format']}."
@@ -153,7 +174,13 @@ class Head:
             name, wanted = card["model"]["file"], card["model"]["sha256"]
             if name not in ("model.skops", "model.keras") or card["clf"] not in HEADS:
                 raise HeadError(f"Expected a head of a known kind. Received: {card['clf']!r} in {name!r}.")
+            if stated != _card_digest(card):
+                raise HeadError(
+                    f"Expected head.json as it was written. Received: {str(path)!r}, where it was changed since. "
+                    "Train the head again."
+                )
             content = (path / name).read_bytes()
+            seen = (path / _TRAINED_ON).read_bytes()
             clf, layer, class_names = card["clf"], card["layer"], list(card["class_names"])
         except FileNotFoundError as error:
             missing = Path(error.filename).name
@@ -167,7 +194,13 @@ class Head:
                 "since. Train the head again."
             )
         estimator = _dense(path / name, card) if clf == "dense" else _from_skops(path / name, content)
-        return cls(clf, estimator, class_names, layer, card, path)
+        trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
+        return cls(clf, estimator, class_names, layer, card, path, trained_on)
+
+
+def _card_digest(card: Mapping[str, Any]) -> str:
+    """Return SHA-256 of a card's canonical JSON, as it reads back."""
+    return hashlib.sha256(canonical_json(json.loads(json.dumps(card))).encode()).hexdigest()
 
 
 def _from_skops(path: Path, content: bytes) -> Any:
@@ -202,7 +235,7 @@ def _dense(path: Path, card: Mapping[str, Any]) -> Any:
 
 
 def _swap(draft: Path, target: Path) -> None:
-    """Put a complete folder in another's place; the old one stays until the new one is there."""
+    """Put a complete folder in another's place; a kill between the two renames leaves both beside it."""
     aside = draft.with_name(draft.name + "-old")
     with contextlib.suppress(FileNotFoundError):
         target.rename(aside)

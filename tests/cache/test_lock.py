@@ -64,3 +64,37 @@ def test_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
     """A folder that cannot be written is named."""
     with pytest.raises(CacheError, match="nowhere"), writer_lock(tmp_path / "nowhere"):
         pass
+
+
+def test_lock_that_cannot_be_read_is_respected(tmp_path: Path) -> None:
+    """Whoever holds a lock that says nothing may still be writing."""
+    (tmp_path / "lock").write_text("")
+    with pytest.raises(CacheBusyError, match="unknown"), writer_lock(tmp_path):
+        pass
+    assert (tmp_path / "lock").exists()
+
+
+def test_dead_lock_is_taken_over_by_one(tmp_path: Path) -> None:
+    """While one process takes a dead lock over, another does not."""
+    dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "started": "1"}
+    (tmp_path / "lock").write_text(json.dumps(dead))
+    (tmp_path / "lock.takeover").write_text(json.dumps({"host": "elsewhere", "pid": 7}))
+    with pytest.raises(CacheBusyError, match="process 7 on elsewhere"), writer_lock(tmp_path):
+        pass
+    (tmp_path / "lock.takeover").unlink()
+    with writer_lock(tmp_path):
+        pass
+
+
+def test_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files cannot be linked, exclusive creation does."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with writer_lock(tmp_path):
+        with pytest.raises(CacheBusyError), writer_lock(tmp_path):
+            pass
+        assert (tmp_path / "lock").exists()
+    assert list(tmp_path.iterdir()) == []

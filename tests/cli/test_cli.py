@@ -288,3 +288,26 @@ def test_image_sizes(options: list[object], tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(write_image(tmp_path / "p" / "a" / "1.png", random_image(0)))
     out = json.loads(run("layers", "vgg19", "--image-size", "32x64", "--json")[1])
     assert next(layer for layer in out["layers"] if layer["address"] == "block5_pool")["output_shape"] == [1, 2, 512]
+
+
+def test_every_option_has_its_variable(head: Path, tmp_path: Path) -> None:
+    """The variable's name follows the option's, also where Python's name is another."""
+    code, out, _ = run("fit-head", tmp_path / "c", FEATCACHE_FIT_HEAD_SET="C=0.25", FEATCACHE_FIT_HEAD_JSON="1")
+    assert code == 0
+    assert json.loads(out)["params"] == {"C": 0.25}
+
+
+def test_closed_pipe_is_no_error(photos: Path) -> None:
+    """Whoever reads only the first line gets no complaint."""
+    done = subprocess.run(f"{sys.executable} -m featcache bases | head -1", shell=True, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert (done.stdout.split(), done.stderr) == (["base", "preprocess", "image", "size"], "")
+
+
+def test_terminal_without_unicode(options: list[object], tmp_path: Path) -> None:
+    """Class names that the terminal cannot show are escaped."""
+    write_image(tmp_path / "p" / "caf\u00e9" / "1.png", random_image(0))
+    run("extract", tmp_path / "p", *options, "--cache", tmp_path / "c")
+    done = subprocess.run([sys.executable, "-m", "featcache", "info", tmp_path / "c"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)  # fmt: skip
+    assert r"caf\xe9" in done.stdout

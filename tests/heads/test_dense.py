@@ -86,6 +86,7 @@ def test_held_out_part_takes_whole_groups_of_every_class() -> None:
 
 @pytest.mark.parametrize("params", [
     {"hidden": 0}, {"hidden": (4, 4), "dropout": (0.5,)}, {"dropout": 1.0}, {"input_norm": "layer"}, {"epochs": 0},
+    {"hidden": "wide"}, {"epochs": 1.5}, {"epochs": "many"}, {"l2": "x"}, {"dropout": ("x",)},
     {"activation": "wobble"}, {"optimizer": "lbfgs"}, {"learning_rate": 0}, {"batch_size": 0}, {"l2": -1},
 ])  # fmt: skip
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:

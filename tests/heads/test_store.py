@@ -59,7 +59,7 @@ def test_saving_again_replaces_the_head(tmp_path: Path) -> None:
     made("svm").save(tmp_path / "head")
     made("logreg").save(tmp_path / "head")
     assert Head.load(tmp_path / "head").clf == "logreg"
-    assert sorted(p.name for p in (tmp_path / "head").iterdir()) == ["head.json", "model.skops"]
+    assert sorted(p.name for p in (tmp_path / "head").iterdir()) == ["head.json", "model.skops", "trained_on.bin"]
 
 
 def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
@@ -95,8 +95,10 @@ def test_unknown_type_is_refused_without_running_it(tmp_path: Path) -> None:
             target.writestr(name, data)
     (folder / "model.skops").write_bytes(forged.getvalue())
     card = json.loads((folder / "head.json").read_text())
+    del card["sha256"]
     card["model"]["sha256"] = hashlib.sha256(forged.getvalue()).hexdigest()
-    (folder / "head.json").write_text(json.dumps(card))
+    own = hashlib.sha256(json.dumps(card, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (folder / "head.json").write_text(json.dumps({**card, "sha256": own}))
     with pytest.raises(HeadError, match=r"subprocess\.Popen"):
         Head.load(folder)
 
@@ -116,3 +118,38 @@ def test_missing_folder(tmp_path: Path) -> None:
     """A folder that is no head is named."""
     with pytest.raises(HeadError, match=r"no head\.json"):
         Head.load(tmp_path / "nowhere")
+
+
+def test_changed_card_is_refused(tmp_path: Path) -> None:
+    """Class names that were swapped since are noticed."""
+    folder = made("logreg").save(tmp_path / "head")
+    card = (folder / "head.json").read_text()
+    (folder / "head.json").write_text(card.replace('"a"', '"z"'))
+    with pytest.raises(HeadError, match="changed since"):
+        Head.load(folder)
+
+
+def test_head_that_gives_no_numbers_is_refused() -> None:
+    """NaN is not a probability."""
+    head = made("logreg")
+    head.estimator[-1].coef_[:] = np.nan
+    with pytest.raises(HeadError, match="NaN from the logreg head"):
+        head.predict_proba(X)
+
+
+def test_training_images_are_remembered(tmp_path: Path) -> None:
+    """The digests of the training images come back with the head."""
+    head = made("logreg")
+    head.trained_on = {bytes([i]) * 32 for i in range(5)}
+    assert Head.load(head.save(tmp_path / "head")).trained_on == head.trained_on
+
+
+def test_saving_over_a_file_or_beside_notes(tmp_path: Path) -> None:
+    """Neither a file nor a folder with notes in it is replaced."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(HeadError, match="'file'"):
+        made("logreg").save(tmp_path / "file")
+    folder = made("logreg").save(tmp_path / "head")
+    (folder / "notes.txt").write_text("x")
+    with pytest.raises(HeadError, match=r"notes\.txt"):
+        made("logreg").save(folder)
