@@ -168,13 +168,13 @@ class ImageClassifier:
         index = int(self.head.card["layer_index"])  # names may have other automatic numbers here
         results = self.extractor.stream(source, source.items)
         while chunk := list(itertools.islice(results, _CHUNK)):
-            rows = [list(done.features.values())[index] for done in chunk if done.features is not None]
+            rows = [list(done.views[0].values())[index] for done in chunk if done.reason is None]
             seen += len(chunk)
             if progress is not None:
                 progress(seen, len(source.items))
             probabilities: Iterator[Any] = iter(self.head.predict_proba(np.stack(rows)) if rows else [])
             for done in chunk:
-                if done.features is None:
+                if done.reason is not None:
                     yield Prediction(done.item.path, None, None, {}, done.reason, done.digest)
                     continue
                 row = next(probabilities)

@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from featcache.augmentation import Augmentation, Fill
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.manifest import Entry
 from featcache.cache.reader import read_description
-from featcache.cache.shard import SHARD_ROWS, ShardBuilder
+from featcache.cache.shard import SHARD_ROWS, Key, ShardBuilder
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Recipe, Request, Resize
 from featcache.sources import Item, Source, SplitPolicy, digest, folder_name, open_source
@@ -37,12 +38,14 @@ class ExtractionReport:
     ----------
     cache : Path
         The cache's folder.
-    rows : int
+    images : int
         Images of the source that have features now.
+    rows : int
+        Rows they have: images, and augmented views of training images.
     computed : int
         Rows that went through the base in this call.
     reused : int
-        Images whose row was there already (or that are copies of another image).
+        Rows that were there already (or belong to copies of another image).
     skipped : list of dict
         ``path`` and ``reason`` of every image without features.
     seconds, images_per_second : float
@@ -54,6 +57,7 @@ class ExtractionReport:
     """
 
     cache: Path
+    images: int
     rows: int
     computed: int
     reused: int
@@ -81,6 +85,9 @@ def extract(
     validation_split: float | None = None,
     test_from: tuple[str, float] | None = None,
     seed: int = 0,
+    views: int = 0,
+    augment: str | Augmentation | None = None,
+    fill: Fill = "nearest",
     batch_size: int = 32,
     shard_rows: int = SHARD_ROWS,
     on_error: Literal["skip", "fail"] = "skip",
@@ -102,7 +109,13 @@ def extract(
     classes : sequence of str, optional
         Keep these classes only.
     validation_split, test_from, seed
-        As in `featcache.sources.SplitPolicy`; `seed` also initialises ``weights="none"``.
+        As in `featcache.sources.SplitPolicy`; `seed` also draws the views and initialises ``weights="none"``.
+    views : int
+        Augmented views of each training image, beside the image as it is.
+    augment : str or Augmentation
+        How views are made, such as ``"flip,rotation=0.2"``; see `featcache.augmentation.Augmentation`.
+    fill : {"nearest", "reflect", "constant"}
+        What appears beyond an augmented image's edges.
     batch_size : int
         Images per forward pass.
     shard_rows : int
@@ -136,9 +149,13 @@ def extract(
     """
     if on_error not in ("skip", "fail"):
         raise OptionError(f"Expected on_error to be skip or fail. Received: {on_error!r}.")
-    for name, value in (("batch_size", batch_size), ("shard_rows", shard_rows)):
-        if value < 1:
-            raise OptionError(f"Expected {name} of 1 or more. Received: {value}.")
+    for name, value, least in (("batch_size", batch_size, 1), ("shard_rows", shard_rows, 1), ("views", views, 0)):
+        if value < least:
+            raise OptionError(f"Expected {name} of {least} or more. Received: {value}.")
+    if bool(views) != (augment is not None):
+        raise OptionError(f"Expected views and augment together. Received: views={views}, augment={augment!r}.")
+    if isinstance(augment, str):
+        augment = Augmentation.parse(augment, fill=fill, seed=seed)
     start = time.perf_counter()
     opened_source = open_source(source, classes=classes)
     request = Request(
@@ -155,7 +172,8 @@ def extract(
         seed=seed,
     )
     policy = SplitPolicy(validation_split, test_from, seed).settled(opened_source)
-    job = _Job(opened_source, policy, request, Path(cache_root), None if cache is None else Path(cache))
+    folder = None if cache is None else Path(cache)
+    job = _Job(opened_source, policy, request, Path(cache_root), folder, views, augment)
     with CacheWriter.open_for_writing(job.folder, job.recipe, request.to_dict()) as writer:
         known = _Known(writer)
         if not replace_source:
@@ -169,6 +187,11 @@ def extract(
             "layers": known.meta.get("layers") or [[n, list(s)] for n, s in job.extractor.layers.items()],
             "source": {"name": opened_source.name, "location": opened_source.location},
             "listing": {**asdict(policy), "classes": None if classes is None else list(classes)},
+            "views": {
+                "count": views,
+                "augmentation": job.augmentation,
+                "policy": None if augment is None else asdict(augment),
+            },
         }
         meta = json.loads(json.dumps(meta))
         if job.entries != known.entries or any(known.meta.get(key) != value for key, value in meta.items()):
@@ -181,9 +204,10 @@ def extract(
     seconds = time.perf_counter() - start
     result.report = ExtractionReport(
         cache=job.folder,
-        rows=len(result),
+        images=len(result),
+        rows=result.rows,
         computed=computed,
-        reused=len(result) - computed,
+        reused=result.rows - computed,
         skipped=result.skipped,
         seconds=seconds,
         images_per_second=computed / seconds,
@@ -196,11 +220,27 @@ def extract(
 class _Job:
     """One source, one recipe, one folder; the base is loaded when something first needs it."""
 
-    def __init__(self, source: Source, policy: SplitPolicy, request: Request, root: Path, folder: Path | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        policy: SplitPolicy,
+        request: Request,
+        root: Path,
+        folder: Path | None,
+        views: int,
+        augment: Augmentation | None,
+    ) -> None:
         self.source, self.policy, self.request = source, policy, request
+        self.views, self.augment = views, augment
+        self.augmentation = "" if augment is None else augment.fingerprint
         self.entries: list[Entry] = []
         self.hashed: dict[str, bytes] = {}
         self._root, self._given = root, folder
+
+    def keys(self, item: Item, identity: bytes) -> list[Key]:
+        """Return the rows an image must have: augmented views are for training images only."""
+        views = self.views if self.policy.split_of(item, identity) == "train" else 0
+        return [Key(identity, view, self.augmentation if view else "") for view in range(views + 1)]
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -282,14 +322,15 @@ class _Known:
     def __init__(self, writer: CacheWriter) -> None:
         self.meta = writer.meta()
         self.entries = writer.listing()
-        self.rows = {key.digest for key in writer.rows() if key.view == 0}
+        self.rows = set(writer.rows())
+        self.digests = {key.digest for key in self.rows if key.view == 0}
         self.location = self.meta.get("source", {}).get("location")
 
     def check_same_source(self, job: _Job) -> None:
         """Raise `CacheError` if the cache was made from a source that shares no image with the job's."""
         if not self.rows or self.location == job.source.location:
             return
-        if job.first_shared(self.rows) is None:
+        if job.first_shared(self.digests) is None:
             raise CacheError(
                 f"Expected the source of the cache {str(job.folder)!r}, {self.location!r}. Received: "
                 f"{job.source.location!r}, which shares no image with it. Choose another --cache, or "
@@ -312,7 +353,7 @@ def _compare(job: _Job, known: _Known, *, rehash: bool, retry_failed: bool) -> l
         entry = Entry(item.path, item.label, None, item.group, item.size, item.mtime_ns, None, None)
         old = by_path.get(item.path)
         if old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns) and item.mtime_ns:
-            if old.digest in known.rows and old.reason is None:
+            if old.digest is not None and old.reason is None and known.rows.issuperset(job.keys(item, old.digest)):
                 entry = _with_digest(job, item, entry, old.digest)
             elif old.reason is not None and old.digest is None:  # it could not be read; perhaps it can now
                 to_hash.append(position)
@@ -329,7 +370,7 @@ def _compare(job: _Job, known: _Known, *, rehash: bool, retry_failed: bool) -> l
     failed = {entry.digest: entry.reason for entry in known.entries if entry.reason and entry.digest}
     for position, (item, found, reason) in zip(to_hash, job.hash_items(items), strict=True):
         entry = job.entries[position]
-        if found in known.rows:
+        if found is not None and known.rows.issuperset(job.keys(item, found)):
             job.entries[position] = _with_digest(job, item, entry, found)
         elif reason is not None or (found in failed and not retry_failed):
             job.entries[position] = entry._replace(digest=found, reason=reason or failed[found or b""])
@@ -346,7 +387,7 @@ def _compute(
     job: _Job,
     writer: CacheWriter,
     todo: Sequence[int],
-    known: set[bytes],
+    known: set[Key],
     layer_names: Sequence[str],
     batch_size: int,
     shard_rows: int,
@@ -365,30 +406,35 @@ def _compute(
     order = sorted(todo, key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0
-    builder = ShardBuilder(job.recipe, shapes, shard_rows)
+    builder = ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation)
     settled: list[tuple[int, Entry]] = []
+
+    def wanted(item: Item, identity: bytes) -> list[int]:
+        return [key.view for key in job.keys(item, identity) if key not in known]
+
     items = [job.source.items[position] for position in order]
-    stream = job.extractor.stream(job.source, items, known=known, batch_size=batch_size)
+    stream = job.extractor.stream(job.source, items, wanted=wanted, augmentation=job.augment, batch_size=batch_size)
     try:
         for done, (position, extracted) in enumerate(zip(order, stream, strict=True), 1):
-            entry = _with_digest(job, extracted.item, job.entries[position], extracted.digest)
+            item, identity = extracted.item, extracted.digest
+            entry = _with_digest(job, item, job.entries[position], identity)
             settled.append((position, entry._replace(reason=extracted.reason)))
             if extracted.reason is not None:
                 if on_error == "fail":
-                    raise ImageError(f"{extracted.item.path}: {extracted.reason}")
-                log.warning("skipped %s: %s", extracted.item.path, extracted.reason)
-            elif extracted.features is not None and extracted.digest not in known:
-                assert extracted.digest is not None
-                builder.append(
-                    extracted.digest,
-                    extracted.item.path,
-                    dict(zip(layer_names, extracted.features.values(), strict=True)),
-                )
-                known.add(extracted.digest)
-                computed += 1
+                    raise ImageError(f"{item.path}: {extracted.reason}")
+                log.warning("skipped %s: %s", item.path, extracted.reason)
+            elif identity is not None:
+                for view, features in extracted.views.items():
+                    key = Key(identity, view, job.augmentation if view else "")
+                    if key not in known:  # a copy of this image may have come first
+                        builder.append(
+                            identity, item.path, dict(zip(layer_names, features.values(), strict=True)), view
+                        )
+                        known.add(key)
+                        computed += 1
             if builder.full:
                 writer.commit(builder, settled)
-                builder, settled = ShardBuilder(job.recipe, shapes, shard_rows), []
+                builder, settled = ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation), []
             if progress is not None:
                 progress(done, len(order))
     except (KeyboardInterrupt, FeatcacheError) as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import collections
-import itertools
+import logging
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from featcache.augmentation import Augmentation
 from featcache.bases import Base, load_base
 from featcache.errors import BaseError, ImageError
 from featcache.images import PixelSpec, load
@@ -31,6 +32,8 @@ from featcache.recipe import (
 from featcache.runtimes import TensorFlowRuntime
 from featcache.sources import Item, Source, digest, files_source
 
+log = logging.getLogger(__name__)
+
 BATCH_SIZE = 32
 
 
@@ -44,16 +47,28 @@ class Extracted:
         Which.
     digest : bytes or None
         SHA-256 of what was read; None if it could not be read.
-    features : dict of arrays or None
-        One row per layer, in the recipe's storage dtype; None if it was already known or failed.
+    views : dict
+        Features of each view that was computed: by view, by layer, one row in the recipe's storage dtype.
     reason : str or None
         Why it failed.
     """
 
     item: Item
     digest: bytes | None
-    features: Mapping[str, npt.NDArray[Any]] | None = None
+    views: Mapping[int, Mapping[str, npt.NDArray[Any]]] = field(default_factory=dict)
     reason: str | None = None
+
+
+@dataclass
+class _Pending:
+    """An image on its way through the base: which views are still to come."""
+
+    item: Item
+    digest: bytes | None = None
+    reason: str | None = None
+    pixels: list[tuple[int, npt.NDArray[np.float32]]] = field(default_factory=list)
+    done: dict[int, dict[str, npt.NDArray[Any]]] = field(default_factory=dict)
+    wanted: int = 0
 
 
 Progress = Callable[[int, int], None]
@@ -109,7 +124,8 @@ class Extractor:
         source: Source,
         items: Iterable[Item],
         *,
-        known: Container[bytes] = (),
+        wanted: Callable[[Item, bytes], Sequence[int]] = lambda item, identity: (0,),
+        augmentation: Augmentation | None = None,
         batch_size: int = BATCH_SIZE,
         workers: int | None = None,
     ) -> Iterator[Extracted]:
@@ -124,62 +140,85 @@ class Extractor:
             Reads the items.
         items : iterable of Item
             Which images.
-        known : container of digests
-            Images that need no features.
+        wanted : callable
+            Given an item and its digest, which views to compute; none: the image is not decoded. Called
+            from several threads.
+        augmentation : Augmentation, optional
+            How views of 1 and above are made.
         batch_size : int
-            Images per forward pass; does not change features beyond their last bits.
+            Rows per forward pass; does not change features beyond their last bits. Halved for good when
+            memory runs out.
         workers : int, optional
             Decoding threads; default: one more than the processors.
 
         Raises
         ------
         BaseError
-            If features are not finite, naming the layer and an image.
+            If features are not finite, naming the layer and an image; or if memory runs out for a single
+            image.
         """
 
-        def prepare(item: Item) -> tuple[Extracted, npt.NDArray[np.float32] | None]:
-            identity = None
+        def prepare(item: Item) -> _Pending:
+            pending = _Pending(item)
             try:
                 content = source.read(item)
-                identity = digest(content)
-                if identity in known:
-                    return Extracted(item, identity), None
-                return Extracted(item, identity), load(content, self._spec)
+                pending.digest = digest(content)
+                views = wanted(item, pending.digest)
+                if views:
+                    plain = load(content, self._spec)
+                    for view in views:
+                        if view:
+                            assert augmentation is not None
+                            pending.pixels.append((view, augmentation.apply(plain, pending.digest, view)))
+                        else:
+                            pending.pixels.append((view, plain))
+                pending.wanted = len(pending.pixels)
             except ImageError as error:
-                return Extracted(item, identity, reason=str(error)), None
+                pending.reason = str(error)
+            return pending
 
         with ThreadPoolExecutor(workers or (os.cpu_count() or 1) + 1, "featcache-decode") as pool:
-            ahead = _mapped_ahead(pool, prepare, items, 3 * batch_size)
-            held: list[tuple[Extracted, npt.NDArray[np.float32] | None]] = []
-            waiting = 0
-            for prepared in ahead:
-                held.append(prepared)
-                waiting += prepared[1] is not None
-                if waiting == batch_size or (not waiting and len(held) >= batch_size):
-                    yield from self._run(held, batch_size)
-                    held, waiting = [], 0
-            smaller = batch_size if waiting > batch_size // 2 else max(2, 1 << (waiting - 1).bit_length())
-            yield from self._run(held, min(batch_size, smaller) if waiting else batch_size)
+            queue: collections.deque[_Pending] = collections.deque()
+            rows: list[tuple[_Pending, int, npt.NDArray[np.float32]]] = []
+            for pending in _mapped_ahead(pool, prepare, items, 3 * batch_size):
+                queue.append(pending)
+                rows.extend((pending, view, pixels) for view, pixels in pending.pixels)
+                pending.pixels = []
+                while len(rows) >= batch_size:
+                    batch, rows = rows[:batch_size], rows[batch_size:]
+                    batch_size = self._run(batch, batch_size)
+                if len(queue) > 16 * batch_size and rows:  # many images that need nothing wait behind one
+                    batch_size = self._run(rows, batch_size)
+                    rows = []
+                yield from _finished(queue)
+            if rows:
+                self._run(rows, batch_size)
+            yield from _finished(queue)
 
-    def _run(
-        self, held: Sequence[tuple[Extracted, npt.NDArray[np.float32] | None]], batch_size: int
-    ) -> Iterator[Extracted]:
-        """Run one batch and yield every image that was held for it, in order."""
-        pixels = [image for _, image in held if image is not None]
-        features: dict[str, npt.NDArray[Any]] = {}
-        if pixels:
-            owners = [extracted.item.path for extracted, image in held if image is not None]
-            with np.errstate(over="ignore"):  # an overflow is an inf, which is named below
-                computed = self._runtime(np.stack(pixels), batch_size)
-                features = {layer: rows.astype(self.recipe.dtype) for layer, rows in computed.items()}
-            self._check_finite(features, owners)
-        rows = itertools.count()
-        for extracted, image in held:
-            if image is None:
-                yield extracted
-            else:
-                row = next(rows)
-                yield replace(extracted, features={layer: values[row] for layer, values in features.items()})
+    def _run(self, rows: Sequence[tuple[_Pending, int, npt.NDArray[np.float32]]], batch_size: int) -> int:
+        """Compute rows, padded to a batch size, and return the batch size that memory allows."""
+        import tensorflow as tf
+
+        size = batch_size if len(rows) > batch_size // 2 else max(2, 1 << (len(rows) - 1).bit_length())
+        size = min(size, batch_size)
+        try:
+            computed = self._runtime(np.stack([pixels for *_, pixels in rows]), size)
+        except (tf.errors.ResourceExhaustedError, MemoryError):
+            if size == 1:
+                raise BaseError(
+                    f"Expected memory for one image at {self.base.height}x{self.base.width}. Received: none left. "
+                    "Take a smaller --image-size."
+                ) from None
+            half = size // 2
+            log.warning("out of memory: going on with a batch size of %d", half)
+            parts = [rows[start : start + half] for start in range(0, len(rows), half)]
+            return min(self._run(part, half) for part in parts)
+        with np.errstate(over="ignore"):  # an overflow is an inf, which is named below
+            features = {layer: values.astype(self.recipe.dtype) for layer, values in computed.items()}
+        self._check_finite(features, [pending.item.path for pending, *_ in rows])
+        for i, (pending, view, _) in enumerate(rows):
+            pending.done[view] = {layer: values[i] for layer, values in features.items()}
+        return batch_size
 
     def _check_finite(self, features: Mapping[str, npt.NDArray[Any]], owners: Sequence[str]) -> None:
         for layer, values in features.items():
@@ -194,6 +233,13 @@ class Extractor:
                     f"Expected finite features. Received: inf or NaN in layer {layer!r} for image "
                     f"{owners[int(np.argmin(finite))]!r}; {advice}."
                 )
+
+
+def _finished(queue: collections.deque[_Pending]) -> Iterator[Extracted]:
+    """Take the images off the queue's front whose views are all there."""
+    while queue and len(queue[0].done) == queue[0].wanted:
+        first = queue.popleft()
+        yield Extracted(first.item, first.digest, first.done, first.reason)
 
 
 def _mapped_ahead(
@@ -300,8 +346,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         rows: dict[str, npt.NDArray[Any]] = {}
         source = files_source(X)
         for extracted in self.extractor_.stream(source, source.items, batch_size=self.batch_size):
-            if extracted.features is None:
+            if extracted.reason is not None:
                 raise ImageError(f"{extracted.item.path}: {extracted.reason}")
-            (values,) = extracted.features.values()
+            (values,) = extracted.views[0].values()
             rows[extracted.item.path] = values.reshape(-1)
         return np.stack([rows[str(Path(path))] if str(path) not in rows else rows[str(path)] for path in X])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,6 +26,15 @@ def predicted_mean(image: np.ndarray) -> np.ndarray:
 def predicted_relu_max(image: np.ndarray) -> np.ndarray:
     """Return the max-pooled features of the oracle's layer `positive`."""
     return np.maximum(image.astype(np.float64) @ MIX + SHIFT, 0).max(axis=(0, 1))
+
+
+@pytest.fixture(autouse=True)
+def _library_log() -> Iterator[None]:
+    """Undo what the command line did to the library's logger."""
+    yield
+    log = logging.getLogger("featcache")
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

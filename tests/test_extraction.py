@@ -404,3 +404,72 @@ def test_read_failure_is_tried_again(extracting, photos: Path, tmp_path: Path, m
     monkeypatch.undo()
     mended = extracting(photos, tmp_path / "c")
     assert (mended.skipped, mended.report.computed) == ([], 1)
+
+
+# Views
+
+
+def rows_by_key(cache: FeatureCache) -> dict[tuple[str, int], bytes]:
+    """Return the bytes of every training row by path and view."""
+    rows = np.asarray(cache.features("train", views=True))
+    paths = cache.paths("train", views=True)
+    seen: dict[str, int] = {}
+    found = {}
+    for path, row in zip(paths, rows, strict=True):
+        found[path, seen.setdefault(path, 0)] = row.tobytes()
+        seen[path] += 1
+    return found
+
+
+VIEWS = {"augment": "flip,rotation=0.1,brightness=0.2", "validation_split": 0.3}
+
+
+def test_views_are_for_training_images_only(extracting, photos: Path, tmp_path: Path) -> None:
+    """Training images have K more rows each; evaluation sees plain images alone."""
+    cache = extracting(photos, tmp_path / "c", views=3, **VIEWS)
+    train, validation = cache.splits["train"], cache.splits["validation"]
+    assert cache.report.computed == cache.report.rows == 4 * train + validation
+    assert cache.features("train").shape == (train, 4)
+    assert cache.features("train", views=True).shape == (4 * train, 4)
+    assert cache.features("validation", views=True).shape == (validation, 4)
+    assert np.array_equal(np.asarray(cache.features("train", views=True))[::4], np.asarray(cache.features("train")))
+    assert len(cache.labels("train", views=True)) == len(cache.groups("train", views=True)) == 4 * train
+    assert len(set(cache.groups("train", views=True).tolist())) == train
+    assert cache.missing == 0
+
+
+def test_raising_k_computes_the_new_views_only(extracting, photos: Path, tmp_path: Path) -> None:
+    """Going from one view to three computes two per training image, and the first stays as it was."""
+    one = extracting(photos, tmp_path / "c", views=1, **VIEWS)
+    before = rows_by_key(one)
+    three = extracting(photos, tmp_path / "c", views=3, **VIEWS)
+    assert three.report.computed == 2 * three.splits["train"]
+    after = rows_by_key(three)
+    assert {key: after[key] for key in before} == before
+    assert extracting(photos, tmp_path / "c", views=2, **VIEWS).report.computed == 0
+
+
+def test_views_do_not_depend_on_order_or_batch(extracting, photos: Path, tmp_path: Path) -> None:
+    """The same views come out of other batches, in another order, a few images at a time."""
+    whole = extracting(photos, tmp_path / "a", views=2, **VIEWS)
+    extracting(photos, tmp_path / "b", views=2, classes=["light"], **VIEWS)
+    parts = extracting(photos, tmp_path / "b", views=2, **VIEWS)
+    assert rows_by_key(parts) == rows_by_key(whole)
+
+
+def test_other_policies_are_other_rows(extracting, photos: Path, tmp_path: Path) -> None:
+    """Another policy or seed computes its views anew, the plain images not; going back computes nothing."""
+    first = rows_by_key(extracting(photos, tmp_path / "c", views=2, **VIEWS))
+    train = extracting(photos, tmp_path / "c", views=2, **VIEWS).splits["train"]
+    other = extracting(photos, tmp_path / "c", views=2, validation_split=0.3, augment="flip,rotation=0.2")
+    assert other.report.computed == 2 * train
+    back = extracting(photos, tmp_path / "c", views=2, **VIEWS)
+    assert back.report.computed == 0
+    assert rows_by_key(back) == first
+
+
+def test_views_and_augment_go_together(extracting, photos: Path, tmp_path: Path) -> None:
+    """One without the other is a mistake."""
+    for options in ({"views": 2}, {"augment": "flip"}, {"views": -1, "augment": "flip"}):
+        with pytest.raises(OptionError):
+            extracting(photos, tmp_path / "c", **options)

@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from featcache.augmentation import Augmentation
 from featcache.errors import BaseError, ImageError
 from featcache.extractor import Extractor, FeatureExtractor
 from featcache.recipe import Request
@@ -29,16 +30,73 @@ def test_stream_keeps_order_and_names_failures(extractor: Extractor, tmp_path: P
     assert [i for i, one in enumerate(done) if one.reason] == [4]
     for i, one in enumerate(done):
         if i != 4:
-            assert np.allclose(one.features["mix"], predicted_mean(random_image(i)), rtol=1e-5)
+            assert np.allclose(one.views[0]["mix"], predicted_mean(random_image(i)), rtol=1e-5)
 
 
-def test_known_images_are_hashed_but_not_computed(extractor: Extractor, tmp_path: Path) -> None:
-    """An image whose digest is known comes back without features."""
+def test_unwanted_images_are_hashed_but_not_computed(extractor: Extractor, tmp_path: Path) -> None:
+    """An image of which no view is wanted comes back with its digest alone."""
     source = files_source([write_image(tmp_path / f"{i}.png", random_image(i)) for i in range(3)])
     first = [one.digest for one in extractor.stream(source, source.items)]
-    again = list(extractor.stream(source, source.items, known={first[1]}))
-    assert [one.features is None for one in again] == [False, True, False]
+    wanted = lambda item, identity: () if identity == first[1] else (0,)  # noqa: E731
+    again = list(extractor.stream(source, source.items, wanted=wanted))
+    assert [sorted(one.views) for one in again] == [[0], [], [0]]
     assert [one.digest for one in again] == first
+
+
+def test_many_unwanted_images_do_not_wait(extractor: Extractor) -> None:
+    """One image in a half-filled batch does not hold back thousands that need nothing."""
+    source = ArraySource("made", np.stack([random_image(i) for i in range(2)] + [random_image(9)] * 400), ["a"] * 402)
+    read = []
+    stream = extractor.stream(
+        source, source.items, wanted=lambda item, _: (read.append(item), (0,) if item.path == "000" else ())[1],
+        batch_size=4,
+    )  # fmt: skip
+    next(stream)
+    assert len(read) < 120
+
+
+def test_views_straddle_batches(extractor: Extractor) -> None:
+    """Images with several views come out whole and in order, whatever the batch size."""
+    policy = Augmentation(brightness=0.2)
+    source = ArraySource("made", np.stack([random_image(i) for i in range(7)]), ["a"] * 7)
+    reference = None
+    for batch_size in (1, 2, 4, 5, 32):
+        done = list(extractor.stream(source, source.items, wanted=lambda item, _: (0, 1, 2), augmentation=policy,
+                                     batch_size=batch_size))  # fmt: skip
+        assert [one.item.path for one in done] == [item.path for item in source.items]
+        assert all(sorted(one.views) == [0, 1, 2] for one in done)
+        rows = np.array([[one.views[view]["mix"] for view in range(3)] for one in done])
+        reference = rows if reference is None else reference
+        assert np.allclose(rows, reference, rtol=1e-5)
+    assert not np.allclose(reference[:, 1], reference[:, 2])
+
+
+def test_out_of_memory_halves_the_batch(extractor: Extractor, monkeypatch, caplog) -> None:
+    """When a batch does not fit, smaller ones do, and it is said."""
+    import tensorflow as tf
+
+    real, sizes = extractor._runtime, []
+
+    def small(pixels: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+        sizes.append(batch_size)
+        if batch_size > 4:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+        return real(pixels, batch_size)
+
+    monkeypatch.setattr(extractor, "_runtime", small)
+    source = ArraySource("made", np.stack([random_image(i) for i in range(40)]), ["a"] * 40)
+    done = list(extractor.stream(source, source.items, batch_size=16))
+    expected = [predicted_mean(random_image(i)) for i in range(40)]
+    assert np.allclose([one.views[0]["mix"] for one in done], expected, rtol=1e-5)
+    assert "batch size of 8" in caplog.text
+    assert sizes.count(16) == 1
+
+    def never(pixels: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+        raise MemoryError
+
+    monkeypatch.setattr(extractor, "_runtime", never)
+    with pytest.raises(BaseError, match="memory for one image"):
+        list(extractor.stream(source, source.items, batch_size=16))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 32])
@@ -47,7 +105,7 @@ def test_batch_size_hardly_matters(extractor: Extractor, batch_size: int) -> Non
     source = ArraySource("made", np.stack([random_image(i) for i in range(7)]), ["a"] * 7)
     done = list(extractor.stream(source, source.items, batch_size=batch_size))
     expected = [predicted_mean(random_image(i)) for i in range(7)]
-    assert np.allclose([one.features["mix"] for one in done], expected, rtol=1e-5)
+    assert np.allclose([one.views[0]["mix"] for one in done], expected, rtol=1e-5)
 
 
 def test_few_batches_are_read_ahead(extractor: Extractor) -> None:
@@ -109,4 +167,4 @@ def test_grey_base_gets_grey_pixels(tmp_path: Path) -> None:
         Image.fromarray(grey).convert("RGB").save(tmp_path / "1.png")
         source = files_source([tmp_path / "1.png"])
         (done,) = extractor.stream(source, source.items)
-        assert np.allclose(done.features["flat"], 77, atol=0.6)
+        assert np.allclose(done.views[0]["flat"], 77, atol=0.6)

@@ -115,14 +115,21 @@ class FeatureCache:
 
     @property
     def views(self) -> int:
-        """Number of augmented views of each image, beside the image as it is."""
+        """Number of augmented views of each training image, beside the image as it is."""
         return int(self._meta.get("views", {}).get("count", 0))
 
     @property
+    def rows(self) -> int:
+        """Number of rows the images have: one each, and their augmented views."""
+        return len(self._chosen(None, views=True).images)
+
+    @property
     def missing(self) -> int:
-        """Number of rows (images times views) that have not been extracted yet."""
-        wanted = (len(self.entries) - len(self.skipped)) * (1 + self.views)
-        return wanted - len(self._chosen(None, views=True).images)
+        """Number of rows that have not been extracted yet (of an unread image: one)."""
+        wanted = sum(
+            1 + (self.views if entry.split == "train" else 0) for entry in self.entries if entry.reason is None
+        )
+        return wanted - self.rows
 
     @property
     def splits(self) -> dict[str, int]:
@@ -159,7 +166,7 @@ class FeatureCache:
             (i, *place)
             for i, entry in enumerate(self._usable)
             if split is None or entry.split == split
-            for key in keys
+            for key in (keys if entry.split == "train" else keys[:1])
             if (place := self._places.get(key._replace(digest=entry.digest or b""))) is not None
         ]
         columns = np.array(found, np.int64).reshape(-1, 3)

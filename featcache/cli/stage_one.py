@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from featcache.augmentation import Fill
 from featcache.cli.app import (
     DONE,
     SKIPPED,
@@ -55,6 +56,11 @@ def extract(
         metavar="SPLIT=PART", help="Make a part of a split the test set: validation=0.2."
     )] = None,
     seed: Annotated[int, typer.Option(help="For the split, and for --weights none.")] = 0,
+    views: Annotated[int, typer.Option(min=0, help="Augmented views of each training image.")] = 0,
+    augment: Annotated[str | None, typer.Option(
+        metavar="SPEC", help="How: flip,rotation=0.2,zoom=0.3,shift=0.3,brightness=0.1,contrast=0.1,crop=0.2."
+    )] = None,
+    fill: Annotated[Fill, typer.Option(help="What appears beyond an augmented image's edges.")] = "nearest",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows per file at most: what a kill can cost.")] = 4096,
     on_error: Annotated[Literal["skip", "fail"], typer.Option(
@@ -91,6 +97,9 @@ def extract(
             validation_split=validation_split,
             test_from=_part(test_from),
             seed=seed,
+            views=views,
+            augment=augment,
+            fill=fill,
             batch_size=batch_size,
             shard_rows=shard_rows,
             on_error=on_error,
@@ -106,6 +115,7 @@ def extract(
     data = {
         "cache": str(report.cache),
         "recipe": result.recipe.fingerprint,
+        "images": report.images,
         "rows": report.rows,
         "computed": report.computed,
         "reused": report.reused,
@@ -121,8 +131,9 @@ def extract(
     splits = ", ".join(f"{n} {split}" for split, n in result.splits.items())
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result.layers.items())
     lines = [
-        f"{report.rows} images ({splits}) of {len(result.class_names)} classes: {report.computed} computed, "
-        f"{report.reused} reused, {len(report.skipped)} skipped in {report.seconds:.1f} s",
+        f"{report.images} images ({splits}) of {len(result.class_names)} classes: {report.computed} "
+        f"{'rows ' if views else ''}computed, {report.reused} reused, {len(report.skipped)} skipped in "
+        f"{report.seconds:.1f} s",
         f"{layers}; {report.bytes / 1e6:.1f} MB in {printable(str(report.cache))}",
         skipped_text(report.skipped),
     ]
