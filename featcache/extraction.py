@@ -417,13 +417,14 @@ def _compute(
     try:
         for done, (position, extracted) in enumerate(zip(order, stream, strict=True), 1):
             item, identity = extracted.item, extracted.digest
-            entry = _with_digest(job, item, job.entries[position], identity)
-            settled.append((position, entry._replace(reason=extracted.reason)))
+            entry = job.entries[position]
             if extracted.reason is not None:
+                settled.append((position, entry._replace(digest=identity, reason=extracted.reason)))
                 if on_error == "fail":
                     raise ImageError(f"{item.path}: {extracted.reason}")
                 log.warning("skipped %s: %s", item.path, extracted.reason)
             elif identity is not None:
+                settled.append((position, _with_digest(job, item, entry, identity)))
                 for view, features in extracted.views.items():
                     key = Key(identity, view, job.augmentation if view else "")
                     if key not in known:  # a copy of this image may have come first

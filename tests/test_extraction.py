@@ -46,6 +46,7 @@ def test_nothing_changed_writes_nothing(extracting, photos: Path, tmp_path: Path
     def stamps() -> dict[str, int]:
         return {str(p): p.stat().st_mtime_ns for p in (tmp_path / "c").rglob("*") if p.is_file()}
 
+    (photos / "dark" / "text.jpg").write_text("hello")
     extracting(photos, tmp_path / "c")
     before = stamps()
     extracting(photos, tmp_path / "c")
