@@ -75,7 +75,7 @@ class FeatureCache:
         if self._meta.get("fingerprint") != self.recipe.fingerprint:
             raise CacheDamagedError(
                 f"Expected one recipe in {str(self.path)!r}. Received: recipe.json and manifest differ. "
-                "Restore recipe.json, or extract into another --cache."
+                "Run verify --fix: it restores what the shards say."
             )
 
     def __repr__(self) -> str:
@@ -261,14 +261,18 @@ class FeatureCache:
         step = block_rows(features[:1].nbytes)
         sound = self._sound_blocks.setdefault((number, layer), np.zeros(len(expected), bool))
         blocks = np.unique(positions // step)
-        if len(features) != info.rows or blocks[-1] >= len(expected):
-            raise CacheDamagedError(f"Expected {info.rows} rows in shard {info.name}. Received: {len(features)}.")
+        wanted = (info.rows, *self.layers[layer])
+        if features.shape != wanted or features.dtype != np.dtype(self.recipe.dtype) or blocks[-1] >= len(expected):
+            raise CacheDamagedError(
+                f"Expected {layer} of shape {wanted}, {self.recipe.dtype}, in shard {info.name}. Received: "
+                f"{features.shape}, {features.dtype}. Run verify --fix, then extract again."
+            )
         for block in blocks[~sound[blocks]]:
             content = np.ascontiguousarray(features[block * step : (block + 1) * step])
             if zlib.crc32(content.data.cast("B")) != expected[block]:
                 raise CacheDamagedError(
                     f"Expected block {block} of {layer} in {str(self.path / 'shards' / info.name)!r} to have its "
-                    "checksum. Received: damaged bytes. Restore the file, or extract into another --cache."
+                    "checksum. Received: damaged bytes. Run verify --fix, then extract again."
                 )
             sound[block] = True
         rows: npt.NDArray[Any] = features[positions]
@@ -330,9 +334,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CacheError(f"Expected a cache. Received: {str(folder)!r}, which has no recipe.json.") from None
     except (OSError, ValueError) as error:
-        raise CacheDamagedError(f"Expected JSON in {str(path)!r}. Received: {error}.") from None
+        raise CacheDamagedError(f"Expected JSON in {str(path)!r}. Received: {error}. Run verify --fix.") from None
     if not isinstance(value, dict) or "recipe" not in value:
-        raise CacheDamagedError(f"Expected a recipe in {str(path)!r}. Received: something else.")
+        raise CacheDamagedError(f"Expected a recipe in {str(path)!r}. Received: something else. Run verify --fix.")
     return value
 
 

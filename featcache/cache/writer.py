@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.cache.lock import writer_lock
-from featcache.cache.manifest import Entry, Manifest, Place
+from featcache.cache.manifest import Entry, Manifest, Place, has_shards
 from featcache.cache.reader import read_description
 from featcache.cache.shard import Key, ShardBuilder
 from featcache.errors import CacheError
@@ -74,7 +74,13 @@ class CacheWriter:
                         f"Expected the recipe of the cache {str(path)!r}. Received another: "
                         f"{'; '.join(theirs.differences(recipe))}. Choose another --cache."
                     )
-            manifest = Manifest(path / "manifest.sqlite", create=True)
+            index = path / "manifest.sqlite"
+            if has_shards(path) and not (index.is_file() and index.stat().st_size):
+                raise CacheError(
+                    f"Expected the manifest of the shards in {str(path)!r}. Received: none. Run verify --fix: it "
+                    "rebuilds it from them."
+                )
+            manifest = Manifest(index, create=True)
             try:
                 if manifest.meta().get("fingerprint", recipe.fingerprint) != recipe.fingerprint:
                     raise CacheError(f"Expected one recipe in {str(path)!r}. Received: the manifest has another.")
@@ -130,7 +136,7 @@ class CacheWriter:
 
 def _strangers(path: Path) -> bool:
     """Whether a folder holds anything that an interrupted creation of a cache would not have left."""
-    ours = {"shards", "lock", "manifest.sqlite", "manifest.sqlite-journal", "heads"}
+    ours = {"shards", "lock", "manifest.sqlite", "manifest.sqlite-journal", "heads", "damaged"}
     return any(entry.name not in ours and not entry.name.startswith(".tmp-") for entry in path.iterdir())
 
 
