@@ -198,8 +198,10 @@ class Manifest:
         for shard, layer, content in self._checked("SELECT shard, layer, checksums, crc FROM blocks"):
             checksums.setdefault(shard, {})[layer] = np.frombuffer(content, "<u4")
         return {
-            number: ShardInfo(*values, checksums.get(number, {}))
-            for number, *values in self._checked("SELECT id, name, rows, size, checksum, crc FROM shards")
+            number: ShardInfo(name, rows, size, checksum, checksums.get(number, {}))
+            for number, name, rows, size, checksum in self._checked(
+                "SELECT id, name, rows, size, checksum, crc FROM shards"
+            )
         }
 
     def integrity(self) -> list[str]:

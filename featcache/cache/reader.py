@@ -72,7 +72,7 @@ class FeatureCache:
         self._meta = self._manifest.meta()
         self.description = read_description(self.path)
         self.recipe = Recipe.from_dict(self.description["recipe"])
-        if self._meta.get("fingerprint") != self.recipe.fingerprint:
+        if self._meta.get("fingerprint", self.recipe.fingerprint) != self.recipe.fingerprint:  # not set: no rows yet
             raise CacheDamagedError(
                 f"Expected one recipe in {str(self.path)!r}. Received: recipe.json and manifest differ. "
                 "Run verify --fix: it restores what the shards say."
@@ -84,18 +84,18 @@ class FeatureCache:
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Shape of one row of each layer, the deepest last."""
-        return {layer: tuple(shape) for layer, shape in self._meta["layers"]}
+        return {layer: tuple(shape) for layer, shape in self._meta.get("layers", [])}
 
     @property
     def source(self) -> dict[str, str]:
-        """The source's ``name`` and ``location`` when it was last extracted."""
-        source: dict[str, str] = self._meta["source"]
+        """The source's ``name`` and ``location`` when it was last extracted; empty if nobody knows."""
+        source: dict[str, str] = self._meta.get("source", {"name": "", "location": ""})
         return source
 
     @property
     def listing_options(self) -> dict[str, Any]:
         """How the source was listed: classes, validation_split, test_from, seed."""
-        options: dict[str, Any] = self._meta["listing"]
+        options: dict[str, Any] = self._meta.get("listing", {})
         return options
 
     @cached_property
@@ -139,13 +139,24 @@ class FeatureCache:
         return len(self._usable)
 
     @cached_property
-    def _places(self) -> dict[Key, Place]:
+    def places(self) -> dict[Key, Place]:
+        """Where every row lies, those of images that are no longer listed too."""
         return self._manifest.rows()
+
+    @property
+    def augmentation(self) -> str:
+        """Fingerprint of the policy and seed that make views; empty if there are none."""
+        return str(self._meta.get("views", {}).get("augmentation", ""))
+
+    def keys(self, digest: bytes, *, views: bool = True) -> list[Key]:
+        """Return the keys of an image's rows that are wanted: as it is, then its views."""
+        more = range(1, self.views + 1) if views else ()
+        return [Key(digest, 0, ""), *(Key(digest, view, self.augmentation) for view in more)]
 
     @cached_property
     def _usable(self) -> list[Entry]:
         """The listed images that have features, in source order."""
-        return [e for e in self.entries if e.reason is None and e.digest and Key(e.digest, 0, "") in self._places]
+        return [e for e in self.entries if e.reason is None and e.digest and Key(e.digest, 0, "") in self.places]
 
     def _chosen(self, split: str | None, *, views: bool) -> _Rows:
         if split is not None and split not in self.splits:
@@ -153,14 +164,13 @@ class FeatureCache:
                 f"Expected a split of {str(self.path)!r}: {', '.join(self.splits) or 'it has none'}. "
                 f"Received: {split!r}."
             )
-        augmentation = self._meta.get("views", {}).get("augmentation", "")
-        keys = [Key(b"", 0, ""), *(Key(b"", view, augmentation) for view in range(1, self.views + 1) if views)]
+        keys = self.keys(b"", views=views)
         found = [
             (i, *place)
             for i, entry in enumerate(self._usable)
             if split is None or entry.split == split
             for key in keys
-            if (place := self._places.get(key._replace(digest=entry.digest or b""))) is not None
+            if (place := self.places.get(key._replace(digest=entry.digest or b""))) is not None
         ]
         columns = np.array(found, np.int64).reshape(-1, 3)
         return _Rows(columns[:, 0], columns[:, 1], columns[:, 2])
