@@ -59,6 +59,8 @@ class Recipe:
         How bytes become pixels, and what executes the base in which arithmetic.
     format : int
         The cache's format version.
+    spec : mapping, optional
+        The encoder, where features came from elsewhere; the fields above then say little.
     """
 
     architecture: str
@@ -74,12 +76,15 @@ class Recipe:
     precision: str = "float32"
     runtime: str = "tensorflow"
     format: int = FORMAT_VERSION
+    spec: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready values."""
         values = dataclasses.asdict(self)
         values["layers"] = list(self.layers)
         values["image_size"] = list(self.image_size)
+        if self.spec is None:
+            del values["spec"]
         return values
 
     @classmethod
@@ -91,9 +96,9 @@ class Recipe:
         OptionError
             If a field is missing or unknown.
         """
-        names = {f.name for f in dataclasses.fields(cls)}
-        if set(values) != names:
-            odd = ", ".join(sorted(names ^ set(values)))
+        names = {f.name for f in dataclasses.fields(cls)} - {"spec"}
+        if set(values) - {"spec"} != names:
+            odd = ", ".join(sorted(names ^ (set(values) - {"spec"})))
             raise OptionError(
                 f"Expected a recipe of format {FORMAT_VERSION}. Received one that differs in: {odd}. "
                 "Read it with the version of featcache that wrote it, or extract again."
@@ -109,7 +114,8 @@ class Recipe:
     def differences(self, other: Recipe) -> list[str]:
         """Say field by field how another recipe differs, as ``name: mine → theirs``."""
         mine, theirs = self.to_dict(), other.to_dict()
-        return [f"{name}: {_short(mine[name])} → {_short(theirs[name])}" for name in mine if mine[name] != theirs[name]]
+        both = {name: (mine.get(name), theirs.get(name)) for name in {**mine, **theirs}}
+        return [f"{name}: {_short(one)} → {_short(other)}" for name, (one, other) in both.items() if one != other]
 
 
 def _short(value: Any) -> str:

@@ -24,7 +24,7 @@ from featcache.recipe import FORMAT_VERSION
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE shards (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
-    size INTEGER NOT NULL, crc INTEGER NOT NULL);
+    size INTEGER NOT NULL, checksum INTEGER NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE blocks (shard INTEGER NOT NULL, layer TEXT NOT NULL, checksums BLOB NOT NULL,
     crc INTEGER NOT NULL, PRIMARY KEY (shard, layer)) WITHOUT ROWID;
 CREATE TABLE rows (digest BLOB NOT NULL, view INTEGER NOT NULL, augmentation TEXT NOT NULL,
@@ -89,7 +89,8 @@ class Manifest:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
         if not create and not path.is_file():
-            raise CacheError(f"Expected a cache. Received: {str(path.parent)!r}, which has no {path.name}.")
+            hint = " Run verify --fix: it rebuilds it from the shards." if has_shards(path.parent) else ""
+            raise CacheError(f"Expected a cache. Received: {str(path.parent)!r}, which has no {path.name}.{hint}")
         with self._damage():
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
@@ -116,6 +117,8 @@ class Manifest:
         try:
             yield
         except sqlite3.OperationalError as error:  # locked, disk full, read-only
+            if str(error).startswith("no such"):
+                raise self._damaged(str(error)) from None
             raise CacheError(
                 f"Expected to use {str(self._path)!r}. Received: {error}. Check the disk and its permissions."
             ) from None
@@ -125,7 +128,7 @@ class Manifest:
     def _damaged(self, what: str) -> CacheDamagedError:
         return CacheDamagedError(
             f"Expected a sound manifest. Received: {str(self._path)!r}: {what}. "
-            "Restore the file, or extract into another --cache."
+            "Run verify --fix: it rebuilds it from the shards."
         )
 
     @contextlib.contextmanager
@@ -180,6 +183,8 @@ class Manifest:
             if position != len(entries):
                 raise self._damaged(f"image {len(entries)} is missing from its listing")
             entries.append(Entry(*values))
+        if len(entries) != self.meta().get("images", 0):
+            raise self._damaged(f"it lists {len(entries)} images instead of {self.meta().get('images', 0)}")
         return entries
 
     def rows(self) -> dict[Key, Place]:
@@ -193,9 +198,16 @@ class Manifest:
         for shard, layer, content in self._checked("SELECT shard, layer, checksums, crc FROM blocks"):
             checksums.setdefault(shard, {})[layer] = np.frombuffer(content, "<u4")
         return {
-            number: ShardInfo(name, rows, size, checksums.get(number, {}))
-            for number, name, rows, size in self._checked("SELECT id, name, rows, size, crc FROM shards")
+            number: ShardInfo(name, rows, size, checksum, checksums.get(number, {}))
+            for number, name, rows, size, checksum in self._checked(
+                "SELECT id, name, rows, size, checksum, crc FROM shards"
+            )
         }
+
+    def integrity(self) -> list[str]:
+        """Return what SQLite finds wrong with its file."""
+        with self._damage():
+            return [text for (text,) in self._db.execute("PRAGMA integrity_check") if text != "ok"]
 
     # Writing
 
@@ -209,7 +221,8 @@ class Manifest:
             self._db.execute("DELETE FROM listing")
             numbered = ((position, *entry) for position, entry in enumerate(entries))
             self._insert("listing", numbered, text=(1, 2, 4, 8))
-            self.set_meta(meta)
+            (images,) = self._db.execute("SELECT count(*) FROM listing").fetchone()
+            self.set_meta({**meta, "images": images})
 
     def commit(self, shard: ShardInfo | None, keys: Sequence[Key], entries: Iterable[tuple[int, Entry]]) -> None:
         """Add a published shard's rows and settle listed images, in one transaction.
@@ -225,9 +238,27 @@ class Manifest:
         """
         with self._damage(), self._transaction():
             if shard is not None:
-                number = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM shards").fetchone()[0]
-                self._insert("shards", [(number, shard.name, shard.rows, shard.size)])
-                blocks = [(number, layer, sums.astype("<u4").tobytes()) for layer, sums in shard.checksums.items()]
-                self._insert("blocks", blocks)
-                self._insert("rows", ((*key, number, i) for i, key in enumerate(keys)))
+                self._add(shard, keys)
             self._insert("listing", ((position, *entry) for position, entry in entries), text=(1, 2, 4, 8))
+
+    def replace_shards(self, old: Iterable[int], new: Iterable[tuple[ShardInfo, Sequence[Key]]]) -> None:
+        """Drop shards with all their rows and add published ones with theirs, in one transaction."""
+        with self._damage(), self._transaction():
+            for number in old:
+                self._db.execute("DELETE FROM rows WHERE shard = ?", (number,))
+                self._db.execute("DELETE FROM blocks WHERE shard = ?", (number,))
+                self._db.execute("DELETE FROM shards WHERE id = ?", (number,))
+            for shard, keys in new:
+                self._add(shard, keys)
+
+    def _add(self, shard: ShardInfo, keys: Sequence[Key]) -> None:
+        number = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM shards").fetchone()[0]
+        self._insert("shards", [(number, shard.name, shard.rows, shard.size, shard.checksum)])
+        blocks = [(number, layer, sums.astype("<u4").tobytes()) for layer, sums in shard.checksums.items()]
+        self._insert("blocks", blocks)
+        self._insert("rows", ((*key, number, i) for i, key in enumerate(keys)))
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether a cache's folder holds shards."""
+    return any((folder / "shards").glob("*.h5"))

@@ -72,10 +72,10 @@ class FeatureCache:
         self._meta = self._manifest.meta()
         self.description = read_description(self.path)
         self.recipe = Recipe.from_dict(self.description["recipe"])
-        if self._meta.get("fingerprint") != self.recipe.fingerprint:
+        if self._meta.get("fingerprint", self.recipe.fingerprint) != self.recipe.fingerprint:  # not set: no rows yet
             raise CacheDamagedError(
                 f"Expected one recipe in {str(self.path)!r}. Received: recipe.json and manifest differ. "
-                "Restore recipe.json, or extract into another --cache."
+                "Run verify --fix: it restores what the shards say."
             )
 
     def __repr__(self) -> str:
@@ -84,18 +84,18 @@ class FeatureCache:
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Shape of one row of each layer, the deepest last."""
-        return {layer: tuple(shape) for layer, shape in self._meta["layers"]}
+        return {layer: tuple(shape) for layer, shape in self._meta.get("layers", [])}
 
     @property
     def source(self) -> dict[str, str]:
-        """The source's ``name`` and ``location`` when it was last extracted."""
-        source: dict[str, str] = self._meta["source"]
+        """The source's ``name`` and ``location`` when it was last extracted; empty if nobody knows."""
+        source: dict[str, str] = self._meta.get("source", {"name": "", "location": ""})
         return source
 
     @property
     def listing_options(self) -> dict[str, Any]:
         """How the source was listed: classes, validation_split, test_from, seed."""
-        options: dict[str, Any] = self._meta["listing"]
+        options: dict[str, Any] = self._meta.get("listing", {})
         return options
 
     @cached_property
@@ -146,13 +146,24 @@ class FeatureCache:
         return len(self._usable)
 
     @cached_property
-    def _places(self) -> dict[Key, Place]:
+    def places(self) -> dict[Key, Place]:
+        """Where every row lies, those of images that are no longer listed too."""
         return self._manifest.rows()
+
+    @property
+    def augmentation(self) -> str:
+        """Fingerprint of the policy and seed that make views; empty if there are none."""
+        return str(self._meta.get("views", {}).get("augmentation", ""))
+
+    def keys(self, digest: bytes, *, views: bool = True) -> list[Key]:
+        """Return the keys of an image's rows that are wanted: as it is, then its views."""
+        more = range(1, self.views + 1) if views else ()
+        return [Key(digest, 0, ""), *(Key(digest, view, self.augmentation) for view in more)]
 
     @cached_property
     def _usable(self) -> list[Entry]:
         """The listed images that have features, in source order."""
-        return [e for e in self.entries if e.reason is None and e.digest and Key(e.digest, 0, "") in self._places]
+        return [e for e in self.entries if e.reason is None and e.digest and Key(e.digest, 0, "") in self.places]
 
     def _chosen(self, split: str | None, *, views: bool) -> _Rows:
         if split is not None and split not in self.splits:
@@ -160,14 +171,13 @@ class FeatureCache:
                 f"Expected a split of {str(self.path)!r}: {', '.join(self.splits) or 'it has none'}. "
                 f"Received: {split!r}."
             )
-        augmentation = self._meta.get("views", {}).get("augmentation", "")
-        keys = [Key(b"", 0, ""), *(Key(b"", view, augmentation) for view in range(1, self.views + 1) if views)]
+        keys = self.keys(b"", views=views)
         found = [
             (i, *place)
             for i, entry in enumerate(self._usable)
             if split is None or entry.split == split
             for key in (keys if entry.split == "train" else keys[:1])
-            if (place := self._places.get(key._replace(digest=entry.digest or b""))) is not None
+            if (place := self.places.get(key._replace(digest=entry.digest or b""))) is not None
         ]
         columns = np.array(found, np.int64).reshape(-1, 3)
         return _Rows(columns[:, 0], columns[:, 1], columns[:, 2])
@@ -268,14 +278,18 @@ class FeatureCache:
         step = block_rows(features[:1].nbytes)
         sound = self._sound_blocks.setdefault((number, layer), np.zeros(len(expected), bool))
         blocks = np.unique(positions // step)
-        if len(features) != info.rows or blocks[-1] >= len(expected):
-            raise CacheDamagedError(f"Expected {info.rows} rows in shard {info.name}. Received: {len(features)}.")
+        wanted = (info.rows, *self.layers[layer])
+        if features.shape != wanted or features.dtype != np.dtype(self.recipe.dtype) or blocks[-1] >= len(expected):
+            raise CacheDamagedError(
+                f"Expected {layer} of shape {wanted}, {self.recipe.dtype}, in shard {info.name}. Received: "
+                f"{features.shape}, {features.dtype}. Run verify --fix, then extract again."
+            )
         for block in blocks[~sound[blocks]]:
             content = np.ascontiguousarray(features[block * step : (block + 1) * step])
             if zlib.crc32(content.data.cast("B")) != expected[block]:
                 raise CacheDamagedError(
                     f"Expected block {block} of {layer} in {str(self.path / 'shards' / info.name)!r} to have its "
-                    "checksum. Received: damaged bytes. Restore the file, or extract into another --cache."
+                    "checksum. Received: damaged bytes. Run verify --fix, then extract again."
                 )
             sound[block] = True
         rows: npt.NDArray[Any] = features[positions]
@@ -337,9 +351,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CacheError(f"Expected a cache. Received: {str(folder)!r}, which has no recipe.json.") from None
     except (OSError, ValueError) as error:
-        raise CacheDamagedError(f"Expected JSON in {str(path)!r}. Received: {error}.") from None
+        raise CacheDamagedError(f"Expected JSON in {str(path)!r}. Received: {error}. Run verify --fix.") from None
     if not isinstance(value, dict) or "recipe" not in value:
-        raise CacheDamagedError(f"Expected a recipe in {str(path)!r}. Received: something else.")
+        raise CacheDamagedError(f"Expected a recipe in {str(path)!r}. Received: something else. Run verify --fix.")
     return value
 
 

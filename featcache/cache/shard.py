@@ -1,8 +1,9 @@
 """One shard: an immutable, self-describing HDF5 file of some rows of every layer.
 
-Layout (``docs/architecture.md`` has it for readers without featcache)::
+Layout (``docs/format.md`` has it for readers without featcache)::
 
-    attributes            format, fingerprint, recipe (JSON), augmentation (fingerprint, "" without), index_crc32
+    attributes            format, fingerprint, recipe (JSON), layers (JSON: [name, shape of a row] in the network's
+                          order), augmentation (fingerprint, "" without), index_crc32
     features/<layer>      (rows, …) contiguous; attribute block_rows
     checksums/<layer>     (blocks,) uint32: CRC-32 of each block of block_rows rows
     digests               (rows, 32) uint8: SHA-256 of each image
@@ -62,6 +63,8 @@ class ShardInfo:
         Number of rows.
     size : int
         Bytes of the file.
+    checksum : int
+        CRC-32 of the whole file.
     checksums : dict
         CRC-32 of each block, uint32, by layer.
     """
@@ -69,6 +72,7 @@ class ShardInfo:
     name: str
     rows: int
     size: int
+    checksum: int
     checksums: dict[str, npt.NDArray[np.uint32]]
 
 
@@ -156,10 +160,15 @@ class ShardBuilder:
         image = io.BytesIO()
         with h5py.File(image, "w", alignment_threshold=4096, alignment_interval=4096) as file:
             file.attrs["format"] = FORMAT_VERSION
-            file.attrs["fingerprint"] = self._recipe.fingerprint
             file.attrs["recipe"] = canonical_json(self._recipe.to_dict())
-            file.attrs["augmentation"] = self._augmentation
-            file.attrs["index_crc32"] = index_checksum(digests, views, paths)
+            texts = {
+                "fingerprint": self._recipe.fingerprint,
+                "layers": canonical_json([[name, shape] for name, shape in self._layers.items()]),
+                "augmentation": self._augmentation,
+            }
+            for name, text in texts.items():
+                file.attrs[name] = text
+            file.attrs["index_crc32"] = index_checksum(digests, views, paths, list(texts.values()))
             for layer, rows in stacked.items():
                 dataset = file.create_dataset(f"features/{layer}", data=rows)
                 dataset.attrs["block_rows"] = block_rows(rows[:1].nbytes)
@@ -167,7 +176,7 @@ class ShardBuilder:
             file["digests"], file["views"] = digests, views
             file.create_dataset("paths", data=paths, dtype=h5py.string_dtype("utf-8"))
         name = f"{uuid.uuid4().hex[:16]}.h5"
-        info = ShardInfo(name, len(self), image.getbuffer().nbytes, checksums)
+        info = ShardInfo(name, len(self), image.getbuffer().nbytes, zlib.crc32(image.getbuffer()), checksums)
 
         def check(written: Path) -> None:
             shard = Shard(written)
@@ -182,10 +191,15 @@ class ShardBuilder:
         return info, row_keys(self._digests, self._views, self._augmentation)
 
 
-def index_checksum(digests: npt.NDArray[np.uint8], views: npt.NDArray[np.uint16], paths: Sequence[bytes]) -> int:
-    """Return CRC-32 over digests, views (little-endian) and paths, each path followed by a zero byte."""
+def index_checksum(
+    digests: npt.NDArray[np.uint8], views: npt.NDArray[np.uint16], paths: Sequence[bytes], texts: Sequence[str]
+) -> int:
+    """Return CRC-32 over digests, views (little-endian), paths and texts, a zero byte after each of the latter two.
+
+    The texts are a shard's attributes fingerprint, layers and augmentation.
+    """
     start = zlib.crc32(views.astype("<u2").tobytes(), zlib.crc32(digests.tobytes()))
-    return zlib.crc32(b"".join(path + b"\0" for path in paths), start)
+    return zlib.crc32(b"".join(part + b"\0" for part in [*paths, *(text.encode() for text in texts)]), start)
 
 
 class Shard:
@@ -221,10 +235,10 @@ class Shard:
                         if offset is None
                         else np.memmap(path, dataset.dtype, "r", offset=offset, shape=dataset.shape)
                     )
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a damaged file fails in many ways
             raise CacheDamagedError(
                 f"Expected a shard. Received: {str(path)!r}: {' '.join(str(error).split())[:200]}. "
-                "Delete it and extract again."
+                "Run verify --fix, then extract again."
             ) from None
 
     def features(self, layer: str) -> npt.NDArray[Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from featcache.cache.lock import writer_lock
-from featcache.cache.manifest import Entry, Manifest, Place
+from featcache.cache.manifest import Entry, Manifest, Place, has_shards
 from featcache.cache.reader import read_description
-from featcache.cache.shard import Key, ShardBuilder
+from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.errors import CacheError
 from featcache.files import publish_json
 from featcache.recipe import FORMAT_VERSION, Recipe
@@ -74,19 +74,18 @@ class CacheWriter:
                         f"Expected the recipe of the cache {str(path)!r}. Received another: "
                         f"{'; '.join(theirs.differences(recipe))}. Choose another --cache."
                     )
-            manifest = Manifest(path / "manifest.sqlite", create=True)
+            index = path / "manifest.sqlite"
+            if has_shards(path) and not (index.is_file() and index.stat().st_size):
+                raise CacheError(
+                    f"Expected the manifest of the shards in {str(path)!r}. Received: none. Run verify --fix: it "
+                    "rebuilds it from them."
+                )
+            manifest = Manifest(index, create=True)
             try:
                 if manifest.meta().get("fingerprint", recipe.fingerprint) != recipe.fingerprint:
                     raise CacheError(f"Expected one recipe in {str(path)!r}. Received: the manifest has another.")
                 if known is None or (request is not None and known.get("request") != request):
-                    publish_json(described, {
-                        "format": FORMAT_VERSION,
-                        "fingerprint": recipe.fingerprint,
-                        "recipe": recipe.to_dict(),
-                        "request": request,
-                        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-                        "versions": versions(),
-                    })  # fmt: skip
+                    publish_json(described, describe(recipe, request, versions()))
                 yield cls(path, manifest)
             finally:
                 manifest.close()
@@ -122,16 +121,53 @@ class CacheWriter:
             elif entries:
                 self._manifest.commit(None, [], entries)
         except OSError as error:
-            raise CacheError(
-                f"Expected to write a shard to {str(self.path)!r}. Received: {error.strerror or error}. Free some "
-                "space and run the same command again: it goes on where it was."
-            ) from None
+            raise self._unwritten(error) from None
+
+    def replace_shards(self, old: Mapping[int, ShardInfo], builders: Iterable[ShardBuilder]) -> None:
+        """Publish new shards, put them in the place of old ones in one transaction, then delete those.
+
+        Raises
+        ------
+        CacheError
+            If the disk is full or cannot be written; nothing was changed then.
+        """
+        published: list[tuple[ShardInfo, list[Key]]] = []
+        try:
+            for builder in builders:
+                published.append(builder.publish(self.path / "shards"))
+        except BaseException as error:
+            for info, _ in published:
+                (self.path / "shards" / info.name).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise self._unwritten(error) from None
+            raise
+        self._manifest.replace_shards(old, published)  # interrupted here, nobody knows: gc deletes what is not in it
+        for info in old.values():
+            (self.path / "shards" / info.name).unlink(missing_ok=True)
+
+    def _unwritten(self, error: OSError) -> CacheError:
+        return CacheError(
+            f"Expected to write a shard to {str(self.path)!r}. Received: {error.strerror or error}. Free some "
+            "space and run the same command again: it goes on where it was."
+        )
 
 
 def _strangers(path: Path) -> bool:
     """Whether a folder holds anything that an interrupted creation of a cache would not have left."""
-    ours = {"shards", "lock", "lock.takeover", "manifest.sqlite", "manifest.sqlite-journal", "heads"}
+    ours = {"shards", "lock", "lock.takeover", "manifest.sqlite", "manifest.sqlite-journal", "heads", "damaged"}
     return any(entry.name not in ours and not entry.name.startswith(".tmp-") for entry in path.iterdir())
+
+
+def describe(recipe: Recipe, request: Mapping[str, Any] | None, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Return what ``recipe.json`` says."""
+    return {
+        "format": FORMAT_VERSION,
+        "fingerprint": recipe.fingerprint,
+        "recipe": recipe.to_dict(),
+        "request": request,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": dict(versions),
+    }
 
 
 def versions() -> dict[str, str]:

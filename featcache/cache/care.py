@@ -1,0 +1,318 @@
+"""Verifying a cache, and mending it from its shards, which describe themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from featcache.cache.inspection import ShardContents, file_checksum, inspect
+from featcache.cache.lock import writer_lock
+from featcache.cache.manifest import Entry, Manifest, Place, has_shards
+from featcache.cache.reader import read_description
+from featcache.cache.shard import Key, ShardInfo
+from featcache.cache.writer import describe
+from featcache.errors import CacheDamagedError, CacheError, OptionError
+from featcache.files import TEMPORARY, publish_json, sync_folder
+from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.sources import SPLITS
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it was written.
+
+    Attributes
+    ----------
+    where : str
+        The file, relative to the cache.
+    what : str
+        What is wrong with it.
+    """
+
+    where: str
+    what: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` read and found.
+
+    Attributes
+    ----------
+    cache : Path
+        The cache's folder.
+    shards, rows, blocks, bytes : int
+        Sound shards of the manifest, their rows, the blocks of features whose checksums were computed, and bytes.
+    problems : list of Problem
+        What is wrong (still, if it was asked to fix).
+    fixed : list of Problem
+        What was wrong and no longer is.
+    orphans : list of str
+        Shards that the manifest does not know, as a killed run leaves them: harmless, and removed by `gc`.
+    """
+
+    cache: Path
+    shards: int
+    rows: int
+    blocks: int
+    bytes: int
+    problems: list[Problem]
+    fixed: list[Problem]
+    orphans: list[str]
+
+
+def verify(path: Path, *, fix: bool = False) -> VerifyReport:
+    """Read all of a cache and check every checksum, every row and that all agree.
+
+    Parameters
+    ----------
+    path : Path
+        The cache's folder.
+    fix : bool
+        Drop what is broken, so that the next extraction computes it again: damaged shards go to the folder
+        ``damaged``, the manifest is made anew from the sound ones, and so is ``recipe.json`` if need be. The
+        listing is kept if it is sound; else the next extraction reads it from the source again.
+
+    Raises
+    ------
+    CacheError
+        If there is no cache, it has another format version, or nothing is left to mend it from.
+    CacheBusyError
+        If it is to be fixed while another process writes it.
+    """
+    if not (path / "recipe.json").exists() and not has_shards(path):
+        raise CacheError(f"Expected a cache. Received: {str(path)!r}, which holds none.")
+    found = _Findings(path)
+    if not fix or not found.problems:
+        return found.report([])
+    with writer_lock(path):
+        found = _Findings(path)
+        if found.problems:
+            _mend(found)
+        return _Findings(path).report(found.problems)
+
+
+@dataclass
+class _Findings:
+    """A cache as far as it can be read, each part None where it is damaged, and what is wrong with it."""
+
+    path: Path
+    problems: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.bad: set[str] = set()
+        self.sound: dict[str, ShardContents] = {}
+        self.files = sorted(file.name for file in (self.path / "shards").glob("*.h5"))
+        self._read_manifest()
+        self.recipe = self._read_recipe()
+        known = {} if self.shards is None else {info.name: info for info in self.shards.values()}
+        self.orphans = [] if self.shards is None else [name for name in self.files if name not in known]
+        for name in sorted({*self.files, *known}):
+            self._read_shard(name, known.get(name))
+        if self.recipe is None and self.sound:
+            counted = Counter(contents.recipe.fingerprint for contents in self.sound.values())
+            chosen = counted.most_common(1)[0][0]
+            self.recipe = next(c.recipe for c in self.sound.values() if c.recipe.fingerprint == chosen)
+        for name, contents in list(self.sound.items()):
+            if self.recipe is not None and contents.recipe != self.recipe:
+                self._shard_problem(name, f"it is of another recipe: {self.recipe.differences(contents.recipe)}")
+        if self.places is not None and self.shards is not None:
+            self._compare_rows(self.places, self.shards)
+
+    def report(self, before: Iterable[Problem]) -> VerifyReport:
+        """Return what was found, given what was wrong before it was mended."""
+        counted = [self.sound[name].info for name in self.sound if name not in self.orphans]
+        return VerifyReport(
+            cache=self.path,
+            shards=len(counted),
+            rows=sum(info.rows for info in counted),
+            blocks=sum(len(sums) for info in counted for sums in info.checksums.values()),
+            bytes=sum(info.size for info in counted),
+            problems=self.problems,
+            fixed=[problem for problem in before if problem not in self.problems],
+            orphans=self.orphans,
+        )
+
+    def _problem(self, where: str, what: str) -> None:
+        if Problem(where, what) not in self.problems[-1:]:
+            self.problems.append(Problem(where, what))
+
+    def _shard_problem(self, name: str, what: str) -> None:
+        self.sound.pop(name, None)
+        self.bad.add(name)
+        if name not in self.orphans:
+            self._problem(f"shards/{name}", what)
+
+    def _attempt(self, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except CacheDamagedError as error:
+            self._problem("manifest.sqlite", _received(error))
+            return None
+
+    def _read_manifest(self) -> None:
+        self.meta: dict[str, Any] | None = None
+        self.entries: list[Entry] | None = None
+        self.places: dict[Key, Place] | None = None
+        self.shards: dict[int, ShardInfo] | None = None
+        file = self.path / "manifest.sqlite"
+        if not file.is_file():
+            self._problem(file.name, "it is missing")
+            return
+        try:
+            manifest = Manifest(file)
+        except CacheDamagedError as error:
+            self._problem(file.name, _received(error))
+            return
+        for text in self._attempt(manifest.integrity) or []:
+            self._problem(file.name, text)
+        self.meta = self._attempt(manifest.meta)
+        self.entries = self._attempt(manifest.listing)
+        self.places = self._attempt(manifest.rows)
+        self.shards = self._attempt(manifest.shards)
+        manifest.close()
+        missing = {"fingerprint", "layers", "source", "listing"} - set(self.meta or {})
+        if missing and self.meta is not None and (self.places or self.entries):
+            self._problem(file.name, f"it does not say {', '.join(sorted(missing))}")
+            self.meta = None
+        if self.entries is not None:
+            if any(entry.split not in (None, *SPLITS) for entry in self.entries):
+                self._problem(file.name, "it lists an image in a split that is none")
+            if len({entry.path for entry in self.entries}) != len(self.entries):
+                self._problem(file.name, "it lists an image twice")
+
+    def _read_recipe(self) -> Recipe | None:
+        try:
+            described = read_description(self.path)
+            recipe = Recipe.from_dict(described["recipe"])
+        except (CacheError, OptionError, TypeError) as error:
+            self._problem("recipe.json", _received(error))
+            return None
+        if described.get("format") != FORMAT_VERSION:
+            raise CacheError(
+                f"Expected a cache of format {FORMAT_VERSION}. Received: {str(self.path)!r} of format "
+                f"{described.get('format')}. Open it with the version of featcache that wrote it."
+            )
+        wanted = recipe.fingerprint if self.meta is None else self.meta.get("fingerprint", recipe.fingerprint)
+        if not recipe.fingerprint == described.get("fingerprint") == wanted:
+            self._problem("recipe.json", "it does not have its fingerprint")
+            return None
+        return recipe
+
+    def _read_shard(self, name: str, known: ShardInfo | None) -> None:
+        file = self.path / "shards" / name
+        try:
+            if known is not None:  # a damaged file is not given to HDF5
+                size, checksum = file_checksum(file)
+                if size != known.size:
+                    return self._shard_problem(name, f"it has {size} bytes instead of {known.size}")
+                if checksum != known.checksum:
+                    return self._shard_problem(name, "it does not have its checksum")
+            contents = inspect(file)
+        except FileNotFoundError:
+            return self._shard_problem(name, "it is missing")
+        except OSError as error:
+            return self._shard_problem(name, f"it cannot be read: {error.strerror or error}")
+        except CacheDamagedError as error:
+            return self._shard_problem(name, _received(error))
+        if known is not None:
+            same = contents.info.checksums.keys() == known.checksums.keys() and all(
+                np.array_equal(sums, known.checksums[layer]) for layer, sums in contents.info.checksums.items()
+            )
+            if not same or contents.info.rows != known.rows:
+                return self._shard_problem(name, "the manifest has other checksums of its blocks, or other rows")
+        if self.meta is not None and [[n, list(s)] for n, s in contents.layers.items()] != self.meta.get("layers"):
+            return self._shard_problem(name, f"it has layers {contents.layers}, the manifest others")
+        self.sound[name] = contents
+        return None
+
+    def _compare_rows(self, places: dict[Key, Place], shards: dict[int, ShardInfo]) -> None:
+        astray = Counter[str]()
+        for key, place in places.items():
+            info = shards.get(place.shard)
+            if info is None:
+                astray["manifest.sqlite"] += 1
+            elif info.name in self.sound:
+                keys = self.sound[info.name].keys
+                if not 0 <= place.position < len(keys) or keys[place.position] != key:
+                    astray[f"shards/{info.name}"] += 1
+        for where, count in astray.items():
+            self._problem(where, f"{count} rows are not where the manifest says")
+        for info in shards.values():
+            if info.name in self.sound:
+                unknown = sum(key not in places for key in self.sound[info.name].keys)
+                if unknown:
+                    self._problem(f"shards/{info.name}", f"the manifest does not know {unknown} of its rows")
+
+
+def _received(error: Exception) -> str:
+    """Return the middle of a message: what was found, without what to do about it."""
+    text = str(error)
+    return text.partition("Received: ")[2].partition(". Run verify")[0].rstrip(".") or text
+
+
+def _mend(found: _Findings) -> None:
+    """Make a manifest (and a recipe) anew from the sound shards, and set the rest aside."""
+    path, recipe = found.path, found.recipe
+    if recipe is None:
+        raise CacheError(
+            f"Expected a recipe or a sound shard in {str(path)!r}. Received: neither, so nothing can be mended. "
+            "Extract into another --cache."
+        )
+    for name in sorted(found.bad):
+        if (path / "shards" / name).exists():
+            _set_aside(path, path / "shards" / name)
+    meta, entries = found.meta, found.entries
+    if meta is None or entries is None:
+        layers = next((contents.layers for contents in found.sound.values()), {})
+        meta = {
+            "layers": (meta or {}).get("layers") or [[name, list(shape)] for name, shape in layers.items()],
+            "source": {"name": "", "location": ""},
+            "listing": {},
+            **{key: value for key, value in (meta or {}).items() if key == "views"},
+        }
+        entries = []
+    draft = path / f"{TEMPORARY}{uuid.uuid4().hex}"
+    manifest = Manifest(draft, create=True)
+    try:
+        manifest.replace_listing(entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint})
+        taken: set[Key] = set()
+        for contents in sorted(found.sound.values(), key=lambda contents: contents.info.name in found.orphans):
+            if not taken.issuperset(contents.keys):  # else all its rows are in others: an orphan
+                manifest.commit(contents.info, contents.keys, [])
+                taken.update(contents.keys)
+    finally:
+        manifest.close()
+    target = path / "manifest.sqlite"
+    if any(problem.where == "recipe.json" for problem in found.problems):
+        if (path / "recipe.json").exists():
+            _set_aside(path, path / "recipe.json")
+        publish_json(path / "recipe.json", describe(recipe, None, {}))
+    if any(problem.where == target.name for problem in found.problems) and target.exists():
+        _set_aside(path, target)
+    with contextlib.suppress(FileNotFoundError):  # a journal would be applied to the new file
+        _set_aside(path, target.with_name(target.name + "-journal"))
+    draft.replace(target)
+    sync_folder(path)
+
+
+def _set_aside(path: Path, file: Path) -> None:
+    """Move a file into the folder ``damaged``."""
+    (path / "damaged").mkdir(exist_ok=True)
+    place = path / "damaged" / file.name
+    if place.exists():
+        place = place.with_name(f"{uuid.uuid4().hex[:8]}-{file.name}")
+    file.rename(place)
+    log.warning("moved %s to %s", file, place)

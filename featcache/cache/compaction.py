@@ -1,0 +1,167 @@
+"""Removing what a cache no longer needs: rows of images that left the source, and files of killed runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.cache.inspection import inspect
+from featcache.cache.reader import FeatureCache
+from featcache.cache.shard import SHARD_ROWS, Key, Shard, ShardBuilder, ShardInfo
+from featcache.cache.writer import CacheWriter
+from featcache.errors import CacheDamagedError, CacheError
+from featcache.files import TEMPORARY
+
+_YOUNG = 60.0
+"""Seconds in which a temporary file beside the manifest may be another process's draft of a lock."""
+
+
+@dataclass(frozen=True)
+class GcReport:
+    """What `collect` removed, or would remove.
+
+    Attributes
+    ----------
+    cache : Path
+        The cache's folder.
+    rows_dropped, rows_kept : int
+        Rows of images (or views) that are no longer wanted, and of those that are.
+    shards_rewritten : int
+        Shards that lost some of their rows.
+    files_removed : list of str
+        Relative to the cache.
+    bytes_freed : int
+        In all; of a dry run, an estimate.
+    dry_run : bool
+        Whether nothing was done.
+    """
+
+    cache: Path
+    rows_dropped: int
+    rows_kept: int
+    shards_rewritten: int
+    files_removed: list[str]
+    bytes_freed: int
+    dry_run: bool
+
+
+def collect(path: Path, *, dry_run: bool = False) -> GcReport:
+    """Drop the rows of images that are no longer listed and of views that are no longer wanted.
+
+    Shards that lose rows are written anew without them; the manifest goes over to the new ones in one
+    transaction; only then are old files deleted. Killed at any moment, the cache is either as before or as
+    after, with some files that the next call removes. It needs room for the rewritten shards beside the old ones.
+
+    Parameters
+    ----------
+    path : Path
+        The cache's folder.
+    dry_run : bool
+        Only say what would be removed.
+
+    Raises
+    ------
+    CacheError
+        If there is no cache, or the source's listing is not known.
+    CacheDamagedError
+        If a shard that would be rewritten is damaged; nothing was changed then.
+    CacheBusyError
+        If another process writes it.
+    """
+    cache = FeatureCache(path)
+    if dry_run:
+        return _report(_Plan(cache), dry_run=True)
+    with CacheWriter.open_for_writing(path, cache.recipe, None) as writer:
+        plan = _Plan(FeatureCache(path))
+        before = plan.bytes()
+        if plan.losing:
+            writer.replace_shards(plan.losing, _rewritten(plan))
+        for file in plan.litter:
+            file.unlink(missing_ok=True)
+        return _report(plan, dry_run=False, freed=before - plan.bytes())
+
+
+class _Plan:
+    """What goes and what stays."""
+
+    def __init__(self, cache: FeatureCache) -> None:
+        self.cache = cache
+        places = cache.places
+        if places and not cache.entries:
+            raise CacheError(
+                f"Expected to know the source of {str(cache.path)!r}. Received: rows, but no listing of images. "
+                "Run extract, which lists them again, then gc."
+            )
+        self.wanted = {
+            key for entry in cache.entries if entry.digest and not entry.reason for key in cache.keys(entry.digest)
+        }
+        self.kept = sum(key in self.wanted for key in places)
+        self.dropped = len(places) - self.kept
+        lost = dict.fromkeys(cache.shards, 0)
+        for key, place in places.items():
+            lost[place.shard] += key not in self.wanted
+        self.losing = {number: cache.shards[number] for number, count in lost.items() if count}
+        self.estimate = sum(cache.shards[n].size * count // cache.shards[n].rows for n, count in lost.items() if count)
+        self.emptied = sum(count == cache.shards[n].rows for n, count in lost.items() if count)
+        self.litter = list(_litter(cache))
+
+    def bytes(self) -> int:
+        """Return the bytes of all shards and of what killed runs left."""
+        files = {*(self.cache.path / "shards").iterdir(), *self.litter}
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _litter(cache: FeatureCache) -> Iterator[Path]:
+    """Yield the files that killed runs left."""
+    known = {info.name for info in cache.shards.values()}
+    for file in sorted((cache.path / "shards").iterdir()):
+        if file.name.startswith(TEMPORARY) or (file.suffix == ".h5" and file.name not in known):
+            yield file
+    for file in sorted(cache.path.glob(f"{TEMPORARY}*")):
+        if file.is_file() and time.time() - file.stat().st_mtime > _YOUNG:
+            yield file
+
+
+def _rewritten(plan: _Plan) -> Iterator[ShardBuilder]:
+    """Yield the kept rows of shards that lose some, after checking every byte of those."""
+    cache = plan.cache
+    builder = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation)
+    for info in plan.losing.values():
+        keys, paths, shard = _checked(cache.path / "shards" / info.name, info)
+        features = {layer: shard.features(layer) for layer in cache.layers}
+        for position, key in enumerate(keys):
+            if key in plan.wanted and cache.shards[cache.places[key].shard].name == info.name:
+                row = {layer: rows[position] for layer, rows in features.items()}
+                builder.append(key.digest, paths[position], row, key.view)
+            if builder.full:
+                yield builder
+                builder = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation)
+    if len(builder):
+        yield builder
+
+
+def _checked(file: Path, info: ShardInfo) -> tuple[list[Key], list[str], Shard]:
+    contents = inspect(file)
+    if (contents.info.size, contents.info.checksum) != (info.size, info.checksum):
+        raise CacheDamagedError(
+            f"Expected {str(file)!r} to have its checksum. Received: damaged bytes. Run verify --fix, then extract "
+            "again."
+        )
+    return contents.keys, contents.paths, Shard(file)
+
+
+def _report(plan: _Plan, *, dry_run: bool, freed: int | None = None) -> GcReport:
+    path = plan.cache.path
+    old = [path / "shards" / info.name for info in plan.losing.values()]
+    litter = sum(file.stat().st_size for file in plan.litter if file.exists())
+    return GcReport(
+        cache=path,
+        rows_dropped=plan.dropped,
+        rows_kept=plan.kept,
+        shards_rewritten=len(plan.losing) - plan.emptied,
+        files_removed=[str(file.relative_to(path)) for file in [*old, *plan.litter]],
+        bytes_freed=plan.estimate + litter if freed is None else freed,
+        dry_run=dry_run,
+    )

@@ -1,0 +1,103 @@
+"""One shard read whole, and checked against what it says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featcache.cache.shard import Key, Shard, ShardInfo, block_checksums, index_checksum, row_keys
+from featcache.errors import CacheDamagedError, CacheError
+from featcache.recipe import FORMAT_VERSION, Recipe
+
+
+@dataclass(frozen=True)
+class ShardContents:
+    """A sound shard.
+
+    Attributes
+    ----------
+    info : ShardInfo
+        As a manifest has it, computed from the file.
+    keys : list of Key
+        Of its rows, in their order.
+    paths : list of str
+        Where each image was when it was extracted.
+    recipe : Recipe
+        What the rows were computed with.
+    layers : dict
+        Shape of one row of each layer, the deepest last.
+    """
+
+    info: ShardInfo
+    keys: list[Key]
+    paths: list[str]
+    recipe: Recipe
+    layers: dict[str, tuple[int, ...]]
+
+
+def inspect(path: Path) -> ShardContents:
+    """Read every byte of a shard and check it against the shard's own checksums.
+
+    Raises
+    ------
+    CacheDamagedError
+        If anything in it is not as it was written.
+    CacheError
+        If it is of another format version.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            version = int(file.attrs["format"])
+            if version != FORMAT_VERSION:
+                raise CacheError(
+                    f"Expected a shard of format {FORMAT_VERSION}. Received: {str(path)!r} of format {version}. "
+                    "Open it with the version of featcache that wrote it."
+                )
+            fingerprint, layer_text, augmentation, recipe_text = (
+                str(file.attrs[name]) for name in ("fingerprint", "layers", "augmentation", "recipe")
+            )
+            digests, views, paths = file["digests"][()], file["views"][()], list(file["paths"][()])
+            index = index_checksum(digests, views, paths, [fingerprint, layer_text, augmentation])
+            if index != file.attrs["index_crc32"]:
+                raise ValueError("digests, views, paths or attributes do not have their checksum")
+            if hashlib.sha256(recipe_text.encode()).hexdigest() != fingerprint:
+                raise ValueError("its recipe does not have its fingerprint")
+            recipe = Recipe.from_dict(json.loads(recipe_text))
+            layers = {name: tuple(shape) for name, shape in json.loads(layer_text)}
+            expected = {name: file[f"checksums/{name}"][()] for name in layers}
+        shard, rows = Shard(path), len(digests)
+        checksums = {}
+        for name, shape in layers.items():
+            features = shard.features(name)
+            if features.shape != (rows, *shape) or features.dtype != np.dtype(recipe.dtype):
+                raise ValueError(f"{name} is {features.shape}, {features.dtype}")
+            checksums[name] = block_checksums(features)
+            if not np.array_equal(checksums[name], expected[name]):
+                raise ValueError(f"blocks of {name} do not have their checksums")
+        size, checksum = file_checksum(path)
+    except CacheError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways
+        raise CacheDamagedError(
+            f"Expected a sound shard. Received: {str(path)!r}: {' '.join(str(error).split())[:200]}. "
+            "Run verify --fix, then extract again."
+        ) from None
+    info = ShardInfo(path.name, rows, size, checksum, checksums)
+    keys = row_keys([bytes(digest) for digest in digests], views.tolist(), augmentation)
+    return ShardContents(info, keys, [path.decode("utf-8", "surrogateescape") for path in paths], recipe, layers)
+
+
+def file_checksum(path: Path) -> tuple[int, int]:
+    """Return size and CRC-32 of a file."""
+    size = checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**23):
+            size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    return size, checksum
