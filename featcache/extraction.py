@@ -65,7 +65,7 @@ class ExtractionReport:
 
 
 def extract(
-    source: str | os.PathLike[str] | Source = "digits",
+    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]] = "digits",
     *,
     base: Any = "vgg19",
     layers: Sequence[str] = (),
@@ -79,6 +79,7 @@ def extract(
     dtype: Dtype = "float32",
     classes: Sequence[str] | None = None,
     validation_split: float | None = None,
+    test_split: float | None = None,
     test_from: tuple[str, float] | None = None,
     seed: int = 0,
     batch_size: int = 32,
@@ -95,13 +96,13 @@ def extract(
 
     Parameters
     ----------
-    source : str, path or Source
+    source : str, path, Source or iterable of (image, label)
         As `featcache.sources.open_source` takes it.
     base, layers, settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype
         As in `featcache.recipe.Request`; an integer `image_size` means a square.
     classes : sequence of str, optional
         Keep these classes only.
-    validation_split, test_from, seed
+    validation_split, test_split, test_from, seed
         As in `featcache.sources.SplitPolicy`; `seed` also initialises ``weights="none"``.
     batch_size : int
         Images per forward pass.
@@ -154,7 +155,7 @@ def extract(
         dtype=dtype,
         seed=seed,
     )
-    policy = SplitPolicy(validation_split, test_from, seed).settled(opened_source)
+    policy = SplitPolicy(validation_split, test_from, seed, test_split).settled(opened_source)
     job = _Job(opened_source, policy, request, Path(cache_root), None if cache is None else Path(cache))
     with CacheWriter.open_for_writing(job.folder, job.recipe, request.to_dict()) as writer:
         known = _Known(writer)
@@ -336,9 +337,12 @@ def _compute(
 ) -> int:
     """Send images through the base, shard by shard, and return the number of rows computed.
 
-    The order is shuffled by a hash of the path, so that every shard is a random sample.
+    The order is shuffled by a hash of the path, so that every shard is a random sample; a sequential
+    source keeps its own.
     """
-    order = sorted(todo, key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
+    order = sorted(todo)
+    if not job.source.sequential:
+        order.sort(key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0
     builder = ShardBuilder(job.recipe, shapes, shard_rows)

@@ -193,7 +193,7 @@ def test_split_default_follows_the_source(photos: Path, split_photos: Path) -> N
     """A fifth is validation where the source brings no split; nothing is moved where it does."""
     assert SplitPolicy().settled(open_source(photos)).validation_split == 0.2
     assert SplitPolicy().settled(open_source(split_photos)).validation_split == 0.0
-    with pytest.raises(OptionError, match="has a validation folder"):
+    with pytest.raises(OptionError, match="has a validation set"):
         SplitPolicy(0.1).settled(open_source(split_photos))
 
 
