@@ -9,7 +9,6 @@ import shutil
 import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,12 +34,6 @@ _KEYS = {
     for key in ((f"{letter}_{split}", f"{split}_{kind}") if split else (letter, kind))
 }
 """Split and role of an array by its key in lower case."""
-
-_UNREADABLE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, MemoryError, RecursionError, NotImplementedError,
-    RuntimeError, struct.error, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
-"""What reading hostile bytes as zip or npy can raise."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,9 @@ def npz_source(path: Path) -> PartsSource:
                 key = info.filename.removesuffix(".npy")
                 stored[key] = _Stored(f"{key} in {where}", mtime_ns, partial(_member, archive, file, info))
             parts = _parts(stored, where)
-    except _UNREADABLE as error:
+    except SourceError:
+        raise
+    except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
         raise _damaged(where, error) from None
     return PartsSource(path.stem, str(path.absolute()), parts)
 
@@ -175,7 +170,7 @@ class _Stored(NamedTuple):
     def mapped(self) -> Array:
         try:
             return self.map()
-        except _UNREADABLE as error:
+        except Exception as error:  # so do zlib, and NumPy's parser of headers with Python's tokenizer
             raise _damaged(self.where, error) from None
 
 
