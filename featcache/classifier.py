@@ -211,7 +211,7 @@ class ImageClassifier:
         if source is None:
             listing = self.head.card["listing"]
             opened = open_source(self.head.card["source"]["location"], classes=listing["classes"])
-            settings = {key: listing[key] for key in ("validation_split", "test_from", "seed")}
+            settings = {key: value for key, value in listing.items() if key != "classes"}
             if settings["test_from"] is not None:
                 settings["test_from"] = tuple(settings["test_from"])
             policy = SplitPolicy(**settings)

@@ -69,7 +69,7 @@ class ExtractionReport:
 
 
 def extract(
-    source: str | os.PathLike[str] | Source = "digits",
+    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]] = "digits",
     *,
     base: Any = "vgg19",
     layers: Sequence[str] = (),
@@ -83,6 +83,7 @@ def extract(
     dtype: Dtype = "float32",
     classes: Sequence[str] | None = None,
     validation_split: float | None = None,
+    test_split: float | None = None,
     test_from: tuple[str, float] | None = None,
     seed: int = 0,
     views: int = 0,
@@ -102,13 +103,13 @@ def extract(
 
     Parameters
     ----------
-    source : str, path or Source
+    source : str, path, Source or iterable of (image, label)
         As `featcache.sources.open_source` takes it.
     base, layers, settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype
         As in `featcache.recipe.Request`.
     classes : sequence of str, optional
         Keep these classes only.
-    validation_split, test_from, seed
+    validation_split, test_split, test_from, seed
         As in `featcache.sources.SplitPolicy`; `seed` also draws the views and initialises ``weights="none"``.
     views : int
         Augmented views of each training image, beside the image as it is.
@@ -171,7 +172,7 @@ def extract(
         dtype=dtype,
         seed=seed,
     )
-    policy = SplitPolicy(validation_split, test_from, seed).settled(opened_source)
+    policy = SplitPolicy(validation_split, test_from, seed, test_split).settled(opened_source)
     folder = None if cache is None else Path(cache)
     job = _Job(opened_source, policy, request, Path(cache_root), folder, views, augment)
     with CacheWriter.open_for_writing(job.folder, job.recipe, request.to_dict()) as writer:
@@ -396,14 +397,17 @@ def _compute(
 ) -> int:
     """Send images through the base, shard by shard, and return the number of rows computed.
 
-    The order is shuffled by a hash of the path, so that every shard is a random sample.
+    The order is shuffled by a hash of the path, so that every shard is a random sample; a sequential
+    source keeps its own.
     """
     if job.extractor.recipe != job.recipe:
         raise CacheError(
             f"Expected the base that {str(job.folder)!r} was made with. Received another behind the same names and "
             f"time stamps: {'; '.join(job.recipe.differences(job.extractor.recipe))}. Choose another --cache."
         )
-    order = sorted(todo, key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
+    order = sorted(todo)
+    if not job.source.sequential:
+        order.sort(key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0
     builder = ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation)

@@ -74,8 +74,10 @@ def fit_head(
     if "train" not in opened.splits:
         raise HeadError(f"Expected training images in {str(opened.path)!r}. Received: {opened.splits or 'no rows'}.")
     X, y = matrix(opened, "train", chosen, views=True), opened.labels("train", views=True)
-    if (y < 0).any():
-        raise HeadError("Expected a class for every image. Received: images without labels.")
+    if unlabelled := int((opened.labels() < 0).sum()):
+        raise HeadError(
+            f"Expected a class for every image. Received: {unlabelled} of {len(opened)} images without one."
+        )
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -132,7 +132,7 @@ def test_overflow_of_float16_names_layer_and_remedy(oracle: Path) -> None:
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1e6, name="huge")])
     extractor = Extractor(Request(model, preprocess="none", dtype="float16"))
     source = ArraySource("made", np.stack([random_image(0)]), ["a"])
-    with pytest.raises(BaseError, match=r"'huge' for image '0'.*--dtype float32"):
+    with pytest.raises(BaseError, match=r"'huge' for image '000000'.*--dtype float32"):
         list(extractor.stream(source, source.items))
 
 

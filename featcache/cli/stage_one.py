@@ -26,7 +26,9 @@ from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Resize
 @command("extract", example="featcache extract photos/ --base mobilenetv2 --pooling avg")
 def extract(
     source: Annotated[str, typer.Argument(
-        help="'digits' (embedded), a folder of class folders, or one with train/ and validation/ of those."
+        help="A folder of class folders, or of train/, validation/ and test/ folders of those; a CSV file "
+        "(path,label[,split][,group]); arrays (.npz, or a folder of .npy); a .tar file or a folder of them; digits "
+        "(embedded), cifar10, cifar100, mnist or fashion_mnist (downloaded)."
     )] = "digits",
     base: Annotated[str, typer.Option(help="A Keras application, or a .keras / .h5 model file.")] = "vgg19",
     base_set: Annotated[list[str] | None, typer.Option(
@@ -51,6 +53,9 @@ def extract(
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Keep these classes only.")] = None,
     validation_split: Annotated[float | None, typer.Option(
         help="Part that becomes validation where the source brings no split (default 0.2)."
+    )] = None,
+    test_split: Annotated[float | None, typer.Option(
+        help="Part that becomes test where the source brings no test set."
     )] = None,
     test_from: Annotated[str | None, typer.Option(
         metavar="SPLIT=PART", help="Make a part of a split the test set: validation=0.2."
@@ -95,6 +100,7 @@ def extract(
             dtype=dtype,
             classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
             validation_split=validation_split,
+            test_split=test_split,
             test_from=_part(test_from),
             seed=seed,
             views=views,

@@ -1,23 +1,15 @@
-import hashlib
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_image, write_image
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import predicted_mean, random_image, write_image
 
-from featcache.errors import ImageError, OptionError, SourceError
-from featcache.sources import (
-    Item,
-    SplitPolicy,
-    class_names,
-    digest,
-    files_source,
-    folder_name,
-    open_source,
-)
+from featcache.errors import HeadError, ImageError, OptionError, SourceError
+from featcache.sources import class_names, files_source, open_source
+from featcache.sources import source as source_module
+from featcache.train import fit_head
 
 
 def test_class_folders_in_alphanumeric_order(tmp_path: Path) -> None:
@@ -126,29 +118,6 @@ def test_empty_file_has_a_reason(tmp_path: Path) -> None:
         source.read(source.items[0])
 
 
-def test_digits() -> None:
-    """The embedded set has 1,797 images of ten classes, in 0…255."""
-    source = open_source("digits")
-    assert len(source.items) == 1797
-    assert class_names(source.items) == [str(i) for i in range(10)]
-    pixels = source.read(source.items[0])
-    assert pixels.shape == (8, 8)
-    assert pixels.max() == 239  # 15 of 16
-
-
-def test_digest_of_a_file_is_sha256sum() -> None:
-    """A stranger can find an image's row with sha256sum."""
-    assert digest(b"abc") == hashlib.sha256(b"abc").digest()
-
-
-def test_digest_of_an_array_covers_shape_and_type() -> None:
-    """Equal bytes of another shape or type are another image."""
-    a = np.zeros((2, 3), np.uint8)
-    assert digest(a) == hashlib.sha256(b"|u1 2,3\n" + bytes(6)).digest()
-    assert len({digest(a), digest(a.reshape(3, 2)), digest(a.astype(np.int8))}) == 3
-    assert digest(np.arange(6).reshape(2, 3).T) == digest(np.ascontiguousarray(np.arange(6).reshape(2, 3).T))
-
-
 def test_files_source_keeps_the_order_given(photos: Path) -> None:
     """Files come as they were named, folders in alphanumeric order, each once."""
     one = photos / "light" / "l3.png"
@@ -163,52 +132,76 @@ def test_files_source_names_what_is_missing(tmp_path: Path) -> None:
         files_source([tmp_path / "nowhere.png"])
 
 
-ITEM = Item("a", "x", None, 1, 1)
+def test_flat_folder_has_no_labels(extracting, tmp_path: Path) -> None:
+    """A folder of nothing but images is a source without labels; features come, a head does not."""
+    for i in range(3):
+        write_image(tmp_path / "flat" / f"{i}.png", random_image(i))
+    assert [(item.path, item.label) for item in open_source(tmp_path / "flat").items] == [
+        (f"{i}.png", None) for i in range(3)
+    ]
+    cache = extracting(tmp_path / "flat", tmp_path / "c", validation_split=0)
+    assert np.allclose(cache.features(), [predicted_mean(random_image(i)) for i in range(3)], rtol=1e-5)
+    assert cache.labels().tolist() == [-1] * 3
+    with pytest.raises(HeadError, match="3 of 3 images without"):
+        fit_head(cache)
 
 
-@given(st.binary(min_size=32, max_size=32), st.integers(0, 9))
-def test_split_depends_on_content_and_seed_alone(identity: bytes, seed: int) -> None:
-    """An image's side does not change with its name, its label or its neighbours."""
-    policy = SplitPolicy(0.3, seed=seed)
-    assert policy.split_of(ITEM, identity) == policy.split_of(Item("z", "y", None, 9, 9), identity)
+def test_split_without_labels(extracting, split_photos: Path, tmp_path: Path) -> None:
+    """A test folder without class folders is listed; a head that would score it is refused, not misled."""
+    write_image(split_photos / "test" / "1.png", random_image(1))
+    assert open_source(split_photos).items[-1].label is None
+    with pytest.raises(HeadError, match="1 of 51 images without"):
+        fit_head(extracting(split_photos, tmp_path / "c"))
 
 
-def test_split_has_the_size_asked_for() -> None:
-    """Of many images the wanted part is validation, and of that the wanted part test."""
-    policy = SplitPolicy(0.3, ("validation", 0.5))
-    found = [policy.split_of(ITEM, hashlib.sha256(bytes([i % 256, i // 256])).digest()) for i in range(4000)]
-    assert abs(found.count("validation") / 4000 - 0.15) < 0.02
-    assert abs(found.count("test") / 4000 - 0.15) < 0.02
+def test_link_to_itself(tmp_path: Path) -> None:
+    """A link that leads to itself is listed, and reading it gives the reason."""
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "self").symlink_to("self")
+    source = open_source(tmp_path)
+    with pytest.raises(ImageError, match="cannot be read: Too many levels"):
+        source.read(source.items[0])
 
 
-def test_larger_split_keeps_what_was_in_it() -> None:
-    """Raising the part moves images into validation, none out of it."""
-    many = [hashlib.sha256(bytes([i])).digest() for i in range(256)]
-    small = {d for d in many if SplitPolicy(0.2).split_of(ITEM, d) == "validation"}
-    large = {d for d in many if SplitPolicy(0.4).split_of(ITEM, d) == "validation"}
-    assert small < large
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A named pipe among the images has its reason instead of blocking the run."""
+    (tmp_path / "cats").mkdir()
+    os.mkfifo(tmp_path / "cats" / "pipe.png")
+    source = open_source(tmp_path)
+    with pytest.raises(ImageError, match="not a regular file"):
+        source.read(source.items[0])
 
 
-def test_split_default_follows_the_source(photos: Path, split_photos: Path) -> None:
-    """A fifth is validation where the source brings no split; nothing is moved where it does."""
-    assert SplitPolicy().settled(open_source(photos)).validation_split == 0.2
-    assert SplitPolicy().settled(open_source(split_photos)).validation_split == 0.0
-    with pytest.raises(OptionError, match="has a validation folder"):
-        SplitPolicy(0.1).settled(open_source(split_photos))
+def test_deep_folders(tmp_path: Path) -> None:
+    """Folders nested deeper than Python's stack are listed."""
+    here, deep = os.getcwd(), 1200  # noqa: PTH109
+    try:
+        os.chdir(tmp_path)
+        for _ in range(deep):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("1.png").write_bytes(b"x")
+    finally:
+        os.chdir(here)
+    assert open_source(tmp_path).items[0].path == "d/" * deep + "1.png"
 
 
-@pytest.mark.parametrize("options", [{"validation_split": 1.0}, {"validation_split": -0.1},
-                                     {"test_from": ("train", 0)}, {"test_from": ("dogs", 0.5)}])  # fmt: skip
-def test_impossible_policies(options: dict[str, object]) -> None:
-    """Parts are between 0 and 1, of a split there is."""
-    with pytest.raises(OptionError):
-        SplitPolicy(**options)
+def test_long_listing_shows_progress(photos: Path, caplog, monkeypatch) -> None:
+    """A listing that takes long says how far it is; a short one says nothing."""
+    with caplog.at_level(logging.INFO, "featcache"):
+        open_source(photos)
+        assert not caplog.records
+        monkeypatch.setattr(source_module, "PROGRESS_SECONDS", 0)
+        open_source(photos)
+    assert f"listing {photos}: 12 images so far" in caplog.text
 
 
-@given(st.text())
-def test_folder_names_are_harmless(name: str) -> None:
-    """No name leads out of its folder or hides."""
-    made = folder_name(name)
-    assert made
-    assert "/" not in made
-    assert not made.startswith(".")
+def test_unreadable_folder(photos: Path, monkeypatch) -> None:
+    """A folder that cannot be listed is named with the reason."""
+
+    def refused(path: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(SourceError, match=r"photos.*Permission denied"):
+        open_source(photos)

@@ -1,0 +1,29 @@
+"""Images with labels and splits: where they lie, in which order, and who is in which split.
+
+A source lists `Item` s in its own order and reads one at a time; nothing here decodes an image.
+"""
+
+from featcache.sources.arrays import ArraySource
+from featcache.sources.files import FileSource
+from featcache.sources.folders import files_source
+from featcache.sources.opening import open_source
+from featcache.sources.pairs import PairSource
+from featcache.sources.source import SPLITS, Item, Source, class_names, digest, folder_name
+from featcache.sources.splits import SplitPolicy
+from featcache.sources.tars import TarSource
+
+__all__ = [
+    "SPLITS",
+    "Item",
+    "Source",
+    "SplitPolicy",
+    "ArraySource",
+    "FileSource",
+    "PairSource",
+    "TarSource",
+    "class_names",
+    "digest",
+    "files_source",
+    "folder_name",
+    "open_source",
+]

@@ -1,0 +1,300 @@
+"""Images that are pixels already: in memory, in an ``.npz`` file, or in a folder of ``.npy`` files."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import SourceError
+from featcache.sources.source import SPLIT_NAMES, SPLITS, Item, label_name, listed, stamp
+
+Array = npt.NDArray[Any]
+
+_LAYOUT = (
+    "x_train and y_train, or train_images and train_labels (likewise val, validation, test), or images and labels, "
+    "or X and y"
+)
+_KEYS = {
+    key: (SPLIT_NAMES.get(split), kind)
+    for kind, letter in (("images", "x"), ("labels", "y"))
+    for split in ("", *SPLIT_NAMES)
+    for key in ((f"{letter}_{split}", f"{split}_{kind}") if split else (letter, kind))
+}
+"""Split and role of an array by its key in lower case."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one split.
+
+    Attributes
+    ----------
+    images : array, shape (n, height, width) or (n, height, width, 1, 3 or 4)
+        ``uint8``, or floats in 0…1; may be mapped from a file.
+    labels : sequence of str or None, length n
+        Class names.
+    split : str or None
+        One of `SPLITS`, None if the source brings no split.
+    mtime_ns : int or None
+        Of the file they are mapped from, None if they are in memory.
+    """
+
+    images: Array
+    labels: Sequence[str | None]
+    split: str | None = None
+    mtime_ns: int | None = None
+
+    def items(self, first: int) -> Iterator[Item]:
+        """Yield the images' items, the first having the place `first`."""
+        prefix = f"{self.split}/" if self.split else ""
+        size = self.images.nbytes // max(1, len(self.images))
+        for index, label in enumerate(self.labels):
+            changed = stamp(self.images[index]) if self.mtime_ns is None else self.mtime_ns
+            yield Item(f"{prefix}{index:06d}", label, self.split, size, changed, None, first + index)
+
+
+class PartsSource:
+    """Images that are already pixels, by split.
+
+    Parameters
+    ----------
+    name, location : str
+        As in `featcache.sources.Source`.
+    parts : sequence of Part
+        In the order wanted.
+    """
+
+    sequential = False
+
+    def __init__(self, name: str, location: str, parts: Sequence[Part]) -> None:
+        self.name, self.location, self._parts = name, location, parts
+        self._starts = list(itertools.accumulate((len(part.images) for part in parts), initial=0))
+        self.items = listed(itertools.chain.from_iterable(map(Part.items, parts, self._starts)), location)
+
+    def read(self, item: Item, /) -> Array:
+        """Return one image's pixels."""
+        part = bisect.bisect_right(self._starts, item.place) - 1
+        return np.asarray(self._parts[part].images[item.place - self._starts[part]])
+
+
+class ArraySource(PartsSource):
+    """Images in memory, without splits.
+
+    Parameters
+    ----------
+    name : str
+        The set's name.
+    images : array, shape (n, height, width) or (n, height, width, channels)
+        ``uint8``, or floats in 0…1; hashed when they are listed, so that others under the same name are seen.
+    labels : sequence of str or None, length n
+        Class names.
+    """
+
+    def __init__(self, name: str, images: Array, labels: Sequence[str | None]) -> None:
+        super().__init__(name, name, [Part(images, labels)])
+
+
+def npz_source(path: Path) -> PartsSource:
+    """Return the source of an ``.npz`` file, its images mapped from the file and never loaded whole.
+
+    Parameters
+    ----------
+    path : Path
+        With the keys ``x_train, y_train`` (``val``, ``validation``, ``valid``, ``test``), or ``train_images,
+        train_labels`` and so on, or ``images, labels``, or ``X, y``, in any case; ``class_names`` if labels
+        are indices into names. Compressed members are unpacked into a temporary file without a name, which
+        is gone when the source is.
+
+    Raises
+    ------
+    SourceError
+        If it is damaged, or a key is missing or holds another kind of array.
+    """
+    where = repr(str(path))
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            mtime_ns = path.stat().st_mtime_ns
+            stored = {}
+            for info in archive.infolist():
+                key = info.filename.removesuffix(".npy")
+                stored[key] = _Stored(f"{key} in {where}", mtime_ns, partial(_member, archive, file, info))
+            parts = _parts(stored, where)
+    except SourceError:
+        raise
+    except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
+        raise _damaged(where, error) from None
+    return PartsSource(path.stem, str(path.absolute()), parts)
+
+
+def npy_source(root: Path, names: Sequence[str]) -> PartsSource:
+    """Return the source of a folder of ``.npy`` files, mapped and never loaded whole.
+
+    Parameters
+    ----------
+    root : Path
+        The folder.
+    names : sequence of str
+        Its files; those that end in ``.npy`` are named as the keys of `npz_source` are.
+
+    Raises
+    ------
+    SourceError
+        If one is damaged, or missing, or holds another kind of array.
+    """
+    stored = {}
+    for path in (root / name for name in names if name.lower().endswith(".npy")):
+        stored[path.stem] = _Stored(repr(str(path)), path.stat().st_mtime_ns, partial(_file, path))
+    return PartsSource(root.absolute().name, str(root.absolute()), _parts(stored, repr(str(root))))
+
+
+class _Stored(NamedTuple):
+    """An array on disk: how errors name it, its file's time stamp, and how to map it."""
+
+    where: str
+    mtime_ns: int
+    map: Callable[[], Array]
+
+    def mapped(self) -> Array:
+        try:
+            return self.map()
+        except Exception as error:  # so do zlib, and NumPy's parser of headers with Python's tokenizer
+            raise _damaged(self.where, error) from None
+
+
+def _parts(stored: Mapping[str, _Stored], where: str) -> list[Part]:
+    """Find images and labels of each split among named arrays.
+
+    Raises
+    ------
+    SourceError
+        If there are no images, two arrays for one purpose, labels without images, or one of another kind.
+    """
+    found: dict[tuple[str | None, str], str] = {}
+    for key in stored:
+        purpose = _KEYS.get(key.lower())
+        if purpose is None:
+            continue
+        if purpose in found:
+            raise SourceError(
+                f"Expected one array of {purpose[0] or 'all'} {purpose[1]} in {where}. Received: {found[purpose]} and "
+                f"{key}. Remove one."
+            )
+        found[purpose] = key
+    splits = [split for split in (None, *SPLITS) if (split, "images") in found]
+    lost = [key for (split, _), key in found.items() if split not in splits]
+    if not splits or lost or (None in splits and len(splits) > 1):
+        raise SourceError(f"Expected arrays named {_LAYOUT} in {where}. Received: {', '.join(stored) or 'none'}.")
+    names = _class_names(stored["class_names"]) if "class_names" in stored else None
+    parts = []
+    for split in splits:
+        origin = stored[found[split, "images"]]
+        images = _checked_images(origin)
+        labels: Sequence[str | None] = [None] * len(images)
+        if (split, "labels") in found:
+            labels = _labels(stored[found[split, "labels"]], len(images), names)
+        parts.append(Part(images, labels, split, origin.mtime_ns))
+    return parts
+
+
+def _checked_images(stored: _Stored) -> Array:
+    images = stored.mapped()
+    shape = images.shape
+    sound = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4))
+    if not sound or not images.size or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
+        raise SourceError(
+            f"Expected {stored.where} to be images: (n, height, width) or (n, height, width, 1, 3 or 4), uint8 or "
+            f"floats in 0 to 1. Received: {images.dtype} of shape {shape}."
+        )
+    return images
+
+
+def _labels(stored: _Stored, n: int, names: Sequence[str | None] | None) -> list[str | None]:
+    array = stored.mapped()
+    labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if labels.shape != (n,) or labels.dtype.kind not in "iubUS":
+        raise SourceError(
+            f"Expected {stored.where} to be {n} labels: integers or text of shape ({n},) or ({n}, 1). Received: "
+            f"{array.dtype} of shape {array.shape}."
+        )
+    values, index = np.unique(labels, return_inverse=True)
+    if names is None or labels.dtype.kind in "US":
+        named = [label_name(value) for value in values.tolist()]
+    elif values[0] >= 0 and values[-1] < len(names):
+        named = [names[int(value)] for value in values]
+    else:
+        raise SourceError(
+            f"Expected {stored.where} to be indices into {len(names)} class_names. Received: {values[0]} to "
+            f"{values[-1]}."
+        )
+    return [named[i] for i in index.reshape(-1).tolist()]
+
+
+def _class_names(stored: _Stored) -> list[str | None]:
+    array = stored.mapped()
+    if array.ndim != 1 or array.dtype.kind not in "US":
+        raise SourceError(
+            f"Expected {stored.where} to be text of shape (classes,). Received: {array.dtype} of shape {array.shape}."
+        )
+    return [label_name(value) for value in array.tolist()]
+
+
+def _file(path: Path) -> Array:
+    with path.open("rb") as file:
+        return _mapped(file, 0, path.stat().st_size)
+
+
+def _member(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo) -> Array:
+    """Map a member where it lies; a compressed one is unpacked first, into a file that vanishes with the map."""
+    if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
+        file.seek(info.header_offset)
+        local = file.read(30)
+        name_length, extra_length = struct.unpack_from("<HH", local, 26)
+        return _mapped(file, info.header_offset + 30 + name_length + extra_length, info.file_size)
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < info.file_size:
+        raise OSError(
+            f"unpacked it needs {info.file_size / 1e6:,.0f} MB in {tempfile.gettempdir()}, which has {free / 1e6:,.0f} "
+            "MB free: name another folder in TMPDIR"
+        )
+    with archive.open(info) as packed, tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(packed, unpacked, 1 << 20)
+        unpacked.flush()
+        return _mapped(unpacked, 0, info.file_size)
+
+
+def _mapped(file: IO[bytes], start: int, length: int) -> Array:
+    """Map an array in npy format that takes `length` bytes of a file; raise ValueError if it is none."""
+    file.seek(start)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, column_major, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, column_major, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"npy format {version} holds structures only")
+    if dtype.hasobject:
+        raise ValueError("it holds pickled Python objects, which are not loaded")
+    offset = file.tell()
+    if min(shape, default=0) < 0 or offset - start + math.prod(shape) * dtype.itemsize > length:
+        raise ValueError("it is shorter than its header says")
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", offset, shape, "F" if column_major else "C")
+
+
+def _damaged(where: str, error: BaseException) -> SourceError:
+    reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())[:200]
+    return SourceError(f"Expected sound arrays. Received: {where}: {reason}. Write it again with numpy.")

@@ -1,0 +1,113 @@
+"""Files: read as they are, below a root or wherever a table names them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from featcache.errors import ImageError, SourceError
+from featcache.sources.source import SPLIT_NAMES, Item, Problems, listed, sole_content
+
+
+class FileSource:
+    """Files below a root, or named relative to it.
+
+    Parameters
+    ----------
+    root : Path
+        What item paths are relative to.
+    items : iterable of Item
+        The images.
+    origin : Path, optional
+        What lists them, and gives the source its name and location; default: the root.
+    """
+
+    sequential = False
+
+    def __init__(self, root: Path, items: Iterable[Item], *, origin: Path | None = None) -> None:
+        self.root = root.absolute()
+        self.name = origin.stem if origin else self.root.name or "root"
+        self.location = str(origin.absolute() if origin else self.root)
+        self.items = listed(items, self.location)
+
+    def read(self, item: Item, /) -> bytes:
+        """Return a file's bytes; raise `ImageError` if it cannot be read, or is empty."""
+        return read_file(self.root / item.path)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image's file.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read, is empty, or is no regular file (a pipe could be waited for forever).
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError("not a regular file")
+        return sole_content(path.read_bytes())
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from None
+
+
+class Named(NamedTuple):
+    """An image that a table or a list names; `where` says in which line or position."""
+
+    where: str
+    path: str
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+class Lister:
+    """Makes items of files that are named one by one, noting all that is wrong with them.
+
+    Parameters
+    ----------
+    root : Path
+        What paths are relative to; absolute ones and ``..`` may lead out of it, as files are only read.
+
+    Attributes
+    ----------
+    problems : Problems
+        Missing files, paths that were named twice and unknown splits.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.problems = Problems()
+        self._root = str(root)
+        self._seen: set[str] = set()
+
+    def claim(self, where: str, path: str) -> None:
+        """Note that a path is named, which may happen once."""
+        plain = os.path.normpath(path)
+        if plain in self._seen:
+            self.problems.add("paths named twice", f"{where}: {path!r}")
+        self._seen.add(path if plain == path else plain)  # one string, not two, in a listing of millions
+
+    def item(self, named: Named, place: int = 0) -> Item | None:
+        """Return a file's item, None if there is no such file or split."""
+        where, path, label, split, group = named
+        self.claim(where, path)
+        if split and split.lower() not in SPLIT_NAMES:
+            self.problems.add(f"splits other than {', '.join(SPLIT_NAMES)}", f"{where}: {split!r}")
+            split = None
+        try:
+            found = os.stat(os.path.join(self._root, path))  # noqa: PTH116, PTH118  # half the time of Path's
+        except (OSError, ValueError):
+            found = None
+        if found is None or not path or not stat.S_ISREG(found.st_mode):
+            self.problems.add("missing files", f"{where}: {path!r}")
+            return None
+        known = SPLIT_NAMES[split.lower()] if split else None
+        return Item(path, label or None, known, found.st_size, found.st_mtime_ns, group or None, place)
+
+    def check(self, origin: str, advice: str) -> None:
+        """Raise `SourceError` with all that was noted."""
+        if self.problems:
+            raise SourceError(f"Expected files that exist, each once, in {origin}. Received: {self.problems}. {advice}")

@@ -1,0 +1,217 @@
+"""Tar files in WebDataset's layout, read in their own order; nothing is unpacked."""
+
+from __future__ import annotations
+
+import array
+import json
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import ImageError, SourceError
+from featcache.sources.folders import ignored
+from featcache.sources.source import SPLIT_NAMES, Item, label_name, listed, sole_content
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)$|\.tar\.\w+$", re.IGNORECASE)
+"""How names of tar files end, compressed ones too."""
+
+_LABELS = (".cls", ".label", ".txt", ".json")  # the first one that is there counts
+_LABEL_BYTES = 1 << 20
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Members of one name up to the first dot of the file: where they lie, by (offset, size)."""
+
+    first: tuple[str, int, int]
+    image: tuple[str, int, int] | None = None
+    labels: dict[str, tuple[str, int, int]] | None = None
+
+
+class TarSource:
+    """Images in tar files.
+
+    A sample is all members with the same name up to the first dot after the last slash. Its image is the
+    first that is not ``.cls``, ``.label``, ``.txt`` or ``.json``; its label is the content of the first of these that
+    there is (of JSON, ``label``), else the member's top folder. Members are read where they lie and
+    their names lead nowhere, whatever they are.
+
+    Parameters
+    ----------
+    tars : sequence of Path
+        In the order wanted.
+    root : Path
+        What gives the source its name and location: the folder they are in, or the one tar file.
+
+    Attributes
+    ----------
+    items : list of Item
+        In the tars' own order; paths are ``<tar>/<member>``, or ``<member>`` of a single one.
+
+    Raises
+    ------
+    SourceError
+        If a tar is compressed, cut off or damaged, has two members of one name or a label that cannot be
+        read, or there is no image.
+    """
+
+    sequential = True
+
+    def __init__(self, tars: Sequence[Path], root: Path) -> None:
+        self.name = root.absolute().name.removesuffix(".tar") or "root"
+        self.location = str(root.absolute())
+        self._tars = [tar.absolute() for tar in tars]
+        self._offsets = array.array("q")
+        self._numbers = array.array("l")
+        self._open = lru_cache(8)(_Descriptor)
+        starts = [re.match(r"[a-z]*", tar.name.lower()) for tar in tars]
+        splits = [SPLIT_NAMES.get(start[0]) if start else None for start in starts]
+        if root in tars or None in splits:
+            splits = [None] * len(tars)
+        self.items = listed(
+            (
+                item
+                for number, (tar, split) in enumerate(zip(tars, splits, strict=True))
+                for item in self._listed(number, tar, split, "" if root in tars else f"{tar.name}/")
+            ),
+            self.location,
+        )
+        if not self.items:
+            raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
+
+    def _listed(self, number: int, tar: Path, split: str | None, prefix: str) -> Iterator[Item]:
+        samples, beside = _samples(tar)
+        if beside:
+            log.warning("%s: %d members are not read, as only the first image of a sample is: %r", tar, len(beside),
+                        beside[0])  # fmt: skip
+        mtime_ns = tar.stat().st_mtime_ns
+        with tar.open("rb") as file:
+            for sample in samples:
+                name, offset, size = sample.image or sample.first
+                place = len(self._offsets)
+                self._offsets.append(offset)
+                self._numbers.append(number)
+                label = _label(file.fileno(), tar, sample, name)
+                yield Item(prefix + name, label, split, size, mtime_ns, None, place)
+
+    def read(self, item: Item, /) -> bytes:
+        """Return a member's bytes; raise `ImageError` if they cannot be read."""
+        tar = self._tars[self._numbers[item.place]]
+        try:
+            content = _read(self._open(tar).number, item.size, self._offsets[item.place])
+        except OSError as error:
+            raise ImageError(f"cannot be read: {error.strerror or error}") from None
+        if len(content) < item.size:
+            raise ImageError(f"cannot be read: {tar.name} was cut off after it was listed")
+        return sole_content(content)
+
+
+class _Descriptor:
+    """A file descriptor that is closed when nobody uses it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+def _read(descriptor: int, size: int, offset: int) -> bytes:
+    """Read at a place; several reads if the system gives less at once."""
+    content = os.pread(descriptor, size, offset)
+    while len(content) < size and (more := os.pread(descriptor, size - len(content), offset + len(content))):
+        content += more
+    return content
+
+
+def _samples(path: Path) -> tuple[list[_Sample], list[str]]:
+    """Return a tar's samples by the place of their image, and members that are beside another image."""
+    samples: dict[str, _Sample] = {}
+    names: set[str] = set()
+    beside = []
+    for name, offset, size in _members(path):
+        folder, _, file = name.rpartition("/")
+        if ignored(file):
+            continue
+        if name in names:
+            raise SourceError(f"Expected every name once in a tar. Received: {name!r} twice in {str(path)!r}.")
+        names.add(name)
+        member = (name, offset, size)
+        sample = samples.setdefault(f"{folder}/{file.partition('.')[0]}", _Sample(member))
+        suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
+        if suffix in _LABELS:
+            sample.labels = {**(sample.labels or {}), suffix: member}
+        elif sample.image is None:
+            sample.image = member
+        else:
+            beside.append(name)
+    return sorted(samples.values(), key=lambda sample: (sample.image or sample.first)[1]), beside
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size of every file in a tar; raise `SourceError` unless it ends as it should."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(6)
+            packing = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
+            if packing is not None:
+                raise SourceError(
+                    f"Expected a tar that is not compressed, as its members are read where they lie. Received: "
+                    f"{str(path)!r}, packed with {packing}. Unpack that layer (images gain nothing from it)."
+                )
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (member := tar.next()) is not None:
+                    if member.size < 0:  # tarfile would go back and read the same members for ever
+                        raise tarfile.ReadError(f"a member of {member.size} bytes at byte {member.offset:,}")
+                    tar.members.clear()  # type: ignore[attr-defined]  # else all of them are held
+                    if member.isreg() and not member.issparse():
+                        yield member.name.removeprefix("./"), member.offset_data, member.size
+                file.seek(tar.offset)
+            if file.read(_BLOCK) != bytes(_BLOCK):
+                raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset:,}")
+            if file.read(_LABEL_BYTES).strip(b"\0"):
+                raise tarfile.ReadError(f"more follows its end at byte {tar.offset:,}")
+    except (OSError, EOFError, tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(
+            f"Expected a whole tar file. Received: {str(path)!r}: {reason}. Copy or pack it again."
+        ) from None
+
+
+def _label(descriptor: int, path: Path, sample: _Sample, image: str) -> str | None:
+    suffix = next((suffix for suffix in _LABELS if suffix in (sample.labels or {})), None)
+    if suffix is not None and sample.labels is not None:
+        name, offset, size = sample.labels[suffix]
+        content = _read(descriptor, min(size, _LABEL_BYTES + 1), offset)
+        try:
+            label = _label_in(content, suffix)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(
+                f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."
+            ) from None
+        if label is not None:
+            return label
+    folder, slash, _ = image.lstrip("/").partition("/")
+    return folder if slash else None
+
+
+def _label_in(content: bytes, suffix: str) -> str | None:
+    if len(content) > _LABEL_BYTES:
+        raise ValueError("more than a megabyte")
+    text = content.decode("utf-8", "surrogateescape")
+    if suffix != ".json":
+        return text.strip() or None
+    value: Any = json.loads(text)
+    return label_name(value.get("label") if isinstance(value, dict) else None)

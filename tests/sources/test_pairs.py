@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import predicted_mean, random_image, write_image
+
+from featcache.errors import ImageError, SourceError
+from featcache.sources import class_names, open_source
+
+
+def test_paths_bytes_and_arrays(extracting, tmp_path: Path) -> None:
+    """A generator of pairs goes the same way as files, whatever its images are."""
+    files = [write_image(tmp_path / f"{i}.png", random_image(i)) for i in range(4)]
+    images = [files[0], str(files[1]), files[2].read_bytes(), random_image(3), bytearray(files[0].read_bytes())]
+    cache = extracting(((image, label) for image, label in zip(images, "ababa", strict=True)), tmp_path / "c")
+    assert np.allclose(cache.features(), [predicted_mean(random_image(i)) for i in (0, 1, 2, 3, 0)], rtol=1e-5)
+    assert cache.paths() == [str(files[0]), str(files[1]), "000002", "000003", "000004"]
+    assert cache.labels().tolist() == [0, 1, 0, 1, 0]
+    assert cache.report.computed == 4
+    pairs = list(zip(images, "ababa", strict=True))
+    assert extracting(pairs, tmp_path / "c").report.computed == 0
+
+
+def test_other_pixels_in_the_same_place_are_seen(extracting, tmp_path: Path) -> None:
+    """What lies in memory has no time stamp; it is its content that says whether it has changed."""
+    extracting([(random_image(0), "a"), (random_image(1), "b")], tmp_path / "c")
+    cache = extracting([(random_image(0), "a"), (random_image(2), "b")], tmp_path / "c")
+    assert cache.report.computed == 1
+    assert np.allclose(cache.features(), [predicted_mean(random_image(i)) for i in (0, 2)], rtol=1e-5)
+
+
+def test_labels() -> None:
+    """Labels are text, integers of any kind, or none."""
+    image = random_image(0)
+    pairs = [(image, label) for label in ("x", np.str_("y"), 3, np.int64(4), b"z", None)]
+    assert [item.label for item in open_source(pairs).items] == ["x", "y", "3", "4", "z", None]
+    assert class_names(open_source(pairs, classes=["3"]).items) == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "Received: none"),
+        ([("a.png", "x"), ("b.png", "x")], "2 missing files"),
+        (["a.png"], "str at position 0"),
+        ((np.zeros((3, 8, 8)), [1, 2, 3]), "zip"),
+        ([(b"x", 1.5)], "float 1.5 at position 0"),
+        ([(None, "x")], "NoneType at position 0"),
+        (3, "int"),
+    ],
+)
+def test_what_is_no_list_of_pairs(given: object, said: str) -> None:
+    """Anything else is an error that says what came, and where."""
+    with pytest.raises(SourceError, match=said):
+        open_source(given)
+
+
+def test_a_path_named_twice(tmp_path: Path) -> None:
+    """One file under two labels is a mistake that is named."""
+    path = write_image(tmp_path / "1.png", random_image(0))
+    with pytest.raises(SourceError, match="1 paths named twice"):
+        open_source([(path, "a"), (path, "b")])
+
+
+def test_empty_bytes_have_a_reason() -> None:
+    """An image of no bytes is named as such when it is read."""
+    source = open_source([(b"", "a")])
+    with pytest.raises(ImageError, match="empty file"):
+        source.read(source.items[0])
