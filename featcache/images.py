@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,24 @@ from featcache.recipe import Interpolation, Resize
 
 MAX_PIXELS = 250_000_000
 """Images that declare more pixels than this are not decoded (a decompression bomb, mostly)."""
+
+_FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "BMP",
+    "DIB",
+    "WEBP",
+    "TIFF",
+    "JPEG2000",
+    "AVIF",
+    "PPM",
+    "TGA",
+    "PCX",
+    "ICO",
+    "QOI",
+)
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {  # EXIF orientation → (quarter turns counter-clockwise, then mirror left-right)
@@ -98,7 +117,7 @@ def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
     orientation = 1
     header: Any = None
     try:
-        header = Image.open(io.BytesIO(content))
+        header = Image.open(io.BytesIO(content), formats=_pillow_formats())
         if header.width * header.height > MAX_PIXELS:
             raise ImageError(f"declares {header.width}x{header.height} pixels, more than the {MAX_PIXELS:,} allowed")
         marked = b"Exif" in content or b"eXIf" in content or b"EXIF" in content
@@ -120,6 +139,15 @@ def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
     if turns:
         pixels = np.rot90(pixels, turns)
     return pixels[:, ::-1] if mirror else pixels
+
+
+@cache
+def _pillow_formats() -> tuple[str, ...]:
+    """Return the formats that Pillow may open: none that runs a program, as EPS does Ghostscript."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _decoded_by_tensorflow(content: bytes, channels: int) -> npt.NDArray[np.uint8]:

@@ -191,3 +191,10 @@ def test_dark_sixteen_bit_pictures_stay_dark() -> None:
     dark = np.full((4, 4), 300, np.uint16)
     for kind in ("PNG", "TIFF"):
         assert (decode(encoded(Image.fromarray(dark), kind), 1) == 1).all()
+
+
+def test_formats_that_run_programs_are_not_opened() -> None:
+    """A PostScript picture is no image here: Pillow would hand it to Ghostscript."""
+    content = encoded(Image.fromarray(RGB), "EPS")
+    with pytest.raises(ImageError, match="not an image"):
+        decode(content, 3)

@@ -67,24 +67,35 @@ def _taken(lock: Path) -> bool:
     mine = json.dumps({"host": socket.gethostname(), "pid": pid, "started": _started(pid)})
     draft = lock.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
+        draft.write_text(mine)
         try:
-            draft.write_text(mine)
             os.link(draft, lock)
         except FileExistsError:
             return False
         except OSError:  # a file system without links: exclusive creation is the next best
-            with lock.open("x") as file:
-                file.write(mine)
-    except FileExistsError:
-        return False
+            return _created(lock, mine)
     except OSError as error:
         raise CacheError(
-            f"Expected a folder that can be written. Received: {str(lock.parent)!r}: {error.strerror}. "
-            "Choose another --cache."
+            f"Expected a folder that can be written. Received: {str(lock.parent)!r}: {error.strerror}. Free some "
+            "space, mend its permissions, or choose another --cache."
         ) from None
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
+    return True
+
+
+def _created(lock: Path, content: str) -> bool:
+    try:
+        file = lock.open("x")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(content)
+    except OSError:
+        lock.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TextIO, get_args
@@ -119,6 +120,7 @@ def _listen(*, quiet: bool, verbose: bool) -> None:
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
     logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="PIL")  # a damaged image is named with its reason
 
 
 class _Formatter(logging.Formatter):
