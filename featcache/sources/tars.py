@@ -108,7 +108,8 @@ class TarSource:
         """Return a member's bytes; raise `ImageError` if they cannot be read."""
         tar = self._tars[self._numbers[item.place]]
         try:
-            content = _read(self._open(tar).number, item.size, self._offsets[item.place])
+            held = self._open(tar)  # for as long as it is read: another thread may drop it from the cache
+            content = _read(held.number, item.size, self._offsets[item.place])
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
         if len(content) < item.size:

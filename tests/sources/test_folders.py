@@ -1,5 +1,6 @@
 import logging
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +182,10 @@ def test_deep_folders(tmp_path: Path) -> None:
             Path("d").mkdir()
             os.chdir("d")
         Path("1.png").write_bytes(b"x")
+        assert open_source(tmp_path).items[0].path == "d/" * deep + "1.png"
     finally:
         os.chdir(here)
-    assert open_source(tmp_path).items[0].path == "d/" * deep + "1.png"
+        subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # pytest's own cleaning is recursive
 
 
 def test_long_listing_shows_progress(photos: Path, caplog, monkeypatch) -> None:

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,17 @@ def test_descriptors_are_closed(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) - before <= 8
     del source
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_threads(tmp_path: Path) -> None:
+    """Threads that read from more tar files than are kept open each get their own image's bytes."""
+    for i in range(20):
+        pack(tmp_path / f"{i:02d}.tar", [(f"{j}.png", b"%d " % (i * 10 + j) * 50) for j in range(10)])
+    source = open_source(tmp_path)
+    order = [(i * 77) % 200 for i in range(200)] * 20
+    with ThreadPoolExecutor(16) as pool:
+        contents = list(pool.map(lambda i: source.read(source.items[i]), order))
+    assert contents == [b"%d " % i * 50 for i in order]
 
 
 @settings(max_examples=300, deadline=None)
