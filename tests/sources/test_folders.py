@@ -195,7 +195,7 @@ def test_long_listing_shows_progress(photos: Path, caplog, monkeypatch) -> None:
         assert not caplog.records
         monkeypatch.setattr(source_module, "PROGRESS_SECONDS", 0)
         open_source(photos)
-    assert f"listing {photos}: 12 images so far" in caplog.text
+    assert f"listing {photos}: 12 so far" in caplog.text
 
 
 def test_unreadable_folder(photos: Path, monkeypatch) -> None:
