@@ -6,9 +6,9 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from featcache.errors import ImageError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation",
@@ -147,16 +149,14 @@ def sole_content(content: bytes) -> bytes:
     return content
 
 
-def listed(items: Iterable[Item], location: str) -> list[Item]:
-    """List items, saying every few seconds how many there are so far."""
-    result: list[Item] = []
+def counted(things: Iterable[T], what: str) -> Iterator[T]:
+    """Pass things on, logging every few seconds how many there are so far."""
     due = time.monotonic() + PROGRESS_SECONDS
-    for item in items:
-        result.append(item)
+    for count, thing in enumerate(things, 1):
+        yield thing
         if time.monotonic() > due:
-            log.info("listing %s: %s images so far", location, f"{len(result):,}")
+            log.info("listing %s: %s so far", what, f"{count:,}")
             due = time.monotonic() + PROGRESS_SECONDS
-    return result
 
 
 class Problems:

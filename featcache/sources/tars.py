@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from featcache.errors import ImageError, SourceError
 from featcache.sources.folders import ignored
-from featcache.sources.source import SPLIT_NAMES, Item, label_name, listed, sole_content
+from featcache.sources.source import SPLIT_NAMES, Item, counted, label_name, sole_content
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,28 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x
 _BLOCK = tarfile.BLOCKSIZE
 
 
+class _Member(NamedTuple):
+    """A file in a tar, and where its bytes lie."""
+
+    name: str
+    offset: int
+    size: int
+
+
 @dataclass(slots=True)
 class _Sample:
-    """Members of one name up to the first dot of the file: where they lie, by (offset, size)."""
+    """Members of one name up to the first dot of the file: the image, and what says its label."""
 
-    first: tuple[str, int, int]
-    image: tuple[str, int, int] | None = None
-    labels: dict[str, tuple[str, int, int]] | None = None
+    image: _Member | None = None
+    label: _Member | None = None
+    kind: str = ""
+
+    @property
+    def listed(self) -> _Member:
+        """The image; where there is none what has been found, so that reading it gives the reason."""
+        found = self.image or self.label
+        assert found is not None
+        return found
 
 
 class TarSource:
@@ -78,14 +93,11 @@ class TarSource:
         splits = [SPLIT_NAMES.get(start[0]) if start else None for start in starts]
         if root in tars or None in splits:
             splits = [None] * len(tars)
-        self.items = listed(
-            (
-                item
-                for number, (tar, split) in enumerate(zip(tars, splits, strict=True))
-                for item in self._listed(number, tar, split, "" if root in tars else f"{tar.name}/")
-            ),
-            self.location,
-        )
+        self.items = [
+            item
+            for number, (tar, split) in enumerate(zip(tars, splits, strict=True))
+            for item in self._listed(number, tar, split, "" if root in tars else f"{tar.name}/")
+        ]
         if not self.items:
             raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
 
@@ -97,7 +109,7 @@ class TarSource:
         mtime_ns = tar.stat().st_mtime_ns
         with tar.open("rb") as file:
             for sample in samples:
-                name, offset, size = sample.image or sample.first
+                name, offset, size = sample.listed
                 place = len(self._offsets)
                 self._offsets.append(offset)
                 self._numbers.append(number)
@@ -108,7 +120,8 @@ class TarSource:
         """Return a member's bytes; raise `ImageError` if they cannot be read."""
         tar = self._tars[self._numbers[item.place]]
         try:
-            content = _read(self._open(tar).number, item.size, self._offsets[item.place])
+            held = self._open(tar)  # for as long as it is read: another thread may drop it from the cache
+            content = _read(held.number, item.size, self._offsets[item.place])
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
         if len(content) < item.size:
@@ -140,27 +153,27 @@ def _samples(path: Path) -> tuple[list[_Sample], list[str]]:
     samples: dict[str, _Sample] = {}
     names: set[str] = set()
     beside = []
-    for name, offset, size in _members(path):
-        folder, _, file = name.rpartition("/")
+    for member in counted(_members(path), str(path)):
+        folder, _, file = member.name.rpartition("/")
         if ignored(file):
             continue
-        if name in names:
-            raise SourceError(f"Expected every name once in a tar. Received: {name!r} twice in {str(path)!r}.")
-        names.add(name)
-        member = (name, offset, size)
-        sample = samples.setdefault(f"{folder}/{file.partition('.')[0]}", _Sample(member))
+        if member.name in names:
+            raise SourceError(f"Expected every name once in a tar. Received: {member.name!r} twice in {str(path)!r}.")
+        names.add(member.name)
+        sample = samples.setdefault(f"{folder}/{file.partition('.')[0]}", _Sample())
         suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
         if suffix in _LABELS:
-            sample.labels = {**(sample.labels or {}), suffix: member}
+            if sample.label is None or _LABELS.index(suffix) < _LABELS.index(sample.kind):
+                sample.label, sample.kind = member, suffix
         elif sample.image is None:
             sample.image = member
         else:
-            beside.append(name)
-    return sorted(samples.values(), key=lambda sample: (sample.image or sample.first)[1]), beside
+            beside.append(member.name)
+    return sorted(samples.values(), key=lambda sample: sample.listed.offset), beside
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, offset and size of every file in a tar; raise `SourceError` unless it ends as it should."""
+def _members(path: Path) -> Iterator[_Member]:
+    """Yield every file in a tar; raise `SourceError` unless it ends as it should."""
     try:
         with path.open("rb") as file:
             start = file.read(6)
@@ -170,19 +183,34 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
                     f"Expected a tar that is not compressed, as its members are read where they lie. Received: "
                     f"{str(path)!r}, packed with {packing}. Unpack that layer (images gain nothing from it)."
                 )
+            length, offset = os.fstat(file.fileno()).st_size, 0
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                while (member := tar.next()) is not None:
-                    if member.size < 0:  # tarfile would go back and read the same members for ever
-                        raise tarfile.ReadError(f"a member of {member.size} bytes at byte {member.offset:,}")
-                    tar.members.clear()  # type: ignore[attr-defined]  # else all of them are held
-                    if member.isreg() and not member.issparse():
-                        yield member.name.removeprefix("./"), member.offset_data, member.size
-                file.seek(tar.offset)
+                tar.firstmember = None  # type: ignore[attr-defined]
+                while True:
+                    file.seek(offset)
+                    plain = _plain(file.read(_BLOCK))
+                    if plain is not None:
+                        member = _Member(plain[0].removeprefix("./"), offset + _BLOCK, plain[1])
+                        offset += _BLOCK * (1 + -(-member.size // _BLOCK))
+                        yield member
+                    else:
+                        file.seek(offset)
+                        tar.offset = offset
+                        other = tar.next()
+                        if other is None:
+                            break
+                        if other.size < 0 or tar.offset <= offset:  # back to members that were read already
+                            raise tarfile.ReadError(f"a member of {other.size} bytes at byte {offset:,}")
+                        offset = tar.offset
+                        tar.members.clear()  # type: ignore[attr-defined]  # else all of them are held
+                        if other.isreg() and not other.issparse():
+                            yield _Member(other.name.removeprefix("./"), other.offset_data, other.size)
+            file.seek(min(offset, length))
             if file.read(_BLOCK) != bytes(_BLOCK):
-                raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset:,}")
+                raise tarfile.ReadError(f"damaged or cut off at byte {offset:,}")
             if file.read(_LABEL_BYTES).strip(b"\0"):
-                raise tarfile.ReadError(f"more follows its end at byte {tar.offset:,}")
+                raise tarfile.ReadError(f"more follows its end at byte {offset:,}")
     except (OSError, EOFError, tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SourceError(
@@ -190,13 +218,29 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
         ) from None
 
 
+def _plain(header: bytes) -> tuple[str, int] | None:
+    """Return name and size of a regular file whose header says it all; None if `tarfile` should look at it.
+
+    That is three times as slow, and does the same for such headers.
+    """
+    size, checksum = header[124:136].rstrip(b" \0"), header[148:156].strip(b" \0")
+    if header[156:157] != tarfile.REGTYPE or not size.isdigit() or not checksum.isdigit():
+        return None
+    try:
+        if int(checksum, 8) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+            return None
+        name, prefix = (os.fsdecode(part.partition(b"\0")[0]) for part in (header[:100], header[345:500]))
+        return (f"{prefix}/{name}" if prefix else name), int(size, 8)
+    except ValueError:
+        return None
+
+
 def _label(descriptor: int, path: Path, sample: _Sample, image: str) -> str | None:
-    suffix = next((suffix for suffix in _LABELS if suffix in (sample.labels or {})), None)
-    if suffix is not None and sample.labels is not None:
-        name, offset, size = sample.labels[suffix]
+    if sample.label is not None:
+        name, offset, size = sample.label
         content = _read(descriptor, min(size, _LABEL_BYTES + 1), offset)
         try:
-            label = _label_in(content, suffix)
+            label = _label_in(content, sample.kind)
         except (ValueError, RecursionError) as error:
             raise SourceError(
                 f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."

@@ -74,6 +74,19 @@ def test_extract_json(options: list[object], photos: Path, tmp_path: Path) -> No
     assert found["classes"] == ["dark", "light"]
 
 
+def test_extract_table_with_test_split(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """A CSV is a source, and --test-split makes a test set beside validation."""
+    names = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
+    (photos / "t.csv").write_text("path;label\n" + "".join(f"{name};{name.parent}\n" for name in names))
+    code, out, _ = run("extract", photos / "t.csv", *options, "--cache", tmp_path / "c", "--json",
+                       "--validation-split", "0.3", "--test-split", "0.3", "--seed", "1")  # fmt: skip
+    assert code == 0
+    assert set(json.loads(out)["splits"]) == {"train", "validation", "test"}
+    code, _, err = run("extract", photos / "t.csv", *options, "--test-split", "1.5")
+    assert code == 1
+    assert "Expected 0 <= test_split < 1" in err
+
+
 def test_skipped_images_exit_3(options: list[object], photos: Path, tmp_path: Path) -> None:
     """Images that could not be used are listed and the exit code says so; --on-error fail exits 1."""
     (photos / "dark" / "text.jpg").write_text("hello")

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featcache.errors import ImageError, SourceError
-from featcache.sources import open_source
+from featcache.sources import open_source, tars
 
 
 def png(seed: int) -> bytes:
@@ -233,6 +234,32 @@ def test_descriptors_are_closed(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) - before <= 8
     del source
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=130), min_size=1,
+             max_size=6, unique=True),
+    st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)  # fmt: skip
+def test_members_are_those_that_tarfile_finds(tmp_path_factory, names: list[str], form: int) -> None:
+    """Names, places and sizes are what Python's own module says."""
+    path = tmp_path_factory.getbasetemp() / "same.tar"
+    pack(path, [(name, b"x" * (i * 300)) for i, name in enumerate(names)], form)
+    with tarfile.open(path) as tar:
+        expected = [(m.name.removeprefix("./"), m.offset_data, m.size) for m in tar if m.isreg()]
+    assert [tuple(member) for member in tars._members(path)] == expected
+
+
+def test_many_threads(tmp_path: Path) -> None:
+    """Threads that read from more tar files than are kept open each get their own image's bytes."""
+    for i in range(20):
+        pack(tmp_path / f"{i:02d}.tar", [(f"{j}.png", b"%d " % (i * 10 + j) * 50) for j in range(10)])
+    source = open_source(tmp_path)
+    order = [(i * 77) % 200 for i in range(200)] * 20
+    with ThreadPoolExecutor(16) as pool:
+        contents = list(pool.map(lambda i: source.read(source.items[i]), order))
+    assert contents == [b"%d " % i * 50 for i in order]
 
 
 @settings(max_examples=300, deadline=None)
