@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.cache.shard import Key, Shard, ShardInfo, block_checksums, index_checksum, row_keys
+from featcache.cache.shard import (
+    HEAD_BYTES,
+    Key,
+    Shard,
+    ShardInfo,
+    block_checksums,
+    head,
+    index_checksum,
+    row_keys,
+)
 from featcache.errors import CacheDamagedError, CacheError
 from featcache.recipe import FORMAT_VERSION, Recipe
 
@@ -53,6 +62,7 @@ def inspect(path: Path) -> ShardContents:
     import h5py
 
     try:
+        size, checksum = file_checksum(path)
         with h5py.File(path, "r") as file:
             version = int(file.attrs["format"])
             if version != FORMAT_VERSION:
@@ -81,7 +91,6 @@ def inspect(path: Path) -> ShardContents:
             checksums[name] = block_checksums(features)
             if not np.array_equal(checksums[name], expected[name]):
                 raise ValueError(f"blocks of {name} do not have their checksums")
-        size, checksum = file_checksum(path)
     except CacheError:
         raise
     except Exception as error:  # a damaged file fails in many ways
@@ -89,15 +98,30 @@ def inspect(path: Path) -> ShardContents:
             f"Expected a sound shard. Received: {str(path)!r}: {' '.join(str(error).split())[:200]}. "
             "Run verify --fix, then extract again."
         ) from None
-    info = ShardInfo(path.name, rows, size, checksum, checksums)
+    info = ShardInfo(path.name, rows, size, checksum, checksums, {name: shard.offsets[name] for name in layers})
     keys = row_keys([bytes(digest) for digest in digests], views.tolist(), augmentation)
     return ShardContents(info, keys, [path.decode("utf-8", "surrogateescape") for path in paths], recipe, layers)
 
 
 def file_checksum(path: Path) -> tuple[int, int]:
-    """Return size and CRC-32 of a file."""
-    size = checksum = 0
+    """Return a shard's size and checksum, computed without HDF5.
+
+    Raises
+    ------
+    CacheDamagedError
+        If it is not what the file's head says.
+    OSError
+        If it cannot be read.
+    """
+    checksum = 0
     with path.open("rb") as file:
+        beginning = file.read(HEAD_BYTES)
+        size = len(beginning)
         while piece := file.read(2**23):
             size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    if beginning != head(checksum):
+        raise CacheDamagedError(
+            f"Expected a shard with its checksum. Received: {str(path)!r}, whose bytes are not those that were "
+            "written. Run verify --fix, then extract again."
+        )
     return size, checksum

@@ -45,11 +45,14 @@ class Outcome:
         For people.
     code : int
         Exit code.
+    error : str
+        For stderr, where the outcome is a failure.
     """
 
     data: dict[str, Any]
     text: str
     code: int = DONE
+    error: str = ""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -80,6 +83,8 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Ca
                     file=stdout,
                     flush=True,
                 )
+            if outcome.error:
+                _complain(outcome.error)
             raise typer.Exit(outcome.code)
 
         signature = inspect.signature(function, eval_str=True)
@@ -135,8 +140,12 @@ def _errors(*, debug: bool) -> Iterator[None]:
             text = "out of memory; take a smaller --batch-size, or features of fewer values"
         elif not isinstance(error, FeatcacheError):
             text = f"unexpected {type(error).__name__}: {error}. Run again with --debug and report it"
-        print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)  # noqa: T201
+        _complain(text)
         raise typer.Exit(code) from None
+
+
+def _complain(text: str) -> None:
+    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,8 @@ from featcache.cli import app
 from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
-COMMANDS = ["extract", "fit-head", "evaluate", "predict", "bases", "layers", "info", "demo"]
+COMMANDS = ["extract", "fit-head", "predict", "evaluate", "bases", "layers", "info", "verify", "gc", "export-cache",
+            "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -43,8 +44,7 @@ def head(options: list[object], split_photos: Path, tmp_path: Path) -> Path:
 def test_every_command_has_help_with_an_example() -> None:
     """--help of each command shows how to use it."""
     shown = run("--help")[1]
-    assert re.findall(r"^  ([a-z-]+)  ", shown.split("Commands:")[1], re.M) == [
-        "extract", "fit-head", "predict", "evaluate", "bases", "layers", "info", "demo"]  # fmt: skip
+    assert re.findall(r"^  ([a-z-]+)  ", shown.split("Commands:")[1], re.M) == COMMANDS
     for name in COMMANDS:
         code, text, _ = run(name, "--help")
         assert code == 0
