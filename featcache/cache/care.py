@@ -212,13 +212,8 @@ class _Findings:
         return recipe
 
     def _read_shard(self, name: str, known: ShardInfo | None) -> None:
-        file = self.path / "shards" / name
         try:
-            contents = inspect(file)
-        except FileNotFoundError:
-            return self._shard_problem(name, "it is missing")
-        except OSError as error:
-            return self._shard_problem(name, f"it cannot be read: {error.strerror or error}")
+            contents = inspect(self.path / "shards" / name)
         except CacheDamagedError as error:
             return self._shard_problem(name, _received(error))
         if known is not None:

@@ -61,8 +61,8 @@ def inspect(path: Path) -> ShardContents:
     """
     import h5py
 
+    size, checksum = file_checksum(path)  # first: HDF5 may hang on a damaged file
     try:
-        size, checksum = file_checksum(path)
         with h5py.File(path, "r") as file:
             version = int(file.attrs["format"])
             if version != FORMAT_VERSION:
@@ -109,19 +109,25 @@ def file_checksum(path: Path) -> tuple[int, int]:
     Raises
     ------
     CacheDamagedError
-        If it is not what the file's head says.
-    OSError
-        If it cannot be read.
+        If it is missing, cannot be read, or is not what its head says.
+    CacheError
+        If it may not be read.
     """
     checksum = 0
-    with path.open("rb") as file:
-        beginning = file.read(HEAD_BYTES)
-        size = len(beginning)
-        while piece := file.read(2**23):
-            size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(HEAD_BYTES)
+            size = len(beginning)
+            while piece := file.read(2**23):
+                size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    except OSError as error:
+        kind = CacheError if isinstance(error, PermissionError) else CacheDamagedError
+        raise kind(
+            f"Expected the shard {str(path)!r}. Received: {error.strerror}. Run verify --fix, then extract again."
+        ) from None
     if beginning != head(checksum):
         raise CacheDamagedError(
-            f"Expected a shard with its checksum. Received: {str(path)!r}, whose bytes are not those that were "
-            "written. Run verify --fix, then extract again."
+            f"Expected {str(path)!r} to have its checksum. Received: other bytes than were written. "
+            "Run verify --fix, then extract again."
         )
     return size, checksum

@@ -288,3 +288,34 @@ def test_image_sizes(options: list[object], tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(write_image(tmp_path / "p" / "a" / "1.png", random_image(0)))
     out = json.loads(run("layers", "vgg19", "--image-size", "32x64", "--json")[1])
     assert next(layer for layer in out["layers"] if layer["address"] == "block5_pool")["output_shape"] == [1, 2, 512]
+
+
+def test_caring_for_a_cache(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """verify lists problems and exits 1, --fix mends them, gc cleans up and export-cache writes a plain file."""
+    cache = tmp_path / "c"
+    assert run("extract", photos, *options, "--cache", cache)[0] == 0
+    code, out, err = run("verify", cache)
+    assert (code, err) == (0, "")
+    assert out.startswith("1 shards, 12 rows, 1 blocks")
+    (cache / "manifest.sqlite").unlink()
+    code, out, err = run("verify", cache, "--json")
+    assert (code, json.loads(out)["problems"]) == (1, [{"where": "manifest.sqlite", "what": "it is missing"}])
+    assert re.fullmatch(r"error: Expected a sound cache.*1 problems.*verify --fix.*\n", err)
+    code, out, _ = run("verify", cache, "--fix", "--json")
+    assert (code, json.loads(out)["sound"], len(json.loads(out)["fixed"])) == (0, True, 1)
+    assert "unknown: run extract" in run("info", cache)[1]
+    assert json.loads(run("extract", photos, *options, "--cache", cache, "--json")[1])["computed"] == 0
+    (photos / "dark" / "d0.png").unlink()
+    run("extract", photos, *options, "--cache", cache)
+    assert json.loads(run("gc", cache, "--dry-run", "--json")[1])["rows_dropped"] == 1
+    assert run("gc", cache)[1].startswith("1 rows and 1 files were removed, 1 shards rewritten")
+    code, out, _ = run("export-cache", cache, "--to", tmp_path / "out.npz", "--json")
+    assert (code, set(json.loads(out))) == (0, {"path", "arrays", "bytes"})
+    assert "paths_train" in np.load(tmp_path / "out.npz")
+    assert run("export-cache", cache)[0] == 2
+
+
+def test_info_of_features_from_elsewhere(tmp_path: Path) -> None:
+    """info shows what described the encoder."""
+    featcache.FeatureCache.from_arrays(np.ones((3, 2)), None, None, {"encoder": "clip"}, path=tmp_path / "c")
+    assert 'from elsewhere, stored as float32: {"encoder": "clip"}' in run("info", tmp_path / "c")[1]
