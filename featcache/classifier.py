@@ -86,6 +86,11 @@ class ImageClassifier:
         self.head = head
         self.recipe = Recipe.from_dict(head.card["recipe"])
         described = head.card.get("request")
+        if self.recipe.spec is not None:
+            raise HeadError(
+                "Expected a head on features that featcache extracted. Received: one whose features came from "
+                f"elsewhere: {self.recipe.spec}. Use Head.load and predict_proba on that encoder's features."
+            )
         if described is None:
             if base is None:
                 raise HeadError(

@@ -35,6 +35,7 @@ def test_recipe_survives_json() -> None:
         ("precision", "bfloat16"),
         ("runtime", "openvino"),
         ("format", 2),
+        ("spec", {"model": "clip"}),
     ],
 )
 def test_every_field_changes_the_fingerprint(field: str, value: object) -> None:

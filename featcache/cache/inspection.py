@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.cache.shard import Key, Shard, ShardInfo, block_checksums, index_checksum, row_keys
+from featcache.cache.shard import (
+    HEAD_BYTES,
+    Key,
+    Shard,
+    ShardInfo,
+    block_checksums,
+    head,
+    index_checksum,
+    row_keys,
+)
 from featcache.errors import CacheDamagedError, CacheError
 from featcache.recipe import FORMAT_VERSION, Recipe
 
@@ -52,6 +61,7 @@ def inspect(path: Path) -> ShardContents:
     """
     import h5py
 
+    size, checksum = file_checksum(path)  # first: HDF5 may hang on a damaged file
     try:
         with h5py.File(path, "r") as file:
             version = int(file.attrs["format"])
@@ -81,7 +91,6 @@ def inspect(path: Path) -> ShardContents:
             checksums[name] = block_checksums(features)
             if not np.array_equal(checksums[name], expected[name]):
                 raise ValueError(f"blocks of {name} do not have their checksums")
-        size, checksum = file_checksum(path)
     except CacheError:
         raise
     except Exception as error:  # a damaged file fails in many ways
@@ -89,15 +98,36 @@ def inspect(path: Path) -> ShardContents:
             f"Expected a sound shard. Received: {str(path)!r}: {' '.join(str(error).split())[:200]}. "
             "Run verify --fix, then extract again."
         ) from None
-    info = ShardInfo(path.name, rows, size, checksum, checksums)
+    info = ShardInfo(path.name, rows, size, checksum, checksums, {name: shard.offsets[name] for name in layers})
     keys = row_keys([bytes(digest) for digest in digests], views.tolist(), augmentation)
     return ShardContents(info, keys, [path.decode("utf-8", "surrogateescape") for path in paths], recipe, layers)
 
 
 def file_checksum(path: Path) -> tuple[int, int]:
-    """Return size and CRC-32 of a file."""
-    size = checksum = 0
-    with path.open("rb") as file:
-        while piece := file.read(2**23):
-            size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    """Return a shard's size and checksum, computed without HDF5.
+
+    Raises
+    ------
+    CacheDamagedError
+        If it is missing, cannot be read, or is not what its head says.
+    CacheError
+        If it may not be read.
+    """
+    checksum = 0
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(HEAD_BYTES)
+            size = len(beginning)
+            while piece := file.read(2**23):
+                size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    except OSError as error:
+        kind = CacheError if isinstance(error, PermissionError) else CacheDamagedError
+        raise kind(
+            f"Expected the shard {str(path)!r}. Received: {error.strerror}. Run verify --fix, then extract again."
+        ) from None
+    if beginning != head(checksum):
+        raise CacheDamagedError(
+            f"Expected {str(path)!r} to have its checksum. Received: other bytes than were written. "
+            "Run verify --fix, then extract again."
+        )
     return size, checksum

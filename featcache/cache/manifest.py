@@ -25,8 +25,8 @@ _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE shards (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
     size INTEGER NOT NULL, checksum INTEGER NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE blocks (shard INTEGER NOT NULL, layer TEXT NOT NULL, checksums BLOB NOT NULL,
-    crc INTEGER NOT NULL, PRIMARY KEY (shard, layer)) WITHOUT ROWID;
+CREATE TABLE blocks (shard INTEGER NOT NULL, layer TEXT NOT NULL, offset INTEGER NOT NULL,
+    checksums BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (shard, layer)) WITHOUT ROWID;
 CREATE TABLE rows (digest BLOB NOT NULL, view INTEGER NOT NULL, augmentation TEXT NOT NULL,
     shard INTEGER NOT NULL, position INTEGER NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (digest, view, augmentation)) WITHOUT ROWID;
@@ -122,7 +122,7 @@ class Manifest:
             raise CacheError(
                 f"Expected to use {str(self._path)!r}. Received: {error}. Check the disk and its permissions."
             ) from None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter from SQLite's own message
             raise self._damaged(str(error)) from None
 
     def _damaged(self, what: str) -> CacheDamagedError:
@@ -195,10 +195,12 @@ class Manifest:
     def shards(self) -> dict[int, ShardInfo]:
         """Return every shard by its number."""
         checksums: dict[int, dict[str, Any]] = {}
-        for shard, layer, content in self._checked("SELECT shard, layer, checksums, crc FROM blocks"):
+        offsets: dict[int, dict[str, int]] = {}
+        for shard, layer, offset, content in self._checked("SELECT shard, layer, offset, checksums, crc FROM blocks"):
             checksums.setdefault(shard, {})[layer] = np.frombuffer(content, "<u4")
+            offsets.setdefault(shard, {})[layer] = offset
         return {
-            number: ShardInfo(name, rows, size, checksum, checksums.get(number, {}))
+            number: ShardInfo(name, rows, size, checksum, checksums.get(number, {}), offsets.get(number, {}))
             for number, name, rows, size, checksum in self._checked(
                 "SELECT id, name, rows, size, checksum, crc FROM shards"
             )
@@ -254,8 +256,8 @@ class Manifest:
     def _add(self, shard: ShardInfo, keys: Sequence[Key]) -> None:
         number = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM shards").fetchone()[0]
         self._insert("shards", [(number, shard.name, shard.rows, shard.size, shard.checksum)])
-        blocks = [(number, layer, sums.astype("<u4").tobytes()) for layer, sums in shard.checksums.items()]
-        self._insert("blocks", blocks)
+        sums = {layer: found.astype("<u4").tobytes() for layer, found in shard.checksums.items()}
+        self._insert("blocks", [(number, layer, shard.offsets[layer], found) for layer, found in sums.items()])
         self._insert("rows", ((*key, number, i) for i, key in enumerate(keys)))
 
 

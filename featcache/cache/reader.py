@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.cache.manifest import Entry, Manifest, Place
-from featcache.cache.shard import Key, Shard, ShardInfo, block_rows
+from featcache.cache.shard import Key, ShardInfo, block_rows
 from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
 from featcache.recipe import Recipe
 
@@ -77,6 +77,57 @@ class FeatureCache:
                 f"Expected one recipe in {str(self.path)!r}. Received: recipe.json and manifest differ. "
                 "Run verify --fix: it restores what the shards say."
             )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
+        y: Sequence[Any] | npt.NDArray[Any] | None,
+        paths: Sequence[str | os.PathLike[str]] | None,
+        spec: Mapping[str, Any],
+        *,
+        path: str | os.PathLike[str],
+        splits: Sequence[str | None] | None = None,
+        groups: Sequence[Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        digests: Sequence[bytes] | None = None,
+    ) -> FeatureCache:
+        """Make a cache of features that come from elsewhere, or add them to one of the same spec.
+
+        Parameters
+        ----------
+        X : array, shape (n, …), or mapping of layer to array
+            Finite numbers, stored as float32 (float16 if all are); may be memory-mapped. The deepest layer last.
+        y : sequence, length n, or None
+            Class names; indices if `class_names` is given, -1 for none.
+        paths : sequence of paths, length n, or None
+            Where the images are, or any distinct names; None: their numbers.
+        spec : mapping
+            What describes the encoder, fit for JSON: part of the recipe, so that another spec is another cache.
+        path : path
+            The cache's folder.
+        splits : sequence, length n, optional
+            ``train``, ``validation`` or ``test``; without any, a fifth becomes validation, as in `extract`.
+        groups : sequence, length n, optional
+            Images of one group are on one side of every split.
+        class_names : sequence of str, optional
+            What `y` indexes.
+        digests : sequence of bytes, length n, optional
+            32 bytes for each image, equal for copies. Default: SHA-256 of the files if `paths` are files, else of
+            the features. Of rows with equal digests the first is kept; rows that are there already stay.
+
+        Raises
+        ------
+        OptionError
+            If lengths differ, a path occurs twice, only some paths are files, or a number is not finite.
+        CacheError
+            If the folder has another recipe or other files, or cannot be written.
+        """
+        from featcache.cache.arrays import write_arrays
+
+        write_arrays(X, y, paths, spec, path=Path(path), splits=splits, groups=groups, class_names=class_names,
+                     digests=digests)  # fmt: skip
+        return cls(path)
 
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}: {self.splits}, layers {', '.join(self.layers)})"
@@ -258,32 +309,37 @@ class FeatureCache:
         return np.asarray(self.features(split, layer, views=views)), self.labels(split, views=views)
 
     @cached_property
-    def _open_shards(self) -> dict[int, Shard]:
+    def _maps(self) -> dict[tuple[int, str], npt.NDArray[Any]]:
         return {}
 
     @cached_property
     def _sound_blocks(self) -> dict[tuple[int, str], npt.NDArray[np.bool_]]:
         return {}
 
+    def _map(self, info: ShardInfo, layer: str) -> npt.NDArray[Any]:
+        """Return a layer's rows in a shard, memory-mapped without HDF5, which may hang on a damaged file."""
+        path, shape = self.path / "shards" / info.name, (info.rows, *self.layers[layer])
+        try:
+            return np.memmap(path, self.recipe.dtype, "r", offset=info.offsets[layer], shape=shape)
+        except (OSError, ValueError, KeyError) as error:
+            raise CacheDamagedError(
+                f"Expected {layer} in the shard {str(path)!r}. Received: {error}. Run verify --fix, then extract again."
+            ) from None
+
     def _shard_rows(self, number: int, layer: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return rows of one shard after checking the blocks they lie in, each once per process."""
-        info = self.shards[number]
-        if number not in self._open_shards:
-            shard = Shard(self.path / "shards" / info.name)
-            if shard.fingerprint != self.recipe.fingerprint:
-                raise CacheDamagedError(f"Expected shard {info.name} to be of this recipe. Received: another's.")
-            self._open_shards[number] = shard
-        features = self._open_shards[number].features(layer)
-        expected = info.checksums[layer]
+        info = self.shards.get(number)
+        if info is None or layer not in info.offsets or positions.max() >= info.rows:
+            raise CacheDamagedError(
+                f"Expected shard {number} with row {positions.max()} of {layer} in the manifest of {str(self.path)!r}. "
+                "Received: none. Run verify --fix, then extract again."
+            )
+        if (number, layer) not in self._maps:
+            self._maps[number, layer] = self._map(info, layer)
+        features, expected = self._maps[number, layer], info.checksums[layer]
         step = block_rows(features[:1].nbytes)
         sound = self._sound_blocks.setdefault((number, layer), np.zeros(len(expected), bool))
         blocks = np.unique(positions // step)
-        wanted = (info.rows, *self.layers[layer])
-        if features.shape != wanted or features.dtype != np.dtype(self.recipe.dtype) or blocks[-1] >= len(expected):
-            raise CacheDamagedError(
-                f"Expected {layer} of shape {wanted}, {self.recipe.dtype}, in shard {info.name}. Received: "
-                f"{features.shape}, {features.dtype}. Run verify --fix, then extract again."
-            )
         for block in blocks[~sound[blocks]]:
             content = np.ascontiguousarray(features[block * step : (block + 1) * step])
             if zlib.crc32(content.data.cast("B")) != expected[block]:

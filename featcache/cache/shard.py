@@ -2,6 +2,7 @@
 
 Layout (``docs/format.md`` has it for readers without featcache)::
 
+    first 4096 bytes      text with the CRC-32 of all that follows (HDF5's user block)
     attributes            format, fingerprint, recipe (JSON), layers (JSON: [name, shape of a row] in the network's
                           order), augmentation (fingerprint, "" without), index_crc32
     features/<layer>      (rows, …) contiguous; attribute block_rows
@@ -37,6 +38,9 @@ SHARD_ROWS = 4096
 
 BLOCK_BYTES = 2**20
 
+HEAD_BYTES = 4096
+"""HDF5's user block: a shard can be checked without HDF5, which may crash or hang on a damaged file."""
+
 
 class Key(NamedTuple):
     """Which row: `augmentation` is empty for view 0, else the fingerprint of policy and seed."""
@@ -64,9 +68,11 @@ class ShardInfo:
     size : int
         Bytes of the file.
     checksum : int
-        CRC-32 of the whole file.
+        CRC-32 of the file from `HEAD_BYTES` on.
     checksums : dict
         CRC-32 of each block, uint32, by layer.
+    offsets : dict
+        Where in the file each layer's rows begin, one after the other.
     """
 
     name: str
@@ -74,6 +80,7 @@ class ShardInfo:
     size: int
     checksum: int
     checksums: dict[str, npt.NDArray[np.uint32]]
+    offsets: dict[str, int]
 
 
 def block_rows(row_bytes: int) -> int:
@@ -157,8 +164,11 @@ class ShardBuilder:
         digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32)
         views = np.array(self._views, np.uint16)
         paths = [path.encode("utf-8", "surrogateescape") for path in self._paths]
+        offsets: dict[str, int] = {}
         image = io.BytesIO()
-        with h5py.File(image, "w", alignment_threshold=4096, alignment_interval=4096) as file:
+        with h5py.File(
+            image, "w", userblock_size=HEAD_BYTES, alignment_threshold=4096, alignment_interval=4096
+        ) as file:
             file.attrs["format"] = FORMAT_VERSION
             file.attrs["recipe"] = canonical_json(self._recipe.to_dict())
             texts = {
@@ -172,11 +182,15 @@ class ShardBuilder:
             for layer, rows in stacked.items():
                 dataset = file.create_dataset(f"features/{layer}", data=rows)
                 dataset.attrs["block_rows"] = block_rows(rows[:1].nbytes)
+                offsets[layer] = dataset.id.get_offset()
                 file.create_dataset(f"checksums/{layer}", data=checksums[layer])
             file["digests"], file["views"] = digests, views
             file.create_dataset("paths", data=paths, dtype=h5py.string_dtype("utf-8"))
         name = f"{uuid.uuid4().hex[:16]}.h5"
-        info = ShardInfo(name, len(self), image.getbuffer().nbytes, zlib.crc32(image.getbuffer()), checksums)
+        content = image.getbuffer()
+        checksum = zlib.crc32(content[HEAD_BYTES:])
+        content[:HEAD_BYTES] = head(checksum)
+        info = ShardInfo(name, len(self), content.nbytes, checksum, checksums, offsets)
 
         def check(written: Path) -> None:
             shard = Shard(written)
@@ -187,8 +201,14 @@ class ShardBuilder:
                         f"{layer}. Check the disk; nothing was committed."
                     )
 
-        publish(folder / name, image.getbuffer(), check=check)
+        publish(folder / name, content, check=check)
         return info, row_keys(self._digests, self._views, self._augmentation)
+
+
+def head(checksum: int) -> bytes:
+    """Return the first `HEAD_BYTES` of a shard."""
+    text = f"featcache shard, HDF5 from byte {HEAD_BYTES} on, whose CRC-32 is {checksum:08x}\n"
+    return text.encode().ljust(HEAD_BYTES, b"\0")
 
 
 def index_checksum(
@@ -203,7 +223,7 @@ def index_checksum(
 
 
 class Shard:
-    """A published shard, opened for reading; features are memory-mapped where they are contiguous.
+    """A published shard, opened for reading; features are memory-mapped.
 
     Parameters
     ----------
@@ -220,6 +240,7 @@ class Shard:
         import h5py
 
         self._maps: dict[str, npt.NDArray[Any]] = {}
+        self.offsets: dict[str, int] = {}
         try:
             with h5py.File(path, "r") as file:
                 self.fingerprint = str(file.attrs["fingerprint"])
@@ -229,12 +250,8 @@ class Shard:
                 )
                 for name in names:
                     dataset = file["features"][name]
-                    offset = dataset.id.get_offset()
-                    self._maps[name] = (
-                        dataset[()]
-                        if offset is None
-                        else np.memmap(path, dataset.dtype, "r", offset=offset, shape=dataset.shape)
-                    )
+                    offset = self.offsets[name] = dataset.id.get_offset()
+                    self._maps[name] = np.memmap(path, dataset.dtype, "r", offset=offset, shape=dataset.shape)
         except Exception as error:  # a damaged file fails in many ways
             raise CacheDamagedError(
                 f"Expected a shard. Received: {str(path)!r}: {' '.join(str(error).split())[:200]}. "

@@ -50,11 +50,14 @@ class Outcome:
         For people.
     code : int
         Exit code.
+    error : str
+        For stderr, where the outcome is a failure.
     """
 
     data: dict[str, Any]
     text: str
     code: int = DONE
+    error: str = ""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -81,6 +84,8 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Ca
                 with contextlib.redirect_stdout(sys.stderr):  # Keras prints downloads
                     outcome = function(**options)
                 _say(json.dumps(outcome.data, default=str) if json_output else outcome.text, stdout)
+            if outcome.error:
+                _complain(outcome.error)
             raise typer.Exit(outcome.code)
 
         signature = inspect.signature(function, eval_str=True)
@@ -151,8 +156,12 @@ def _errors(*, debug: bool) -> Iterator[None]:
             text = "out of memory; take a smaller --batch-size, or features of fewer values"
         elif not isinstance(error, FeatcacheError):
             text = f"unexpected {type(error).__name__}: {error}. Run again with --debug and report it"
-        _say(f"error: {printable(' '.join(text.split()))}", sys.stderr)
+        _complain(text)
         raise typer.Exit(code) from None
+
+
+def _complain(text: str) -> None:
+    _say(f"error: {printable(' '.join(text.split()))}", sys.stderr)
 
 
 def _say(text: str, stream: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from featcache.cli.app import Outcome, command, printable, settings, skipped_text, table
 from featcache.cli.heads import newest
 from featcache.cli.stage_one import _size
+from featcache.recipe import Recipe
 
 
 @command("bases", example="featcache bases")
@@ -81,17 +83,27 @@ def info(
     recipe = opened.recipe
     rows = [
         ["cache", str(opened.path)],
-        ["source", opened.source["location"]],
+        ["source", opened.source["location"] or "unknown: run extract, which lists it again"],
         ["images", f"{len(opened)} ({', '.join(f'{n} {split}' for split, n in opened.splits.items()) or 'none'})"],
-        ["rows", f"{opened.rows}, {opened.missing} missing, {opened.views} views of each training image"],
+        ["rows", f"{opened.rows}, {opened.views} views of each training image"],
+        ["missing", f"{opened.missing} rows: run extract again to go on" if opened.missing else "none"],
         ["classes", f"{len(opened.class_names)}: {', '.join(opened.class_names[:12])}"],
         ["layers", ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in opened.layers.items())],
         ["on disk", f"{size / 1e6:.1f} MB in {len(opened.shards)} shards"],
         ["heads", ", ".join(heads) or "none"],
-        ["pixels", f"{recipe.image_size[0]}x{recipe.image_size[1]}, {recipe.resize}, {recipe.interpolation}, "
-                   f"preprocess {recipe.preprocess}"],
-        ["features", f"{recipe.pooling} pooling, stored as {recipe.dtype}, {recipe.runtime} {recipe.precision}"],
+        *_origin(recipe),
         ["recipe", recipe.fingerprint],
     ]  # fmt: skip
     text = table([[name, printable(value)] for name, value in rows])
     return Outcome(data, "\n".join(part for part in [text, skipped_text(opened.skipped)] if part))
+
+
+def _origin(recipe: Recipe) -> list[list[str]]:
+    """Say how pixels became features."""
+    if recipe.spec is not None:
+        return [["features", f"from elsewhere, stored as {recipe.dtype}: {json.dumps(recipe.spec)}"]]
+    return [
+        ["pixels", f"{recipe.image_size[0]}x{recipe.image_size[1]}, {recipe.resize}, {recipe.interpolation}, "
+                   f"preprocess {recipe.preprocess}"],
+        ["features", f"{recipe.pooling} pooling, stored as {recipe.dtype}, {recipe.runtime} {recipe.precision}"],
+    ]  # fmt: skip

@@ -19,7 +19,7 @@ ENTRIES = [
     Entry("b/3.png", "b", None, None, 0, 7, None, "empty file"),
 ]
 KEYS = [Key(D[0], 0, ""), Key(D[1], 2, "abc")]
-SHARD = ShardInfo("s.h5", 2, 100, {"x": np.array([1, 2], np.uint32)})
+SHARD = ShardInfo("s.h5", 2, 100, 77, {"x": np.array([1, 2], np.uint32)}, {"x": 4096})
 
 
 @pytest.fixture
@@ -37,9 +37,10 @@ def test_everything_comes_back(path: Path) -> None:
     assert manifest.listing() == [ENTRIES[0], ENTRIES[1]._replace(digest=D[1], split="train"), ENTRIES[2]]
     assert manifest.rows() == {KEYS[0]: Place(1, 0), KEYS[1]: Place(1, 1)}
     (number, info), *more = manifest.shards().items()
-    assert (number, info.name, info.rows, info.size, more) == (1, "s.h5", 2, 100, [])
+    assert (number, info.name, info.rows, info.size, info.checksum, more) == (1, "s.h5", 2, 100, 77, [])
+    assert info.offsets == {"x": 4096}
     assert info.checksums["x"].tolist() == [1, 2]
-    assert manifest.meta() == {"format": 1, "source": {"name": "n"}}
+    assert manifest.meta() == {"format": 1, "source": {"name": "n"}, "images": 3}
 
 
 def test_a_stranger_can_read_it(path: Path) -> None:
@@ -58,6 +59,7 @@ def test_a_stranger_can_read_it(path: Path) -> None:
         ("UPDATE listing SET label = 'b' WHERE position = 0", "listing"),
         ("UPDATE listing SET digest = zeroblob(32) WHERE position = 0", "listing"),
         ("DELETE FROM listing WHERE position = 0", "listing"),
+        ("DELETE FROM listing WHERE position = 2", "listing"),
         ("UPDATE rows SET position = 1", "rows"),
         ("UPDATE shards SET name = 't.h5'", "shards"),
         ("UPDATE blocks SET checksums = zeroblob(8)", "shards"),

@@ -45,8 +45,14 @@ def test_a_stranger_can_read_a_shard(tmp_path: Path) -> None:
         assert file["checksums/x"][()].tolist() == [zlib.crc32(x.tobytes())]
         assert file["features/x"].attrs["block_rows"] == block_rows(12)
         index = zlib.crc32(np.array([0, 1, 0, 1, 0], "<u2").tobytes(), zlib.crc32(b"".join(digests)))
-        index = zlib.crc32(b"".join(path + b"\0" for path in file["paths"]), index)
+        texts = [file.attrs[name].encode() for name in ("fingerprint", "layers", "augmentation")]
+        index = zlib.crc32(b"".join(part + b"\0" for part in [*file["paths"], *texts]), index)
         assert file.attrs["index_crc32"] == index
+        assert json.loads(file.attrs["layers"]) == [["x", [3]], ["outer/y", [2, 2]]]
+    content = (tmp_path / info.name).read_bytes()
+    assert (info.size, info.checksum) == (len(content), zlib.crc32(content[4096:]))
+    assert f"CRC-32 is {info.checksum:08x}\n".encode() in content[:4096]
+    assert np.array_equal(np.frombuffer(content, np.float32, 15, info.offsets["x"]).reshape(5, 3), x)
 
 
 def test_features_are_memory_mapped(tmp_path: Path) -> None:

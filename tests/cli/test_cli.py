@@ -19,7 +19,8 @@ from featcache.cli import app
 from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
-COMMANDS = ["extract", "fit-head", "evaluate", "predict", "bases", "layers", "info", "demo"]
+COMMANDS = ["extract", "fit-head", "predict", "evaluate", "bases", "layers", "info", "verify", "gc", "export-cache",
+            "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -43,8 +44,7 @@ def head(options: list[object], split_photos: Path, tmp_path: Path) -> Path:
 def test_every_command_has_help_with_an_example() -> None:
     """--help of each command shows how to use it."""
     shown = run("--help")[1]
-    assert re.findall(r"^  ([a-z-]+)  ", shown.split("Commands:")[1], re.M) == [
-        "extract", "fit-head", "predict", "evaluate", "bases", "layers", "info", "demo"]  # fmt: skip
+    assert re.findall(r"^  ([a-z-]+)  ", shown.split("Commands:")[1], re.M) == COMMANDS
     for name in COMMANDS:
         code, text, _ = run(name, "--help")
         assert code == 0
@@ -324,3 +324,34 @@ def test_terminal_without_unicode(options: list[object], tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-m", "featcache", "info", tmp_path / "c"], capture_output=True, text=True,
                           env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)  # fmt: skip
     assert r"caf\xe9" in done.stdout
+
+
+def test_caring_for_a_cache(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """verify lists problems and exits 1, --fix mends them, gc cleans up and export-cache writes a plain file."""
+    cache = tmp_path / "c"
+    assert run("extract", photos, *options, "--cache", cache)[0] == 0
+    code, out, err = run("verify", cache)
+    assert (code, err) == (0, "")
+    assert out.startswith("1 shards, 12 rows, 1 blocks")
+    (cache / "manifest.sqlite").unlink()
+    code, out, err = run("verify", cache, "--json")
+    assert (code, json.loads(out)["problems"]) == (1, [{"where": "manifest.sqlite", "what": "it is missing"}])
+    assert re.fullmatch(r"error: Expected a sound cache.*1 problems.*verify --fix.*\n", err)
+    code, out, _ = run("verify", cache, "--fix", "--json")
+    assert (code, json.loads(out)["sound"], len(json.loads(out)["fixed"])) == (0, True, 1)
+    assert "unknown: run extract" in run("info", cache)[1]
+    assert json.loads(run("extract", photos, *options, "--cache", cache, "--json")[1])["computed"] == 0
+    (photos / "dark" / "d0.png").unlink()
+    run("extract", photos, *options, "--cache", cache)
+    assert json.loads(run("gc", cache, "--dry-run", "--json")[1])["rows_dropped"] == 1
+    assert run("gc", cache)[1].startswith("1 rows and 1 files were removed, 1 shards rewritten")
+    code, out, _ = run("export-cache", cache, "--to", tmp_path / "out.npz", "--json")
+    assert (code, set(json.loads(out))) == (0, {"path", "arrays", "bytes"})
+    assert "paths_train" in np.load(tmp_path / "out.npz")
+    assert run("export-cache", cache)[0] == 2
+
+
+def test_info_of_features_from_elsewhere(tmp_path: Path) -> None:
+    """info shows what described the encoder."""
+    featcache.FeatureCache.from_arrays(np.ones((3, 2)), None, None, {"encoder": "clip"}, path=tmp_path / "c")
+    assert 'from elsewhere, stored as float32: {"encoder": "clip"}' in run("info", tmp_path / "c")[1]

@@ -1,0 +1,142 @@
+"""Features that come from elsewhere, such as another framework's encoder, made into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.cache.manifest import Entry
+from featcache.cache.shard import ShardBuilder
+from featcache.cache.writer import CacheWriter
+from featcache.errors import OptionError
+from featcache.recipe import Recipe
+from featcache.sources import SPLITS, Item, SplitPolicy, digest
+
+
+def write_arrays(
+    X: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
+    y: Sequence[Any] | npt.NDArray[Any] | None,
+    paths: Sequence[str | os.PathLike[str]] | None,
+    spec: Mapping[str, Any],
+    *,
+    path: Path,
+    splits: Sequence[str | None] | None = None,
+    groups: Sequence[Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    digests: Sequence[bytes] | None = None,
+) -> None:
+    """Do what `FeatureCache.from_arrays` says, short of opening the cache."""
+    layers = dict(X) if isinstance(X, Mapping) else {"features": X}
+    n = _length(layers, y=y, paths=paths, splits=splits, groups=groups, digests=digests)
+    names = [f"{i:0{len(str(n - 1))}d}" for i in range(n)] if paths is None else [os.fspath(one) for one in paths]
+    if len(set(names)) != n:
+        raise OptionError(f"Expected every path once. Received: {n} paths, {len(set(names))} of them distinct.")
+    halves = all(array.dtype == np.float16 for array in layers.values())
+    recipe = Recipe(
+        architecture="", weights="", layers=tuple(layers), pooling="none", image_size=(0, 0), resize="stretch",
+        interpolation="bilinear", preprocess="none", dtype="float16" if halves else "float32", decode="elsewhere",
+        precision="elsewhere", runtime="elsewhere", spec=_plain(spec),
+    )  # fmt: skip
+    labels = _labels(y, n, class_names)
+    identities = _identities(layers, names, paths is not None) if digests is None else list(digests)
+    if any(len(identity) != 32 for identity in identities):
+        raise OptionError("Expected digests of 32 bytes, such as SHA-256's. Received: others.")
+    wrong = {split for split in splits or () if split not in (None, *SPLITS)}
+    if wrong:
+        raise OptionError(f"Expected splits to be of {', '.join(SPLITS)}, or None. Received: {sorted(wrong)}.")
+    policy = SplitPolicy(validation_split=0.0 if splits is not None and any(splits) else 0.2)
+    row_bytes = sum(array[:1].nbytes for array in layers.values())
+    entries = []
+    for i, name in enumerate(names):
+        stat = Path(name).stat() if paths is not None and Path(name).is_file() else None
+        size, stamp = (row_bytes, 0) if stat is None else (stat.st_size, stat.st_mtime_ns)
+        group = None if groups is None or groups[i] is None else str(groups[i])
+        item = Item(name, labels[i], splits[i] if splits is not None else None, size, stamp, group)
+        split = policy.split_of(item, identities[i])
+        entries.append(Entry(name, item.label, split, group, size, stamp, identities[i], None))
+    shapes = {layer: tuple(array.shape[1:]) for layer, array in layers.items()}
+    meta = {
+        "fingerprint": recipe.fingerprint,
+        "layers": [[layer, list(shape)] for layer, shape in shapes.items()],
+        "source": {"name": path.name, "location": "arrays"},
+        "listing": {"classes": None, "validation_split": policy.validation_split, "test_from": None, "seed": 0},
+    }
+    with CacheWriter.open_for_writing(path, recipe, None) as writer:
+        if writer.meta().get("layers", meta["layers"]) != meta["layers"]:
+            raise OptionError(
+                f"Expected layers {writer.meta()['layers']} as in {str(path)!r}. Received: {meta['layers']}."
+            )
+        writer.replace_listing(entries, meta)
+        known = {key.digest for key in writer.rows() if key.view == 0}
+        builder = ShardBuilder(recipe, shapes)
+        for i in sorted(range(n), key=lambda i: hashlib.sha256(os.fsencode(names[i])).digest()):
+            if identities[i] in known:
+                continue
+            row = {layer: np.asarray(array[i]).astype(recipe.dtype) for layer, array in layers.items()}
+            for layer, values in row.items():
+                if not np.isfinite(values).all():
+                    raise OptionError(
+                        f"Expected finite numbers in {recipe.dtype}. Received: others, in row {i} of {layer} "
+                        f"({names[i]!r}). Mend or leave out that row."
+                    )
+            builder.append(identities[i], names[i], row)
+            known.add(identities[i])
+            if builder.full:
+                writer.commit(builder, [])
+                builder = ShardBuilder(recipe, shapes)
+        writer.commit(builder, [])
+
+
+def _length(layers: Mapping[str, npt.NDArray[Any]], **others: Any) -> int:
+    if not layers or not all(hasattr(array, "dtype") and array.ndim >= 1 for array in layers.values()):
+        raise OptionError("Expected X to be an array of shape (n, …), or a mapping of layer to array. Received: other.")
+    lengths = {f"X[{layer!r}]": len(array) for layer, array in layers.items()}
+    lengths.update({name: len(values) for name, values in others.items() if values is not None})
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise OptionError(f"Expected one row or value per image in each, and at least one. Received: {lengths}.")
+    return next(iter(lengths.values()))
+
+
+def _plain(spec: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(spec), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"Expected a spec that JSON can hold. Received: {spec!r}: {error}.") from None
+    return plain
+
+
+def _labels(y: Any, n: int, class_names: Sequence[str] | None) -> list[str | None]:
+    if y is None:
+        return [None] * n
+    if class_names is None:
+        return [None if label is None else str(label) for label in y]
+    numbers = [int(label) for label in y]
+    if any(not -1 <= number < len(class_names) for number in numbers):
+        raise OptionError(
+            f"Expected y to be indices into {len(class_names)} class names, or -1. Received: {min(numbers)} to "
+            f"{max(numbers)}."
+        )
+    return [None if number < 0 else str(class_names[number]) for number in numbers]
+
+
+def _identities(layers: Mapping[str, npt.NDArray[Any]], names: Sequence[str], files: bool) -> list[bytes]:
+    """Return digests of the files, if they are there; else of the features."""
+    present = [files and Path(name).is_file() for name in names]
+    if all(present):
+        return [digest(Path(name).read_bytes()) for name in names]
+    if any(present):
+        raise OptionError(
+            f"Expected all paths to be files, or none. Received: {names[present.index(False)]!r}, which is none, "
+            f"beside {names[present.index(True)]!r}. Pass digests, or mend the paths."
+        )
+    if len(layers) == 1:
+        (array,) = layers.values()
+        return [digest(np.asarray(row)) for row in array]
+    return [digest(b"".join(digest(np.asarray(array[i])) for array in layers.values())) for i in range(len(names))]

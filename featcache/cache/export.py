@@ -1,0 +1,198 @@
+"""A cache as one plain file, for whoever has no featcache."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.cache.reader import FeatureCache, FeatureRows
+from featcache.errors import CacheDamagedError, CacheError, OptionError
+from featcache.files import TEMPORARY, sync_folder
+from featcache.recipe import canonical_json
+
+_PIECE = 16 * 2**20
+"""Bytes of features in memory at a time."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_cache` wrote.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    arrays : dict
+        Shape of every array in it, by name.
+    bytes : int
+        Its size.
+    """
+
+    path: Path
+    arrays: dict[str, tuple[int, ...]]
+    bytes: int
+
+
+def export_cache(
+    cache: FeatureCache | str | os.PathLike[str], to: str | os.PathLike[str], *, layers: Sequence[str] = ()
+) -> ExportReport:
+    """Write X, y and paths of every split, and the class names, to one HDF5 or npz file, and read it back.
+
+    Arrays are called ``X_<split>``, ``y_<split>`` (indices into ``class_names``, -1 without a label) and
+    ``paths_<split>``; with several layers ``<layer>/X_<split>``. ``recipe`` is the recipe as JSON. Rows are in
+    the source's order, without augmented views. Features are written a few megabytes at a time.
+
+    Parameters
+    ----------
+    cache : FeatureCache or path
+        What to export.
+    to : path
+        A file ending in ``.h5``, ``.hdf5`` or ``.npz``; one that is there is replaced once the new one is whole.
+    layers : sequence of str
+        Default: all.
+
+    Raises
+    ------
+    OptionError
+        If the ending is another, or the cache has no such layer.
+    CacheError
+        If there are no rows, or the file cannot be written.
+    CacheDamagedError
+        If features do not have their checksum, or the file does not read back as it was written.
+    """
+    opened = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+    target = Path(to)
+    formats: dict[str, type[_HDF5] | type[_Npz]] = {".h5": _HDF5, ".hdf5": _HDF5, ".npz": _Npz}
+    if target.suffix not in formats:
+        raise OptionError(f"Expected a file ending in .h5 or .npz. Received: {str(target)!r}.")
+    if not len(opened):
+        raise CacheError(f"Expected rows in {str(opened.path)!r}. Received: none. Run extract first.")
+    wanted = list(layers) or list(opened.layers)
+    features = {
+        f"X_{split}" if len(wanted) == 1 else f"{layer}/X_{split}": opened.features(split, layer)
+        for layer in wanted
+        for split in opened.splits
+    }
+    small: dict[str, Any] = {f"y_{split}": opened.labels(split) for split in opened.splits}
+    texts = {f"paths_{split}": opened.paths(split) for split in opened.splits}
+    texts.update({"class_names": opened.class_names, "recipe": [canonical_json(opened.recipe.to_dict())]})
+    needed = sum(math.prod(rows.shape) * rows.dtype.itemsize for rows in features.values())
+    draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}{target.suffix}"
+    try:
+        free = shutil.disk_usage(target.parent).free
+        if free < needed:
+            raise CacheError(f"Expected {needed:,} free bytes for {str(target)!r}. Received: {free:,}.")
+        formats[target.suffix](draft).write(features, small, texts)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except OSError as error:
+        raise CacheError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+    sync_folder(target.parent)
+    shapes = {name: rows.shape for name, rows in features.items()}
+    shapes.update({name: (len(values),) for name, values in {**small, **texts}.items()})
+    return ExportReport(target, shapes, target.stat().st_size)
+
+
+def _pieces(rows: FeatureRows | npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Yield an array's rows, a few megabytes at a time."""
+    step = max(1, _PIECE // max(1, math.prod(rows.shape[1:]) * rows.dtype.itemsize))
+    for start in range(0, len(rows), step):
+        yield np.ascontiguousarray(rows[start : start + step])
+
+
+def _same(name: str, written: int, read: int) -> None:
+    if written != read:
+        raise CacheDamagedError(f"Expected to read {name} back as it was written. Received: other bytes.")
+
+
+class _HDF5:
+    """HDF5 lays the file out; features are then written as plain bytes, whose errors are ordinary ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, list[str]]) -> None:
+        import h5py
+
+        places = {}
+        with h5py.File(self._path, "w") as file:
+            for name, values in small.items():
+                file[name] = values
+            for name, strings in texts.items():
+                encoded = [text.encode("utf-8", "surrogateescape") for text in strings]
+                file.create_dataset(name, data=encoded, dtype=h5py.string_dtype("utf-8"))
+            early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            for name, rows in features.items():
+                dataset = file.create_dataset(name, rows.shape, rows.dtype, dcpl=early)
+                places[name] = dataset.id.get_offset()
+        checksums = dict.fromkeys(features, 0)
+        with self._path.open("r+b") as plain:
+            for name, rows in features.items():
+                plain.seek(places[name])
+                for piece in _pieces(rows):
+                    plain.write(piece.data.cast("B"))
+                    checksums[name] = zlib.crc32(piece.data.cast("B"), checksums[name])
+        with h5py.File(self._path) as file:
+            for name in features:
+                read = 0
+                for piece in _pieces(file[name]):
+                    read = zlib.crc32(piece.data.cast("B"), read)
+                _same(name, checksums[name], read)
+            for name, values in small.items():
+                _same(name, zlib.crc32(values.tobytes()), zlib.crc32(file[name][()].tobytes()))
+            for name, strings in texts.items():
+                back = [text.decode("utf-8", "surrogateescape") for text in file[name][()]]
+                if back != strings:
+                    _same(name, 0, 1)
+
+
+class _Npz:
+    """An uncompressed zip of npy files, as `numpy.savez` makes, written piece by piece."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, list[str]]) -> None:
+        arrays: dict[str, Any] = {**features, **small, **{name: np.array(text, str) for name, text in texts.items()}}
+        checksums = {}
+        with zipfile.ZipFile(self._path, "w", allowZip64=True) as archive:
+            for name, rows in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(rows.dtype),
+                        "fortran_order": False,
+                        "shape": tuple(rows.shape),
+                    }
+                    np.lib.format.write_array_header_2_0(member, header)
+                    checksums[name] = 0
+                    for piece in _pieces(rows):
+                        content = piece.tobytes()
+                        member.write(content)
+                        checksums[name] = zlib.crc32(content, checksums[name])
+        with zipfile.ZipFile(self._path) as archive:
+            for name in arrays:
+                with archive.open(f"{name}.npy") as member:
+                    np.lib.format.read_magic(member)
+                    np.lib.format.read_array_header_2_0(member)
+                    read = 0
+                    while content := member.read(_PIECE):
+                        read = zlib.crc32(content, read)
+                _same(name, checksums[name], read)

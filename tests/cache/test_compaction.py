@@ -1,0 +1,166 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import make
+
+from featcache.cache import FeatureCache
+from featcache.cache.care import verify
+from featcache.cache.compaction import collect
+from featcache.cache.lock import writer_lock
+from featcache.cache.manifest import Manifest
+from featcache.cache.shard import ShardBuilder
+from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Return a copy of the golden cache without its images 1 and 4: one row of each of two shards goes, or more."""
+    path = Path(shutil.copytree(make.FOLDER, tmp_path / "c"))
+    relist(path, [0, 2, 3, 5, 6])
+    return path
+
+
+def relist(path: Path, images: list[int]) -> None:
+    """List other images, as an extraction whose source has changed does."""
+    manifest = Manifest(path / "manifest.sqlite")
+    manifest.replace_listing([make.entry(i) for i in images], {})
+    manifest.close()
+
+
+def rows(path: Path) -> list[object]:
+    cache = FeatureCache(path)
+    return [cache.paths(views=True), *(np.asarray(cache.features(layer=x, views=True)).tolist() for x in cache.layers)]
+
+
+def test_unlisted_rows_go_and_the_rest_stays(cache: Path) -> None:
+    """Rows of images that left the source are gone from the disk; all others read as before."""
+    before, names = rows(cache), {p.name for p in (cache / "shards").iterdir()}
+    size = sum(p.stat().st_size for p in (cache / "shards").iterdir())
+    report = collect(cache)
+    assert (report.rows_dropped, report.rows_kept, report.shards_rewritten) == (3, 4, 2)
+    assert rows(cache) == before
+    assert verify(cache).problems == []
+    assert {p.name for p in (cache / "shards").iterdir()}.isdisjoint(names)
+    assert size - report.bytes_freed == sum(p.stat().st_size for p in (cache / "shards").iterdir())
+    again = collect(cache)
+    assert (again.rows_dropped, again.files_removed, again.bytes_freed) == (0, [], 0)
+
+
+def test_views_beyond_the_wanted_ones_go(cache: Path) -> None:
+    """With fewer views, or another augmentation, the views of before are no longer kept."""
+    manifest = Manifest(cache / "manifest.sqlite")
+    manifest.set_meta({"views": {"count": 1, "augmentation": "another"}})
+    manifest.close()
+    assert (collect(cache).rows_dropped, set(FeatureCache(cache).places.values()) != set()) == (4, True)
+    assert {key.view for key in FeatureCache(cache).places} == {0}
+    assert verify(cache).problems == []
+
+
+def test_only_shards_that_lose_rows_are_rewritten(cache: Path) -> None:
+    """A shard all of whose rows are wanted keeps its file."""
+    relist(cache, [0, 3, 4, 5])
+    kept = FeatureCache(cache).shards[1].name
+    assert collect(cache).shards_rewritten == 1
+    assert (cache / "shards" / kept).exists()
+    assert verify(cache).problems == []
+
+
+def test_dry_run_changes_nothing(cache: Path) -> None:
+    """--dry-run says what would go and writes nothing, not even a lock."""
+    before = {p: p.stat().st_mtime_ns for p in cache.rglob("*")}
+    with writer_lock(cache):
+        pass
+    before[cache] = cache.stat().st_mtime_ns
+    report = collect(cache, dry_run=True)
+    assert (report.rows_dropped, report.rows_kept, len(report.files_removed)) == (3, 4, 2)
+    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*")} | {cache: cache.stat().st_mtime_ns} == before
+
+
+def test_litter_of_killed_runs_goes(cache: Path) -> None:
+    """Orphan shards and temporary files go; a young temporary file beside the manifest may be somebody's lock."""
+    builder = ShardBuilder(make.RECIPE, make.LAYERS)
+    builder.append(bytes(32), "new.png", make.features(b"new", 0))
+    info, _ = builder.publish(cache / "shards")
+    for name in ("shards/.tmp-1", ".tmp-old", ".tmp-young"):
+        (cache / name).write_text("x")
+    os.utime(cache / ".tmp-old", (1, 1))
+    removed = set(collect(cache).files_removed)
+    assert {f"shards/{info.name}", "shards/.tmp-1", ".tmp-old"} <= removed
+    assert not any((cache / name).exists() for name in removed)
+    assert (cache / ".tmp-young").exists()
+
+
+@pytest.mark.parametrize("point", range(12))
+def test_killed_at_any_step_nothing_is_lost(cache: Path, point: int) -> None:
+    """A process killed at its n-th file operation leaves a sound cache with the same rows; the next gc finishes."""
+    before = rows(cache)
+    code = f"""
+import os, sys
+from pathlib import Path
+left = {point}
+def hook(event, args):
+    global left
+    names = [str(a) for a in args[:2] if isinstance(a, (str, os.PathLike))]
+    written = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wxa+")
+    if any({str(cache)!r} in n for n in names) and (event in ("os.rename", "os.remove") or written):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+from featcache.cache.compaction import collect
+import h5py
+sys.addaudithook(hook)
+collect(Path({str(cache)!r}))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False).returncode
+    assert ended in (0, 9)
+    assert rows(cache) == before
+    assert verify(cache).problems == []
+    collect(cache)
+    assert rows(cache) == before
+    report = verify(cache)
+    assert (report.problems, report.orphans, report.rows) == ([], [], 4)
+
+
+def test_damage_is_not_copied(cache: Path) -> None:
+    """A damaged shard is not rewritten with a new checksum: gc stops and changes nothing."""
+    shard = cache / "shards" / FeatureCache(cache).shards[2].name
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    before = {p.name for p in (cache / "shards").iterdir()}
+    with pytest.raises(CacheDamagedError, match="verify --fix"):
+        collect(cache)
+    assert {p.name for p in (cache / "shards").iterdir()} == before
+    assert len(FeatureCache(cache).places) == 7
+
+
+def test_without_a_listing_nothing_is_removed(cache: Path) -> None:
+    """After a manifest was rebuilt nobody knows which images are wanted: gc says to extract first."""
+    relist(cache, [])
+    with pytest.raises(CacheError, match="Run extract"):
+        collect(cache)
+    assert len(FeatureCache(cache).places) == 7
+
+
+def test_gc_needs_the_lock(cache: Path) -> None:
+    """While somebody writes, nothing is removed."""
+    with writer_lock(cache), pytest.raises(CacheBusyError):
+        collect(cache)
+
+
+def test_removed_images_of_a_real_extraction(extracting, photos: Path, tmp_path: Path) -> None:
+    """Rows stay until gc when images are removed, and are computed again when the images come back after it."""
+    extracting(photos, tmp_path / "c", shard_rows=5)
+    photo = photos / "dark" / "d0.png"
+    aside = photo.rename(tmp_path / "aside.png")
+    extracting(photos, tmp_path / "c")
+    assert collect(tmp_path / "c").rows_dropped == 1
+    assert extracting(photos, tmp_path / "c").report.computed == 0
+    aside.rename(photo)
+    assert extracting(photos, tmp_path / "c").report.computed == 1
+    assert verify(tmp_path / "c").rows == 12
