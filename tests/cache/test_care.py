@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import make
-from reliability import record
+from recording import record
 
 from featcache.cache import FeatureCache
 from featcache.cache.care import VerifyReport, verify

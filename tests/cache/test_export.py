@@ -56,7 +56,7 @@ def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     calls = iter(range(10**6))
     true = export.zlib.crc32
     monkeypatch.setattr(export.zlib, "crc32", lambda *a: true(*a) ^ (next(calls) == 0))
-    with pytest.raises(CacheDamagedError, match="read .* back"):
+    with pytest.raises(CacheDamagedError, match=r"read .* back"):
         export_cache(make.FOLDER, tmp_path / name)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "old")]
 
