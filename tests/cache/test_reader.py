@@ -30,7 +30,7 @@ def test_rows_are_in_source_order(cache: FeatureCache, images: np.ndarray) -> No
     assert len(cache.shards) == 5
     assert np.allclose(cache.features(layer="mix"), [predicted_mean(image) for image in images], rtol=1e-5)
     assert [cache.class_names[label] for label in cache.labels()] == ["odd" if i % 2 else "even" for i in range(23)]
-    assert cache.paths() == [f"{i:02d}" for i in range(23)]
+    assert cache.paths() == [f"{i:06d}" for i in range(23)]
 
 
 def test_splits_add_up(cache: FeatureCache) -> None:
