@@ -6,26 +6,28 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
+import shutil
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from featcache.augmentation import Augmentation, Fill
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.manifest import Entry
-from featcache.cache.reader import read_description
 from featcache.cache.shard import SHARD_ROWS, Key, ShardBuilder
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
-from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Recipe, Request, Resize
-from featcache.sources import Item, Source, SplitPolicy, digest, folder_name, open_source
+from featcache.planning import Job, Known, compare, with_digest
+from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Request, Resize
+from featcache.sources import Item, Source, SplitPolicy, open_source
 
 if TYPE_CHECKING:
-    from featcache.extractor import Extractor, Progress
+    from featcache.extractor import Progress
 
 log = logging.getLogger(__name__)
 
@@ -148,244 +150,256 @@ def extract(
     ImageError
         If an image fails and `on_error` is ``"fail"``.
     """
-    if on_error not in ("skip", "fail"):
-        raise OptionError(f"Expected on_error to be skip or fail. Received: {on_error!r}.")
-    for name, value, least in (("batch_size", batch_size, 1), ("shard_rows", shard_rows, 1), ("views", views, 0)):
-        if value < least:
-            raise OptionError(f"Expected {name} of {least} or more. Received: {value}.")
-    if bool(views) != (augment is not None):
-        raise OptionError(f"Expected views and augment together. Received: views={views}, augment={augment!r}.")
-    if isinstance(augment, str):
-        augment = Augmentation.parse(augment, fill=fill, seed=seed)
-    start = time.perf_counter()
-    opened_source = open_source(source, classes=classes)
-    request = Request(
+    return Extraction(
+        source,
         base=base,
-        settings=dict(settings or {}),
+        layers=layers,
+        settings=settings,
         weights=weights,
-        layers=tuple(layers),
         pooling=pooling,
         image_size=image_size,
         resize=resize,
         interpolation=interpolation,
         preprocess=preprocess,
         dtype=dtype,
+        classes=classes,
+        validation_split=validation_split,
+        test_split=test_split,
+        test_from=test_from,
         seed=seed,
-    )
-    policy = SplitPolicy(validation_split, test_from, seed, test_split).settled(opened_source)
-    folder = None if cache is None else Path(cache)
-    job = _Job(opened_source, policy, request, Path(cache_root), folder, views, augment)
-    with CacheWriter.open_for_writing(job.folder, job.recipe, request.to_dict()) as writer:
-        known = _Known(writer)
-        if not replace_source:
-            known.check_same_source(job)
-        todo = _compare(job, known, rehash=rehash, retry_failed=retry_failed)
-        failed = next((entry for entry in job.entries if entry.reason), None)
-        if on_error == "fail" and failed:
-            raise ImageError(f"{failed.path}: {failed.reason}")
-        meta = {
-            "fingerprint": job.recipe.fingerprint,
-            "layers": known.meta.get("layers") or [[n, list(s)] for n, s in job.extractor.layers.items()],
-            "source": {"name": opened_source.name, "location": opened_source.location},
-            "listing": {**asdict(policy), "classes": None if classes is None else list(classes)},
-            "views": {
-                "count": views,
-                "augmentation": job.augmentation,
-                "policy": None if augment is None else asdict(augment),
-            },
-        }
-        meta = json.loads(json.dumps(meta))
-        if job.entries != known.entries or any(known.meta.get(key) != value for key, value in meta.items()):
-            writer.replace_listing(job.entries, meta)
-        computed = 0
-        if todo:
-            names = [name for name, _ in meta["layers"]]
-            computed = _compute(job, writer, todo, known.rows, names, batch_size, shard_rows, on_error, progress)
-    result = FeatureCache(job.folder)
-    seconds = time.perf_counter() - start
-    result.report = ExtractionReport(
-        cache=job.folder,
-        images=len(result),
-        rows=result.rows,
-        computed=computed,
-        reused=result.rows - computed,
-        skipped=result.skipped,
-        seconds=seconds,
-        images_per_second=computed / seconds,
-        bytes=sum(shard.size for shard in result.shards.values()),
-        warnings=_one_sided_classes(result),
-    )
-    return result
+        views=views,
+        augment=augment,
+        fill=fill,
+        batch_size=batch_size,
+        shard_rows=shard_rows,
+        on_error=on_error,
+        retry_failed=retry_failed,
+        rehash=rehash,
+        replace_source=replace_source,
+        cache=cache,
+        cache_root=cache_root,
+    ).run(progress)
 
 
-class _Job:
-    """One source, one recipe, one folder; the base is loaded when something first needs it."""
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """The arguments of `extract`, to be planned or run.
 
-    def __init__(
-        self,
-        source: Source,
-        policy: SplitPolicy,
-        request: Request,
-        root: Path,
-        folder: Path | None,
-        views: int,
-        augment: Augmentation | None,
-    ) -> None:
-        self.source, self.policy, self.request = source, policy, request
-        self.views, self.augment = views, augment
-        self.augmentation = "" if augment is None else augment.fingerprint
-        self.entries: list[Entry] = []
-        self.hashed: dict[str, bytes] = {}
-        self._root, self._given = root, folder
+    Parameters
+    ----------
+    source, base, layers, …
+        As those of `extract`.
 
-    def keys(self, item: Item, identity: bytes) -> list[Key]:
-        """Return the rows an image must have: augmented views are for training images only."""
-        views = self.views if self.policy.split_of(item, identity) == "train" else 0
-        return [Key(identity, view, self.augmentation if view else "") for view in range(views + 1)]
+    Raises
+    ------
+    OptionError
+        If a value is not possible.
+    """
 
-    @cached_property
-    def extractor(self) -> Extractor:
-        """The base, loaded."""
-        from featcache.extractor import Extractor
+    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]] = field(default="digits", kw_only=False)
+    base: Any = "vgg19"
+    layers: Sequence[str] = ()
+    settings: Mapping[str, Any] | None = None
+    weights: str | Path | None = None
+    pooling: Pooling = "avg"
+    image_size: int | tuple[int, int] | None = None
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "bilinear"
+    preprocess: Preprocess = "auto"
+    dtype: Dtype = "float32"
+    classes: Sequence[str] | None = None
+    validation_split: float | None = None
+    test_split: float | None = None
+    test_from: tuple[str, float] | None = None
+    seed: int = 0
+    views: int = 0
+    augment: str | Augmentation | None = None
+    fill: Fill = "nearest"
+    batch_size: int = 32
+    shard_rows: int = SHARD_ROWS
+    on_error: Literal["skip", "fail"] = "skip"
+    retry_failed: bool = False
+    rehash: bool = False
+    replace_source: bool = False
+    cache: str | os.PathLike[str] | None = None
+    cache_root: str | os.PathLike[str] = "cache"
 
-        return Extractor(self.request)
-
-    @cached_property
-    def recipe(self) -> Recipe:
-        """The request's recipe: from a cache with an equal request, else from the base."""
-        wanted = self.request.to_dict()
-        for folder in self._root.glob("*") if self._given is None else [self._given]:
-            if wanted is not None and (folder / "recipe.json").is_file():
-                try:
-                    described = read_description(folder)
-                    if described.get("request") == wanted:
-                        return Recipe.from_dict(described["recipe"])
-                except FeatcacheError as error:
-                    if self._given is not None:
-                        raise
-                    log.debug("passing over %s: %s", folder, error)
-        return self.extractor.recipe
-
-    @cached_property
-    def folder(self) -> Path:
-        """The cache's folder: the given one, else the default one, wherever its source has moved from."""
-        if self._given is not None:
-            return self._given
-        ending = f"-{folder_name(self.request.base_name)}-{self.recipe.fingerprint[:8]}"
-        default = self._root / f"{folder_name(self.source.name)}{ending}"
-        if default.exists():
-            return default
-        for other in sorted(self._root.glob(f"*{ending}")):
-            if (other / "manifest.sqlite").is_file() and self._moved_from(other):
-                log.warning("%s was extracted from here before it was moved: going on with %s",
-                            self.source.location, other)  # fmt: skip
-                return other
-        return default
-
-    def _moved_from(self, other: Path) -> bool:
-        """Whether a cache is this source's, or its source is no longer there and had an image of this one."""
-        try:
-            cache = FeatureCache(other)
-            location = Path(cache.source["location"])
-            if str(location) == self.source.location:
-                return True
-            gone = location.is_absolute() and not location.exists()
-            return gone and self.first_shared({entry.digest for entry in cache.entries}) is not None
-        except FeatcacheError as error:
-            log.debug("passing over %s: %s", other, error)
-            return False
-
-    def hash_items(self, items: Iterable[Item]) -> Iterator[tuple[Item, bytes | None, str | None]]:
-        """Yield the digest of each image, read in parallel, or the reason why it cannot be read."""
-
-        def hashed(item: Item) -> tuple[Item, bytes | None, str | None]:
-            if item.path not in self.hashed:
-                try:
-                    self.hashed[item.path] = digest(self.source.read(item))
-                except ImageError as error:
-                    return item, None, str(error)
-            return item, self.hashed[item.path], None
-
-        with ThreadPoolExecutor(4, "featcache-hash") as pool:
-            waiting = iter(items)
-            while some := list(itertools.islice(waiting, 64)):
-                yield from pool.map(hashed, some)
-
-    def first_shared(self, digests: Container[bytes | None]) -> Item | None:
-        """Return an image whose digest is among the given ones."""
-        hashed = self.hash_items(self.source.items)
-        return next((item for item, found, _ in hashed if found and found in digests), None)
-
-
-class _Known:
-    """What a cache held before this extraction."""
-
-    def __init__(self, writer: CacheWriter) -> None:
-        self.meta = writer.meta()
-        self.entries = writer.listing()
-        self.rows = set(writer.rows())
-        self.digests = {key.digest for key in self.rows if key.view == 0}
-        self.location = self.meta.get("source", {}).get("location")
-
-    def check_same_source(self, job: _Job) -> None:
-        """Raise `CacheError` if the cache was made from a source that shares no image with the job's."""
-        if not self.rows or not self.entries or self.location == job.source.location:
-            return  # rows without a listing: the manifest was rebuilt from its shards
-        if job.first_shared(self.digests) is None:
-            raise CacheError(
-                f"Expected the source of the cache {str(job.folder)!r}, {self.location!r}. Received: "
-                f"{job.source.location!r}, which shares no image with it. Choose another --cache, or "
-                "--replace-source if you mean it."
+    def __post_init__(self) -> None:
+        if self.on_error not in ("skip", "fail"):
+            raise OptionError(f"Expected on_error to be skip or fail. Received: {self.on_error!r}.")
+        for name, least in (("batch_size", 1), ("shard_rows", 1), ("views", 0)):
+            if getattr(self, name) < least:
+                raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
+        if bool(self.views) != (self.augment is not None):
+            raise OptionError(
+                f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
             )
 
+    def run(self, progress: Progress | None = None) -> FeatureCache:
+        """Do what `extract` does."""
+        start = time.perf_counter()
+        job = self._job()
+        with CacheWriter.open_for_writing(job.folder, job.recipe, job.request.to_dict()) as writer:
+            known = Known(writer.meta(), writer.listing(), writer.rows())
+            todo = self._todo(job, known)
+            failed = next((entry for entry in job.entries if entry.reason), None)
+            if self.on_error == "fail" and failed:
+                raise ImageError(f"{failed.path}: {failed.reason}")
+            meta = self._meta(job, known)
+            if job.entries != known.entries or any(known.meta.get(key) != value for key, value in meta.items()):
+                writer.replace_listing(job.entries, meta)
+            computed = 0
+            if todo:
+                _check_space(job, len(todo), meta["layers"])
+                names = [name for name, _ in meta["layers"]]
+                computed = _compute(
+                    job, writer, todo, known.rows, names, self.batch_size, self.shard_rows, self.on_error, progress
+                )
+        result = FeatureCache(job.folder)
+        seconds = time.perf_counter() - start
+        result.report = ExtractionReport(
+            cache=job.folder,
+            images=len(result),
+            rows=result.rows,
+            computed=computed,
+            reused=result.rows - computed,
+            skipped=result.skipped,
+            seconds=seconds,
+            images_per_second=computed / seconds,
+            bytes=sum(shard.size for shard in result.shards.values()),
+            warnings=_one_sided_classes(result),
+        )
+        return result
 
-def _compare(job: _Job, known: _Known, *, rehash: bool, retry_failed: bool) -> list[int]:
-    """List the source anew in ``job.entries`` and return the positions of images to send through the base.
+    def plan(self) -> ExtractionPlan:
+        """Say what `run` would do, from the listing and a timed batch; write nothing."""
+        job = self._job()
+        known = Known({}, [], [])
+        if (job.folder / "recipe.json").is_file():
+            there = FeatureCache(job.folder)
+            layers = [[name, list(shape)] for name, shape in there.layers.items()]
+            known = Known({"source": there.source, "layers": layers}, there.entries, there.places)
+        todo = self._todo(job, known)
+        layers = self._meta(job, known)["layers"]
+        rate = _timed(job, [job.source.items[i] for i in todo[: 2 * self.batch_size]], self.batch_size) if todo else 0.0
+        rows = len(todo) * (1 + self.views)
+        return ExtractionPlan(
+            cache=job.folder,
+            images=len(job.source.items),
+            rows_to_compute=rows,
+            layers={name: tuple(shape) for name, shape in layers},
+            bytes=rows * _row_bytes(job, layers),
+            bytes_free=shutil.disk_usage(_existing(job.folder)).free,
+            images_per_second=rate,
+            seconds=len(todo) / rate if rate else 0.0,
+        )
 
-    Files of the same name, size and time stamp (unless it is 0, which says nothing) are taken to be
-    unchanged, if the source lies where it lay. Others that could be known images under a new name are
-    hashed; their pixels are not needed.
+    def _job(self) -> Job:
+        source = open_source(self.source, classes=self.classes)
+        request = Request(
+            base=self.base,
+            settings=dict(self.settings or {}),
+            weights=self.weights,
+            layers=tuple(self.layers),
+            pooling=self.pooling,
+            image_size=self.image_size,
+            resize=self.resize,
+            interpolation=self.interpolation,
+            preprocess=self.preprocess,
+            dtype=self.dtype,
+            seed=self.seed,
+        )
+        policy = SplitPolicy(self.validation_split, self.test_from, self.seed, self.test_split).settled(source)
+        augment = self.augment
+        if isinstance(augment, str):
+            augment = Augmentation.parse(augment, fill=self.fill, seed=self.seed)
+        folder = None if self.cache is None else Path(self.cache)
+        return Job(source, policy, request, Path(self.cache_root), folder, self.views, augment)
+
+    def _todo(self, job: Job, known: Known) -> list[int]:
+        if not self.replace_source:
+            known.check_same_source(job)
+        return compare(job, known, rehash=self.rehash, retry_failed=self.retry_failed)
+
+    def _meta(self, job: Job, known: Known) -> dict[str, Any]:
+        """Return what the manifest keeps of source, listing and views, as it reads back from JSON."""
+        meta = {
+            "fingerprint": job.recipe.fingerprint,
+            "layers": known.meta.get("layers") or list(job.extractor.layers.items()),
+            "source": {"name": job.source.name, "location": job.source.location},
+            "listing": {**asdict(job.policy), "classes": None if self.classes is None else list(self.classes)},
+            "views": {
+                "count": self.views,
+                "augmentation": job.augmentation,
+                "policy": None if job.augment is None else asdict(job.augment),
+            },
+        }
+        result: dict[str, Any] = json.loads(json.dumps(meta))
+        return result
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """What an extraction would do.
+
+    Attributes
+    ----------
+    cache : Path
+        Where.
+    images : int
+        Images of the source.
+    rows_to_compute : int
+        Rows that would go through the base at most: copies count here, and views of every image.
+    layers : dict
+        Shape of one row by layer.
+    bytes, bytes_free : int
+        Of these rows' features; of the disk.
+    images_per_second, seconds : float
+        As measured on a batch of them; how long they would take at that rate.
     """
-    same_place = known.location == job.source.location
-    by_path = {entry.path: entry for entry in known.entries} if same_place and not rehash else {}
-    stamps = {(entry.size, entry.mtime_ns) for entry in known.entries if entry.digest}
-    todo, to_hash = [], []
-    for position, item in enumerate(job.source.items):
-        entry = Entry(item.path, item.label, None, item.group, item.size, item.mtime_ns, None, None)
-        old = by_path.get(item.path)
-        if old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns) and item.mtime_ns:
-            if old.digest is not None and old.reason is None and known.rows.issuperset(job.keys(item, old.digest)):
-                entry = _with_digest(job, item, entry, old.digest)
-            elif old.reason is not None and old.digest is None:  # it could not be read; perhaps it can now
-                to_hash.append(position)
-            elif old.reason is not None and not retry_failed:
-                entry = entry._replace(digest=old.digest, reason=old.reason)
-            else:
-                todo.append(position)
-        elif known.rows and (not same_place or rehash or (item.size, item.mtime_ns) in stamps):
-            to_hash.append(position)
-        else:
-            todo.append(position)
-        job.entries.append(entry)
-    items = [job.source.items[position] for position in to_hash]
-    failed = {entry.digest: entry.reason for entry in known.entries if entry.reason and entry.digest}
-    for position, (item, found, reason) in zip(to_hash, job.hash_items(items), strict=True):
-        entry = job.entries[position]
-        if found is not None and known.rows.issuperset(job.keys(item, found)):
-            job.entries[position] = _with_digest(job, item, entry, found)
-        elif reason is not None or (found in failed and not retry_failed):
-            job.entries[position] = entry._replace(digest=found, reason=reason or failed[found or b""])
-        else:
-            todo.append(position)
-    return todo
+
+    cache: Path
+    images: int
+    rows_to_compute: int
+    layers: dict[str, tuple[int, ...]]
+    bytes: int
+    bytes_free: int
+    images_per_second: float
+    seconds: float
 
 
-def _with_digest(job: _Job, item: Item, entry: Entry, found: bytes | None) -> Entry:
-    return entry._replace(digest=found, split=None if found is None else job.policy.split_of(item, found))
+def _row_bytes(job: Job, layers: Sequence[tuple[str, Sequence[int]]]) -> int:
+    return sum(math.prod(shape) for _, shape in layers) * np.dtype(job.recipe.dtype).itemsize
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _check_space(job: Job, images: int, layers: Sequence[tuple[str, Sequence[int]]]) -> None:
+    """Raise `CacheError` if the plain features of so many images cannot fit on the disk."""
+    needed, free = images * _row_bytes(job, layers), shutil.disk_usage(job.folder).free
+    if needed > free:
+        raise CacheError(
+            f"Expected {needed / 1e9:.2f} GB of free space in {str(job.folder)!r} for {images} images. Received: "
+            f"{free / 1e9:.2f} GB. Free some space, choose another --cache, or take --pooling avg or --dtype float16."
+        )
+
+
+def _timed(job: Job, items: Sequence[Item], batch_size: int) -> float:
+    """Return images per second over the second half of some images; the first warms up."""
+    half = len(items) // 2
+    stream = job.extractor.stream(job.source, items, batch_size=batch_size)
+    for _ in itertools.islice(stream, half):
+        pass
+    start = time.perf_counter()
+    count = sum(1 for _ in stream)
+    return count / (time.perf_counter() - start)
 
 
 def _compute(
-    job: _Job,
+    job: Job,
     writer: CacheWriter,
     todo: Sequence[int],
     known: set[Key],
@@ -428,7 +442,7 @@ def _compute(
                     raise ImageError(f"{item.path}: {extracted.reason}")
                 log.warning("skipped %s: %s", item.path, extracted.reason)
             elif identity is not None:
-                settled.append((position, _with_digest(job, item, entry, identity)))
+                settled.append((position, with_digest(job, item, entry, identity)))
                 for view, features in extracted.views.items():
                     key = Key(identity, view, job.augmentation if view else "")
                     if key not in known:  # a copy of this image may have come first

@@ -474,3 +474,13 @@ def test_views_and_augment_go_together(extracting, photos: Path, tmp_path: Path)
     for options in ({"views": 2}, {"augment": "flip"}, {"views": -1, "augment": "flip"}):
         with pytest.raises(OptionError):
             extracting(photos, tmp_path / "c", **options)
+
+
+def test_space_is_checked_before_anything_is_computed(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """Features that cannot fit on the disk are refused with both sizes before the first batch."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=12 * 8 * 8 * 4 * 4 - 1))
+    with pytest.raises(CacheError, match=r"Expected 0\.00 GB of free space.* for 12 images\. Received: 0\.00 GB"):
+        extracting(photos, tmp_path / "c", pooling="none")
+    assert not list((tmp_path / "c" / "shards").iterdir())
+    assert extracting(photos, tmp_path / "c", pooling="none", classes=["dark"]).report.computed == 6

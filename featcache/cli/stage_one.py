@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +22,9 @@ from featcache.cli.app import (
 )
 from featcache.errors import OptionError
 from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Resize
+
+if TYPE_CHECKING:
+    from featcache.extraction import ExtractionPlan
 
 
 @command("extract", example="featcache extract photos/ --base mobilenetv2 --pooling avg")
@@ -81,40 +85,43 @@ def extract(
     cache: Annotated[Path | None, typer.Option(
         help="The cache's own folder. Default: cache/<source>-<base>-<fingerprint>."
     )] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
 ) -> Outcome:  # fmt: skip
     """Run a frozen base over a source once; what the cache has already is not computed again."""
-    from featcache.extraction import extract as run
+    from featcache.extraction import Extraction
 
+    extraction = Extraction(
+        source,
+        base=base,
+        settings=settings(base_set, "--base-set"),
+        weights=weights,
+        layers=layer or (),
+        pooling=pooling,
+        image_size=_size(image_size),
+        resize=resize,
+        interpolation=interpolation,
+        preprocess=preprocess,
+        dtype=dtype,
+        classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
+        validation_split=validation_split,
+        test_split=test_split,
+        test_from=_part(test_from),
+        seed=seed,
+        views=views,
+        augment=augment,
+        fill=fill,
+        batch_size=batch_size,
+        shard_rows=shard_rows,
+        on_error=on_error,
+        retry_failed=retry_failed,
+        rehash=rehash,
+        replace_source=replace_source,
+        cache=cache,
+    )
+    if dry_run:
+        return _planned(extraction.plan())
     with progress("extracting") as shown:
-        result = run(
-            source,
-            base=base,
-            settings=settings(base_set, "--base-set"),
-            weights=weights,
-            layers=layer or (),
-            pooling=pooling,
-            image_size=_size(image_size),
-            resize=resize,
-            interpolation=interpolation,
-            preprocess=preprocess,
-            dtype=dtype,
-            classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
-            validation_split=validation_split,
-            test_split=test_split,
-            test_from=_part(test_from),
-            seed=seed,
-            views=views,
-            augment=augment,
-            fill=fill,
-            batch_size=batch_size,
-            shard_rows=shard_rows,
-            on_error=on_error,
-            retry_failed=retry_failed,
-            rehash=rehash,
-            replace_source=replace_source,
-            cache=cache,
-            progress=shown,
-        )
+        result = extraction.run(shown)
     report = result.report
     for text in report.warnings:
         log.warning("%s", text)
@@ -144,6 +151,16 @@ def extract(
         skipped_text(report.skipped),
     ]
     return Outcome(data, "\n".join(line for line in lines if line), SKIPPED if report.skipped else DONE)
+
+
+def _planned(plan: ExtractionPlan) -> Outcome:
+    layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in plan.layers.items())
+    text = (
+        f"{plan.images} images, {plan.rows_to_compute} rows to compute: {plan.bytes / 1e6:.1f} MB "
+        f"({plan.bytes_free / 1e9:.1f} GB free), about {plan.seconds:.0f} s at {plan.images_per_second:.0f} images/s\n"
+        f"{layers}; in {printable(str(plan.cache))}"
+    )
+    return Outcome({**asdict(plan), "dry_run": True}, text)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

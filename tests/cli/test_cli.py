@@ -355,3 +355,19 @@ def test_info_of_features_from_elsewhere(tmp_path: Path) -> None:
     """info shows what described the encoder."""
     featcache.FeatureCache.from_arrays(np.ones((3, 2)), None, None, {"encoder": "clip"}, path=tmp_path / "c")
     assert 'from elsewhere, stored as float32: {"encoder": "clip"}' in run("info", tmp_path / "c")[1]
+
+
+def test_dry_run_writes_nothing(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """--dry-run says how many rows, bytes and seconds it would take, and leaves no trace."""
+    command = ["extract", photos, *options, "--cache", tmp_path / "new" / "c", "--dry-run"]
+    found = json.loads(run(*command, "--json")[1])
+    assert (found["images"], found["rows_to_compute"], found["bytes"]) == (12, 12, 12 * 4 * 4)
+    assert found["bytes_free"] > 0
+    assert found["images_per_second"] > 0
+    assert not (tmp_path / "new").exists()
+    assert "12 rows to compute" in run(*command)[1]
+    run("extract", photos, *options, "--cache", tmp_path / "c")
+    write_image(photos / "dark" / "new.png", random_image(9))
+    found = json.loads(run("extract", photos, *options, "--cache", tmp_path / "c", "--dry-run", "--json")[1])
+    assert (found["images"], found["rows_to_compute"]) == (13, 1)
+    assert json.loads(run("info", tmp_path / "c", "--json")[1])["images"] == 12
