@@ -47,7 +47,7 @@ def test_python_in_the_readme_runs(tmp_path: Path, oracle: Path, split_photos: P
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/format.md"])
 def test_files_named_in_the_documents_exist(name: str) -> None:
     """A path in a document leads somewhere."""
     text = (ROOT / name).read_text()

@@ -25,7 +25,8 @@ def table(name, order):
     for *values, crc in db.execute(f"SELECT * FROM {name} ORDER BY {order}"):
         columns = [c[1].decode() for c in db.execute(f"PRAGMA table_info({name})")]
         kinds = [c[2] for c in db.execute(f"PRAGMA table_info({name})")]
-        text = [b"" if v is None else v.hex().encode() if k == b"BLOB" else v if isinstance(v, bytes) else b"%d" % v
+        text = [b"" if v is None else b"x" + v.hex().encode() if k == b"BLOB" else
+                b"t" + v if isinstance(v, bytes) else b"%d" % v
                 for v, k in zip(values, kinds)]
         assert zlib.crc32(b"\\x1f".join(text)) == crc, (name, values)
         yield dict(zip(columns, values))
@@ -64,6 +65,7 @@ for shard in table("shards", "id"):
                 features[layer, bytes(file["digests"][i]), view, augmentation] = (shard["id"], i, row.tolist())
 listing = list(table("listing", "position"))
 assert len(listing) == meta["images"]
+assert db.execute("SELECT count(*) FROM rows").fetchone() == (meta["rows"],)
 places = {(r["digest"], r["view"], r["augmentation"]): (r["shard"], r["position"]) for r in table("rows", "shard")}
 names = sorted({row["label"] for row in listing})
 found = {}

@@ -276,7 +276,9 @@ def _mend(found: _Findings) -> None:
     draft = path / f"{TEMPORARY}{uuid.uuid4().hex}"
     manifest = Manifest(draft, create=True)
     try:
-        manifest.replace_listing(entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint})
+        manifest.replace_listing(
+            entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "rows": 0}
+        )
         taken: set[Key] = set()
         for contents in sorted(found.sound.values(), key=lambda contents: contents.info.name in found.orphans):
             if not taken.issuperset(contents.keys):  # else all its rows are in others: an orphan

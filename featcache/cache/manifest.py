@@ -2,7 +2,8 @@
 
 Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (digest, view and
 augmentation → shard and position) and ``listing`` (the source's images in its order). Every row ends in ``crc``,
-CRC-32 of its other columns as text joined by the byte 0x1f, blobs in hexadecimal, NULL as nothing.
+CRC-32 of its other columns joined by the byte 0x1f: integers in decimal, ``t`` and the text, ``x`` and a blob in
+hexadecimal, NULL as nothing. ``meta`` also counts rows and images, so that none can vanish unnoticed.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Place(NamedTuple):
 
 
 def _crc(*values: Any) -> int:
-    parts = [b"" if v is None else v.hex().encode() if isinstance(v, bytes) else _encoded(str(v)) for v in values]
+    parts = [b"" if v is None else b"x" + v.hex().encode() if isinstance(v, bytes) else
+             b"t" + _encoded(v) if isinstance(v, str) else b"%d" % v for v in values]  # fmt: skip
     return zlib.crc32(b"\x1f".join(parts))
 
 
@@ -190,7 +192,10 @@ class Manifest:
     def rows(self) -> dict[Key, Place]:
         """Return where each row lies."""
         query = "SELECT digest, view, augmentation, shard, position, crc FROM rows"
-        return {Key(*values[:3]): Place(*values[3:]) for values in self._checked(query)}
+        rows = {Key(*values[:3]): Place(*values[3:]) for values in self._checked(query)}
+        if len(rows) != self.meta().get("rows", 0):
+            raise self._damaged(f"it has {len(rows)} rows instead of {self.meta().get('rows', 0)}")
+        return rows
 
     def shards(self) -> dict[int, ShardInfo]:
         """Return every shard by its number."""
@@ -247,7 +252,7 @@ class Manifest:
         """Drop shards with all their rows and add published ones with theirs, in one transaction."""
         with self._damage(), self._transaction():
             for number in old:
-                self._db.execute("DELETE FROM rows WHERE shard = ?", (number,))
+                self._count(-self._db.execute("DELETE FROM rows WHERE shard = ?", (number,)).rowcount)
                 self._db.execute("DELETE FROM blocks WHERE shard = ?", (number,))
                 self._db.execute("DELETE FROM shards WHERE id = ?", (number,))
             for shard, keys in new:
@@ -258,7 +263,12 @@ class Manifest:
         self._insert("shards", [(number, shard.name, shard.rows, shard.size, shard.checksum)])
         sums = {layer: found.astype("<u4").tobytes() for layer, found in shard.checksums.items()}
         self._insert("blocks", [(number, layer, shard.offsets[layer], found) for layer, found in sums.items()])
+        there = "SELECT 1 FROM rows WHERE digest = ? AND view = ? AND augmentation = ?"
+        self._count(sum(self._db.execute(there, key).fetchone() is None for key in set(keys)))
         self._insert("rows", ((*key, number, i) for i, key in enumerate(keys)))
+
+    def _count(self, more: int) -> None:
+        self.set_meta({"rows": self.meta().get("rows", 0) + more})
 
 
 def has_shards(folder: Path) -> bool:

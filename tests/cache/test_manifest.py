@@ -40,7 +40,7 @@ def test_everything_comes_back(path: Path) -> None:
     assert (number, info.name, info.rows, info.size, info.checksum, more) == (1, "s.h5", 2, 100, 77, [])
     assert info.offsets == {"x": 4096}
     assert info.checksums["x"].tolist() == [1, 2]
-    assert manifest.meta() == {"format": 1, "source": {"name": "n"}, "images": 3}
+    assert manifest.meta() == {"format": 1, "source": {"name": "n"}, "images": 3, "rows": 2}
 
 
 def test_a_stranger_can_read_it(path: Path) -> None:
@@ -48,7 +48,8 @@ def test_a_stranger_can_read_it(path: Path) -> None:
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     *values, crc = db.execute("SELECT * FROM listing WHERE position = 0").fetchone()
-    text = "\x1f".join("" if v is None else v.hex() if isinstance(v, bytes) else str(v) for v in values)
+    kinds = {type(None): lambda v: "", bytes: lambda v: "x" + v.hex(), str: lambda v: "t" + v, int: str}
+    text = "\x1f".join(kinds[type(v)](v) for v in values)
     assert zlib.crc32(text.encode()) == crc
     assert db.execute("SELECT path FROM listing WHERE position = 2").fetchone() == ("b/3.png",)
 
@@ -61,6 +62,8 @@ def test_a_stranger_can_read_it(path: Path) -> None:
         ("DELETE FROM listing WHERE position = 0", "listing"),
         ("DELETE FROM listing WHERE position = 2", "listing"),
         ("UPDATE rows SET position = 1", "rows"),
+        ("UPDATE rows SET augmentation = x'' WHERE view = 0", "rows"),
+        ("DELETE FROM rows WHERE view = 0", "rows"),
         ("UPDATE shards SET name = 't.h5'", "shards"),
         ("UPDATE blocks SET checksums = zeroblob(8)", "shards"),
         ("""UPDATE meta SET value = '{"name":"m"}' WHERE key = 'source'""", "meta"),
