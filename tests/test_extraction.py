@@ -484,3 +484,17 @@ def test_space_is_checked_before_anything_is_computed(extracting, photos: Path, 
         extracting(photos, tmp_path / "c", pooling="none")
     assert not list((tmp_path / "c" / "shards").iterdir())
     assert extracting(photos, tmp_path / "c", pooling="none", classes=["dark"]).report.computed == 6
+
+
+def test_layer_and_layer_inside_it(tmp_path: Path, photos: Path) -> None:
+    """A nested model and a layer inside it can be cut at together."""
+    import keras
+
+    inner = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 1, name="a"), keras.layers.Conv2D(4, 1, name="b")], name="inner"
+    )
+    pixels = keras.Input((8, 8, 3))
+    model = keras.Model(pixels, keras.layers.ReLU(name="out")(inner(pixels)))
+    cache = extraction.extract(photos, base=model, layers=["inner", "inner/a"], preprocess="none", cache=tmp_path / "c")
+    assert cache.layers == {"inner/a": (2,), "inner": (4,)}
+    assert np.asarray(cache.features(layer="inner/a")).shape == (12, 2)

@@ -18,6 +18,7 @@ from featcache.cache.shard import (
     block_checksums,
     head,
     index_checksum,
+    member,
     row_keys,
 )
 from featcache.errors import CacheDamagedError, CacheError
@@ -81,7 +82,7 @@ def inspect(path: Path) -> ShardContents:
                 raise ValueError("its recipe does not have its fingerprint")
             recipe = Recipe.from_dict(json.loads(recipe_text))
             layers = {name: tuple(shape) for name, shape in json.loads(layer_text)}
-            expected = {name: file[f"checksums/{name}"][()] for name in layers}
+            expected = {name: file[f"checksums/{member(name)}"][()] for name in layers}
         shard, rows = Shard(path), len(digests)
         checksums = {}
         for name, shape in layers.items():

@@ -15,6 +15,7 @@ Layout (``docs/format.md`` has it for readers without featcache)::
 from __future__ import annotations
 
 import io
+import json
 import math
 import uuid
 import zlib
@@ -81,6 +82,11 @@ class ShardInfo:
     checksum: int
     checksums: dict[str, npt.NDArray[np.uint32]]
     offsets: dict[str, int]
+
+
+def member(layer: str) -> str:
+    """Return a layer's name as a dataset's: ``/`` would make a group, which may be another layer's dataset."""
+    return layer.replace("%", "%25").replace("/", "%2F")
 
 
 def block_rows(row_bytes: int) -> int:
@@ -180,10 +186,10 @@ class ShardBuilder:
                 file.attrs[name] = text
             file.attrs["index_crc32"] = index_checksum(digests, views, paths, list(texts.values()))
             for layer, rows in stacked.items():
-                dataset = file.create_dataset(f"features/{layer}", data=rows)
+                dataset = file.create_dataset(f"features/{member(layer)}", data=rows)
                 dataset.attrs["block_rows"] = block_rows(rows[:1].nbytes)
                 offsets[layer] = dataset.id.get_offset()
-                file.create_dataset(f"checksums/{layer}", data=checksums[layer])
+                file.create_dataset(f"checksums/{member(layer)}", data=checksums[layer])
             file["digests"], file["views"] = digests, views
             file.create_dataset("paths", data=paths, dtype=h5py.string_dtype("utf-8"))
         name = f"{uuid.uuid4().hex[:16]}.h5"
@@ -244,12 +250,8 @@ class Shard:
         try:
             with h5py.File(path, "r") as file:
                 self.fingerprint = str(file.attrs["fingerprint"])
-                names: list[str] = []
-                file["features"].visititems(
-                    lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None
-                )
-                for name in names:
-                    dataset = file["features"][name]
+                for name, _ in json.loads(file.attrs["layers"]):
+                    dataset = file["features"][member(name)]
                     offset = self.offsets[name] = dataset.id.get_offset()
                     self._maps[name] = np.memmap(path, dataset.dtype, "r", offset=offset, shape=dataset.shape)
         except Exception as error:  # a damaged file fails in many ways

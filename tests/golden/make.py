@@ -61,7 +61,7 @@ def main() -> None:
     }
     with CacheWriter.open_for_writing(FOLDER, RECIPE, {"base": "golden"}) as writer:
         writer.replace_listing([entry(i) for i in range(len(IMAGES))], meta)
-        for numbers, views in (((4, 0, 3), (0,)), ((1, 5), (0, 1))):
+        for numbers, views in (((4, 5, 3), (0,)), ((1, 0), (0, 1))):
             builder = ShardBuilder(RECIPE, LAYERS, augmentation=POLICY if 1 in views else "")
             for number in numbers:
                 path, *_, content = IMAGES[number]
