@@ -343,11 +343,15 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
             If a file cannot be read: no row is left out or made up.
         """
         check_is_fitted(self)
-        rows: dict[str, npt.NDArray[Any]] = {}
+        if not len(X):
+            return np.empty((0, self.n_features_out_), self.dtype)
+        rows = []
         source = files_source(X)
+        if len(source.items) != len(X):
+            raise ImageError("expected image files, received a folder among them: list its files")
         for extracted in self.extractor_.stream(source, source.items, batch_size=self.batch_size):
             if extracted.reason is not None:
                 raise ImageError(f"{extracted.item.path}: {extracted.reason}")
             (values,) = extracted.views[0].values()
-            rows[extracted.item.path] = values.reshape(-1)
-        return np.stack([rows[str(Path(path))] if str(path) not in rows else rows[str(path)] for path in X])
+            rows.append(values.reshape(-1))
+        return np.stack(rows)

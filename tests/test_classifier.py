@@ -147,3 +147,10 @@ def test_training_images_never_count(extracting, photos: Path, split_photos: Pat
     shutil.move(tmp_path / "c", tmp_path / "elsewhere")
     metrics = ImageClassifier.load(head.path).evaluate(photos)["metrics"]["all"]
     assert (metrics["n"], metrics["copies_left_out"]) == (12 - seen, seen)
+
+
+def test_same_image_twice_is_predicted_twice(cache, split_photos: Path) -> None:
+    """Predictions line up with what was asked for, repetitions included."""
+    dark, light = split_photos / "validation" / "dark" / "d0.png", split_photos / "validation" / "light" / "l0.png"
+    predictions = ImageClassifier.load(fit_head(cache).path).predict([dark, light, dark])
+    assert [one.label for one in predictions] == ["dark", "light", "dark"]

@@ -168,3 +168,11 @@ def test_grey_base_gets_grey_pixels(tmp_path: Path) -> None:
         source = files_source([tmp_path / "1.png"])
         (done,) = extractor.stream(source, source.items)
         assert np.allclose(done.views[0]["flat"], 77, atol=0.6)
+
+
+def test_transform_of_nothing_and_of_folders(oracle: Path, photos: Path) -> None:
+    """No file gives no row; a folder is not silently taken for its files."""
+    transformer = FeatureExtractor(oracle, layer="mix", preprocess="none").fit([])
+    assert transformer.transform([]).shape == (0, 4)
+    with pytest.raises(ImageError, match="a folder among them"):
+        transformer.transform([photos])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import NamedTuple
 from featcache.errors import SourceError
 from featcache.sources.files import FileSource
 from featcache.sources.source import SPLIT_NAMES, SPLITS, Item
+
+log = logging.getLogger(__name__)
 
 
 class Content(NamedTuple):
@@ -71,6 +74,11 @@ def folder_source(root: Path, top: Content) -> FileSource:
         If it holds no file, or files beside folders, or folders that are no splits beside splits.
     """
     splits = {name: SPLIT_NAMES[name.lower()] for name in top.folders if name.lower() in SPLIT_NAMES}
+    if len(splits) == len(top.folders) > 1 and "train" not in splits.values():
+        raise SourceError(
+            f"Expected a train folder beside {', '.join(top.folders)} in {str(root)!r}. Received: none. Add it, or "
+            "name one of these as the source."
+        )
     if "train" in splits.values() and (len(splits) == len(top.folders) or len(set(splits.values())) > 1):
         if len(splits) != len(top.folders) or len(set(splits.values())) != len(splits):
             raise SourceError(
@@ -96,21 +104,21 @@ def files_source(paths: Iterable[str | os.PathLike[str]]) -> FileSource:
     Parameters
     ----------
     paths : iterable of paths
-        In the order wanted; folders are walked in alphanumeric order.
+        In the order wanted, each as often as it is named; folders are walked in alphanumeric order.
 
     Raises
     ------
     SourceError
         If one does not exist, or a folder holds no file.
     """
-    items: dict[str, Item] = {}
+    items: list[Item] = []
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            found = {item.path: item for item in _walk(str(path), f"{path}/")}
+            found = list(_walk(str(path), f"{path}/"))
             if not found:
                 raise no_file(path)
-            items |= found
+            items += found
         else:
             try:
                 stat = path.stat()
@@ -118,8 +126,8 @@ def files_source(paths: Iterable[str | os.PathLike[str]]) -> FileSource:
                 raise SourceError(
                     f"Expected an image or a folder. Received: {str(given)!r}, which does not exist."
                 ) from None
-            items[str(given)] = Item(str(given), None, None, stat.st_size, stat.st_mtime_ns)
-    return FileSource(Path(), items.values())
+            items.append(Item(str(given), None, None, stat.st_size, stat.st_mtime_ns))
+    return FileSource(Path(), items)
 
 
 def no_file(folder: Path) -> SourceError:
@@ -139,7 +147,12 @@ def _classes(folder: Path, found: Content, prefix: str, split: str | None) -> It
     """Yield the images of class folders, or of a folder that holds nothing but images."""
     _check_no_files(folder, found)
     for name in found.folders:
-        yield from _walk(str(folder / name), f"{prefix}{name}/", name, split)
+        empty = True
+        for item in _walk(str(folder / name), f"{prefix}{name}/", name, split):
+            empty = False
+            yield item
+        if empty:
+            log.warning("%s has no file: it is no class", folder / name)
     yield from _files(str(folder), found.files, prefix, None, split)
 
 

@@ -71,6 +71,8 @@ def open_source(
     if classes is None:
         return opened
     wanted = list(dict.fromkeys(classes))
+    if not wanted:
+        raise OptionError(f"Expected at least one of the classes of {opened.location}. Received: none.")
     known = class_names(opened.items)
     for name in wanted:
         if name not in known:

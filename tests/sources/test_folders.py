@@ -120,10 +120,10 @@ def test_empty_file_has_a_reason(tmp_path: Path) -> None:
 
 
 def test_files_source_keeps_the_order_given(photos: Path) -> None:
-    """Files come as they were named, folders in alphanumeric order, each once."""
+    """Files come as they were named, and as often, folders in alphanumeric order."""
     one = photos / "light" / "l3.png"
     source = files_source([one, photos / "dark", one])
-    assert [Path(item.path).name for item in source.items] == ["l3.png", *(f"d{i}.png" for i in range(6))]
+    assert [Path(item.path).name for item in source.items] == ["l3.png", *(f"d{i}.png" for i in range(6)), "l3.png"]
     assert all(source.read(item) for item in source.items)
 
 
@@ -207,3 +207,25 @@ def test_unreadable_folder(photos: Path, monkeypatch) -> None:
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(SourceError, match=r"photos.*Permission denied"):
         open_source(photos)
+
+
+def test_splits_without_train(tmp_path: Path) -> None:
+    """validation and test without train are not taken for classes."""
+    for name in ("validation", "test"):
+        write_image(tmp_path / name / "cats" / "1.png", random_image(0))
+    with pytest.raises(SourceError, match="Expected a train folder beside test, validation"):
+        open_source(tmp_path)
+
+
+def test_empty_class_folder_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A class folder without a file is no class, and it is said."""
+    write_image(tmp_path / "cats" / "1.png", random_image(0))
+    (tmp_path / "dogs").mkdir()
+    assert class_names(open_source(tmp_path).items) == ["cats"]
+    assert "dogs has no file" in caplog.text
+
+
+def test_no_classes_at_all(photos: Path) -> None:
+    """An empty choice of classes is a mistake."""
+    with pytest.raises(OptionError, match="at least one"):
+        open_source(photos, classes=[])
