@@ -120,7 +120,7 @@ def test_kills_at_every_point(source, uninterrupted, tmp_path: Path, point: str,
     """Killed before and after each write, fsync, rename, link and commit, nothing is lost."""
     expected, _ = uninterrupted
     hits = unsound = different = 0
-    for count in (1, 2, 3, 5, 9) if FULL else (2,):
+    for count in (1, 2, 3, 4, 5, 7, 9) if FULL else (2,):
         cache = tmp_path / f"cache-{count}"
         died = finish(source, cache, "--die", f"{point}:{when}:{count}")
         if died.returncode != -signal.SIGKILL:
