@@ -11,7 +11,7 @@ def import_tensorflow() -> None:
     """Import TensorFlow and Keras, quietly if ``TF_CPP_MIN_LOG_LEVEL`` is 2 or more.
 
     TensorFlow's C++ side writes some lines to the process's standard error before it looks at that
-    variable. They are held back; if the import fails, they are shown.
+    variable. They are held back; if the import fails, they are shown. Keras draws its bars on terminals only.
     """
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
         import keras
@@ -24,10 +24,12 @@ def import_tensorflow() -> None:
         os.dup2(held.fileno(), 2)
         failed = True
         try:
-            import keras  # noqa: F401
+            import keras
             import tensorflow as tf
 
             tf.config.list_physical_devices()  # looks for GPUs, and says so
+            if not os.isatty(stderr):
+                keras.utils.disable_interactive_logging()  # no bars of downloads in files
             failed = False
         finally:
             os.dup2(stderr, 2)
