@@ -115,7 +115,8 @@ class Journal:
 
 def _suspects(file: Path) -> set[str]:
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read()
     except OSError:
         return set()
     found = set()
