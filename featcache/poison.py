@@ -109,7 +109,7 @@ class Journal:
                 with self._lock:
                     if self._descriptor is None:
                         self._descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            if hasattr(os, "pwrite"):
+            if hasattr(os, "pwrite"):  # Windows has none: there, nobody is suspected
                 os.pwrite(self._descriptor, content, slot * _SLOT)
 
 

@@ -71,6 +71,7 @@ def test_a_hang_is_found_in_one_command(oracle: Path, tmp_path: Path) -> None:
     record("an image that hangs", tries=1, named=1, others_lost=COUNT - 1 - len(FeatureCache(tmp_path / "c")))
 
 
+@pytest.mark.slow
 def test_the_library_finds_it_when_called_again(oracle: Path, tmp_path: Path) -> None:
     """Without the command line a hang is an error that names the suspects; the same call finds the image."""
     photos = poisoned(tmp_path / "photos", {"a/31.png": b"hang"})
