@@ -57,6 +57,10 @@ class CacheDamagedError(CacheError):
     """What was read from the cache does not have the checksum it was written with."""
 
 
+class HungError(FeatcacheError):
+    """The decoding of an image does not end."""
+
+
 class HeadError(FeatcacheError):
     """A head cannot be trained, saved or loaded."""
 

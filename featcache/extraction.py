@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from featcache import poison
 from featcache.augmentation import Augmentation, Fill
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.manifest import Entry
@@ -24,7 +25,7 @@ from featcache.cache.shard import SHARD_ROWS, Key, ShardBuilder
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.planning import Job, Known, compare, with_digest
 from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Request, Resize
-from featcache.sources import Item, Source, SplitPolicy, open_source
+from featcache.sources import Item, Source, SplitPolicy, digest, open_source
 
 if TYPE_CHECKING:
     from featcache.extractor import Progress
@@ -239,7 +240,10 @@ class Extraction:
         """Do what `extract` does."""
         start = time.perf_counter()
         job = self._job()
-        with CacheWriter.open_for_writing(job.folder, job.recipe, job.request.to_dict()) as writer:
+        with (
+            CacheWriter.open_for_writing(job.folder, job.recipe, job.request.to_dict()) as writer,
+            poison.Journal(job.folder / "decoding") as journal,
+        ):
             known = Known(writer.meta(), writer.listing(), writer.rows())
             todo = self._todo(job, known)
             failed = next((entry for entry in job.entries if entry.reason), None)
@@ -252,8 +256,18 @@ class Extraction:
             if todo:
                 _check_space(job, len(todo), meta["layers"])
                 names = [name for name, _ in meta["layers"]]
+                todo = _without_poison(job, writer, todo, known, journal.suspects, self.on_error)
                 computed = _compute(
-                    job, writer, todo, known.rows, names, self.batch_size, self.shard_rows, self.on_error, progress
+                    job,
+                    writer,
+                    todo,
+                    known.rows,
+                    names,
+                    self.batch_size,
+                    self.shard_rows,
+                    self.on_error,
+                    journal,
+                    progress,
                 )
         result = FeatureCache(job.folder)
         seconds = time.perf_counter() - start
@@ -398,6 +412,36 @@ def _timed(job: Job, items: Sequence[Item], batch_size: int) -> float:
     return count / (time.perf_counter() - start)
 
 
+def _without_poison(
+    job: Job, writer: CacheWriter, todo: Sequence[int], known: Known, suspects: set[str], on_error: str
+) -> list[int]:
+    """Let another process decode the suspects first; record the guilty ones and return the others.
+
+    Guilt is committed at once: whatever happens next, the image is not decoded here.
+    """
+    suspects = suspects | {entry.path for entry in known.entries if poison.is_poison(entry.reason)}
+    suspected = [position for position in todo if job.entries[position].path in suspects]
+    guilty = set()
+    if suspected:
+        with poison.Probe(job.extractor.spec) as probe:
+            for position in suspected:
+                item = job.source.items[position]
+                try:
+                    content = job.source.read(item)
+                except ImageError:
+                    continue
+                reason = probe.reason(content) if isinstance(content, bytes) else None
+                if reason is not None:
+                    entry = job.entries[position]._replace(digest=digest(content), reason=reason)
+                    writer.commit(None, [(position, entry)])
+                    guilty.add(position)
+                    poison.blamed()
+                    if on_error == "fail":
+                        raise ImageError(f"{item.path}: {reason}")
+                    log.warning("skipped %s: %s", item.path, reason)
+    return [position for position in todo if position not in guilty]
+
+
 def _compute(
     job: Job,
     writer: CacheWriter,
@@ -407,6 +451,7 @@ def _compute(
     batch_size: int,
     shard_rows: int,
     on_error: str,
+    journal: poison.Journal,
     progress: Progress | None,
 ) -> int:
     """Send images through the base, shard by shard, and return the number of rows computed.
@@ -431,7 +476,9 @@ def _compute(
         return [key.view for key in job.keys(item, identity) if key not in known]
 
     items = [job.source.items[position] for position in order]
-    stream = job.extractor.stream(job.source, items, wanted=wanted, augmentation=job.augment, batch_size=batch_size)
+    stream = job.extractor.stream(
+        job.source, items, wanted=wanted, augmentation=job.augment, batch_size=batch_size, journal=journal
+    )
     try:
         for done, (position, extracted) in enumerate(zip(order, stream, strict=True), 1):
             item, identity = extracted.item, extracted.digest
@@ -457,6 +504,7 @@ def _compute(
             if progress is not None:
                 progress(done, len(order))
     except (KeyboardInterrupt, FeatcacheError) as error:
+        stream.close()
         if not isinstance(error, CacheError):
             writer.commit(builder, settled)  # what is done is done
         raise

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as futures_wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ from featcache.augmentation import Augmentation
 from featcache.bases import Base, load_base
 from featcache.errors import BaseError, ImageError
 from featcache.images import PixelSpec, load
+from featcache.poison import Journal
 from featcache.recipe import (
     Dtype,
     Interpolation,
@@ -35,6 +41,7 @@ from featcache.sources import Item, Source, digest, files_source
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
+CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Extractor:
         What decides its numbers.
     layers : dict
         Shape of one image's features by layer, the deepest last.
+    spec : PixelSpec
+        How images must look for it.
 
     Raises
     ------
@@ -112,7 +121,7 @@ class Extractor:
             preprocess=base.preprocess,
             dtype=request.dtype,
         )
-        self._spec = PixelSpec(base.height, base.width, base.channels, request.resize, request.interpolation)
+        self.spec = PixelSpec(base.height, base.width, base.channels, request.resize, request.interpolation)
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -128,7 +137,8 @@ class Extractor:
         augmentation: Augmentation | None = None,
         batch_size: int = BATCH_SIZE,
         workers: int | None = None,
-    ) -> Iterator[Extracted]:
+        journal: Journal | None = None,
+    ) -> Generator[Extracted, None, None]:
         """Yield what becomes of each image, in the order of `items`.
 
         Bytes are read once, hashed and decoded from the same buffer, ahead of the forward pass and in
@@ -150,13 +160,19 @@ class Extractor:
             memory runs out.
         workers : int, optional
             Decoding threads; default: one more than the processors.
+        journal : Journal, optional
+            Where they note what they decode.
 
         Raises
         ------
+        HungError
+            If the decoding of an image does not end.
         BaseError
             If features are not finite, naming the layer and an image; or if memory runs out for a single
             image.
         """
+
+        noted = journal or Journal()
 
         def prepare(item: Item) -> _Pending:
             pending = _Pending(item)
@@ -165,7 +181,8 @@ class Extractor:
                 pending.digest = digest(content)
                 views = wanted(item, pending.digest)
                 if views:
-                    plain = load(content, self._spec)
+                    with noted.decoding(item.path):
+                        plain = load(content, self.spec)
                     for view in views:
                         if view:
                             assert augmentation is not None
@@ -177,23 +194,24 @@ class Extractor:
                 pending.reason = str(error)
             return pending
 
-        with ThreadPoolExecutor(workers or (os.cpu_count() or 1) + 1, "featcache-decode") as pool:
-            queue: collections.deque[_Pending] = collections.deque()
+        threads = workers or (os.cpu_count() or 1) + 1
+        with contextlib.closing(_mapped_ahead(threads, prepare, items, 3 * batch_size, noted.check)) as prepared:
+            waiting: collections.deque[_Pending] = collections.deque()
             rows: list[tuple[_Pending, int, npt.NDArray[np.float32]]] = []
-            for pending in _mapped_ahead(pool, prepare, items, 3 * batch_size):
-                queue.append(pending)
+            for pending in prepared:
+                waiting.append(pending)
                 rows.extend((pending, view, pixels) for view, pixels in pending.pixels)
                 pending.pixels = []
                 while len(rows) >= batch_size:
                     batch, rows = rows[:batch_size], rows[batch_size:]
                     batch_size = self._run(batch, batch_size)
-                if len(queue) > 16 * batch_size and rows:  # many images that need nothing wait behind one
+                if len(waiting) > 16 * batch_size and rows:  # many images that need nothing wait behind one
                     batch_size = self._run(rows, batch_size)
                     rows = []
-                yield from _finished(queue)
+                yield from _finished(waiting)
             if rows:
                 self._run(rows, batch_size)
-            yield from _finished(queue)
+            yield from _finished(waiting)
 
     def _run(self, rows: Sequence[tuple[_Pending, int, npt.NDArray[np.float32]]], batch_size: int) -> int:
         """Compute rows, padded to a batch size, and return the batch size that memory allows."""
@@ -243,20 +261,49 @@ def _finished(queue: collections.deque[_Pending]) -> Iterator[Extracted]:
 
 
 def _mapped_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Any], items: Iterable[Item], window: int
-) -> Iterator[Any]:
-    """Map in threads, in order, at most `window` items ahead of the consumer."""
+    workers: int, function: Callable[[Item], Any], items: Iterable[Item], window: int, check: Callable[[], None]
+) -> Generator[Any, None, None]:
+    """Map in threads, in order, at most `window` items ahead of the consumer; `check` while one is waited for.
+
+    Python waits at its end for an executor's threads, and would for a hung one, for ever.
+    """
+    tasks: queue.SimpleQueue[tuple[Future[Any], Item] | None] = queue.SimpleQueue()
     pending: collections.deque[Future[Any]] = collections.deque()
+
+    def work() -> None:
+        while task := tasks.get():
+            future, item = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(item))
+                except BaseException as error:
+                    future.set_exception(error)
+
+    def first() -> Any:
+        future = pending.popleft()
+        while not futures_wait([future], CHECK_SECONDS).done:
+            check()
+        return future.result()
+
+    threads = [threading.Thread(target=work, name=f"featcache-decode-{i}", daemon=True) for i in range(workers)]
+    for thread in threads:
+        thread.start()
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
+            pending.append(Future())
+            tasks.put((pending[-1], item))
             if len(pending) >= window:
-                yield pending.popleft().result()
+                yield first()
         while pending:
-            yield pending.popleft().result()
+            yield first()
     finally:
         for future in pending:
             future.cancel()
+        for _ in threads:
+            tasks.put(None)
+        last = time.monotonic() + 5  # idle threads end at once, hung ones never
+        for thread in threads:
+            thread.join(max(0.0, last - time.monotonic()))
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):

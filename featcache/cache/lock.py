@@ -121,12 +121,13 @@ def _dead(holder: dict[str, Any]) -> bool:
     except (OSError, OverflowError):
         return False
     started = _started(holder["pid"])
-    return started is not None and started != holder.get("started")
+    return started is not None and started != holder.get("started")  # a zombie's is ""
 
 
 def _started(pid: int) -> str | None:
-    """Return a process's start time in clock ticks, where the system tells."""
+    """Return a process's start time in clock ticks, where the system tells; nothing if it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else rest[18]
     except (OSError, IndexError):
         return None

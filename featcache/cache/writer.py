@@ -154,7 +154,16 @@ class CacheWriter:
 
 def _strangers(path: Path) -> bool:
     """Whether a folder holds anything that an interrupted creation of a cache would not have left."""
-    ours = {"shards", "lock", "lock.takeover", "manifest.sqlite", "manifest.sqlite-journal", "heads", "damaged"}
+    ours = {
+        "shards",
+        "lock",
+        "lock.takeover",
+        "manifest.sqlite",
+        "manifest.sqlite-journal",
+        "heads",
+        "damaged",
+        "decoding",
+    }
     return any(entry.name not in ours and not entry.name.startswith(".tmp-") for entry in path.iterdir())
 
 

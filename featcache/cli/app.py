@@ -21,7 +21,8 @@ from typing import Annotated, Any, TextIO, get_args
 import typer
 from typer.models import OptionInfo
 
-from featcache.errors import FeatcacheError, GateError, OptionError
+from featcache.cli import supervision
+from featcache.errors import FeatcacheError, GateError, HungError, OptionError
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
@@ -137,6 +138,7 @@ class _Formatter(logging.Formatter):
 @contextlib.contextmanager
 def _errors(*, debug: bool) -> Iterator[None]:
     def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a group, it comes from its leader, too
         raise _Terminated
 
     with contextlib.suppress(ValueError):  # not the main thread
@@ -146,6 +148,8 @@ def _errors(*, debug: bool) -> Iterator[None]:
     except (KeyboardInterrupt, Exception) as error:
         if isinstance(error, typer.Exit) or debug:
             raise
+        if isinstance(error, HungError) and supervision.supervised:
+            os._exit(supervision.HUNG)
         code, text = FAILED, str(error)
         if isinstance(error, KeyboardInterrupt):
             code = 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
@@ -306,4 +310,9 @@ def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:
 
 def main() -> None:
     """Run the command line."""
+    if sys.argv[1:2] == ["extract"] and (ended := supervision.supervise()) is not None:
+        code, error = ended
+        if error:
+            _complain(error)
+        sys.exit(code)
     app()
