@@ -20,7 +20,7 @@ import numpy as np
 from featcache.augmentation import Augmentation, Fill
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.manifest import Entry
-from featcache.cache.shard import SHARD_ROWS, Key, ShardBuilder
+from featcache.cache.shard import SHARD_ROWS, Compression, Key, ShardBuilder, check_compression
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.planning import Job, Known, compare, with_digest
 from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Request, Resize
@@ -93,6 +93,7 @@ def extract(
     fill: Fill = "nearest",
     batch_size: int = 32,
     shard_rows: int = SHARD_ROWS,
+    compression: Compression = "none",
     on_error: Literal["skip", "fail"] = "skip",
     retry_failed: bool = False,
     rehash: bool = False,
@@ -123,6 +124,8 @@ def extract(
         Images per forward pass.
     shard_rows : int
         Rows per file at most: what a kill can cost.
+    compression : {"none", "zstd", "lz4"}
+        How the shards of this call are stored, without loss; needs the extra ``compression``. A cache may mix.
     on_error : {"skip", "fail"}
         Whether an image that cannot be read is recorded with its reason, or ends the extraction.
     retry_failed : bool
@@ -172,6 +175,7 @@ def extract(
         fill=fill,
         batch_size=batch_size,
         shard_rows=shard_rows,
+        compression=compression,
         on_error=on_error,
         retry_failed=retry_failed,
         rehash=rehash,
@@ -194,6 +198,8 @@ class Extraction:
     ------
     OptionError
         If a value is not possible.
+    CacheError
+        If shards are to be compressed and hdf5plugin is not installed.
     """
 
     source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]] = field(default="digits", kw_only=False)
@@ -217,6 +223,7 @@ class Extraction:
     fill: Fill = "nearest"
     batch_size: int = 32
     shard_rows: int = SHARD_ROWS
+    compression: Compression = "none"
     on_error: Literal["skip", "fail"] = "skip"
     retry_failed: bool = False
     rehash: bool = False
@@ -230,6 +237,7 @@ class Extraction:
         for name, least in (("batch_size", 1), ("shard_rows", 1), ("views", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
+        check_compression(self.compression)
         if bool(self.views) != (self.augment is not None):
             raise OptionError(
                 f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
@@ -240,7 +248,8 @@ class Extraction:
         start = time.perf_counter()
         job = self._job()
         with CacheWriter.open_for_writing(job.folder, job.recipe, job.request.to_dict()) as writer:
-            known = Known(writer.meta(), writer.listing(), writer.rows())
+            places = writer.rows()
+            known = Known(writer.meta(), writer.listing(), places)
             todo = self._todo(job, known)
             failed = next((entry for entry in job.entries if entry.reason), None)
             if self.on_error == "fail" and failed:
@@ -250,12 +259,16 @@ class Extraction:
                 writer.replace_listing(job.entries, meta)
             computed = 0
             if todo:
-                _check_space(job, len(todo), meta["layers"])
+                if self.compression == "none":  # else nobody knows how much it will be
+                    _check_space(job, len(todo), meta["layers"])
                 names = [name for name, _ in meta["layers"]]
                 computed = _compute(
-                    job, writer, todo, known.rows, names, self.batch_size, self.shard_rows, self.on_error, progress
-                )
-        result = FeatureCache(job.folder)
+                    job, writer, todo, known.rows, names, self.batch_size, self.shard_rows, self.compression,
+                    self.on_error, progress,
+                )  # fmt: skip
+            result = FeatureCache(job.folder)
+            if not todo:  # what was read under the lock is what there is
+                result.adopt(job.entries, places)
         seconds = time.perf_counter() - start
         result.report = ExtractionReport(
             cache=job.folder,
@@ -353,7 +366,7 @@ class ExtractionPlan:
     layers : dict
         Shape of one row by layer.
     bytes, bytes_free : int
-        Of these rows' features; of the disk.
+        Of these rows' features before any compression; of the disk.
     images_per_second, seconds : float
         As measured on a batch of them; how long they would take at that rate.
     """
@@ -406,6 +419,7 @@ def _compute(
     layer_names: Sequence[str],
     batch_size: int,
     shard_rows: int,
+    compression: Compression,
     on_error: str,
     progress: Progress | None,
 ) -> int:
@@ -424,7 +438,11 @@ def _compute(
         order.sort(key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0
-    builder = ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation)
+
+    def empty() -> ShardBuilder:
+        return ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation, compression)
+
+    builder = empty()
     settled: list[tuple[int, Entry]] = []
 
     def wanted(item: Item, identity: bytes) -> list[int]:
@@ -453,7 +471,7 @@ def _compute(
                         computed += 1
             if builder.full:
                 writer.commit(builder, settled)
-                builder, settled = ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation), []
+                builder, settled = empty(), []
             if progress is not None:
                 progress(done, len(order))
     except (KeyboardInterrupt, FeatcacheError) as error:
@@ -466,7 +484,7 @@ def _compute(
 
 def _one_sided_classes(cache: FeatureCache) -> list[str]:
     """Name the classes that have no image in a split that others have."""
-    present = {split: set(cache.labels(split).tolist()) for split in cache.splits}
+    present = {split: set(np.unique(cache.labels(split)).tolist()) for split in cache.splits}
     return [
         f"class {name!r} has no image in {split}"
         for split, labels in present.items()
