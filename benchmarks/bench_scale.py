@@ -76,7 +76,7 @@ def measured(arguments: Sequence[str]) -> dict[str, Any]:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", child, *arguments, "--json", "-q"],
+        [sys.executable, "-P", "-c", child, *arguments, "--json", "-q"],
         capture_output=True, text=True, check=True, env=environment,
     )  # fmt: skip
     seconds = time.perf_counter() - start
