@@ -1,5 +1,6 @@
 """The benchmarks run, tiny and untimed, so that they cannot rot."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_extract
+import bench_scale
 
 
 def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,3 +27,12 @@ def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert "plain Keras" in out
     assert "ratio" in out
+
+
+def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A simulated cache is one that `info` knows whole and that `extract` finds nothing to do in."""
+    bench_scale.main(["--rows", "30", "--repeat", "1", "--work", str(tmp_path / "w"), "--to", str(tmp_path / "s.json")])
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["rows"] == 30
+    assert all(len(values["seconds"]) == 1 and values["peak_mb"][0] > 1 for values in found["commands"].values())
+    assert "extract, nothing new" in capsys.readouterr().out

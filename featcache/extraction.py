@@ -21,7 +21,7 @@ from featcache import poison
 from featcache.augmentation import Augmentation, Fill
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.manifest import Entry
-from featcache.cache.shard import SHARD_ROWS, Key, ShardBuilder
+from featcache.cache.shard import SHARD_ROWS, Compression, Key, ShardBuilder, check_compression
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.planning import Job, Known, compare, with_digest
 from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Request, Resize
@@ -94,6 +94,7 @@ def extract(
     fill: Fill = "nearest",
     batch_size: int = 32,
     shard_rows: int = SHARD_ROWS,
+    compression: Compression = "none",
     on_error: Literal["skip", "fail"] = "skip",
     retry_failed: bool = False,
     rehash: bool = False,
@@ -124,6 +125,8 @@ def extract(
         Images per forward pass.
     shard_rows : int
         Rows per file at most: what a kill can cost.
+    compression : {"none", "zstd", "lz4"}
+        How the shards of this call are stored, without loss; needs the extra ``compression``. A cache may mix.
     on_error : {"skip", "fail"}
         Whether an image that cannot be read is recorded with its reason, or ends the extraction.
     retry_failed : bool
@@ -173,6 +176,7 @@ def extract(
         fill=fill,
         batch_size=batch_size,
         shard_rows=shard_rows,
+        compression=compression,
         on_error=on_error,
         retry_failed=retry_failed,
         rehash=rehash,
@@ -195,6 +199,8 @@ class Extraction:
     ------
     OptionError
         If a value is not possible.
+    CacheError
+        If shards are to be compressed and hdf5plugin is not installed.
     """
 
     source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]] = field(default="digits", kw_only=False)
@@ -218,6 +224,7 @@ class Extraction:
     fill: Fill = "nearest"
     batch_size: int = 32
     shard_rows: int = SHARD_ROWS
+    compression: Compression = "none"
     on_error: Literal["skip", "fail"] = "skip"
     retry_failed: bool = False
     rehash: bool = False
@@ -231,6 +238,7 @@ class Extraction:
         for name, least in (("batch_size", 1), ("shard_rows", 1), ("views", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
+        check_compression(self.compression)
         if bool(self.views) != (self.augment is not None):
             raise OptionError(
                 f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
@@ -244,7 +252,8 @@ class Extraction:
             CacheWriter.open_for_writing(job.folder, job.recipe, job.request.to_dict()) as writer,
             poison.Journal(job.folder / "decoding") as journal,
         ):
-            known = Known(writer.meta(), writer.listing(), writer.rows())
+            places = writer.rows()
+            known = Known(writer.meta(), writer.listing(), places)
             todo = self._todo(job, known)
             failed = next((entry for entry in job.entries if entry.reason), None)
             if self.on_error == "fail" and failed:
@@ -252,9 +261,10 @@ class Extraction:
             meta = self._meta(job, known)
             if job.entries != known.entries or any(known.meta.get(key) != value for key, value in meta.items()):
                 writer.replace_listing(job.entries, meta)
-            computed = 0
+            computed, nothing_to_do = 0, not todo
             if todo:
-                _check_space(job, len(todo), meta["layers"])
+                if self.compression == "none":  # else nobody knows how much it will be
+                    _check_space(job, len(todo), meta["layers"])
                 names = [name for name, _ in meta["layers"]]
                 todo = _without_poison(job, writer, todo, known, journal.suspects, self.on_error)
                 computed = _compute(
@@ -265,11 +275,14 @@ class Extraction:
                     names,
                     self.batch_size,
                     self.shard_rows,
+                    self.compression,
                     self.on_error,
                     journal,
                     progress,
                 )
-        result = FeatureCache(job.folder)
+            result = FeatureCache(job.folder)
+            if nothing_to_do:  # what was read under the lock is what there is
+                result.adopt(job.entries, places)
         seconds = time.perf_counter() - start
         result.report = ExtractionReport(
             cache=job.folder,
@@ -367,7 +380,7 @@ class ExtractionPlan:
     layers : dict
         Shape of one row by layer.
     bytes, bytes_free : int
-        Of these rows' features; of the disk.
+        Of these rows' features before any compression; of the disk.
     images_per_second, seconds : float
         As measured on a batch of them; how long they would take at that rate.
     """
@@ -450,6 +463,7 @@ def _compute(
     layer_names: Sequence[str],
     batch_size: int,
     shard_rows: int,
+    compression: Compression,
     on_error: str,
     journal: poison.Journal,
     progress: Progress | None,
@@ -469,7 +483,11 @@ def _compute(
         order.sort(key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0
-    builder = ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation)
+
+    def empty() -> ShardBuilder:
+        return ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation, compression)
+
+    builder = empty()
     settled: list[tuple[int, Entry]] = []
 
     def wanted(item: Item, identity: bytes) -> list[int]:
@@ -500,7 +518,7 @@ def _compute(
                         computed += 1
             if builder.full:
                 writer.commit(builder, settled)
-                builder, settled = ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation), []
+                builder, settled = empty(), []
             if progress is not None:
                 progress(done, len(order))
     except (KeyboardInterrupt, FeatcacheError) as error:
@@ -514,7 +532,7 @@ def _compute(
 
 def _one_sided_classes(cache: FeatureCache) -> list[str]:
     """Name the classes that have no image in a split that others have."""
-    present = {split: set(cache.labels(split).tolist()) for split in cache.splits}
+    present = {split: set(np.unique(cache.labels(split)).tolist()) for split in cache.splits}
     return [
         f"class {name!r} has no image in {split}"
         for split, labels in present.items()

@@ -47,7 +47,11 @@ class Job:
 
     def keys(self, item: Item, identity: bytes) -> list[Key]:
         """Return the rows an image must have: augmented views are for training images only."""
-        views = self.views if self.policy.split_of(item, identity) == "train" else 0
+        return self.keys_in(self.policy.split_of(item, identity), identity)
+
+    def keys_in(self, split: str, identity: bytes) -> list[Key]:
+        """Return the rows an image of a split must have."""
+        views = self.views if split == "train" else 0
         return [Key(identity, view, self.augmentation if view else "") for view in range(views + 1)]
 
     @cached_property
@@ -169,8 +173,12 @@ def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool) -> list
         entry = Entry(item.path, item.label, None, item.group, item.size, item.mtime_ns, None, None)
         old = by_path.get(item.path)
         if old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns) and item.mtime_ns:
-            if old.digest is not None and old.reason is None and known.rows.issuperset(job.keys(item, old.digest)):
-                entry = with_digest(job, item, entry, old.digest)
+            if old.digest is not None and old.reason is None:
+                split = job.policy.split_of(item, old.digest)
+                if known.rows.issuperset(job.keys_in(split, old.digest)):
+                    entry = entry._replace(digest=old.digest, split=split)
+                else:
+                    todo.append(position)
             elif old.reason is not None and old.digest is None:  # it could not be read; perhaps it can now
                 to_hash.append(position)
             elif old.reason is not None and not retry_failed:

@@ -12,6 +12,7 @@ from PIL import Image
 from featcache import extraction, extractor
 from featcache.cache import FeatureCache
 from featcache.cache.lock import writer_lock
+from featcache.cache.manifest import Manifest
 from featcache.errors import BaseError, CacheBusyError, CacheError, ImageError, OptionError
 from featcache.sources import ArraySource
 
@@ -474,6 +475,22 @@ def test_views_and_augment_go_together(extracting, photos: Path, tmp_path: Path)
     for options in ({"views": 2}, {"augment": "flip"}, {"views": -1, "augment": "flip"}):
         with pytest.raises(OptionError):
             extracting(photos, tmp_path / "c", **options)
+
+
+def test_nothing_to_do_reads_the_manifest_once(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """What was read under the lock is what the returned cache shows, also after a class was renamed."""
+    extracting(photos, tmp_path / "c")
+    (photos / "dark").rename(photos / "gloomy")
+    reads = []
+    for name in ("rows", "listing"):
+        real = getattr(Manifest, name)
+        monkeypatch.setattr(Manifest, name, lambda self, name=name, real=real: reads.append(name) or real(self))
+    cache = extracting(photos, tmp_path / "c")
+    assert (len(cache), cache.report.computed, cache.class_names) == (12, 0, ["gloomy", "light"])
+    assert sorted(reads) == ["listing", "rows"]
+    monkeypatch.undo()
+    again = FeatureCache(tmp_path / "c")
+    assert (again.entries, again.places, again.splits) == (cache.entries, cache.places, cache.splits)
 
 
 def test_space_is_checked_before_anything_is_computed(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.cache.inspection import inspect
+from featcache.cache.inspection import check_same, inspect
 from featcache.cache.reader import FeatureCache
-from featcache.cache.shard import SHARD_ROWS, Key, Shard, ShardBuilder, ShardInfo
+from featcache.cache.shard import SHARD_ROWS, Compression, Key, Shard, ShardBuilder, ShardInfo
 from featcache.cache.writer import CacheWriter
-from featcache.errors import CacheDamagedError, CacheError
+from featcache.errors import CacheError
 from featcache.files import TEMPORARY
 
 _YOUNG = 60.0
@@ -125,30 +125,27 @@ def _litter(cache: FeatureCache) -> Iterator[Path]:
 
 
 def _rewritten(plan: _Plan) -> Iterator[ShardBuilder]:
-    """Yield the kept rows of shards that lose some, after checking every byte of those."""
+    """Yield the kept rows of shards that lose some, compressed as they were, after checking every byte of those."""
     cache = plan.cache
-    builder = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation)
+    builders: dict[Compression, ShardBuilder] = {}
     for info in plan.losing.values():
         keys, paths, shard = _checked(cache.path / "shards" / info.name, info)
         features = {layer: shard.features(layer) for layer in cache.layers}
+        kind = shard.compression
         for position, key in enumerate(keys):
             if key in plan.wanted and cache.shards[cache.places[key].shard].name == info.name:
                 row = {layer: rows[position] for layer, rows in features.items()}
-                builder.append(key.digest, paths[position], row, key.view)
-            if builder.full:
-                yield builder
-                builder = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation)
-    if len(builder):
-        yield builder
+                if kind not in builders:
+                    builders[kind] = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation, kind)
+                builders[kind].append(key.digest, paths[position], row, key.view)
+                if builders[kind].full:
+                    yield builders.pop(kind)
+    yield from builders.values()
 
 
 def _checked(file: Path, info: ShardInfo) -> tuple[list[Key], list[str], Shard]:
     contents = inspect(file)
-    if (contents.info.size, contents.info.checksum) != (info.size, info.checksum):
-        raise CacheDamagedError(
-            f"Expected {str(file)!r} to have its checksum. Received: damaged bytes. Run verify --fix, then extract "
-            "again."
-        )
+    check_same(file, (contents.info.size, contents.info.checksum), info)
     return contents.keys, contents.paths, Shard(file)
 
 

@@ -104,6 +104,15 @@ def inspect(path: Path) -> ShardContents:
     return ShardContents(info, keys, [path.decode("utf-8", "surrogateescape") for path in paths], recipe, layers)
 
 
+def check_same(path: Path, found: tuple[int, int], info: ShardInfo) -> None:
+    """Raise `CacheDamagedError` if a shard's size and checksum are not those that the manifest says."""
+    if found != (info.size, info.checksum):
+        raise CacheDamagedError(
+            f"Expected {str(path)!r} to have its checksum. Received: damaged bytes. Run verify --fix, then extract "
+            "again."
+        )
+
+
 def file_checksum(path: Path) -> tuple[int, int]:
     """Return a shard's size and checksum, computed without HDF5.
 

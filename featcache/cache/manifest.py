@@ -9,6 +9,7 @@ hexadecimal, NULL as nothing. ``meta`` also counts rows and images, so that none
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sqlite3
 import zlib
@@ -61,9 +62,9 @@ class Place(NamedTuple):
 
 
 def _crc(*values: Any) -> int:
-    parts = [b"" if v is None else b"x" + v.hex().encode() if isinstance(v, bytes) else
-             b"t" + _encoded(v) if isinstance(v, str) else b"%d" % v for v in values]  # fmt: skip
-    return zlib.crc32(b"\x1f".join(parts))
+    parts = [f"t{v}" if isinstance(v, str) else f"{v:d}" if isinstance(v, int) else
+             "" if v is None else f"x{v.hex()}" for v in values]  # fmt: skip
+    return zlib.crc32(_encoded("\x1f".join(parts)))
 
 
 def _encoded(text: str) -> bytes:
@@ -146,11 +147,12 @@ class Manifest:
 
     def _checked(self, query: str) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query without their last column, the checksum, which must be right."""
-        with self._damage():
-            for *values, crc in self._db.execute(query):
-                if crc != _crc(*values):
+        with self._damage(), _uncollected():
+            for row in self._db.execute(query):
+                values = row[:-1]
+                if row[-1] != _crc(*values):
                     raise self._damaged(f"a row of it does not have its checksum ({query.split(' FROM ')[1]})")
-                yield tuple(values)
+                yield values
 
     def _insert(self, table: str, rows: Iterable[Sequence[Any]], *, text: Sequence[int] = ()) -> None:
         """Insert or replace rows, adding their checksums; columns `text` may hold bytes that are not UTF-8."""
@@ -181,10 +183,10 @@ class Manifest:
             "ORDER BY position"
         )
         entries: list[Entry] = []
-        for position, *values in self._checked(query):
-            if position != len(entries):
-                raise self._damaged(f"image {len(entries)} is missing from its listing")
-            entries.append(Entry(*values))
+        for position, values in enumerate(self._checked(query)):
+            if values[0] != position:
+                raise self._damaged(f"image {position} is missing from its listing")
+            entries.append(Entry._make(values[1:]))
         if len(entries) != self.meta().get("images", 0):
             raise self._damaged(f"it lists {len(entries)} images instead of {self.meta().get('images', 0)}")
         return entries
@@ -192,7 +194,7 @@ class Manifest:
     def rows(self) -> dict[Key, Place]:
         """Return where each row lies."""
         query = "SELECT digest, view, augmentation, shard, position, crc FROM rows"
-        rows = {Key(*values[:3]): Place(*values[3:]) for values in self._checked(query)}
+        rows = {Key._make(values[:3]): Place._make(values[3:]) for values in self._checked(query)}
         if len(rows) != self.meta().get("rows", 0):
             raise self._damaged(f"it has {len(rows)} rows instead of {self.meta().get('rows', 0)}")
         return rows
@@ -269,6 +271,18 @@ class Manifest:
 
     def _count(self, more: int) -> None:
         self.set_meta({"rows": self.meta().get("rows", 0) + more})
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold the garbage collector back: it would look through a growing million of tuples again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def has_shards(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.cache.compressed import CompressedRows, RecentBlocks
+from featcache.cache.inspection import check_same, file_checksum
 from featcache.cache.manifest import Entry, Manifest, Place
 from featcache.cache.shard import Key, ShardInfo, block_rows
 from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
 from featcache.recipe import Recipe
+from featcache.sources import SPLITS
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,10 @@ class FeatureCache:
                      digests=digests)  # fmt: skip
         return cls(path)
 
+    def adopt(self, entries: list[Entry], places: dict[Key, Place]) -> None:
+        """Take over a listing and rows that this process has read, checked or written already."""
+        self.entries, self.places = entries, places
+
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}: {self.splits}, layers {', '.join(self.layers)})"
 
@@ -177,16 +185,21 @@ class FeatureCache:
     @property
     def missing(self) -> int:
         """Number of rows that have not been extracted yet (of an unread image: one)."""
-        wanted = sum(
-            1 + (self.views if entry.split == "train" else 0) for entry in self.entries if entry.reason is None
-        )
+        views = self.views
+        wanted = sum(1 + (views if entry.split == "train" else 0) for entry in self.entries if entry.reason is None)
         return wanted - self.rows
 
     @property
     def splits(self) -> dict[str, int]:
         """Number of images in each split that has any."""
-        found = [entry.split for entry in self._usable]
-        return {split: found.count(split) for split in ("train", "validation", "test") if split in found}
+        counts = {split: int((self._split_numbers == number).sum()) for number, split in enumerate(SPLITS)}
+        return {split: count for split, count in counts.items() if count}
+
+    @cached_property
+    def _split_numbers(self) -> npt.NDArray[np.int8]:
+        """The split of each usable entry as an index into `SPLITS`, -1 for none."""
+        number = {split: i for i, split in enumerate(SPLITS)}
+        return np.array([number.get(entry.split or "", -1) for entry in self._usable], np.int8)
 
     @cached_property
     def shards(self) -> dict[int, ShardInfo]:
@@ -222,13 +235,28 @@ class FeatureCache:
                 f"Expected a split of {str(self.path)!r}: {', '.join(self.splits) or 'it has none'}. "
                 f"Received: {split!r}."
             )
-        keys = self.keys(b"", views=views)
+        rows = self._with_views if views and self.views else self._plain
+        if split is None:
+            return rows
+        chosen = self._split_numbers[rows.images] == SPLITS.index(split)
+        return _Rows(rows.images[chosen], rows.shards[chosen], rows.positions[chosen])
+
+    @cached_property
+    def _plain(self) -> _Rows:
+        return self._find(views=False)
+
+    @cached_property
+    def _with_views(self) -> _Rows:
+        return self._find(views=True)
+
+    def _find(self, *, views: bool) -> _Rows:
+        places = self.places
+        wanted = [(key.view, key.augmentation) for key in self.keys(b"", views=views)]
         found = [
             (i, *place)
             for i, entry in enumerate(self._usable)
-            if split is None or entry.split == split
-            for key in (keys if entry.split == "train" else keys[:1])
-            if (place := self.places.get(key._replace(digest=entry.digest or b""))) is not None
+            for view, augmentation in (wanted if entry.split == "train" else wanted[:1])
+            if (place := places.get(Key(entry.digest or b"", view, augmentation))) is not None
         ]
         columns = np.array(found, np.int64).reshape(-1, 3)
         return _Rows(columns[:, 0], columns[:, 1], columns[:, 2])
@@ -309,16 +337,32 @@ class FeatureCache:
         return np.asarray(self.features(split, layer, views=views)), self.labels(split, views=views)
 
     @cached_property
-    def _maps(self) -> dict[tuple[int, str], npt.NDArray[Any]]:
+    def _maps(self) -> dict[tuple[int, str], npt.NDArray[Any] | CompressedRows]:
         return {}
+
+    @cached_property
+    def _recent_blocks(self) -> RecentBlocks:
+        return RecentBlocks()
+
+    @cached_property
+    def _sound_files(self) -> set[str]:
+        return set()
 
     @cached_property
     def _sound_blocks(self) -> dict[tuple[int, str], npt.NDArray[np.bool_]]:
         return {}
 
-    def _map(self, info: ShardInfo, layer: str) -> npt.NDArray[Any]:
-        """Return a layer's rows in a shard, memory-mapped without HDF5, which may hang on a damaged file."""
+    def _map(self, info: ShardInfo, layer: str) -> npt.NDArray[Any] | CompressedRows:
+        """Return a layer's rows in a shard, memory-mapped without HDF5, which may hang on a damaged file.
+
+        Compressed ones go through HDF5, after the checksum of the whole file was found right.
+        """
         path, shape = self.path / "shards" / info.name, (info.rows, *self.layers[layer])
+        if info.offsets[layer] == 0:
+            if info.name not in self._sound_files:
+                check_same(path, file_checksum(path), info)
+                self._sound_files.add(info.name)
+            return CompressedRows(path, layer, shape, np.dtype(self.recipe.dtype), self._recent_blocks)
         try:
             return np.memmap(path, self.recipe.dtype, "r", offset=info.offsets[layer], shape=shape)
         except (OSError, ValueError, KeyError) as error:
@@ -337,17 +381,22 @@ class FeatureCache:
         if (number, layer) not in self._maps:
             self._maps[number, layer] = self._map(info, layer)
         features, expected = self._maps[number, layer], info.checksums[layer]
-        step = block_rows(features[:1].nbytes)
+        step = block_rows(math.prod(features.shape[1:]) * features.dtype.itemsize)
         sound = self._sound_blocks.setdefault((number, layer), np.zeros(len(expected), bool))
-        blocks = np.unique(positions // step)
-        for block in blocks[~sound[blocks]]:
-            content = np.ascontiguousarray(features[block * step : (block + 1) * step])
-            if zlib.crc32(content.data.cast("B")) != expected[block]:
+
+        def check(block: int, content: npt.NDArray[Any]) -> None:
+            if not sound[block] and zlib.crc32(np.ascontiguousarray(content).data.cast("B")) != expected[block]:
                 raise CacheDamagedError(
                     f"Expected block {block} of {layer} in {str(self.path / 'shards' / info.name)!r} to have its "
                     "checksum. Received: damaged bytes. Run verify --fix, then extract again."
                 )
             sound[block] = True
+
+        if isinstance(features, CompressedRows):
+            return features.gather(positions, step, check)
+        blocks = np.unique(positions // step)
+        for block in blocks[~sound[blocks]]:
+            check(block, features[block * step : (block + 1) * step])
         rows: npt.NDArray[Any] = features[positions]
         return rows
 

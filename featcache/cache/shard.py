@@ -5,7 +5,7 @@ Layout (``docs/format.md`` has it for readers without featcache)::
     first 4096 bytes      text with the CRC-32 of all that follows (HDF5's user block)
     attributes            format, fingerprint, recipe (JSON), layers (JSON: [name, shape of a row] in the network's
                           order), augmentation (fingerprint, "" without), index_crc32
-    features/<layer>      (rows, …) contiguous; attribute block_rows
+    features/<layer>      (rows, …) contiguous, or compressed in chunks of block_rows; attribute block_rows
     checksums/<layer>     (blocks,) uint32: CRC-32 of each block of block_rows rows
     digests               (rows, 32) uint8: SHA-256 of each image
     views                 (rows,) uint16
@@ -14,20 +14,21 @@ Layout (``docs/format.md`` has it for readers without featcache)::
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import uuid
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import CacheDamagedError, CacheError
+from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import publish
 from featcache.recipe import FORMAT_VERSION, Recipe, canonical_json
 
@@ -38,6 +39,11 @@ SHARD_ROWS = 4096
 """Rows of a shard at most: what a kill can cost."""
 
 BLOCK_BYTES = 2**20
+
+Compression = Literal["none", "zstd", "lz4"]
+
+_FILTERS = {32015: "zstd", 32004: "lz4"}
+"""HDF5's registered numbers of the filters."""
 
 HEAD_BYTES = 4096
 """HDF5's user block: a shard can be checked without HDF5, which may crash or hang on a damaged file."""
@@ -73,7 +79,7 @@ class ShardInfo:
     checksums : dict
         CRC-32 of each block, uint32, by layer.
     offsets : dict
-        Where in the file each layer's rows begin, one after the other.
+        Where in the file each layer's rows begin, one after the other; 0 if they are compressed.
     """
 
     name: str
@@ -87,6 +93,42 @@ class ShardInfo:
 def member(layer: str) -> str:
     """Return a layer's name as a dataset's: ``/`` would make a group, which may be another layer's dataset."""
     return layer.replace("%", "%25").replace("/", "%2F")
+
+
+def compressor() -> Any:
+    """Return ``hdf5plugin``, whose import makes HDF5 know its filters.
+
+    Raises
+    ------
+    CacheError
+        If it is not installed.
+    """
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise CacheError(
+            "Expected hdf5plugin, for compressed shards. Received: it is not installed. "
+            "pip install 'featcache[compression]'"
+        ) from None
+    return hdf5plugin
+
+
+def check_compression(compression: Compression) -> None:
+    """Raise `OptionError` if there is no such compression, `CacheError` if it needs what is not installed."""
+    if compression not in get_args(Compression):
+        known = ", ".join(get_args(Compression))
+        raise OptionError(f"Expected compression to be one of {known}. Received: compression={compression!r}.")
+    if compression != "none":
+        compressor()
+
+
+def _filters(compression: Compression) -> dict[str, Any]:
+    """Return how `h5py` is told to compress a dataset."""
+    check_compression(compression)
+    if compression == "none":
+        return {}
+    plugin = compressor()
+    return {"shuffle": True, **(plugin.Zstd() if compression == "zstd" else plugin.LZ4())}
 
 
 def block_rows(row_bytes: int) -> int:
@@ -114,6 +156,15 @@ class ShardBuilder:
         Rows at most; fewer if they would exceed `SHARD_BYTES`.
     augmentation : str
         Fingerprint of the policy and seed that made the views ≥ 1.
+    compression : {"none", "zstd", "lz4"}
+        How features are stored; the numbers are the same.
+
+    Raises
+    ------
+    OptionError
+        If there is no such compression.
+    CacheError
+        If it needs hdf5plugin, which is not installed.
     """
 
     def __init__(
@@ -122,7 +173,9 @@ class ShardBuilder:
         layers: Mapping[str, tuple[int, ...]],
         max_rows: int = SHARD_ROWS,
         augmentation: str = "",
+        compression: Compression = "none",
     ) -> None:
+        self._filters = _filters(compression)
         self._recipe, self._layers, self._augmentation = recipe, dict(layers), augmentation
         row_bytes = sum(math.prod(shape) for shape in layers.values()) * np.dtype(recipe.dtype).itemsize
         self.capacity = max(1, min(max_rows, SHARD_BYTES // row_bytes))
@@ -186,9 +239,11 @@ class ShardBuilder:
                 file.attrs[name] = text
             file.attrs["index_crc32"] = index_checksum(digests, views, paths, list(texts.values()))
             for layer, rows in stacked.items():
-                dataset = file.create_dataset(f"features/{member(layer)}", data=rows)
-                dataset.attrs["block_rows"] = block_rows(rows[:1].nbytes)
-                offsets[layer] = dataset.id.get_offset()
+                step = block_rows(rows[:1].nbytes)
+                chunks = {"chunks": (min(step, len(rows)), *rows.shape[1:]), **self._filters} if self._filters else {}
+                dataset = file.create_dataset(f"features/{member(layer)}", data=rows, **chunks)
+                dataset.attrs["block_rows"] = step
+                offsets[layer] = dataset.id.get_offset() or 0
                 file.create_dataset(f"checksums/{member(layer)}", data=checksums[layer])
             file["digests"], file["views"] = digests, views
             file.create_dataset("paths", data=paths, dtype=h5py.string_dtype("utf-8"))
@@ -229,7 +284,7 @@ def index_checksum(
 
 
 class Shard:
-    """A published shard, opened for reading; features are memory-mapped.
+    """A published shard, opened for reading; features are memory-mapped, compressed ones read when asked for.
 
     Parameters
     ----------
@@ -240,25 +295,34 @@ class Shard:
     ------
     CacheDamagedError
         If it cannot be opened as a shard.
+    CacheError
+        If it is compressed and hdf5plugin is not installed.
+
+    Attributes
+    ----------
+    offsets : dict
+        As in `ShardInfo`.
+    compression : str
+        As `ShardBuilder` takes it.
     """
 
     def __init__(self, path: Path) -> None:
         import h5py
 
+        self._path = path
         self._maps: dict[str, npt.NDArray[Any]] = {}
         self.offsets: dict[str, int] = {}
-        try:
-            with h5py.File(path, "r") as file:
-                self.fingerprint = str(file.attrs["fingerprint"])
-                for name, _ in json.loads(file.attrs["layers"]):
-                    dataset = file["features"][member(name)]
-                    offset = self.offsets[name] = dataset.id.get_offset()
+        self.compression: Compression = "none"
+        with self._damage(), h5py.File(path, "r") as file:
+            self.fingerprint = str(file.attrs["fingerprint"])
+            for name, _ in json.loads(file.attrs["layers"]):
+                dataset = file["features"][member(name)]
+                offset = self.offsets[name] = dataset.id.get_offset() or 0
+                if offset:
                     self._maps[name] = np.memmap(path, dataset.dtype, "r", offset=offset, shape=dataset.shape)
-        except Exception as error:  # a damaged file fails in many ways
-            raise CacheDamagedError(
-                f"Expected a shard. Received: {str(path)!r}: {' '.join(str(error).split())[:200]}. "
-                "Run verify --fix, then extract again."
-            ) from None
+                else:
+                    compressor()
+                    self.compression = _compression(dataset)
 
     def features(self, layer: str) -> npt.NDArray[Any]:
         """Return a layer's rows, shape (rows, …), read-only.
@@ -268,6 +332,34 @@ class Shard:
         CacheDamagedError
             If the shard has no such layer.
         """
+        import h5py
+
+        if layer not in self.offsets:
+            raise CacheDamagedError(f"Expected the layer {layer!r} in a shard. Received: {sorted(self.offsets)}.")
         if layer not in self._maps:
-            raise CacheDamagedError(f"Expected the layer {layer!r} in a shard. Received: {sorted(self._maps)}.")
+            with self._damage(), h5py.File(self._path, "r") as file:
+                self._maps[layer] = file["features"][member(layer)][()]
+                self._maps[layer].flags.writeable = False
         return self._maps[layer]
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except CacheError:
+            raise
+        except Exception as error:  # a damaged file fails in many ways
+            raise CacheDamagedError(
+                f"Expected a shard. Received: {str(self._path)!r}: {' '.join(str(error).split())[:200]}. "
+                "Run verify --fix, then extract again."
+            ) from None
+
+
+def _compression(dataset: Any) -> Compression:
+    """Return how an `h5py.Dataset` is compressed."""
+    plan = dataset.id.get_create_plist()
+    numbers = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    found = [_FILTERS[number] for number in numbers if number in _FILTERS]
+    if len(found) != 1:
+        raise ValueError(f"{dataset.name} has the filters {numbers}")
+    return "zstd" if found == ["zstd"] else "lz4"

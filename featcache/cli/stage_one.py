@@ -72,6 +72,9 @@ def extract(
     fill: Annotated[Fill, typer.Option(help="What appears beyond an augmented image's edges.")] = "nearest",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows per file at most: what a kill can cost.")] = 4096,
+    compression: Annotated[Literal["none", "zstd", "lz4"], typer.Option(
+        help="How new shards are stored, without loss; needs featcache[compression]."
+    )] = "none",
     on_error: Annotated[Literal["skip", "fail"], typer.Option(
         help="Whether an unreadable image is recorded and skipped, or ends the run."
     )] = "skip",
@@ -112,6 +115,7 @@ def extract(
         fill=fill,
         batch_size=batch_size,
         shard_rows=shard_rows,
+        compression=compression,
         on_error=on_error,
         retry_failed=retry_failed,
         rehash=rehash,

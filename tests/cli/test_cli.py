@@ -63,6 +63,16 @@ def test_three_ways_to_start() -> None:
     assert len(shown) == 1
 
 
+def test_extract_compression(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """--compression changes how new shards are stored, not which rows there are; the plan takes it too."""
+    arguments = ["extract", photos, *options, "--cache", tmp_path / "c", "--json"]
+    assert run(*arguments, "--compression", "zstd", "--dry-run")[0] == 0
+    assert json.loads(run(*arguments, "--compression", "zstd")[1])["computed"] == 12
+    assert json.loads(run(*arguments)[1])["reused"] == 12
+    assert run("verify", tmp_path / "c")[0] == 0
+    assert run(*arguments, "--compression", "gzip")[0] == 2
+
+
 def test_extract_json(options: list[object], photos: Path, tmp_path: Path) -> None:
     """--json prints one object with the promised keys and nothing else on stdout."""
     code, out, _ = run("extract", photos, *options, "--cache", tmp_path / "c", "--json")
