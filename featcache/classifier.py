@@ -208,7 +208,7 @@ class ImageClassifier:
         Raises
         ------
         OptionError
-            If the source has classes that the head does not know, or no labels.
+            If the source has classes that the head does not know, no labels, or nothing to score.
         SourceError
             If it does not exist.
         """
@@ -246,4 +246,9 @@ class ImageClassifier:
             scored = split_metrics(split, truth, predicted, [row[2] for row in rows], groups, self.head)
             if scored is not None:
                 metrics[split] = scored
+        if not metrics:
+            raise OptionError(
+                f"Expected readable images that the head was not trained on in {opened.location!r}. Received: "
+                f"{sum(map(len, by_split.values()))} copies of its training images, {len(skipped)} that cannot be read."
+            )
         return {"metrics": metrics, "skipped": skipped}

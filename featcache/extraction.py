@@ -22,6 +22,7 @@ from featcache.augmentation import Augmentation, Fill
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.manifest import Entry
 from featcache.cache.shard import SHARD_ROWS, Compression, Key, ShardBuilder, check_compression
+from featcache.cache.writer import check_recipe
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.planning import Job, Known, compare, with_digest
 from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Request, Resize
@@ -294,7 +295,7 @@ class Extraction:
             seconds=seconds,
             images_per_second=computed / seconds,
             bytes=sum(shard.size for shard in result.shards.values()),
-            warnings=_one_sided_classes(result),
+            warnings=[*_one_sided_classes(result), *_contradictions(result)],
         )
         return result
 
@@ -304,6 +305,7 @@ class Extraction:
         known = Known({}, [], [])
         if (job.folder / "recipe.json").is_file():
             there = FeatureCache(job.folder)
+            check_recipe(job.folder, there.recipe, job.recipe)
             layers = [[name, list(shape)] for name, shape in there.layers.items()]
             known = Known({"source": there.source, "layers": layers}, there.entries, there.places)
         todo = self._todo(job, known)
@@ -528,6 +530,18 @@ def _compute(
         raise
     writer.commit(builder, settled)
     return computed
+
+
+def _contradictions(cache: FeatureCache) -> list[str]:
+    """Name the images that are in two classes."""
+    seen: dict[bytes, Entry] = {}
+    found = []
+    for entry in cache.entries:
+        if entry.digest is not None and entry.reason is None:
+            first = seen.setdefault(entry.digest, entry)
+            if first.label != entry.label:
+                found.append(f"one image has two labels: {first.path} ({first.label}), {entry.path} ({entry.label})")
+    return found if len(found) <= 10 else [*found[:10], f"{len(found) - 10} more images have two labels"]
 
 
 def _one_sided_classes(cache: FeatureCache) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
+import math
 import os
 import queue
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featcache.augmentation import Augmentation
@@ -306,7 +307,7 @@ def _mapped_ahead(
             thread.join(max(0.0, last - time.monotonic()))
 
 
-class FeatureExtractor(TransformerMixin, BaseEstimator):
+class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A frozen base as a scikit-learn transformer: image files in, features out.
 
     Parameters
@@ -364,7 +365,12 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
 
     def fit(self, X: Sequence[str | os.PathLike[str]], y: Any = None) -> FeatureExtractor:
         """Load the base; nothing is learned from `X`, a sequence of image files."""
-        self.extractor_ = Extractor(
+        self.extractor_ = self._loaded()
+        self.n_features_out_ = self._n_features_out = math.prod(next(iter(self.extractor_.layers.values())))
+        return self
+
+    def _loaded(self) -> Extractor:
+        return Extractor(
             Request(
                 base=self.base,
                 settings=self.settings or {},
@@ -378,8 +384,11 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
                 dtype=self.dtype,
             )
         )
-        self.n_features_out_ = int(np.prod(next(iter(self.extractor_.layers.values()))))
-        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the compiled base out of pickles and copies; it is loaded anew where they are used."""
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "extractor_"}
 
     def transform(self, X: Sequence[str | os.PathLike[str]]) -> npt.NDArray[Any]:
         """Return features of shape (len(X), n_features_out_), one row per file, in the order given.
@@ -389,7 +398,11 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         ImageError
             If a file cannot be read: no row is left out or made up.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "n_features_out_")
+        if isinstance(X, str | os.PathLike):
+            raise ImageError(f"expected a list of image files, received {os.fspath(X)!r}")
+        if not hasattr(self, "extractor_"):
+            self.extractor_ = self._loaded()
         if not len(X):
             return np.empty((0, self.n_features_out_), self.dtype)
         rows = []

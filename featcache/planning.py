@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -85,13 +86,24 @@ class Job:
         ending = f"-{folder_name(self.request.base_name)}-{self.recipe.fingerprint[:8]}"
         default = self._root / f"{folder_name(self.source.name)}{ending}"
         if default.exists():
-            return default
+            if not self._belongs_to_another(default):
+                return default
+            mark = hashlib.sha256(self.source.location.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+            return self._root / f"{folder_name(self.source.name)}-{mark}{ending}"
         for other in sorted(self._root.glob(f"*{ending}")):
             if (other / "manifest.sqlite").is_file() and self._moved_from(other):
                 log.warning("%s was extracted from here before it was moved: going on with %s",
                             self.source.location, other)  # fmt: skip
                 return other
         return default
+
+    def _belongs_to_another(self, folder: Path) -> bool:
+        """Whether a cache is of a source of the same name that still lies somewhere else."""
+        try:
+            location = FeatureCache(folder).source["location"]
+        except FeatcacheError:
+            return False  # opening it for writing says what is wrong with it
+        return location != self.source.location and Path(location).is_absolute() and Path(location).exists()
 
     def _moved_from(self, other: Path) -> bool:
         """Whether a cache is this source's, or its source is no longer there and had an image of this one."""

@@ -154,3 +154,10 @@ def test_same_image_twice_is_predicted_twice(cache, split_photos: Path) -> None:
     dark, light = split_photos / "validation" / "dark" / "d0.png", split_photos / "validation" / "light" / "l0.png"
     predictions = ImageClassifier.load(fit_head(cache).path).predict([dark, light, dark])
     assert [one.label for one in predictions] == ["dark", "light", "dark"]
+
+
+def test_nothing_to_score_is_an_error(cache, split_photos: Path, tmp_path: Path) -> None:
+    """Images that the head was trained on, and nothing else, give no score."""
+    shutil.copytree(split_photos / "train", tmp_path / "seen")
+    with pytest.raises(OptionError, match="40 copies of its training images"):
+        ImageClassifier.load(fit_head(cache).path).evaluate(tmp_path / "seen")

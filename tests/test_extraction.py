@@ -515,3 +515,32 @@ def test_layer_and_layer_inside_it(tmp_path: Path, photos: Path) -> None:
     cache = extraction.extract(photos, base=model, layers=["inner", "inner/a"], preprocess="none", cache=tmp_path / "c")
     assert cache.layers == {"inner/a": (2,), "inner": (4,)}
     assert np.asarray(cache.features(layer="inner/a")).shape == (12, 2)
+
+
+def test_sources_of_one_name_have_caches_of_their_own(extracting, photos: Path, tmp_path: Path) -> None:
+    """Two folders called photos that both exist never share a default cache, whatever images they share."""
+    (tmp_path / "other").mkdir()
+    copy = Path(shutil.copytree(photos, tmp_path / "other" / "photos"))
+    first = extracting(photos, None, cache_root=tmp_path / "root")
+    second = extracting(copy, None, cache_root=tmp_path / "root")
+    assert second.path != first.path
+    assert second.report.computed == 12
+    assert extracting(copy, None, cache_root=tmp_path / "root").path == second.path
+    assert extracting(photos, None, cache_root=tmp_path / "root").path == first.path
+    assert FeatureCache(first.path).source["location"] == str(photos)
+
+
+def test_contradicting_labels_are_a_warning(extracting, photos: Path, tmp_path: Path) -> None:
+    """One image in two classes is named."""
+    shutil.copy(photos / "dark" / "d0.png", photos / "light" / "copy.png")
+    warnings = extracting(photos, tmp_path / "c").report.warnings
+    assert "one image has two labels: dark/d0.png (dark), light/copy.png (light)" in warnings
+
+
+def test_plan_refuses_another_recipe(extracting, oracle: Path, photos: Path, tmp_path: Path) -> None:
+    """A dry run names the fields that differ, as the run would."""
+    extracting(photos, tmp_path / "c")
+    planned = extraction.Extraction(photos, base=oracle, layers=["mix"], preprocess="none", pooling="max",
+                                    cache=tmp_path / "c")  # fmt: skip
+    with pytest.raises(CacheError, match="pooling: avg → max"):
+        planned.plan()

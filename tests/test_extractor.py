@@ -176,3 +176,16 @@ def test_transform_of_nothing_and_of_folders(oracle: Path, photos: Path) -> None
     assert transformer.transform([]).shape == (0, 4)
     with pytest.raises(ImageError, match="a folder among them"):
         transformer.transform([photos])
+
+
+def test_pipeline_can_be_pickled(oracle: Path, photos: Path) -> None:
+    """A fitted pipeline survives pickling: the base is loaded anew, the numbers are the same; columns have names."""
+    import pickle
+
+    paths = sorted(photos.rglob("*.png"))
+    transformer = FeatureExtractor(oracle, layer="mix", preprocess="none").fit(paths)
+    again = pickle.loads(pickle.dumps(transformer))
+    assert np.array_equal(again.transform(paths), transformer.transform(paths))
+    assert list(transformer.get_feature_names_out()) == [f"featureextractor{i}" for i in range(4)]
+    with pytest.raises(ImageError, match="a list of image files"):
+        transformer.transform(str(paths[0]))

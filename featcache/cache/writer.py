@@ -68,12 +68,7 @@ class CacheWriter:
         with writer_lock(path):
             known = read_description(path) if described.exists() else None
             if known is not None:
-                theirs = Recipe.from_dict(known["recipe"])
-                if theirs != recipe:
-                    raise CacheError(
-                        f"Expected the recipe of the cache {str(path)!r}. Received another: "
-                        f"{'; '.join(theirs.differences(recipe))}. Choose another --cache."
-                    )
+                check_recipe(path, Recipe.from_dict(known["recipe"]), recipe)
             index = path / "manifest.sqlite"
             if has_shards(path) and not (index.is_file() and index.stat().st_size):
                 raise CacheError(
@@ -149,6 +144,15 @@ class CacheWriter:
         return CacheError(
             f"Expected to write a shard to {str(self.path)!r}. Received: {error.strerror or error}. Free some "
             "space and run the same command again: it goes on where it was."
+        )
+
+
+def check_recipe(path: Path, theirs: Recipe, recipe: Recipe) -> None:
+    """Raise `CacheError`, naming the fields that differ, if a cache has another recipe."""
+    if theirs != recipe:
+        raise CacheError(
+            f"Expected the recipe of the cache {str(path)!r}. Received another: "
+            f"{'; '.join(theirs.differences(recipe))}. Choose another --cache."
         )
 
 

@@ -158,6 +158,8 @@ def _errors(*, debug: bool) -> Iterator[None]:
             code = GATE
         elif isinstance(error, MemoryError):
             text = "out of memory; take a smaller --batch-size, or features of fewer values"
+        elif isinstance(error, OSError) and error.filename is not None:
+            text = f"Expected to read or write {error.filename!r}. Received: {error.strerror}. Name another place."
         elif not isinstance(error, FeatcacheError):
             text = f"unexpected {type(error).__name__}: {error}. Run again with --debug and report it"
         _complain(text)

@@ -145,7 +145,7 @@ def extract(
         "bytes": report.bytes,
         "warnings": report.warnings,
     }
-    splits = ", ".join(f"{n} {split}" for split, n in result.splits.items())
+    splits = ", ".join(f"{n} {split}" for split, n in result.splits.items()) or "none of them readable"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result.layers.items())
     lines = [
         f"{report.images} images ({splits}) of {len(result.class_names)} classes: {report.computed} "
@@ -159,6 +159,8 @@ def extract(
 
 def _planned(plan: ExtractionPlan) -> Outcome:
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in plan.layers.items())
+    if not plan.rows_to_compute:
+        return Outcome({**asdict(plan), "dry_run": True}, f"nothing to compute: {printable(str(plan.cache))}")
     text = (
         f"{plan.images} images, {plan.rows_to_compute} rows to compute: {plan.bytes / 1e6:.1f} MB "
         f"({plan.bytes_free / 1e9:.1f} GB free), about {plan.seconds:.0f} s at {plan.images_per_second:.0f} images/s\n"

@@ -39,7 +39,7 @@ class _Member(NamedTuple):
 
 @dataclass(slots=True)
 class _Sample:
-    """Members of one name up to the first dot of the file: the image, and what says its label."""
+    """An image, and what says its label."""
 
     image: _Member | None = None
     label: _Member | None = None
@@ -56,10 +56,11 @@ class _Sample:
 class TarSource:
     """Images in tar files.
 
-    A sample is all members with the same name up to the first dot after the last slash. Its image is the
-    first that is not ``.cls``, ``.label``, ``.txt`` or ``.json``; its label is the content of the first of these that
-    there is (of JSON, ``label``), else the member's top folder. Members are read where they lie and
-    their names lead nowhere, whatever they are.
+    Every member is an image but those that end in ``.cls``, ``.label``, ``.txt`` or ``.json``: they say the label of
+    the image of the same name up to its last extensions (``a.jpg`` or ``a.rgb.jpg`` beside ``a.cls``), the first kind
+    in this order that there is (of JSON, ``label``); of several images beside one label the first counts. The label
+    of other images is their top folder. Members are read where they lie and their names lead nowhere,
+    whatever they are.
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ class TarSource:
     def _listed(self, number: int, tar: Path, split: str | None, prefix: str) -> Iterator[Item]:
         samples, beside = _samples(tar)
         if beside:
-            log.warning("%s: %d members are not read, as only the first image of a sample is: %r", tar, len(beside),
+            log.warning("%s: %d members are not read, as only the first image beside a label is: %r", tar, len(beside),
                         beside[0])  # fmt: skip
         mtime_ns = tar.stat().st_mtime_ns
         with tar.open("rb") as file:
@@ -150,26 +151,40 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
 
 def _samples(path: Path) -> tuple[list[_Sample], list[str]]:
     """Return a tar's samples by the place of their image, and members that are beside another image."""
-    samples: dict[str, _Sample] = {}
+    labels: dict[str, _Sample] = {}
+    images: list[_Member] = []
     names: set[str] = set()
-    beside = []
     for member in counted(_members(path), str(path)):
-        folder, _, file = member.name.rpartition("/")
-        if ignored(file):
+        if ignored(member.name.rpartition("/")[2]):
             continue
         if member.name in names:
             raise SourceError(f"Expected every name once in a tar. Received: {member.name!r} twice in {str(path)!r}.")
         names.add(member.name)
-        sample = samples.setdefault(f"{folder}/{file.partition('.')[0]}", _Sample())
-        suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
-        if suffix in _LABELS:
-            if sample.label is None or _LABELS.index(suffix) < _LABELS.index(sample.kind):
-                sample.label, sample.kind = member, suffix
-        elif sample.image is None:
-            sample.image = member
+        stem, suffix = os.path.splitext(member.name)  # noqa: PTH122
+        if suffix.lower() not in _LABELS:
+            images.append(member)
+            continue
+        sample = labels.setdefault(stem, _Sample())
+        if sample.label is None or _LABELS.index(suffix.lower()) < _LABELS.index(sample.kind):
+            sample.label, sample.kind = member, suffix.lower()
+    samples, beside = [], []
+    for image in images:
+        labelled = next((labels[stem] for stem in _stems(image.name) if stem in labels), None)
+        if labelled is None:
+            samples.append(_Sample(image))
+        elif labelled.image is None:
+            labelled.image = image
         else:
-            beside.append(member.name)
-    return sorted(samples.values(), key=lambda sample: sample.listed.offset), beside
+            beside.append(image.name)
+    return sorted([*samples, *labels.values()], key=lambda sample: sample.listed.offset), beside
+
+
+def _stems(name: str) -> Iterator[str]:
+    """Yield a name without its last extension, then without the last two, and so on."""
+    folder, slash, file = name.rpartition("/")
+    while "." in file:
+        file = file.rpartition(".")[0]
+        yield folder + slash + file
 
 
 def _members(path: Path) -> Iterator[_Member]:

@@ -104,11 +104,20 @@ def test_members_apart_are_one_sample(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_out_silently(tmp_path: Path, caplog) -> None:
-    """A second image of a sample is warned of; a sample without image is listed, to be skipped with a reason."""
-    path = pack(tmp_path / "a.tar", [("a.1.png", png(0)), ("a.2.png", png(1)), ("b.txt", b"x"), ("._a.png", b"x")])
+    """A second image beside a label is warned of; a label without image is listed, to be skipped with a reason."""
+    members = [("a.1.png", png(0)), ("a.2.png", png(1)), ("a.cls", b"x"), ("b.txt", b"x"), ("._a.png", b"x")]
+    path = pack(tmp_path / "a.tar", members)
     assert [item.path for item in open_source(path).items] == ["a.1.png", "b.txt"]
     assert "1 members are not read" in caplog.text
     assert "a.2.png" in caplog.text
+
+
+def test_dots_in_names_make_no_sample(tmp_path: Path) -> None:
+    """A packed folder of cat.1.png, cat.2.png, … has all its images, labelled by their folders."""
+    path = pack(tmp_path / "a.tar", [(f"{name}s/{name}.{i}.png", png(i)) for name in ("cat", "dog") for i in range(3)])
+    items = open_source(path).items
+    assert [item.path for item in items] == [f"{name}s/{name}.{i}.png" for name in ("cat", "dog") for i in range(3)]
+    assert [item.label for item in items] == ["cats"] * 3 + ["dogs"] * 3
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
