@@ -11,15 +11,13 @@ import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import OptionError
-from featcache.recipe import canonical_json, choices
-
-Fill = Literal["nearest", "reflect", "constant"]
+from featcache.recipe import Fill, canonical_json, choices
 
 
 @dataclass(frozen=True)

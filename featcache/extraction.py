@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from featcache import poison
-from featcache.augmentation import Augmentation, Fill
+from featcache.augmentation import Augmentation
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.manifest import Entry
 from featcache.cache.shard import SHARD_ROWS, Compression, Key, ShardBuilder, check_compression
 from featcache.cache.writer import check_recipe
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.planning import Job, Known, compare, with_digest
-from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Request, Resize
+from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Request, Resize
 from featcache.sources import Item, Source, SplitPolicy, digest, open_source
 
 if TYPE_CHECKING:

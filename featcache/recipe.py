@@ -31,6 +31,7 @@ Resize = Literal["stretch", "pad", "crop"]
 Interpolation = Literal["bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5"]
 Preprocess = Literal["auto", "none", "caffe", "torch", "tf", "rescale"]
 Dtype = Literal["float32", "float16"]
+Fill = Literal["nearest", "reflect", "constant"]
 
 
 def choices(kind: Any) -> tuple[str, ...]:

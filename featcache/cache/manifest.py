@@ -92,7 +92,11 @@ class Manifest:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
         if not create and not path.is_file():
-            hint = " Run verify --fix: it rebuilds it from the shards." if has_shards(path.parent) else " Run extract first."
+            hint = (
+                " Run verify --fix: it rebuilds it from the shards."
+                if has_shards(path.parent)
+                else " Run extract first."
+            )
             raise CacheError(f"Expected a cache. Received: {str(path.parent)!r}, which has no {path.name}.{hint}")
         with self._damage():
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)

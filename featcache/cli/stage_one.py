@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from featcache.augmentation import Fill
 from featcache.cli.app import (
     DONE,
     SKIPPED,
@@ -21,7 +20,7 @@ from featcache.cli.app import (
     skipped_text,
 )
 from featcache.errors import OptionError
-from featcache.recipe import Dtype, Interpolation, Pooling, Preprocess, Resize
+from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Resize
 
 if TYPE_CHECKING:
     from featcache.extraction import ExtractionPlan

@@ -8,8 +8,6 @@ import os
 import signal
 import sys
 
-from featcache import poison
-
 HUNG = 75
 """With what a supervised process ends when the decoding of an image does not."""
 
@@ -45,6 +43,8 @@ def supervise() -> tuple[int, str] | None:
             if os.getppid() != parent:
                 os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            from featcache import poison
+
             poison.blamed = lambda: found.__setitem__(0, 1)
             supervised = True
             return None
