@@ -544,3 +544,23 @@ def test_plan_refuses_another_recipe(extracting, oracle: Path, photos: Path, tmp
                                     cache=tmp_path / "c")  # fmt: skip
     with pytest.raises(CacheError, match="pooling: avg → max"):
         planned.plan()
+
+
+def test_read_only_folder(extracting, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be written, a cache can still be read, and extracting says so in one line."""
+    extracting(photos, tmp_path / "c")
+    real = os.open
+
+    def refuse(path: object, flags: int, *rest: object, **more: object) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(30, "Read-only file system", str(path))
+        return real(path, flags, *rest, **more)
+
+    def denied(self: Path, *_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(self))
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(Path, "write_text", denied)
+    assert len(FeatureCache(tmp_path / "c").load()[0]) == 12
+    with pytest.raises(CacheError, match="Read-only file system"):
+        extracting(photos, tmp_path / "c")
