@@ -9,6 +9,7 @@ FeatcacheError
 ├── CacheError         the cache cannot be opened or written
 │   ├── CacheBusyError     another process is writing it
 │   └── CacheDamagedError  a checksum does not match
+├── HungError          the decoding of an image does not end
 ├── HeadError          a head cannot be trained, saved or loaded
 └── GateError          a required score was not reached
 
