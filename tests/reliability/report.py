@@ -20,10 +20,11 @@ FEATCACHE_RELIABILITY=counts.jsonl pytest -m 'slow or not slow' tests/reliabilit
 python tests/reliability/report.py counts.jsonl > docs/reliability.md
 ```
 
-The kills are of real processes that run the command line with a stand-in for the base (features made from an
-image's digest, without TensorFlow), so that one takes half a second: what is tried is the cache. *Unsound* means
+The kills are of real processes that run the command line; but for those of the *Keras base* with a stand-in for the
+base (features made from an image's digest, without TensorFlow), so that one takes half a second. *Unsound* means
 that `verify` found a problem after the kill; *different* that the finished cache was not equal, in its listing and
 in every byte of every row, to one that nobody disturbed. A full disk is a limit on the size of every file.
+The state machine's *tries* are its steps; it ends at the first difference.
 
 | what | tries | found or lost |
 |---|---:|---|

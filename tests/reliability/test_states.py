@@ -170,4 +170,4 @@ class TestCacheAgainstDict(CacheAgainstDict.TestCase):
 
     @classmethod
     def tearDownClass(cls) -> None:
-        record("state machine against a dict", **STEPS, different=0)
+        record("state machine against a dict", **STEPS)
