@@ -129,7 +129,8 @@ def extract(
     compression : {"none", "zstd", "lz4"}
         How the shards of this call are stored, without loss; needs the extra ``compression``. A cache may mix.
     on_error : {"skip", "fail"}
-        Whether an image that cannot be read is recorded with its reason, or ends the extraction.
+        Whether an image that cannot be read is recorded with its reason, or ends the extraction: the first
+        in source order, which shards then follow too.
     retry_failed : bool
         Try images again that failed before and have not changed.
     rehash : bool
@@ -473,7 +474,7 @@ def _compute(
     """Send images through the base, shard by shard, and return the number of rows computed.
 
     The order is shuffled by a hash of the path, so that every shard is a random sample; a sequential
-    source keeps its own.
+    source keeps its own, and so does a run that is to end at the first image that fails.
     """
     if job.extractor.recipe != job.recipe:
         raise CacheError(
@@ -481,7 +482,7 @@ def _compute(
             f"time stamps: {'; '.join(job.recipe.differences(job.extractor.recipe))}. Choose another --cache."
         )
     order = sorted(todo)
-    if not job.source.sequential:
+    if not job.source.sequential and on_error == "skip":
         order.sort(key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0

@@ -227,8 +227,9 @@ def test_bad_images_are_recorded_once(extracting, photos: Path, tmp_path: Path) 
 
 
 def test_on_error_fail_names_the_image(extracting, photos: Path, tmp_path: Path) -> None:
-    """With on_error=fail the first bad image ends the run; what was done stays."""
-    (photos / "dark" / "text.jpg").write_text("hello")
+    """With on_error=fail the first bad image of the source ends the run; what was done stays."""
+    for name in ("dark/text.jpg", "light/a.jpg", "light/b.jpg", "light/z.jpg"):
+        (photos / name).write_text(f"hello {name}")
     with pytest.raises(ImageError, match=r"dark/text\.jpg: not an image"):
         extracting(photos, tmp_path / "c", on_error="fail")
     assert extracting(photos, tmp_path / "c").report.rows == 12
