@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,13 @@ def test_publish_into_a_missing_folder_is_an_oserror(tmp_path: Path) -> None:
     """A folder that does not exist is an OSError, for the caller to explain."""
     with pytest.raises(OSError):
         publish_json(tmp_path / "no" / "a.json", {})
+
+
+def test_content_is_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is synced, checked, renamed, and then its folder synced, in this order."""
+    steps: list[str] = []
+    sync, rename = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (steps.append("sync"), sync(descriptor))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("rename"), rename(self, to))[1])
+    publish(tmp_path / "a", b"x", check=lambda _: steps.append("check"))
+    assert steps == ["sync", "check", "rename", "sync"]

@@ -129,3 +129,8 @@ def test_any_listing_survives(tmp_path_factory: pytest.TempPathFactory, listing:
     manifest.replace_listing(listing, {})
     assert manifest.listing() == listing
     manifest.close()
+
+
+def test_commits_are_synced(path: Path) -> None:
+    """A commit waits for the disk (synchronous=FULL)."""
+    assert Manifest(path)._db.execute("PRAGMA synchronous").fetchone() == (2,)
