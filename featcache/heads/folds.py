@@ -1,0 +1,65 @@
+"""Dividing training rows by group, so that copies of an image never lie on two sides."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def grouped_folds(
+    target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], folds: int, *, seed: int
+) -> npt.NDArray[np.int64]:
+    """Return the fold of each row: stratified by class, whole groups, seeded.
+
+    The groups of each class (a group's class is that of its first row) are shuffled, sorted by size and dealt to
+    the folds in turn, so that folds are alike in classes and sizes. It does what scikit-learn's
+    `StratifiedGroupKFold` does, which takes 100 µs a group.
+
+    Parameters
+    ----------
+    target : array, shape (n,)
+        Class numbers from 0.
+    groups : array, shape (n,)
+        Any numbers, equal for rows that belong together.
+    folds : int
+        How many, at least 2.
+    seed : int
+        Decides the folds together with the order of the rows.
+
+    Returns
+    -------
+    array, shape (n,)
+        0 … folds - 1; -1 for the rows of a class that has one group only, which is always trained on.
+    """
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    sizes = np.bincount(member)
+    rng = np.random.default_rng(seed)
+    number = np.full(len(first), -1)
+    dealt = 0
+    for label in np.unique(target):
+        own = rng.permutation(np.flatnonzero(target[first] == label))
+        if len(own) < 2:
+            continue
+        own = own[np.argsort(-sizes[own], kind="stable")]
+        number[own] = (dealt + np.arange(len(own))) % folds
+        dealt += len(own)
+    result: npt.NDArray[np.int64] = number[member]
+    return result
+
+
+def held_out(
+    target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], fraction: float, *, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Return which rows to hold out, shape (n,): of each class about a fraction of its groups.
+
+    Each class keeps at least one group to train on, and with a fraction above 0 gives one if it has two.
+    """
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(first), bool)
+    for label in np.unique(target):
+        own = rng.permutation(np.flatnonzero(target[first] == label))
+        count = max(round(fraction * len(own)), 1 if fraction > 0 else 0)
+        held[own[: min(count, len(own) - 1)]] = True
+    result: npt.NDArray[np.bool_] = held[member]
+    return result

@@ -1,0 +1,139 @@
+"""What heads have in common that train from blocks of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featcache.errors import OptionError
+from featcache.heads.rows import Rows
+
+
+def checked(estimator: Any, X: Any, y: Any, groups: Any) -> tuple[Rows, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Check what `fit` was given, set ``classes_`` and ``n_features_in_``, return rows, class numbers and groups.
+
+    `Rows` are taken as they are: whoever reads them has checked that they are finite.
+    """
+    if isinstance(X, Rows):
+        y = np.asarray(y)
+        estimator.n_features_in_ = X.shape[1]
+    else:
+        X, y = validate_data(estimator, X, y, dtype=np.float32)
+        X = Rows(X)
+    check_classification_targets(y)
+    estimator.classes_, target = np.unique(y, return_inverse=True)
+    if len(estimator.classes_) < 2:
+        raise ValueError(f"Expected at least 2 classes. Received: {len(estimator.classes_)} class.")
+    return X, target, np.arange(len(y)) if groups is None else np.asarray(groups)
+
+
+def moments(rows: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and standard deviation of each feature, shapes (d,), in one pass; 1 for a constant feature."""
+    scaler = StandardScaler()
+    for _, block in rows.blocks():
+        scaler.partial_fit(block)
+    return scaler.mean_, scaler.scale_
+
+
+def class_weights(
+    class_weight: Any, classes: npt.NDArray[Any], target: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the weight of each class, shape (k,), as scikit-learn's ``class_weight`` means it.
+
+    Raises
+    ------
+    OptionError
+        If it is neither None, "balanced" nor a dict.
+    """
+    if not (class_weight is None or class_weight == "balanced" or isinstance(class_weight, dict)):
+        raise OptionError(f"Expected class_weight: none or balanced. Received: class_weight={class_weight!r}.")
+    weights: npt.NDArray[np.float64] = compute_class_weight(class_weight, classes=classes, y=classes[target])
+    return weights
+
+
+def as_probabilities(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return probabilities (n, k) of scores that are logits: (n,) of two classes, else (n, k)."""
+    if scores.ndim == 1:
+        return np.column_stack([expit(-scores), expit(scores)])
+    shares: npt.NDArray[Any] = softmax(scores, axis=1)
+    return shares
+
+
+class LinearHead(ClassifierMixin, BaseEstimator):
+    """A classifier whose scores are ``X @ coef_.T + intercept_``, trained from rows that need not be in memory.
+
+    A subclass has `fit_scored`; it folds whatever it does to the features into its coefficients.
+
+    Attributes
+    ----------
+    classes_ : array, shape (k,)
+        Labels.
+    coef_ : array, shape (k, d), or (1, d) for two classes
+        float32, for features as they are.
+    intercept_ : array, shape (k,) or (1,)
+        float32.
+    n_features_in_ : int
+        d.
+    """
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Any:
+        """Train.
+
+        Parameters
+        ----------
+        X : array, shape (n, d), or Rows
+            Features.
+        y : array, shape (n,)
+            Labels.
+        groups : array, shape (n,), optional
+            Rows of one group are on one side of whatever is held out.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        OptionError
+            If a parameter's value is not possible.
+        """
+        self.fit_scored(X, y, groups)
+        return self
+
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Train as `fit` does, and return held-out scores to calibrate with.
+
+        Returns
+        -------
+        rows : array, shape (m,)
+            Which rows have a score from a model that was not trained on them or their group.
+        scores : array, shape (m,) for two classes, else (m, k)
+            As `decision_function` gives them.
+        """
+        raise NotImplementedError
+
+    def decision_function(self, X: Any) -> npt.NDArray[np.float32]:
+        """Return scores, shape (n,) for two classes (positive: the second), else (n, k)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        scores: npt.NDArray[np.float32] = X @ self.coef_.T + self.intercept_
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
+        """Return the scores as probabilities (sigmoid or softmax), shape (n, k), rows adding up to 1."""
+        return as_probabilities(self.decision_function(X))
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the label with the highest score, shape (n,)."""
+        scores = self.decision_function(X)
+        best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        labels: npt.NDArray[Any] = self.classes_[best]
+        return labels

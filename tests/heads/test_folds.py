@@ -1,0 +1,45 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featcache.heads.folds import grouped_folds, held_out
+
+ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, st.integers(2, 5), st.integers(0, 3))
+def test_groups_are_whole_and_single_groups_train(pairs: list[tuple[int, int]], folds: int, seed: int) -> None:
+    """A group is in one fold; a class with one group is in none; another run gives the same."""
+    target, groups = (np.array(column) for column in zip(*pairs, strict=True))
+    found = grouped_folds(target, groups, folds, seed=seed)
+    held = held_out(target, groups, 0.3, seed=seed)
+    owner = {g: target[groups == g][0] for g in set(groups.tolist())}
+    for group in owner:
+        assert len(set(found[groups == group])) == 1
+        assert len(set(held[groups == group])) == 1
+    for label in set(owner.values()):
+        own = [g for g in owner if owner[g] == label]
+        numbers = {int(found[groups == g][0]) for g in own}
+        assert (numbers == {-1}) == (len(own) == 1)
+        assert 0 < sum(not held[groups == g][0] for g in own)
+        assert sum(held[groups == g][0] for g in own) == min(max(round(0.3 * len(own)), 1), len(own) - 1)
+    assert np.array_equal(found, grouped_folds(target, groups, folds, seed=seed))
+
+
+def test_folds_are_alike() -> None:
+    """Every fold has its share of each class and of the rows, though groups differ in size."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(300), rng.integers(1, 6, 300))
+    target = groups % 3
+    found = grouped_folds(target, groups, 5, seed=0)
+    for label in range(3):
+        shares = np.bincount(found[target == label]) / (target == label).sum()
+        assert np.allclose(shares, 0.2, atol=0.02)
+
+
+def test_seed_decides() -> None:
+    """Another seed divides otherwise; nothing is held out of a fraction of 0."""
+    target, groups = np.arange(100) % 2, np.arange(100)
+    assert not np.array_equal(grouped_folds(target, groups, 5, seed=0), grouped_folds(target, groups, 5, seed=1))
+    assert not held_out(target, groups, 0.0, seed=0).any()
