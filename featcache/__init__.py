@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from featcache.extraction import extract
     from featcache.extractor import FeatureExtractor
     from featcache.heads import Head
-    from featcache.train import fit_head
+    from featcache.train import Comparison, compare, fit_head
 
 __version__ = "0.1.0"
 
 _HOME = {
     "extract": "featcache.extraction",
     "fit_head": "featcache.train",
+    "compare": "featcache.train",
+    "Comparison": "featcache.train",
     "FeatureCache": "featcache.cache",
     "FeatureExtractor": "featcache.extractor",
     "Head": "featcache.heads",
@@ -33,6 +35,8 @@ _HOME = {
 __all__ = [
     "extract",
     "fit_head",
+    "compare",
+    "Comparison",
     "FeatureCache",
     "FeatureExtractor",
     "Head",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,11 @@ import numpy as np
 from featcache.errors import HeadError, OptionError, WeightsError
 from featcache.extractor import Extractor, Progress
 from featcache.heads import Head
+from featcache.metrics import split_metrics
 from featcache.recipe import Recipe, Request
 from featcache.sources import SPLITS, Source, SplitPolicy, class_names, files_source, open_source
-from featcache.train import split_metrics
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 256
 
@@ -229,7 +232,7 @@ class ImageClassifier:
                 f"{', '.join(unknown) or 'images without a class'} in {opened.location!r}."
             )
         number = {name: i for i, name in enumerate(self.class_names)}
-        by_split: dict[str, list[tuple[int, int, bytes, int]]] = {}
+        by_split: dict[str, list[tuple[int, list[float], bytes, int]]] = {}
         number_of: dict[object, int] = {}
         skipped = []
         for item, done in zip(opened.items, self.stream(opened, progress=progress), strict=True):
@@ -238,14 +241,19 @@ class ImageClassifier:
                 continue
             split = policy.split_of(item, done.digest) if policy else item.split or "all"
             group = number_of.setdefault(item.group or done.digest, len(number_of))
-            by_split.setdefault(split, []).append((number[item.label], number[done.label], done.digest, group))
+            by_split.setdefault(split, []).append(
+                (number[item.label], list(done.probabilities.values()), done.digest, group)
+            )
         metrics = {}
         for split in sorted(by_split, key=(*SPLITS, "all").index):
             rows = by_split[split]
-            truth, predicted, groups = (np.array([row[i] for row in rows], np.int64) for i in (0, 1, 3))
-            scored = split_metrics(split, truth, predicted, [row[2] for row in rows], groups, self.head)
-            if scored is not None:
-                metrics[split] = scored
+            truth, groups = (np.array([row[i] for row in rows], np.int64) for i in (0, 3))
+            scored = np.array([split == "train" or row[2] not in self.head.trained_on for row in rows], bool)
+            found = split_metrics(truth, np.array([row[1] for row in rows]), self.class_names, groups, scored)
+            if found is None:
+                log.warning("every image of %s is a copy of a training image: it is not scored", split)
+            else:
+                metrics[split] = found
         if not metrics:
             raise OptionError(
                 f"Expected readable images that the head was not trained on in {opened.location!r}. Received: "

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from featcache.errors import OptionError
 
 RESAMPLES = 1000
+ECE_BINS = 15
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -23,18 +24,20 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 def classification_metrics(
     truth: npt.NDArray[np.int64],
-    predicted: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[Any],
     class_names: Sequence[str],
     groups: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """Return the scores of predicted classes.
+    """Return the scores of predicted probabilities.
 
     Parameters
     ----------
-    truth, predicted : array, shape (n,), n ≥ 1
+    truth : array, shape (n,), n ≥ 1
         Indices into `class_names`.
+    probabilities : array, shape (n, k)
+        Of each class; the predicted one has the highest.
     class_names : sequence of str
-        All classes.
+        All k classes.
     groups : array, shape (n,), optional
         Equal for images that belong together, such as copies of one; what is resampled is groups.
 
@@ -42,9 +45,9 @@ def classification_metrics(
     -------
     dict
         ``n``; ``accuracy`` with its Wilson interval ``accuracy_ci95``; ``macro_f1`` over the classes
-        that occur in `truth` or `predicted`, with a bootstrap interval ``macro_f1_ci95`` (percentiles of
-        1,000 resamples of groups, seeded); ``per_class`` with precision, recall, f1 and n; and
-        ``confusion``, rows the true class, columns the predicted.
+        that are true or predicted somewhere, with a bootstrap interval ``macro_f1_ci95`` (percentiles of
+        1,000 resamples of groups, seeded); ``log_loss``; ``ece``, see `calibration_error`; ``per_class``
+        with precision, recall, f1 and n; and ``confusion``, rows the true class, columns the predicted.
 
     Raises
     ------
@@ -54,7 +57,7 @@ def classification_metrics(
     n = len(truth)
     if n == 0:
         raise OptionError("Expected at least one image to score. Received: none.")
-    size = len(class_names)
+    size, predicted = len(class_names), probabilities.argmax(axis=1)
     confusion = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
     correct = int(np.trace(confusion))
     precision, recall, f1 = _per_class(confusion)
@@ -64,6 +67,8 @@ def classification_metrics(
         "accuracy_ci95": list(wilson_interval(correct, n)),
         "macro_f1": float(_macro_f1(confusion[None])[0]),
         "macro_f1_ci95": _bootstrap(truth * size + predicted, size, groups),
+        "log_loss": log_loss(truth, probabilities),
+        "ece": calibration_error(truth, probabilities),
         "per_class": {
             name: {
                 "precision": float(precision[i]),
@@ -75,6 +80,42 @@ def classification_metrics(
         },
         "confusion": confusion.tolist(),
     }
+
+
+def split_metrics(
+    truth: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[Any],
+    class_names: Sequence[str],
+    groups: npt.NDArray[np.int64],
+    scored: npt.NDArray[np.bool_],
+) -> dict[str, Any] | None:
+    """Return `classification_metrics` of the images that count, None if none does.
+
+    `scored` (n,) is False where an image is a copy of one that was trained on; ``copies_left_out`` counts those.
+    """
+    if not scored.any():
+        return None
+    metrics = classification_metrics(truth[scored], probabilities[scored], class_names, groups[scored])
+    return {**metrics, "copies_left_out": int((~scored).sum())}
+
+
+def log_loss(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> float:
+    """Return the mean negative logarithm of the true class's probability, taken as 1e-15 at least."""
+    own = probabilities[np.arange(len(truth)), truth].astype(np.float64)
+    return float(-np.log(np.maximum(own, 1e-15)).mean())
+
+
+def calibration_error(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> float:
+    """Return the expected calibration error: how far confidence is from accuracy.
+
+    Images are put into 15 bins of equal width by the probability of their predicted class; the differences between
+    mean probability and accuracy are averaged, weighted by the bins' sizes (Naeini et al. 2015; Guo et al. 2017).
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == truth
+    number = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.bincount(number, confidence - right, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(truth))
 
 
 def _per_class(confusion: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -101,6 +142,10 @@ def _bootstrap(cells: npt.NDArray[np.int64], size: int, groups: npt.NDArray[np.i
     n = len(cells)
     member = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(member.max()) + 1
+    if count == n:  # n independent images: the resampled cells are multinomial
+        shares = np.bincount(cells, minlength=size * size) / n
+        found = _macro_f1(rng.multinomial(n, shares, RESAMPLES).reshape(-1, size, size))
+        return [float(bound) for bound in np.percentile(found, [2.5, 97.5])]
     scores = []
     for _ in range(RESAMPLES):
         times = np.bincount(rng.integers(0, count, count), minlength=count)

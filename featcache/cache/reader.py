@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +23,24 @@ from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
 from featcache.recipe import Recipe
 from featcache.sources import SPLITS
 
+Order = Literal["source", "storage"]
+"""As the source lists the images, or as the rows lie in the shards, which reads faster."""
+
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows in source order, the views of an image one after the other.
+    """Some rows; in source order, the views of an image come one after the other.
 
-    `images` are indices into the usable entries, shape (n,), as are `shards` and `positions`.
+    `images` are indices into the usable entries, shape (n,); `views`, `shards` and `positions` are alike.
     """
 
     images: npt.NDArray[np.int64]
+    views: npt.NDArray[np.int64]
     shards: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> _Rows:
+        return _Rows(self.images[rows], self.views[rows], self.shards[rows], self.positions[rows])
 
 
 class FeatureCache:
@@ -133,6 +140,12 @@ class FeatureCache:
                      digests=digests)  # fmt: skip
         return cls(path)
 
+    def with_listing(self, entries: list[Entry]) -> FeatureCache:
+        """Return the same rows under another listing of images, such as those that several caches share."""
+        other = FeatureCache(self.path)
+        other.adopt(entries, self.places)
+        return other
+
     def adopt(self, entries: list[Entry], places: dict[Key, Place]) -> None:
         """Take over a listing and rows that this process has read, checked or written already."""
         self.entries, self.places = entries, places
@@ -199,7 +212,7 @@ class FeatureCache:
     def _split_numbers(self) -> npt.NDArray[np.int8]:
         """The split of each usable entry as an index into `SPLITS`, -1 for none."""
         number = {split: i for i, split in enumerate(SPLITS)}
-        return np.array([number.get(entry.split or "", -1) for entry in self._usable], np.int8)
+        return np.array([number.get(entry.split or "", -1) for entry in self.usable], np.int8)
 
     @cached_property
     def shards(self) -> dict[int, ShardInfo]:
@@ -207,7 +220,7 @@ class FeatureCache:
         return self._manifest.shards()
 
     def __len__(self) -> int:
-        return len(self._usable)
+        return len(self.usable)
 
     @cached_property
     def places(self) -> dict[Key, Place]:
@@ -225,21 +238,20 @@ class FeatureCache:
         return [Key(digest, 0, ""), *(Key(digest, view, self.augmentation) for view in more)]
 
     @cached_property
-    def _usable(self) -> list[Entry]:
+    def usable(self) -> list[Entry]:
         """The listed images that have features, in source order."""
         return [e for e in self.entries if e.reason is None and e.digest and Key(e.digest, 0, "") in self.places]
 
-    def _chosen(self, split: str | None, *, views: bool) -> _Rows:
+    def _chosen(self, split: str | None, *, views: bool, order: Order = "source") -> _Rows:
         if split is not None and split not in self.splits:
             raise OptionError(
                 f"Expected a split of {str(self.path)!r}: {', '.join(self.splits) or 'it has none'}. "
                 f"Received: {split!r}."
             )
         rows = self._with_views if views and self.views else self._plain
-        if split is None:
-            return rows
-        chosen = self._split_numbers[rows.images] == SPLITS.index(split)
-        return _Rows(rows.images[chosen], rows.shards[chosen], rows.positions[chosen])
+        if split is not None:
+            rows = rows.take(np.flatnonzero(self._split_numbers[rows.images] == SPLITS.index(split)))
+        return rows if order == "source" else rows.take(np.lexsort((rows.positions, rows.shards)))
 
     @cached_property
     def _plain(self) -> _Rows:
@@ -253,15 +265,21 @@ class FeatureCache:
         places = self.places
         wanted = [(key.view, key.augmentation) for key in self.keys(b"", views=views)]
         found = [
-            (i, *place)
-            for i, entry in enumerate(self._usable)
+            (i, view, *place)
+            for i, entry in enumerate(self.usable)
             for view, augmentation in (wanted if entry.split == "train" else wanted[:1])
             if (place := places.get(Key(entry.digest or b"", view, augmentation))) is not None
         ]
-        columns = np.array(found, np.int64).reshape(-1, 3)
-        return _Rows(columns[:, 0], columns[:, 1], columns[:, 2])
+        return _Rows(*np.array(found, np.int64).reshape(-1, 4).T)
 
-    def _layer(self, layer: str | None) -> str:
+    def layer_name(self, layer: str | None) -> str:
+        """Return a layer's name, the deepest one's for None.
+
+        Raises
+        ------
+        OptionError
+            If there is no such layer.
+        """
         if layer is None:
             return list(self.layers)[-1]
         if layer not in self.layers:
@@ -270,7 +288,9 @@ class FeatureCache:
             )
         return layer
 
-    def features(self, split: str | None = None, layer: str | None = None, *, views: bool = False) -> FeatureRows:
+    def features(
+        self, split: str | None = None, layer: str | None = None, *, views: bool = False, order: Order = "source"
+    ) -> FeatureRows:
         """Return the features of a split, still on disk.
 
         Parameters
@@ -281,41 +301,48 @@ class FeatureCache:
             Default: the deepest.
         views : bool
             Take augmented views too, after the image they are of: for training, never for evaluation.
+        order : {"source", "storage"}
+            Of the rows; `labels`, `paths`, `digests` and `groups` take it too. In order of storage, a random one
+            unless the source is sequential, reading is sequential and each stretch of rows is a sample of all.
 
         Returns
         -------
         FeatureRows
-            Shape (n, …), rows in source order.
+            Shape (n, …).
         """
-        rows = self._chosen(split, views=views)
-        return FeatureRows(self, self._layer(layer), rows.shards, rows.positions)
+        rows = self._chosen(split, views=views, order=order)
+        return FeatureRows(self, self.layer_name(layer), rows.shards, rows.positions)
 
-    def labels(self, split: str | None = None, *, views: bool = False) -> npt.NDArray[np.int64]:
+    def labels(
+        self, split: str | None = None, *, views: bool = False, order: Order = "source"
+    ) -> npt.NDArray[np.int64]:
         """Return the class indices of a split, shape (n,); -1 where an image has no label."""
         number = {name: i for i, name in enumerate(self.class_names)}
-        entries = self._usable
-        rows = self._chosen(split, views=views)
+        entries = self.usable
+        rows = self._chosen(split, views=views, order=order)
         return np.array([number.get(entries[i].label or "", -1) for i in rows.images], np.int64)
 
-    def paths(self, split: str | None = None, *, views: bool = False) -> list[str]:
+    def paths(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[str]:
         """Return the images' paths relative to the source."""
-        return [self._usable[i].path for i in self._chosen(split, views=views).images]
+        return [self.usable[i].path for i in self._chosen(split, views=views, order=order).images]
 
-    def digests(self, split: str | None = None, *, views: bool = False) -> list[bytes]:
+    def digests(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[bytes]:
         """Return the images' digests, 32 bytes each: equal for exact duplicates and for views of one image."""
-        return [self._usable[i].digest or b"" for i in self._chosen(split, views=views).images]
+        return [self.usable[i].digest or b"" for i in self._chosen(split, views=views, order=order).images]
 
-    def groups(self, split: str | None = None, *, views: bool = False) -> npt.NDArray[np.int64]:
+    def groups(
+        self, split: str | None = None, *, views: bool = False, order: Order = "source"
+    ) -> npt.NDArray[np.int64]:
         """Return a number for each row, shape (n,): equal for rows that must not be on two sides of a split.
 
         These are views of one image, exact duplicates, members of one group of the source, and whatever
         hangs together through several of these.
         """
-        return self._components[self._chosen(split, views=views).images]
+        return self._components[self._chosen(split, views=views, order=order).images]
 
     @cached_property
     def _components(self) -> npt.NDArray[np.int64]:
-        parent = list(range(len(self._usable)))
+        parent = list(range(len(self.usable)))
 
         def root(i: int) -> int:
             while parent[i] != i:
@@ -324,11 +351,18 @@ class FeatureCache:
             return i
 
         first: dict[bytes | str, int] = {}
-        for i, entry in enumerate(self._usable):
+        for i, entry in enumerate(self.usable):
             for name in (entry.digest, entry.group):
                 if name is not None:
                     parent[root(i)] = root(first.setdefault(name, i))
         return np.array([root(i) for i in range(len(parent))], np.int64)
+
+    def numbers(
+        self, split: str | None = None, *, views: bool = False, order: Order = "source"
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return which image each row is of, among the images that have features, and which view; shapes (n,)."""
+        rows = self._chosen(split, views=views, order=order)
+        return rows.images, rows.views
 
     def load(
         self, split: str | None = None, layer: str | None = None, *, views: bool = False
@@ -397,12 +431,14 @@ class FeatureCache:
         blocks = np.unique(positions // step)
         for block in blocks[~sound[blocks]]:
             check(block, features[block * step : (block + 1) * step])
-        rows: npt.NDArray[Any] = features[positions]
+        first, last = int(positions[0]), int(positions[-1])
+        in_order = last - first == len(positions) - 1 and bool((np.diff(positions) == 1).all())
+        rows: npt.NDArray[Any] = features[first : last + 1] if in_order else features[positions]  # a view: no copy
         return rows
 
 
 class FeatureRows:
-    """Features of some rows, in source order, read from disk when indexed.
+    """Features of some rows, read from disk when indexed.
 
     Index it with an integer, a slice or an array of integers, or pass it to `numpy.asarray`.
 
@@ -428,12 +464,18 @@ class FeatureRows:
         if isinstance(rows, int | np.integer):
             row: npt.NDArray[Any] = self[[int(rows)]][0]
             return row
-        shards, positions = self._shards[rows], self._positions[rows]
-        result = np.empty((len(shards), *self.shape[1:]), self.dtype)
-        for shard in np.unique(shards):
-            here = shards == shard
-            result[here] = self._cache._shard_rows(int(shard), self._layer, positions[here])
+        result = np.empty((len(self._shards[rows]), *self.shape[1:]), self.dtype)
+        self.read(rows, result, np.arange(len(result)))
         return result
+
+    def read(
+        self, rows: slice | Sequence[int] | npt.NDArray[np.int64], out: npt.NDArray[Any], at: npt.NDArray[np.int64]
+    ) -> None:
+        """Copy rows to the places `at` (k,) of an array of shape (m, …), converting them to its type."""
+        shards, positions = self._shards[rows], self._positions[rows]
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            out[at[here]] = self._cache._shard_rows(int(shard), self._layer, positions[here])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:

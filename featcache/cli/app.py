@@ -186,16 +186,16 @@ def printable(text: str) -> str:
 
 
 class Progress:
-    """Images done, images per second and time left: a bar on a terminal, a line now and then elsewhere."""
+    """What is done, how fast, and the time left: a bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, what: str, every: float = 10.0) -> None:
-        self._what, self._every = what, every
+    def __init__(self, what: str, unit: str = "images", every: float = 10.0) -> None:
+        self._what, self._unit, self._every = what, unit, every
         self._start = self._last = time.monotonic()
         self._said = False  # what takes less than `every` seconds needs no lines
         self._bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Say that `done` of `total` images are done."""
+        """Say that `done` of `total` are done."""
         if not log.isEnabledFor(logging.INFO):
             return
         if sys.stderr.isatty():
@@ -204,11 +204,11 @@ class Progress:
             self._last, self._said = now, True
             rate = done / max(now - self._start, 1e-9)
             log.info(
-                "%s: %d of %d, %.0f images/s, %.0f s left",
+                "%s: %d of %d, %s, %.0f s left",
                 self._what,
                 done,
                 total,
-                rate,
+                self._speed(rate),
                 (total - done) / rate,
             )
 
@@ -224,9 +224,12 @@ class Progress:
             self._task = self._bar.add_task("", total=total, rate="")
             self._bar.start()
         rate = done / max(time.monotonic() - self._start, 1e-9)
-        self._bar.update(self._task, completed=done, rate=f"{rate:.0f} images/s")
+        self._bar.update(self._task, completed=done, rate=self._speed(rate))
         if done == total:
             self.close()
+
+    def _speed(self, rate: float) -> str:
+        return f"{rate:.{0 if rate >= 10 else 1}f} {self._unit}/s"
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -236,9 +239,9 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Progress]:
+def progress(what: str, unit: str = "images") -> Iterator[Progress]:
     """Show progress, and tidy up however it ends."""
-    shown = Progress(what)
+    shown = Progress(what, unit)
     try:
         yield shown
     finally:
@@ -287,13 +290,14 @@ def table(rows: list[list[str]], *, right: set[int] | frozenset[int] = frozenset
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """Return one line per split: accuracy and macro F1 with their 95 % intervals."""
-    rows = [["", "accuracy", "95 %", "macro F1", "95 %", "n"]]
+    rows = [["", "accuracy", "95 %", "macro F1", "95 %", "log loss", "ECE", "n"]]
     for split, m in metrics.items():
         rows.append([
             split, f"{m['accuracy']:.4f}", "{:.4f}-{:.4f}".format(*m["accuracy_ci95"]),
-            f"{m['macro_f1']:.4f}", "{:.4f}-{:.4f}".format(*m["macro_f1_ci95"]), str(m["n"]),
+            f"{m['macro_f1']:.4f}", "{:.4f}-{:.4f}".format(*m["macro_f1_ci95"]),
+            f"{m['log_loss']:.4f}", f"{m['ece']:.4f}", str(m["n"]),
         ])  # fmt: skip
-    lines = [table(rows, right={1, 2, 3, 4, 5})]
+    lines = [table(rows, right={1, 2, 3, 4, 5, 6, 7})]
     lines += [
         f"{m['copies_left_out']} images of {split} are copies of training images and were left out"
         for split, m in metrics.items()

@@ -1,16 +1,16 @@
-"""Heads by name: what `--clf` and `--set` mean."""
+"""Heads by name: what `--clf`, `--set` and `--tune` mean."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import HeadError, OptionError, nearest
-
-CALIBRATION_FOLDS = 5
 
 
 def _logreg(seed: int) -> Any:
@@ -31,111 +31,183 @@ def _svm(seed: int) -> Any:
     return SVC(random_state=seed)
 
 
+def _ridge(seed: int) -> Any:
+    from featcache.heads.ridge import RidgeHead
+
+    return RidgeHead(seed=seed)
+
+
+def _sgd(seed: int) -> Any:
+    from featcache.heads.sgd import SGDHead
+
+    return SGDHead(seed=seed)
+
+
+def _knn(seed: int) -> Any:
+    from featcache.heads.knn import KNNHead
+
+    return KNNHead()
+
+
+def _centroid(seed: int) -> Any:
+    from featcache.heads.centroid import CentroidHead
+
+    return CentroidHead(seed=seed)
+
+
 def _dense(seed: int) -> Any:
     from featcache.heads.dense import DenseClassifier
 
     return DenseClassifier(seed=seed)
 
 
-HEADS: dict[str, Callable[[int], Any]] = {
-    "logreg": _logreg,
-    "linear-svm": _linear_svm,
-    "svm": _svm,
-    "dense": _dense,
+def _decades(first: int, last: int) -> tuple[float, ...]:
+    return tuple(10.0**exponent for exponent in range(first, last + 1))
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """What there is to know about a kind of head.
+
+    Attributes
+    ----------
+    make : callable
+        From a seed to the estimator whose parameters `--set` sets.
+    scaled : bool
+        Whether it stands behind a StandardScaler; the others scale themselves, or need no scale.
+    copies : float
+        How many float32 copies of X it holds at most, X included; 0: it reads X in blocks, and streams.
+    grid : mapping
+        What `--tune` tries: values of each parameter, those that fit the training data less closely first.
+    penalty : str, optional
+        The parameter of `grid` that is searched again, finer, around its best value.
+    """
+
+    make: Callable[[int], Any]
+    scaled: bool
+    copies: float
+    grid: Mapping[str, tuple[Any, ...]]
+    penalty: str | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether it trains without ever holding X."""
+        return self.copies == 0
+
+
+HEADS: dict[str, HeadKind] = {
+    "logreg": HeadKind(_logreg, True, 3, {"C": _decades(-4, 1)}, "C"),
+    "linear-svm": HeadKind(_linear_svm, True, 7, {"C": _decades(-5, 0)}, "C"),
+    "svm": HeadKind(_svm, True, 5, {"C": _decades(-1, 2)}, "C"),
+    "ridge": HeadKind(_ridge, False, 0, {"alphas": tuple(reversed(_decades(0, 6)))}, "alphas"),
+    "sgd": HeadKind(_sgd, False, 0, {"alpha": tuple(reversed(_decades(-5, 0)))}, "alpha"),
+    "knn": HeadKind(_knn, False, 3, {"n_neighbors": (50, 20, 10, 5, 3, 1)}),
+    "centroid": HeadKind(_centroid, False, 0, {"standardize": (True, False)}),
+    "dense": HeadKind(_dense, False, 0, {"learning_rate": (0.0001, 0.001, 0.01)}),
 }
-"""Head names, and what makes the estimator whose parameters `--set` sets."""
+"""Heads by name."""
+
+STREAMING = [name for name, kind in HEADS.items() if kind.streams]
 
 _FIXED = {"probability", "penalty", "n_jobs", "verbose", "random_state", "seed", "decision_function_shape"}
 
 
-def build(clf: str, params: Mapping[str, Any] | None = None, *, seed: int = 0) -> Any:
+def kind_of(clf: str) -> HeadKind:
+    """Return what there is to know about a head.
+
+    Raises
+    ------
+    OptionError
+        If there is none of that name; the message has the valid ones.
+    """
+    if clf not in HEADS:
+        raise OptionError(f"Expected a head: {', '.join(HEADS)}. Received: {clf!r} ({nearest(clf, HEADS)}).")
+    return HEADS[clf]
+
+
+def build(clf: str, params: Mapping[str, Any] | None = None, *, seed: int = 0, calibrate: str = "temperature") -> Any:
     """Return an unfitted head.
 
     Parameters
     ----------
     clf : str
-        A name of `HEADS`. ``logreg``, ``linear-svm`` and ``svm`` are scikit-learn's, behind a
-        StandardScaler; the margins of the latter two become probabilities by sigmoid calibration,
-        cross-validated on the training data (Platt 1999; `CalibratedClassifierCV` with
-        ``ensemble=False``). ``dense`` is `featcache.heads.dense.DenseClassifier`.
+        A name of `HEADS`. ``logreg``, ``linear-svm`` and ``svm`` are scikit-learn's, behind a StandardScaler;
+        ``knn`` is scikit-learn's on rows of unit length; ``ridge``, ``sgd``, ``centroid`` and ``dense`` are
+        featcache's own, and train in blocks.
     params : mapping
         Parameters of that estimator.
     seed : int
         For everything random in it.
+    calibrate : str
+        See `featcache.heads.calibration.CalibratedHead`.
 
     Returns
     -------
-    scikit-learn estimator
-        With ``predict_proba``.
+    CalibratedHead
+        A scikit-learn classifier.
 
     Raises
     ------
     OptionError
         If a name is unknown; the message has the valid ones.
     """
-    if clf not in HEADS:
-        raise OptionError(f"Expected a head: {', '.join(HEADS)}. Received: {clf!r} ({nearest(clf, HEADS)}).")
-    estimator = HEADS[clf](seed)
-    valid = sorted(set(estimator.get_params()) - _FIXED)
+    from featcache.heads.calibration import METHODS, CalibratedHead
+
+    kind = kind_of(clf)
+    if calibrate not in METHODS:
+        raise OptionError(f"Expected a calibration: {', '.join(METHODS)}. Received: {calibrate!r}.")
+    estimator = kind.make(seed)
+    valid = parameters(clf)
     for name in params or {}:
         if name not in valid:
             raise OptionError(f"Expected a parameter of {clf}: {', '.join(valid)}. Received: {name!r}.")
     estimator.set_params(**(params or {}))
-    if clf == "dense":
-        return estimator
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    if kind.scaled:
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
 
-    scaled = make_pipeline(StandardScaler(), estimator)
-    if clf == "logreg":
-        return scaled
-    from sklearn.calibration import CalibratedClassifierCV
-
-    return CalibratedClassifierCV(scaled, method="sigmoid", ensemble=False, cv=CALIBRATION_FOLDS)
+        estimator = make_pipeline(StandardScaler(), estimator)
+    return CalibratedHead(estimator, calibrate, seed=seed)
 
 
-def fit(estimator: Any, X: npt.NDArray[Any], y: npt.NDArray[Any], groups: npt.NDArray[np.int64], *, seed: int) -> Any:
+def parameters(clf: str) -> list[str]:
+    """Return the names of the parameters of a head that can be set."""
+    return sorted(set(kind_of(clf).make(0).get_params()) - _FIXED)
+
+
+def memory_needed(clf: str, n: int, d: int, params: Mapping[str, Any] | None = None) -> int:
+    """Return about how many bytes training a head takes, beside what the process has."""
+    kind = kind_of(clf)
+    if clf == "ridge":
+        from featcache.heads.ridge import memory_bytes
+
+        return memory_bytes(n, d, int((params or {}).get("folds", 5)))
+    return math.ceil(kind.copies * n * d * 4)
+
+
+def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Any:
     """Fit a head; whatever it holds out of the training data, it holds out by group.
 
     Parameters
     ----------
-    estimator : estimator
+    estimator : CalibratedHead
         From `build`.
-    X : array, shape (n, d), float32
+    X : array, shape (n, d), or Rows
         Features.
     y : array, shape (n,)
         Classes.
     groups : array, shape (n,)
         Equal for rows that must not be on two sides, such as copies of one image.
-    seed : int
-        For the folds.
 
     Raises
     ------
     HeadError
         If there are too few images, or the estimator refuses a parameter's value.
     """
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    classes = np.unique(y)
-    if len(classes) < 2:
-        raise HeadError(f"Expected images of at least 2 classes to train on. Received: {len(classes)}.")
+    if (classes := len(np.unique(y))) < 2:
+        raise HeadError(f"Expected images of at least 2 classes to train on. Received: {classes}.")
     try:
-        if not isinstance(estimator, CalibratedClassifierCV):
-            return estimator.fit(X, y, **({"groups": groups} if hasattr(estimator, "validation_fraction") else {}))
-        fewest = min(len(np.unique(groups[y == label])) for label in classes)
-        folds = min(CALIBRATION_FOLDS, fewest)
-        if folds < 2:
-            raise HeadError(
-                "Expected at least 2 different images of each class to calibrate probabilities. Received: a "
-                "class with 1. Add images or take --clf logreg."
-            )
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        estimator.cv = list(splitter.split(X, y, groups))
-        estimator.fit(X, y)
-        estimator.cv = folds  # the rows of each fold are no part of the head
-        return estimator
+        return estimator.fit(X, y, groups)
     except OptionError:
         raise
     except (ValueError, TypeError) as error:

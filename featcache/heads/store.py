@@ -1,7 +1,7 @@
 """A trained head and its folder.
 
-The folder holds ``head.json`` (all that is known of it), ``model.skops`` or ``model.keras``, and
-``trained_on.bin`` (the digests of its training images, 32 bytes each, sorted).
+The folder holds ``head.json`` (all that is known of it), ``model.skops`` (the estimator), and ``trained_on.bin``
+(the digests of its training images, 32 bytes each, sorted).
 """
 
 from __future__ import annotations
@@ -25,15 +25,26 @@ from featcache.errors import HeadError
 from featcache.files import TEMPORARY, publish, publish_json, sync_folder
 from featcache.heads.build import HEADS
 from featcache.recipe import canonical_json
-from featcache.startup import import_tensorflow
 
 HEAD_FORMAT = 1
 
 _TRAINED_ON = "trained_on.bin"
-_FILES = {"head.json", "model.skops", "model.keras", _TRAINED_ON}
+_MODEL = "model.skops"
+_FILES = {"head.json", _MODEL, _TRAINED_ON}
 
-_TRUSTED = ["sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"]
-"""What a head may hold beyond skops' own list of safe types: parts of a fitted CalibratedClassifierCV."""
+_TRUSTED = [
+    "featcache.heads.calibration.CalibratedHead",
+    "featcache.heads.calibration.Scores",
+    "featcache.heads.centroid.CentroidHead",
+    "featcache.heads.dense.DenseClassifier",
+    "featcache.heads.knn.KNNHead",
+    "featcache.heads.ridge.RidgeHead",
+    "featcache.heads.sgd.SGDHead",
+    "scipy.interpolate._interpolate.interp1d",  # of a fitted IsotonicRegression
+    "sklearn.calibration._CalibratedClassifier",  # parts of a fitted CalibratedClassifierCV
+    "sklearn.calibration._SigmoidCalibration",
+]
+"""What a head may hold beyond skops' own list of safe types."""
 
 
 @dataclass
@@ -113,6 +124,8 @@ class Head:
         HeadError
             If the folder holds anything else, or cannot be written.
         """
+        import skops.io
+
         target = Path(folder)
         found = [target] if target.is_file() else sorted(target.glob("*"))
         strangers = [path.name for path in found if path.name not in _FILES]
@@ -124,8 +137,8 @@ class Head:
         draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             draft.mkdir(parents=True)
-            name, content = self._model_bytes(draft)
-            publish(draft / name, content)
+            content = skops.io.dumps(self.estimator)
+            publish(draft / _MODEL, content)
             publish(draft / _TRAINED_ON, b"".join(sorted(self.trained_on)))
             card = {
                 "format": HEAD_FORMAT,
@@ -133,7 +146,7 @@ class Head:
                 "layer": self.layer,
                 "class_names": self.class_names,
                 **self.card,
-                "model": {"file": name, "sha256": hashlib.sha256(content).hexdigest()},
+                "model": {"file": _MODEL, "sha256": hashlib.sha256(content).hexdigest()},
             }
             publish_json(draft / "head.json", {**card, "sha256": _card_digest(card)})
             _swap(draft, target)
@@ -143,15 +156,6 @@ class Head:
             shutil.rmtree(draft, ignore_errors=True)
         self.path = target
         return target
-
-    def _model_bytes(self, scratch: Path) -> tuple[str, bytes]:
-        if self.clf == "dense":
-            file = scratch / "model.keras"
-            self.estimator.model_.save(file)
-            return file.name, file.read_bytes()
-        import skops.io
-
-        return "model.skops", skops.io.dumps(self.estimator)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Head:
@@ -171,15 +175,17 @@ class Head:
                 raise HeadError(
                     f"Expected a head of format {HEAD_FORMAT}. Received: {str(path)!r} of format {card['format']}."
                 )
-            name, wanted = card["model"]["file"], card["model"]["sha256"]
-            if name not in ("model.skops", "model.keras") or card["clf"] not in HEADS:
-                raise HeadError(f"Expected a head of a known kind. Received: {card['clf']!r} in {name!r}.")
+            wanted = card["model"]["sha256"]
+            if card["model"]["file"] != _MODEL or card["clf"] not in HEADS:
+                raise HeadError(
+                    f"Expected a head of a known kind. Received: {card['clf']!r} in {card['model']['file']!r}."
+                )
             if stated != _card_digest(card):
                 raise HeadError(
                     f"Expected head.json as it was written. Received: {str(path)!r}, where it was changed since. "
                     "Train the head again."
                 )
-            content = (path / name).read_bytes()
+            content = (path / _MODEL).read_bytes()
             seen = (path / _TRAINED_ON).read_bytes()
             clf, layer, class_names = card["clf"], card["layer"], list(card["class_names"])
         except FileNotFoundError as error:
@@ -190,10 +196,10 @@ class Head:
                             f"{error}.") from None  # fmt: skip
         if hashlib.sha256(content).hexdigest() != wanted:
             raise HeadError(
-                f"Expected the model that head.json describes. Received: {str(path / name)!r}, which was changed "
+                f"Expected the model that head.json describes. Received: {str(path / _MODEL)!r}, which was changed "
                 "since. Train the head again."
             )
-        estimator = _dense(path / name, card) if clf == "dense" else _from_skops(path / name, content)
+        estimator = _from_skops(path / _MODEL, content)
         trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
         return cls(clf, estimator, class_names, layer, card, path, trained_on)
 
@@ -213,25 +219,6 @@ def _from_skops(path: Path, content: bytes) -> Any:
         raise HeadError(f"Expected a head of known types. Received: {str(path)!r}: {error}") from None
     except Exception as error:  # a damaged archive fails in many ways
         raise HeadError(f"Expected a scikit-learn head. Received: {str(path)!r}: {error}") from None
-
-
-def _dense(path: Path, card: Mapping[str, Any]) -> Any:
-    import_tensorflow()
-    import keras
-
-    from featcache.heads.dense import DenseClassifier
-
-    try:
-        model = keras.models.load_model(path, compile=False)
-        estimator = DenseClassifier(**card["params"])
-    except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        raise HeadError(f"Expected a dense head. Received: {str(path)!r}: {text}") from None
-    estimator.model_ = model
-    estimator.classes_ = np.array(card["trained_classes"])
-    estimator.n_features_in_ = int(model.input_shape[-1])
-    estimator.history_ = card.get("history", {})
-    return estimator
 
 
 def _swap(draft: Path, target: Path) -> None:

@@ -1,0 +1,211 @@
+"""Scores that become probabilities, by training data the scores were not trained on."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featcache.errors import OptionError
+from featcache.heads.folds import grouped_folds
+from featcache.heads.linear import as_probabilities, checked
+
+METHODS = ("temperature", "sigmoid", "isotonic", "none")
+FEW = 5000
+"""Up to so many rows every fold is held out once; beyond, one fold is enough."""
+
+
+class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+    """A head whose probabilities mean what they say.
+
+    The head is trained without some of the images, its scores of these give the calibration, and it is trained on
+    all of them. A head that holds out images of its own accord (it has ``fit_scored``) is trained once.
+
+    Parameters
+    ----------
+    estimator : classifier
+        With ``decision_function``, whose values are taken as logits, or ``predict_proba``.
+    method : {"temperature", "sigmoid", "isotonic", "none"}
+        ``temperature`` divides the scores by one number, which moves no prediction (Guo et al. 2017). ``sigmoid``
+        (Platt 1999) and ``isotonic`` regression (Zadrozny and Elkan 2002) are scikit-learn's, one class against
+        the rest. ``none`` takes the scores as logits as they are.
+    folds : int, default 5
+        Each is held out once, or, of more than 5,000 rows, the first only.
+    seed : int, default 0
+        For the folds.
+
+    Attributes
+    ----------
+    classes_ : array, shape (k,)
+        Labels.
+    estimator_ : classifier
+        The head trained on all rows.
+    temperature_ : float
+        What scores are divided by; 1 unless the method is ``temperature``.
+    calibrator_ : CalibratedClassifierCV or None
+        From scores to probabilities, for ``sigmoid`` and ``isotonic``.
+    n_features_in_ : int
+        d.
+    """
+
+    def __init__(self, estimator: Any, method: str = "temperature", folds: int = 5, seed: int = 0) -> None:
+        self.estimator = estimator
+        self.method = method
+        self.folds = folds
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> CalibratedHead:
+        """Train the head and its calibration.
+
+        Parameters
+        ----------
+        X : array, shape (n, d), or Rows
+            Features.
+        y : array, shape (n,)
+            Labels.
+        groups : array, shape (n,), optional
+            Rows of one group are trained on or held out together.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        OptionError
+            If the method is unknown, or the data cannot give it what it needs.
+        """
+        if self.method not in METHODS:
+            raise OptionError(f"Expected a calibration: {', '.join(METHODS)}. Received: {self.method!r}.")
+        rows, target, groups = checked(self, X, y, groups)
+        labels = self.classes_[target]
+        self.estimator_ = clone(self.estimator)
+        if hasattr(self.estimator_, "fit_scored"):
+            held, scores = self.estimator_.fit_scored(rows, labels, groups)
+        else:
+            values = rows[:]
+            held, scores = self._held_out(values, target, groups)
+            self.estimator_.fit(values, labels)
+        self.temperature_, self.calibrator_ = 1.0, None
+        if self.method == "none":
+            return self
+        if len(held) == 0:
+            warnings.warn(
+                "the probabilities are not calibrated: no class has two different images, or nothing is held out",
+                stacklevel=2,
+            )
+        elif self.method == "temperature":
+            self.temperature_ = _temperature(scores, target[held])
+        else:
+            self.calibrator_ = self._calibrator(scores, labels[held])
+        return self
+
+    def decision_function(self, X: Any) -> npt.NDArray[Any]:
+        """Return the head's scores over the temperature, shape (n,) for two classes, else (n, k)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        scores: npt.NDArray[Any] = _scores(self.estimator_, X) / np.float32(self.temperature_)
+        return scores
+
+    def predict_proba(self, X: Any) -> npt.NDArray[Any]:
+        """Return the probability of each class, shape (n, k), rows adding up to 1."""
+        scores = self.decision_function(X)
+        if self.calibrator_ is None:
+            return as_probabilities(scores)
+        shares: npt.NDArray[Any] = self.calibrator_.predict_proba(scores.reshape(len(scores), -1))
+        return shares
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the most probable label of each row, shape (n,)."""
+        labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
+
+    def _held_out(
+        self, X: npt.NDArray[np.float32], target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return rows (m,) and their scores by a head that was trained without their fold."""
+        if self.method == "none":
+            return np.empty(0, np.int64), np.empty(0)
+        fold = grouped_folds(target, groups, self.folds, seed=self.seed)
+        rows, scores = [], []
+        for number in range(self.folds if len(X) <= FEW else 1):
+            held = fold == number
+            if held.any():
+                part = clone(self.estimator).fit(X[~held], self.classes_[target[~held]])
+                rows.append(np.flatnonzero(held))
+                scores.append(_scores(part, X[held]))
+        return (np.concatenate(rows), np.concatenate(scores)) if rows else (np.empty(0, np.int64), np.empty(0))
+
+    def _calibrator(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Any:
+        if missing := sorted(set(self.classes_.tolist()) - set(labels.tolist())):
+            raise OptionError(
+                f"Expected at least 2 different images of each class for {self.method} calibration. Received: fewer "
+                f"of {len(missing)} classes. Add images or take temperature."
+            )
+        weights = None
+        if _class_weight(self.estimator) is not None:
+            from sklearn.utils.class_weight import compute_sample_weight
+
+            weights = compute_sample_weight(_class_weight(self.estimator), labels)
+        everything = np.arange(len(labels))
+        reader = FrozenEstimator(Scores(self.classes_))
+        calibrator = CalibratedClassifierCV(reader, method=self.method, cv=[(everything, everything)])
+        calibrator.fit(scores.reshape(len(scores), -1), labels, sample_weight=weights)
+        calibrator.cv = None  # the rows are no part of the head
+        return calibrator
+
+
+class Scores(ClassifierMixin, BaseEstimator):
+    """A classifier of scores that are there already: what a calibration of scikit-learn's is put upon.
+
+    Parameters
+    ----------
+    classes : array, shape (k,)
+        Labels of the scores' columns.
+    """
+
+    def __init__(self, classes: npt.NDArray[Any]) -> None:
+        self.classes = classes
+        self.classes_ = classes
+
+    def fit(self, X: Any, y: Any) -> Scores:
+        """Return itself: there is nothing to train."""
+        return self
+
+    def decision_function(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the scores (n, k) or, for two classes, the only column (n,)."""
+        scores: npt.NDArray[Any] = X[:, 0] if X.shape[1] == 1 else X
+        return scores
+
+
+def _scores(estimator: Any, X: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """Return scores as logits: (n,) for two classes, else (n, k)."""
+    if hasattr(estimator, "decision_function"):
+        scores: npt.NDArray[Any] = estimator.decision_function(X)
+        return scores
+    logarithms = np.log(np.maximum(estimator.predict_proba(X), np.finfo(np.float32).eps))
+    return logarithms[:, 1] - logarithms[:, 0] if logarithms.shape[1] == 2 else logarithms
+
+
+def _temperature(scores: npt.NDArray[Any], target: npt.NDArray[np.int64]) -> float:
+    """Return the number, between 1e-3 and 1e3, that the scores must be divided by for the least log loss."""
+    logits = np.column_stack([np.zeros(len(scores)), scores]) if scores.ndim == 1 else scores.astype(np.float64)
+
+    def loss(logarithm: float) -> float:
+        return -float(log_softmax(logits / np.exp(logarithm), axis=1)[np.arange(len(target)), target].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-np.log(1e3), np.log(1e3)), method="bounded").x))
+
+
+def _class_weight(estimator: Any) -> Any:
+    """Return the ``class_weight`` of an estimator, or of the last step of a pipeline."""
+    params = estimator.get_params()
+    return next((value for name, value in params.items() if name.rpartition("__")[2] == "class_weight"), None)

@@ -1,0 +1,438 @@
+"""Which base, which layer, which head: many heads on the images that caches share, in one table."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.cache import FeatureCache
+from featcache.cache.manifest import Entry
+from featcache.cache.writer import versions
+from featcache.errors import HeadError, OptionError
+from featcache.files import publish_json
+from featcache.heads import HEADS, Head, Rows, kind_of
+from featcache.logme import logme
+from featcache.memory import Peak, available
+from featcache.metrics import wilson_interval
+from featcache.recipe import canonical_json
+from featcache.significance import holm, mcnemar
+from featcache.train import search
+from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
+from featcache.train.parallel import Failure, Progress, cores, run_all
+from featcache.train.single import Plan, check_memory
+
+log = logging.getLogger(__name__)
+
+SLOW = ("svm", "knn")
+"""Heads whose time grows with the square of the images: beyond `SLOW_ROWS`, only if they are named."""
+SLOW_ROWS = 20_000
+
+_COLUMNS = ("cache", "layer", "clf", "params", "accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece",
+            "fit_seconds", "peak_memory", "logme", "p_value", "distinguishable", "selected_on")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes
+    ----------
+    leaderboard : list of dict
+        The most accurate first; of equals, the one with the lower log loss. Each has ``cache``, ``layer``, ``clf``,
+        ``params``, ``accuracy`` with its 95 % interval and n, ``macro_f1``, ``log_loss``, ``ece``,
+        ``fit_seconds``, ``peak_memory`` (bytes that fitting added to its process), ``logme`` of the layer,
+        ``p_value`` (McNemar's test against the best, adjusted by Holm's method), ``distinguishable`` from the best
+        at 5 %, ``selected_on``, ``reused`` and, with tuning, ``sweep``.
+    failed : list of dict
+        ``cache``, ``layer``, ``clf`` and ``error`` of heads that could not be trained.
+    best : dict
+        The first of the leaderboard, with its metrics on test images, if there are any, in ``test``.
+    images : int
+        Images that all caches share.
+    """
+
+    leaderboard: list[dict[str, Any]]
+    failed: list[dict[str, str]]
+    best: dict[str, Any]
+    images: int
+
+    @property
+    def indistinguishable(self) -> list[dict[str, Any]]:
+        """The heads that no test tells from the best one, without it."""
+        return [row for row in self.leaderboard[1:] if not row["distinguishable"]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_csv(self) -> str:
+        """Return the leaderboard as CSV, parameters and intervals as JSON in their cells."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in self.leaderboard:
+            cells = {key: json.dumps(row[key]) if isinstance(row[key], dict | list) else row[key] for key in _COLUMNS}
+            writer.writerow(cells)
+        return text.getvalue()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One head of the table, or (``plan`` None) the LogME score of a layer."""
+
+    cache: FeatureCache = field(repr=False)
+    layer: str
+    plan: Plan | None
+    tune: bool
+    cv: int | None
+    identity: str
+
+    @property
+    def file(self) -> Path:
+        """Where the result is kept."""
+        return self.cache.path / "results" / f"{self.identity}.json"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A task as a process gets it."""
+
+    plan: Plan | None
+    tune: bool
+    cv: int | None
+    shape: tuple[int, ...]
+    train: Examples
+    others: dict[str, Examples]
+
+
+def compare(
+    caches: FeatureCache | str | os.PathLike[str] | Sequence[FeatureCache | str | os.PathLike[str]],
+    clf: str | Sequence[str] | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    calibrate: str = "temperature",
+    tune: bool = False,
+    cv: int | None = None,
+    seed: int = 0,
+    jobs: int | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Train and score heads on every layer of one or several caches.
+
+    The images that all caches share are compared, with the labels, splits and groups of the first. Heads are ranked
+    by their accuracy on validation, or with `cv` on held-out folds of the training images; test images are
+    scored for the best one alone. Results are kept in ``<cache>/results`` and used again while the cache's rows,
+    labels and splits, and the head's parameters, stay what they are.
+
+    Parameters
+    ----------
+    caches : FeatureCache, path, or sequence of these
+        Where the features are.
+    clf : str or sequence of str, optional
+        Which heads; default: all, but beyond 20,000 training rows neither ``svm`` nor ``knn``.
+    layers : sequence of str, optional
+        Those of each cache that has them; default: all.
+    calibrate, tune, seed
+        As in `featcache.fit_head`.
+    cv : int, optional
+        Rank by so many folds of the training images instead of by validation.
+    jobs : int, optional
+        Processes; default: one for each core, as far as memory allows.
+    fresh : bool
+        Train everything again.
+    progress : callable, optional
+        Called with (heads done, heads to do).
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    OptionError
+        If a name is wrong, or there is nothing to rank by.
+    HeadError
+        If the caches share no images, there is nothing to train on, or no head can be trained.
+    """
+    given = [caches] if isinstance(caches, FeatureCache | str | os.PathLike) else list(caches)
+    opened = _joined([one if isinstance(one, FeatureCache) else FeatureCache(one) for one in given])
+    first = opened[0]
+    if cv is None and "validation" not in first.splits:
+        raise OptionError(
+            f"Expected validation images to rank by, or --cv K to rank by folds. Received: {first.splits} in "
+            f"{str(first.path)!r}."
+        )
+    names = _heads(clf, first)
+    rows = {cache.path: _rows_digest(cache.usable, cache) for cache in opened}
+    tasks = [
+        task
+        for cache, layer in _pairs(opened, layers)
+        for task in _tasks(cache, rows[cache.path], layer, names, calibrate=calibrate, tune=tune, cv=cv, seed=seed)
+    ]
+    found = _run(tasks, jobs=jobs, fresh=fresh, progress=progress)
+    return _ranked(tasks, found, len(first))
+
+
+def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
+    """Return the caches with the listing of the first, as far as all have features of it."""
+    if not caches:
+        raise OptionError("Expected at least one cache. Received: none.")
+    first, *others = caches
+    if not others:
+        return caches
+    digests = [set(cache.digests()) for cache in others]
+    shared = [entry for entry in first.usable if all(entry.digest in known for known in digests)]
+    paths = ", ".join(repr(str(cache.path)) for cache in caches)
+    if not shared:
+        raise HeadError(f"Expected caches that share images. Received: {paths}, which have none in common.")
+    if len(shared) < max(len(cache) for cache in caches):
+        log.info("%d images are in all of %s and are compared", len(shared), paths)
+    label = {entry.digest: entry.label for entry in shared}
+    for cache in others:
+        differ = sum(label.get(entry.digest, entry.label) != entry.label for entry in cache.usable)
+        if differ:
+            log.warning("%d images have another label in %s than in %s, whose labels count",
+                        differ, cache.path, first.path)  # fmt: skip
+    return [cache.with_listing(shared) for cache in caches]
+
+
+def _heads(clf: str | Sequence[str] | None, cache: FeatureCache) -> list[str]:
+    if clf is not None:
+        named = [clf] if isinstance(clf, str) else list(dict.fromkeys(clf))
+        for name in named:
+            kind_of(name)
+        return named
+    if cache.splits.get("train", 0) * (1 + cache.views) <= SLOW_ROWS:
+        return list(HEADS)
+    log.info("more than %d training rows: %s only if named, as their time grows with the square of that",
+             SLOW_ROWS, " and ".join(SLOW))  # fmt: skip
+    return [name for name in HEADS if name not in SLOW]
+
+
+def _pairs(caches: list[FeatureCache], layers: Sequence[str] | None) -> list[tuple[FeatureCache, str]]:
+    if layers is None:
+        return [(cache, layer) for cache in caches for layer in cache.layers]
+    for layer in layers:
+        if not any(layer in cache.layers for cache in caches):
+            caches[0].layer_name(layer)
+    return [(cache, layer) for cache in caches for layer in cache.layers if layer in layers]
+
+
+def _tasks(
+    cache: FeatureCache, rows: str, layer: str, clf: list[str], *, calibrate: str, tune: bool, cv: int | None, seed: int
+) -> Iterator[_Task]:
+    for name in [None, *clf]:
+        plan = None if name is None else Plan(name, layer, cache.class_names, {}, calibrate, seed)
+        settings = None if plan is None else [dataclasses.asdict(plan), tune, cv, "test" in cache.splits]
+        described = {
+            "rows": rows,
+            "layer": layer,
+            "settings": settings,
+            "versions": {key: value for key, value in versions().items() if key != "platform"},
+        }
+        identity = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:32]
+        yield _Task(cache, layer, plan, tune, cv, identity)
+
+
+def _rows_digest(entries: Iterable[Entry], cache: FeatureCache) -> str:
+    """Return a digest of everything about the rows that decides a result, but no path."""
+    found = hashlib.sha256(f"{cache.recipe.fingerprint} {cache.views} {cache.augmentation}\n".encode())
+    for entry in entries:
+        found.update(canonical_json([(entry.digest or b"").hex(), entry.label, entry.split, entry.group]).encode())
+    return found.hexdigest()
+
+
+def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progress | None) -> list[Any]:
+    """Return the result of each task, kept or computed."""
+    found: list[Any] = [None if fresh else _kept(task) for task in tasks]
+    todo = [i for i, result in enumerate(found) if result is None]
+    done = len(tasks) - len(todo)
+
+    def count(finished: int, _: int) -> None:
+        if progress is not None:
+            progress(done + finished, len(tasks))
+
+    with contextlib.ExitStack() as stack:
+        laid_out: dict[tuple[Path, str], tuple[Examples, dict[str, Examples]]] = {}
+        works = [_work(tasks[i], laid_out, stack) for i in todo]
+        refused = {i: reason for i, work in zip(todo, works, strict=True) if (reason := _refusal(work))}
+        sound = [(i, work) for i, work in zip(todo, works, strict=True) if i not in refused]
+        workers = min(jobs or cores(), max(len(sound), 1))
+        results = run_all(_result, [work for _, work in sound], jobs=_affordable(sound, workers), progress=count)
+    for i, reason in refused.items():
+        found[i] = Failure(reason)
+    for (i, _), result in zip(sound, results, strict=True):
+        found[i] = result
+        if not isinstance(result, Failure):
+            _keep(tasks[i], result)
+            result["reused"] = False
+    return found
+
+
+def _work(
+    task: _Task, laid_out: dict[tuple[Path, str], tuple[Examples, dict[str, Examples]]], stack: contextlib.ExitStack
+) -> _Work:
+    """Return a task with its features laid out once for all tasks of its layer."""
+    cache, layer = task.cache, task.layer
+    if (key := (cache.path, layer)) not in laid_out:
+        ready = stack.enter_context(packed(training_examples(cache, layer), cache.path))
+        others = {
+            split: stack.enter_context(packed(evaluation_examples(cache, split, layer), cache.path))
+            for split in cache.splits
+            if split != "train"
+        }
+        laid_out[key] = ready, others
+    return _Work(task.plan, task.tune, task.cv, cache.layers[layer], *laid_out[key])
+
+
+def _refusal(work: _Work) -> str | None:
+    """Return why a head cannot be trained on so many rows, if it cannot."""
+    try:
+        if work.plan is not None:
+            check_memory(work.plan, work.train)
+    except HeadError as error:
+        return str(error)
+    return None
+
+
+def _affordable(works: list[tuple[int, _Work]], workers: int) -> int:
+    """Return how many of the heads memory can hold at a time."""
+    free = available()
+    largest = max((check_memory(work.plan, work.train) for _, work in works if work.plan is not None), default=0)
+    return workers if free is None or not largest else max(1, min(workers, free // largest))
+
+
+def _result(work: _Work) -> dict[str, Any]:
+    """Train and score one head, or a layer."""
+    if work.plan is None:
+        originals = work.train.take(work.train.scored)
+        return {"logme": logme(_Pooled(originals.rows, work.shape), originals.labels)}
+    with Peak() as memory:
+        tuned = search.trained(work.plan, work.train, tuned=work.tune)
+    row: dict[str, Any] = {
+        "params": dict(tuned.plan.params),
+        "fit_seconds": tuned.head.card["fit_seconds"],
+        "peak_memory": memory.increase,
+        "sweep": tuned.sweep,
+    }
+    if work.cv is not None:
+        metrics, right = search.cross_validate(work.plan, work.train, work.cv, tuned=work.tune)
+        row |= {"selected_on": "cross-validation", "metrics": metrics, "right": _packed_bits(right)}
+    else:
+        metrics, right = _scored(tuned.head, work.others["validation"])
+        row |= {"selected_on": "validation", "metrics": metrics, "right": _packed_bits(right)}
+    if "test" in work.others:
+        row["test"] = _scored(tuned.head, work.others["test"])[0]
+    return row
+
+
+def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
+    shares = probabilities(head, examples.rows)
+    metrics = scores(examples, shares, head.class_names)
+    if metrics is None:
+        raise HeadError("Expected validation images that are no copies of training images. Received: copies only.")
+    right = (shares.argmax(axis=1) == examples.labels)[np.argsort(examples.images)]  # in the order of all caches
+    return metrics, right[examples.scored[np.argsort(examples.images)]]
+
+
+class _Pooled:
+    """Rows whose maps are averaged over their places, for LogME."""
+
+    def __init__(self, rows: Rows, shape: tuple[int, ...]) -> None:
+        self._rows, self._shape = rows, shape
+        self.shape = (len(rows), shape[-1])
+
+    def blocks(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        for rows, block in self._rows.blocks():
+            yield rows, block.reshape(len(block), -1, self._shape[-1]).mean(axis=1)
+
+
+def _packed_bits(right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    return {"n": len(right), "bits": np.packbits(right).tobytes().hex()}
+
+
+def _unpacked(packed_bits: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    bits = np.frombuffer(bytes.fromhex(packed_bits["bits"]), np.uint8)
+    return np.unpackbits(bits, count=packed_bits["n"]).astype(bool)
+
+
+def _keep(task: _Task, result: dict[str, Any]) -> None:
+    """Keep a result beside the features; a cache that cannot be written to keeps none."""
+    with contextlib.suppress(OSError):
+        task.file.parent.mkdir(exist_ok=True)
+        publish_json(task.file, {"identity": task.identity, **result})
+
+
+def _kept(task: _Task) -> dict[str, Any] | None:
+    """Return a result that was kept, None if there is none that can be read."""
+    try:
+        value = json.loads(task.file.read_text())
+        if value.pop("identity") != task.identity:
+            return None
+        if task.plan is not None:
+            _unpacked(value["right"])
+            wilson_interval(round(value["metrics"]["accuracy"] * value["metrics"]["n"]), value["metrics"]["n"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {**value, "reused": True}
+
+
+def _ranked(tasks: list[_Task], found: list[Any], images: int) -> Comparison:
+    of_layer: dict[tuple[Path, str], float | None] = {}
+    for task, result in zip(tasks, found, strict=True):
+        if task.plan is None and isinstance(result, Failure):
+            log.warning("no LogME score of %s: %s", task.layer, result.reason)
+        if task.plan is None:
+            of_layer[task.cache.path, task.layer] = None if isinstance(result, Failure) else result["logme"]
+    pairs = [(task, result) for task, result in zip(tasks, found, strict=True) if task.plan is not None]
+    failed = [
+        {"cache": str(task.cache.path), "layer": task.layer, "clf": task.plan.clf, "error": result.reason}
+        for task, result in pairs
+        if isinstance(result, Failure) and task.plan is not None
+    ]
+    good = [(task, result) for task, result in pairs if not isinstance(result, Failure)]
+    if not good:
+        raise HeadError(f"Expected heads that can be trained. Received: none, the first with: {failed[0]['error']}")
+    good.sort(key=lambda pair: (-pair[1]["metrics"]["accuracy"], pair[1]["metrics"]["log_loss"]))
+    right = [_unpacked(result["right"]) for _, result in good]
+    p_values = [None, *holm([mcnemar(right[0], other) for other in right[1:]])]
+    board = [
+        _row(task, result, of_layer[task.cache.path, task.layer], p)
+        for (task, result), p in zip(good, p_values, strict=True)
+    ]
+    best = {**board[0], **({"test": good[0][1]["test"]} if "test" in good[0][1] else {})}
+    return Comparison(board, failed, best, images)
+
+
+def _row(task: _Task, result: Mapping[str, Any], score: float | None, p_value: float | None) -> dict[str, Any]:
+    assert task.plan is not None
+    metrics = result["metrics"]
+    return {
+        "cache": str(task.cache.path),
+        "layer": task.layer,
+        "clf": task.plan.clf,
+        "params": result["params"],
+        **{key: metrics[key] for key in ("accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece")},
+        "fit_seconds": result["fit_seconds"],
+        "peak_memory": result["peak_memory"],
+        "logme": score,
+        "p_value": p_value,
+        "distinguishable": p_value is not None and p_value < 0.05,
+        "selected_on": result["selected_on"],
+        "reused": result["reused"],
+        "sweep": result["sweep"],
+    }

@@ -1,0 +1,133 @@
+"""What heads are trained and scored on: rows of a cache with their labels and groups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.cache import FeatureCache
+from featcache.errors import HeadError
+from featcache.heads import Head, Rows
+from featcache.metrics import split_metrics
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of one split, in order of storage, which is the order heads see them in.
+
+    Attributes
+    ----------
+    rows : Rows
+        Features, n rows of d values.
+    labels : array, shape (n,)
+        Indices into the class names.
+    groups : array, shape (n,)
+        Equal for rows that must not be on two sides of a split.
+    images : array, shape (n,)
+        Which image a row is of.
+    scored : array of bool, shape (n,)
+        Whether a row may count in metrics: no augmented view and no copy of a training image may.
+    """
+
+    rows: Rows
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
+    scored: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: npt.NDArray[Any]) -> Examples:
+        """Return some of the rows, by indices or a mask."""
+        return Examples(
+            self.rows.take(chosen), self.labels[chosen], self.groups[chosen], self.images[chosen], self.scored[chosen]
+        )
+
+
+def training_examples(cache: FeatureCache, layer: str) -> Examples:
+    """Return the training rows of a cache, augmented views included.
+
+    Raises
+    ------
+    HeadError
+        If there are none, or an image has no class.
+    """
+    if "train" not in cache.splits:
+        raise HeadError(f"Expected training images in {str(cache.path)!r}. Received: {cache.splits or 'no rows'}.")
+    if unlabelled := int((cache.labels() < 0).sum()):
+        raise HeadError(f"Expected a class for every image. Received: {unlabelled} of {len(cache)} images without one.")
+    images, views = cache.numbers("train", views=True, order="storage")
+    return Examples(
+        Rows(cache.features("train", layer, views=True, order="storage")),
+        cache.labels("train", views=True, order="storage"),
+        cache.groups("train", views=True, order="storage"),
+        images,
+        views == 0,
+    )
+
+
+def evaluation_examples(cache: FeatureCache, split: str, layer: str) -> Examples:
+    """Return the images of a split as they are; copies of training images are not `scored`."""
+    seen = set(cache.digests("train")) if split != "train" and "train" in cache.splits else set()
+    return Examples(
+        Rows(cache.features(split, layer, order="storage")),
+        cache.labels(split, order="storage"),
+        cache.groups(split, order="storage"),
+        cache.numbers(split, order="storage")[0],
+        np.array([digest not in seen for digest in cache.digests(split, order="storage")], bool),
+    )
+
+
+def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float64]:
+    """Return a head's probabilities of rows that need not be in memory, shape (n, k)."""
+    return np.concatenate([head.predict_proba(block) for _, block in rows.blocks()])
+
+
+def scores(examples: Examples, shares: npt.NDArray[Any], class_names: list[str]) -> dict[str, Any] | None:
+    """Return the metrics of probabilities (n, k) over the rows that count, None if none does."""
+    return split_metrics(examples.labels, shares, class_names, examples.groups, examples.scored)
+
+
+@contextlib.contextmanager
+def packed(examples: Examples, folder: Path) -> Iterator[Examples]:
+    """Copy features to one contiguous float32 file, which all processes can map, and which is gone afterwards.
+
+    Parameters
+    ----------
+    examples : Examples
+        Their rows may lie in many shards, or be float16.
+    folder : Path
+        Where; if it cannot be written to, where temporary files go.
+
+    Raises
+    ------
+    HeadError
+        If the disk has no room for them.
+    """
+    n, d = examples.rows.shape
+    place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    if (free := shutil.disk_usage(place).free) < n * d * 4:
+        raise HeadError(
+            f"Expected {n * d * 4 / 1e9:.1f} GB free on the disk of {str(place)!r}, to lay {n:,} x {d:,} features out "
+            f"for folds or several heads. Received: {free / 1e9:.1f} GB. Make room, or fit one head without --cv, "
+            "--tune and --fewshot."
+        )
+    linux = sys.platform == "linux"
+    with tempfile.TemporaryFile(dir=place) if linux else tempfile.NamedTemporaryFile(dir=place) as file:
+        for _, block in examples.rows.blocks():
+            file.write(np.ascontiguousarray(block).data)
+        file.flush()
+        # On Linux the file has no name, so that no kill leaves it behind; other processes find it here.
+        name = f"/proc/{os.getpid()}/fd/{file.fileno()}" if linux else file.name
+        yield replace(examples, rows=Rows(np.memmap(name, np.float32, "r", shape=(n, d))))

@@ -1,0 +1,176 @@
+"""Fit one head on a cache, score it, save it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from featcache.cache import FeatureCache
+from featcache.cache.writer import versions
+from featcache.errors import GateError, HeadError, OptionError
+from featcache.heads import Head
+from featcache.sources import folder_name
+from featcache.train import search
+from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
+from featcache.train.single import Plan
+
+log = logging.getLogger(__name__)
+
+
+def fit_head(
+    cache: FeatureCache | str | os.PathLike[str],
+    clf: str = "logreg",
+    *,
+    layer: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    calibrate: str = "temperature",
+    tune: bool = False,
+    cv: int | None = None,
+    fewshot: Sequence[int] = (),
+    tries: int = 5,
+    seed: int = 0,
+    jobs: int = 1,
+    out: str | os.PathLike[str] | None = None,
+    assert_accuracy: float | None = None,
+) -> Head:
+    """Train one head on a cache's training rows, score it on every split and save it.
+
+    Parameters
+    ----------
+    cache : FeatureCache or path
+        Where the features are.
+    clf : str
+        Which head, see `featcache.heads.build`.
+    layer : str, optional
+        Which features; default: the deepest layer.
+    params : mapping, optional
+        The head's parameters.
+    calibrate : {"temperature", "sigmoid", "isotonic", "none"}
+        How scores become probabilities, see `featcache.heads.calibration.CalibratedHead`.
+    tune : bool
+        Search the parameters of the head's grid on folds of the training images, and train with the best.
+    cv : int, optional
+        Also score the head on so many folds of the training images, stratified and by group.
+    fewshot : sequence of int
+        Also score heads trained on so many images of each class.
+    tries : int
+        How often those are drawn.
+    seed : int
+        For everything random.
+    jobs : int
+        Processes for `tune`, `cv` and `fewshot`.
+    out : path, optional
+        The head's folder; default: ``<cache>/heads/<clf>-<layer>``.
+    assert_accuracy : float, optional
+        Accuracy to reach on validation (test, where there is no validation), or no head is written.
+
+    Returns
+    -------
+    Head
+        Saved in ``head.path``. Its card has ``metrics`` by split, and ``tuning``, ``cross_validation`` and
+        ``fewshot`` where they were asked for.
+
+    Raises
+    ------
+    OptionError, HeadError, CacheError
+        If a name is wrong, there is too little to train on, memory or disk do not suffice, or a file cannot be used.
+    GateError
+        If `assert_accuracy` was not reached.
+    """
+    opened = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+    if opened.missing:
+        log.warning("%d of %d images have no features yet: run extract again to go on with them",
+                    opened.missing, len(opened.entries))  # fmt: skip
+    chosen = opened.layer_name(layer)
+    plan = Plan(clf, chosen, opened.class_names, dict(params or {}), calibrate, seed)
+    examples = training_examples(opened, chosen)
+    several = tune or cv is not None or bool(fewshot)
+    with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
+        tuned, protocols = _trained(plan, ready, opened, tune=tune, cv=cv, fewshot=fewshot, tries=tries, jobs=jobs)
+    head, estimator = tuned.head, tuned.head.estimator
+    head.trained_on = set(opened.digests("train"))
+    head.card |= {
+        "params": dict(tuned.plan.params),
+        "all_params": {key: value for key, value in _inner(estimator).get_params().items() if _plain(value)},
+        "calibration": {"method": calibrate, "temperature": estimator.temperature_},
+        "metrics": score(head, opened),
+        **protocols,
+        "seed": seed,
+        "layer_index": list(opened.layers).index(chosen),
+        "history": getattr(estimator.estimator_, "history_", {}),
+        "cache": str(opened.path.absolute()),
+        "source": opened.source,
+        "listing": opened.listing_options,
+        "recipe": opened.recipe.to_dict(),
+        "request": opened.description.get("request"),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    if assert_accuracy is not None:
+        _check_gate(head, assert_accuracy)
+    head.save(out if out is not None else opened.path / "heads" / folder_name(f"{clf}-{chosen}"))
+    return head
+
+
+def _trained(
+    plan: Plan, examples: Examples, cache: FeatureCache, *, tune: bool, cv: int | None, fewshot: Sequence[int],
+    tries: int, jobs: int,
+) -> tuple[search.Tuned, dict[str, Any]]:  # fmt: skip
+    """Return the head trained on all training rows, and what the protocols found."""
+    found: dict[str, Any] = {}
+    if cv is not None:
+        found["cross_validation"] = search.cross_validate(plan, examples, cv, tuned=tune, jobs=jobs)[0]
+    tuned = search.trained(plan, examples, tuned=tune, jobs=jobs)
+    if tune:
+        found["tuning"] = tuned.sweep
+    if fewshot:
+        if "validation" not in cache.splits:
+            raise OptionError(
+                f"Expected validation images to score few-shot heads on. Received: {cache.splits} in "
+                f"{str(cache.path)!r}. Extract with --validation-split."
+            )
+        validation = evaluation_examples(cache, "validation", plan.layer)
+        found["fewshot"] = search.few_shot(tuned.plan, examples, validation, fewshot, tries, jobs=jobs)
+    return tuned, found
+
+
+def score(head: Head, cache: FeatureCache) -> dict[str, Any]:
+    """Return a head's metrics on each split of a cache.
+
+    Copies of training images in another split are left out and counted as ``copies_left_out``.
+    """
+    result = {}
+    for split in cache.splits:
+        examples = evaluation_examples(cache, split, head.layer)
+        found = scores(examples, probabilities(head, examples.rows), head.class_names)
+        if found is None:
+            log.warning("every image of %s is a copy of a training image: it is not scored", split)
+        else:
+            result[split] = found
+    return result
+
+
+def _inner(estimator: Any) -> Any:
+    """Return the estimator whose parameters were set, behind its scaler."""
+    return estimator.estimator.steps[-1][1] if hasattr(estimator.estimator, "steps") else estimator.estimator
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | tuple | list)
+
+
+def _check_gate(head: Head, wanted: float) -> None:
+    split = next((split for split in ("validation", "test") if split in head.metrics), None)
+    if split is None:
+        raise HeadError("Expected validation or test images to assert an accuracy on. Received: none.")
+    reached = head.metrics[split]["accuracy"]
+    if reached < wanted:
+        low, high = head.metrics[split]["accuracy_ci95"]
+        raise GateError(
+            f"Expected an accuracy of {wanted:g} on {split}. Received: {reached:.4f} (95 % interval {low:.4f} to "
+            f"{high:.4f}, n={head.metrics[split]['n']}). No head was written."
+        )

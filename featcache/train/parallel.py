@@ -1,0 +1,94 @@
+"""Run independent tasks in processes that map the same features, and lose none of them with another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import joblib
+
+from featcache.errors import FeatcacheError
+
+Progress = Callable[[int, int], None]
+
+
+class Failure:
+    """What a task ended with instead of a result.
+
+    Attributes
+    ----------
+    reason : str
+        One line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def run_all(
+    function: Callable[[Any], Any], tasks: Sequence[Any], *, jobs: int = 1, progress: Progress | None = None
+) -> list[Any]:
+    """Return what a function makes of each task, in order; a `Failure` where it raised or its process died.
+
+    Parameters
+    ----------
+    function : callable
+        A function of a module, for one task.
+    tasks : sequence
+        Arrays in them are mapped by the processes, not copied.
+    jobs : int
+        Processes; 1: this one. Each has an equal part of the machine's threads.
+    progress : callable, optional
+        Called with (done, to do).
+    """
+    results: dict[int, Any] = {}
+
+    def take(found: tuple[int, Any]) -> None:
+        results[found[0]] = found[1]
+        if progress is not None:
+            progress(len(results), len(tasks))
+
+    if jobs == 1:
+        for i, task in enumerate(tasks):
+            take(_attempt(i, function, task, None))
+        return [results[i] for i in range(len(tasks))]
+    try:
+        for found in _parallel(function, list(enumerate(tasks)), jobs):
+            take(found)
+    except joblib.externals.loky.process_executor.TerminatedWorkerError:
+        for i, task in enumerate(tasks):  # one of them kills its process: each alone
+            if i in results:
+                continue
+            try:
+                take(next(iter(_parallel(function, [(i, task)], 2))))
+            except joblib.externals.loky.process_executor.TerminatedWorkerError:
+                take((i, Failure("its process was killed, as happens when memory runs out")))
+    return [results[i] for i in range(len(tasks))]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return int(joblib.cpu_count())
+
+
+def _parallel(function: Callable[[Any], Any], tasks: list[tuple[int, Any]], jobs: int) -> Any:
+    threads = max(1, cores() // jobs)
+    with joblib.parallel_config("loky", inner_max_num_threads=threads):
+        run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+        return run(joblib.delayed(_attempt)(i, function, task, threads) for i, task in tasks)
+
+
+def _attempt(number: int, function: Callable[[Any], Any], task: Any, threads: int | None) -> tuple[int, Any]:
+    """Return a task's number and its result; where it raised, the reason."""
+    if threads is not None:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))  # TensorFlow heeds no other limit
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return number, function(task)
+    except FeatcacheError as error:
+        return number, Failure(str(error))
+    except MemoryError:
+        return number, Failure("out of memory")
+    except Exception as error:  # one head that fails must not take the others with it
+        return number, Failure(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

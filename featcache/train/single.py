@@ -1,0 +1,98 @@
+"""Train one head on examples, after seeing to it that memory suffices."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from featcache.errors import HeadError
+from featcache.heads import STREAMING, Head, build, fit, kind_of, memory_needed
+from featcache.memory import available
+from featcache.train.examples import Examples
+
+log = logging.getLogger(__name__)
+
+_LARGE = 10**8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A head to be trained.
+
+    Attributes
+    ----------
+    clf : str
+        A name of `featcache.heads.HEADS`.
+    layer : str
+        Whose features it takes.
+    class_names : list of str
+        What labels index.
+    params : mapping
+        Of the head.
+    calibrate : str
+        See `featcache.heads.calibration.CalibratedHead`.
+    seed : int
+        For everything random.
+    """
+
+    clf: str
+    layer: str
+    class_names: list[str]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    calibrate: str = "temperature"
+    seed: int = 0
+
+
+def train(plan: Plan, examples: Examples) -> Head:
+    """Train a head.
+
+    Its card has ``fit_seconds``.
+
+    Raises
+    ------
+    OptionError
+        If a name or a value is wrong.
+    HeadError
+        If it needs more memory than there is, or cannot be trained on these rows.
+    """
+    estimator = build(plan.clf, plan.params, seed=plan.seed, calibrate=plan.calibrate)
+    check_memory(plan, examples)
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(estimator, examples.rows, examples.labels, examples.groups)
+    seconds = time.perf_counter() - start
+    for text in {" ".join(str(one.message).split())[:160] for one in caught if _worth_saying(one)}:
+        log.warning("%s: %s", plan.clf, text)
+    return Head(plan.clf, estimator, plan.class_names, plan.layer, {"fit_seconds": seconds})
+
+
+def check_memory(plan: Plan, examples: Examples) -> int:
+    """Say what a head needs, and return it in bytes.
+
+    Raises
+    ------
+    HeadError
+        If there is less.
+    """
+    n, d = examples.rows.shape
+    needed, free = memory_needed(plan.clf, n, d, plan.params), available()
+    size = f"{n:,} x {d:,} features are {n * d * 4 / 1e9:,.2f} GB as float32"
+    if not kind_of(plan.clf).streams:
+        log.log(logging.INFO if n * d * 4 >= _LARGE else logging.DEBUG, "%s holds X in memory: %s", plan.clf, size)
+    if free is not None and needed > free:
+        others = ", ".join(name for name in STREAMING if memory_needed(name, n, d) <= free)
+        raise HeadError(
+            f"Expected {needed / 1e9:,.1f} GB of memory for {plan.clf}: {size}. Received: {free / 1e9:,.1f} GB. "
+            f"Take a head that reads them in blocks: {others}."
+        )
+    return needed
+
+
+def _worth_saying(one: warnings.WarningMessage) -> bool:
+    text = str(one.message)
+    return "onverge" in text or "calibrated" in text or "not selected" in text
