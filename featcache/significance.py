@@ -1,0 +1,73 @@
+"""Whether one classifier is better than another, and how sure one can be after many such comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import OptionError
+
+
+def mcnemar(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -> float:
+    """Return the exact two-sided p-value of McNemar's test (McNemar 1947).
+
+    Of the images that only one of two classifiers has right, each has half of them by chance: a binomial test.
+
+    Parameters
+    ----------
+    first_correct, second_correct : array of bool, shape (n,)
+        Which of the same images each classifier has right.
+
+    Returns
+    -------
+    float
+        In (0, 1]; 1 where the classifiers are right on the same images.
+
+    Raises
+    ------
+    OptionError
+        If the arrays do not have the same length.
+    """
+    from scipy.stats import binomtest
+
+    first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
+    if first.shape != second.shape:
+        raise OptionError(f"Expected results on the same images. Received: {first.size} and {second.size} of them.")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number, by Holm's step-down procedure (Holm 1979).
+
+    To reject what has an adjusted value of at most 0.05 keeps the chance of any false rejection at or below 5 %,
+    however the tests depend on each other.
+
+    Parameters
+    ----------
+    p_values : sequence of float, length m
+        In [0, 1].
+
+    Returns
+    -------
+    list of float
+        In the order of `p_values`: the k-th smallest times m + 1 - k, at least the one before, at most 1.
+
+    Raises
+    ------
+    OptionError
+        If a value is not in [0, 1].
+    """
+    values = np.asarray(p_values, dtype=np.float64).reshape(-1)
+    wrong = values[~((values >= 0) & (values <= 1))]
+    if len(wrong):
+        raise OptionError(f"Expected p-values from 0 to 1. Received: {wrong[0]}.")
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
+    return [float(value) for value in adjusted]
