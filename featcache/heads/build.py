@@ -181,7 +181,8 @@ def memory_needed(clf: str, n: int, d: int, params: Mapping[str, Any] | None = N
     if clf == "ridge":
         from featcache.heads.ridge import memory_bytes
 
-        return memory_bytes(n, d, int((params or {}).get("folds", 5)))
+        needed: int = memory_bytes(n, d, int((params or {}).get("folds", 5)))
+        return needed
     return math.ceil(kind.copies * n * d * 4)
 
 

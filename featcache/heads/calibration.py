@@ -125,7 +125,8 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Return the most probable label of each row, shape (n,)."""
-        labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: npt.NDArray[Any] = self.classes_[best]
         return labels
 
     def _held_out(
@@ -158,7 +159,9 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         everything = np.arange(len(labels))
         reader = FrozenEstimator(Scores(self.classes_))
         calibrator = CalibratedClassifierCV(reader, method=self.method, cv=[(everything, everything)])
-        calibrator.fit(scores.reshape(len(scores), -1), labels, sample_weight=weights)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Since FrozenEstimator")  # weights are for the calibration alone, indeed
+            calibrator.fit(scores.reshape(len(scores), -1), labels, sample_weight=weights)
         calibrator.cv = None  # the rows are no part of the head
         return calibrator
 
@@ -184,6 +187,12 @@ class Scores(ClassifierMixin, BaseEstimator):
         """Return the scores (n, k) or, for two classes, the only column (n,)."""
         scores: npt.NDArray[Any] = X[:, 0] if X.shape[1] == 1 else X
         return scores
+
+    def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the label of the highest score, shape (n,)."""
+        best = (X[:, 0] > 0).astype(int) if X.shape[1] == 1 else X.argmax(axis=1)
+        labels: npt.NDArray[Any] = self.classes_[best]
+        return labels
 
 
 def _scores(estimator: Any, X: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
