@@ -11,6 +11,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_extract
+import bench_heads
 import bench_scale
 
 
@@ -36,3 +37,17 @@ def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["rows"] == 30
     assert all(len(values["seconds"]) == 1 and values["peak_mb"][0] > 1 for values in found["commands"].values())
     assert "extract, nothing new" in capsys.readouterr().out
+
+
+def test_bench_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each head is right beside its plain counterpart, and the streaming ones from a cache too."""
+    target = tmp_path / "heads.json"
+    bench_heads.main(["--rows", "300", "--width", "16", "--classes", "3", "--repeat", "1", "--streamed", "400",
+                      "--heads", "centroid", "ridge", "logreg", "--noise", "0.5", "--to", str(target)])  # fmt: skip
+    found = json.loads(target.read_text())
+    for row in found["heads"]:
+        assert row["bare"]["accuracy"] == pytest.approx(row["plain"]["accuracy"], abs=0.05)
+        assert row["calibrated"]["accuracy"] > 0.8
+    assert {"centroid", "ridge", "sgd", "dense"} < set(found["streamed"])
+    assert set(found["reading"]) == {"in order", "shuffled"}
+    assert "plain scikit-learn" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -121,3 +121,31 @@ def vgg19_weights(data: Path) -> Path:
 def mobilenet_weights(data: Path) -> Path:
     """Return the MobileNetV2 file, alpha 0.35."""
     return data / "weights" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., object]:
+    """Return a maker of caches: so many images of each class, in three splits, the classes so far apart."""
+
+    from featcache.cache import FeatureCache
+
+    def make(
+        name: str = "cache", *, each: Sequence[int] = (60, 30, 30), classes: int = 3, width: int = 8,
+        apart: float = 1.5, seed: int = 0, ids: int = 0, layers: Sequence[str] = ("features",),
+    ) -> object:  # fmt: skip
+        rng = np.random.default_rng(seed)
+        splits = np.repeat(["train", "validation", "test"], np.multiply(each, classes)).tolist()
+        y = np.concatenate([np.arange(count * classes) % classes for count in each])
+        means = np.random.default_rng(99).normal(size=(classes, width)) * apart
+        X = {
+            layer: (means[y] * (i + 1) / len(layers) + rng.normal(size=(len(y), width))).astype(np.float32)
+            for i, layer in enumerate(layers)
+        }
+        names = [f"{ids + i:06d}" for i in range(len(y))]
+        digests = [(ids + i).to_bytes(32, "big") for i in range(len(y))]
+        return FeatureCache.from_arrays(
+            X, y, names, {"made": name}, path=tmp_path / name, splits=splits, digests=digests,
+            class_names=[f"c{i}" for i in range(classes)],
+        )  # fmt: skip
+
+    return make

@@ -40,7 +40,6 @@ _TRUSTED = [
     "featcache.heads.knn.KNNHead",
     "featcache.heads.ridge.RidgeHead",
     "featcache.heads.sgd.SGDHead",
-    "scipy.interpolate._interpolate.interp1d",  # of a fitted IsotonicRegression
     "sklearn.calibration._CalibratedClassifier",  # parts of a fitted CalibratedClassifierCV
     "sklearn.calibration._SigmoidCalibration",
 ]

@@ -1,85 +1,123 @@
 import numpy as np
 import pytest
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featcache.errors import HeadError, OptionError
-from featcache.heads import HEADS, build, fit
+from featcache.heads import HEADS, STREAMING, Rows, build, fit, memory_needed, parameters
 
 X, Y = make_classification(240, 20, n_informative=8, n_classes=3, random_state=0)
 X = X.astype(np.float32)
 GROUPS = np.arange(240)
+QUICK = {"dense": {"epochs": 3}, "knn": {"n_neighbors": 3}}
 
 
 def test_heads_there_are() -> None:
-    """These are the heads that can be named."""
-    assert list(HEADS) == ["logreg", "linear-svm", "svm", "dense"]
+    """These are the heads that can be named, and those that train in blocks."""
+    assert list(HEADS) == ["logreg", "linear-svm", "svm", "ridge", "sgd", "knn", "centroid", "dense"]
+    assert STREAMING == ["ridge", "sgd", "centroid", "dense"]
 
 
-@pytest.mark.parametrize("clf", ["logreg", "linear-svm", "svm"])
-def test_probabilities(clf: str) -> None:
+@parametrize_with_checks([build(clf, QUICK.get(clf)) for clf in HEADS if clf != "dense"])
+def test_heads_are_estimators(estimator, check) -> None:
+    """Every head, as it is built, passes scikit-learn's own checks; dense's are with its own tests."""
+    check(estimator)
+
+
+@pytest.mark.parametrize("clf", HEADS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_probabilities(clf: str, classes: int) -> None:
     """Every head gives probabilities that add up to 1 and beat chance by far."""
-    head = fit(build(clf), X, Y, GROUPS, seed=0)
-    shares = head.predict_proba(X)
+    kept = classes > Y
+    head = fit(build(clf), X[kept], Y[kept], GROUPS[kept])
+    shares = head.predict_proba(X[kept])
+    assert shares.shape == (kept.sum(), classes)
     assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
-    assert (shares.argmax(axis=1) == Y).mean() > 0.6
+    assert (shares.argmax(axis=1) == Y[kept]).mean() > 0.6
+
+
+@pytest.mark.parametrize("clf", STREAMING)
+def test_streaming_heads_never_hold_all_rows(clf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that stream read a few rows at a time, and end up as from an array."""
+    from featcache.heads import rows as module
+
+    monkeypatch.setattr(module, "BLOCK_BYTES", 20 * 4 * 16)
+    monkeypatch.setattr(module, "WINDOW_BYTES", 20 * 4 * 64)
+    most = []
+
+    class Source:
+        shape = X.shape
+
+        def __getitem__(self, rows: object) -> np.ndarray:
+            found = X[rows]
+            most.append(len(found))
+            return found
+
+    params = {"epochs": 2, "batch_size": 16} if clf in ("dense", "sgd") else {}
+    params |= {"folds": 2} if clf in ("ridge", "centroid") else {}
+    head = fit(build(clf, params), Rows(Source()), Y, GROUPS)
+    assert max(most) <= 64
+    plain = fit(build(clf, params), X, Y, GROUPS)
+    assert np.allclose(head.predict_proba(X), plain.predict_proba(X), atol=1e-4)
 
 
 def test_logreg_is_plain_scikit_learn() -> None:
-    """`logreg` gives what StandardScaler and LogisticRegression give."""
+    """Without calibration `logreg` gives what StandardScaler and LogisticRegression give."""
     plain = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(X, Y)
-    ours = fit(build("logreg", {"C": 0.1}), X, Y, GROUPS, seed=0)
-    assert np.array_equal(ours.predict_proba(X), plain.predict_proba(X))
+    ours = fit(build("logreg", {"C": 0.1}, calibrate="none"), X, Y, GROUPS)
+    assert np.allclose(ours.predict_proba(X), plain.predict_proba(X), atol=1e-6)
+    calibrated = fit(build("logreg", {"C": 0.1}), X, Y, GROUPS)
+    assert np.array_equal(calibrated.predict(X), plain.predict(X))
 
 
 def test_float32_is_kept() -> None:
     """Logistic regression works on float32 as it is."""
-    assert fit(build("logreg"), X, Y, GROUPS, seed=0).predict_proba(X).dtype == np.float32
+    assert fit(build("logreg"), X, Y, GROUPS).predict_proba(X).dtype == np.float32
+
+
+@pytest.mark.parametrize("clf", HEADS)
+def test_every_head_takes_balanced_classes(clf: str) -> None:
+    """`class_weight=balanced` is a parameter of every head."""
+    assert "class_weight" in parameters(clf)
+    rare = np.flatnonzero((Y == 0) | ((Y == 1) & (np.arange(240) % 5 == 0)))
+    head = fit(build(clf, {"class_weight": "balanced", **QUICK.get(clf, {})}), X[rare], Y[rare], GROUPS[rare])
+    assert set(head.predict(X)) == {0, 1}
+
+
+def test_memory_is_known_beforehand() -> None:
+    """Heads that hold X need a multiple of it, heads that stream none; ridge needs what its matrices take."""
+    assert memory_needed("logreg", 1000, 100) >= 400_000
+    assert memory_needed("sgd", 10**9, 10**6) == 0
+    assert memory_needed("ridge", 10**6, 1000) < 10**9
+    assert memory_needed("ridge", 10**6, 500_000) > 10**12
 
 
 def test_unknown_head_and_parameter() -> None:
     """Wrong names get the valid ones."""
-    with pytest.raises(OptionError, match="logreg, linear-svm, svm, dense"):
+    with pytest.raises(OptionError, match="logreg, linear-svm, svm, ridge"):
         build("forest")
     with pytest.raises(OptionError, match=r"Expected a parameter of logreg: C, .*Received: 'c'"):
         build("logreg", {"c": 1})
+    with pytest.raises(OptionError, match="temperature, sigmoid, isotonic, none"):
+        build("logreg", calibrate="platt")
 
 
 @pytest.mark.parametrize(
-    ("clf", "params"), [("logreg", {"C": -1}), ("svm", {"kernel": "cubic"}), ("logreg", {"C": "x"})]
-)
+    ("clf", "params"),
+    [("logreg", {"C": -1}), ("svm", {"kernel": "cubic"}), ("logreg", {"C": "x"}), ("knn", {"weights": "heavy"}),
+     ("ridge", {"alphas": -1}), ("sgd", {"learning_rate": 0}), ("dense", {"activation": "wobble"}),
+     ("centroid", {"standardize": "x"}), ("linear-svm", {"class_weight": "heavy"})],
+)  # fmt: skip
 def test_wrong_values_are_one_error(clf: str, params: dict[str, object]) -> None:
-    """A value that scikit-learn refuses is an error with its reason."""
-    with pytest.raises(HeadError, match=next(iter(params))):
-        fit(build(clf, params), X, Y, GROUPS, seed=0)
+    """A value that a head refuses is an error with its reason."""
+    with pytest.raises((HeadError, OptionError), match=next(iter(params))):
+        fit(build(clf, params), X, Y, GROUPS)
 
 
 def test_one_class_cannot_be_trained() -> None:
     """At least two classes are needed."""
     with pytest.raises(HeadError, match="at least 2 classes"):
-        fit(build("logreg"), X, np.zeros(240, int), GROUPS, seed=0)
-
-
-def test_calibration_needs_two_images_a_class() -> None:
-    """A class of one image cannot calibrate; the message says what to do."""
-    y = np.array([0] * 10 + [1])
-    with pytest.raises(HeadError, match="--clf logreg"):
-        fit(build("svm"), X[:11], y, GROUPS[:11], seed=0)
-
-
-def test_copies_are_on_one_side_of_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No group is in the training and the held-out part of a calibration fold."""
-    seen = []
-
-    def spy(self, X, y):
-        seen.extend(self.cv)
-        return self
-
-    monkeypatch.setattr(CalibratedClassifierCV, "fit", spy)
-    groups = np.arange(240) // 4
-    fit(build("linear-svm"), X, Y, groups, seed=0)
-    assert len(seen) == 5
-    assert all(not set(groups[train]) & set(groups[test]) for train, test in seen)
+        fit(build("logreg"), X, np.zeros(240, int), GROUPS)

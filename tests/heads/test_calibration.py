@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from sklearn.datasets import make_classification
@@ -20,7 +22,7 @@ TRAIN, TEST = np.arange(300), np.arange(300, 600)
 class Counting(LogisticRegression):
     """Keeps what it was fitted on."""
 
-    fits: list[np.ndarray] = []
+    fits: ClassVar[list[np.ndarray]] = []
 
     def fit(self, X, y):
         self.fits.append(X)

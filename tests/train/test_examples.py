@@ -25,7 +25,7 @@ def test_rows_are_in_order_of_storage(made) -> None:
 
 def test_views_are_trained_on_and_not_scored(extracting, photos: Path, tmp_path: Path) -> None:
     """Of the rows of an image, the one of the image as it is counts."""
-    cache = extracting(photos, tmp_path / "c", views=2, augmentation="flip", validation_split=0.0)
+    cache = extracting(photos, tmp_path / "c", views=2, augment="flip", validation_split=0.0)
     found = training_examples(cache, "mix")
     assert len(found) == 36
     assert found.scored.sum() == 12

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featcache.errors import GateError, HeadError, OptionError
-from featcache.heads import Head
+from featcache.heads import HEADS, Head
 from featcache.sources import ArraySource
 from featcache.train import fit_head
 
@@ -25,7 +25,8 @@ def test_head_equals_plain_scikit_learn(cache) -> None:
     X, y = cache.load("train", "mix")
     V, _ = cache.load("validation", "mix")
     plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(X, y)
-    assert np.array_equal(fit_head(cache, "logreg", layer="mix").predict_proba(V), plain.predict_proba(V))
+    head = fit_head(cache, "logreg", layer="mix", calibrate="none")
+    assert np.allclose(head.predict_proba(V), plain.predict_proba(V), atol=1e-3)
 
 
 def test_head_is_saved_in_its_default_place(cache) -> None:
@@ -41,7 +42,7 @@ def test_head_is_saved_in_its_default_place(cache) -> None:
 
 def test_separable_classes_are_separated(cache) -> None:
     """Dark and light are told apart by every head."""
-    for clf in ("logreg", "linear-svm", "svm", "dense"):
+    for clf in HEADS:
         assert fit_head(cache, clf, layer="mix").metrics["validation"]["accuracy"] == 1.0
 
 
@@ -112,3 +113,55 @@ def test_maps_are_flattened(extracting, split_photos: Path, tmp_path: Path) -> N
     X = np.asarray(cache.features("validation"))
     assert X.shape == (10, 8, 8, 4)
     assert head.predict_proba(X).shape == (10, 2)
+
+
+def test_probabilities_are_calibrated_on_training_images(cache) -> None:
+    """The temperature is in the card, and log loss and calibration error in the metrics."""
+    head = fit_head(cache, "linear-svm")
+    assert head.card["calibration"]["method"] == "temperature"
+    assert head.card["calibration"]["temperature"] == head.estimator.temperature_ != 1
+    assert {"log_loss", "ece"} <= set(head.metrics["validation"])
+    assert fit_head(cache, "ridge", calibrate="none").card["calibration"]["temperature"] == 1
+
+
+def test_protocols_are_reported(made) -> None:
+    """Tuning, folds and few-shot draws are in the card, and the head has the tuned parameters."""
+    cache = made(apart=0.7)
+    head = fit_head(cache, "logreg", tune=True, cv=3, fewshot=[1, 2], tries=2)
+    assert head.card["params"]["C"] in [row["params"]["C"] for row in head.card["tuning"]]
+    assert head.card["all_params"]["C"] == head.card["params"]["C"]
+    assert head.card["cross_validation"]["folds"] == 3
+    assert [row["shots"] for row in head.card["fewshot"]] == [1, 2]
+    assert json.loads((head.path / "head.json").read_text())["fewshot"] == head.card["fewshot"]
+
+
+def test_few_shot_without_validation(made) -> None:
+    """Few-shot heads are scored on validation images or not at all."""
+    with pytest.raises(OptionError, match="Expected validation images to score few-shot heads"):
+        fit_head(made(each=(10, 0, 4)), fewshot=[1])
+
+
+def test_heads_that_do_not_fit_into_memory(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that needs more memory than there is says what, and names those that stream."""
+    monkeypatch.setattr("featcache.train.single.available", lambda: 1000)
+    with pytest.raises(HeadError, match=r"180 x 8 features are .* Take a head that reads them in blocks: .*sgd"):
+        fit_head(made())
+    assert fit_head(made(), "sgd").metrics["validation"]["accuracy"] > 0.5
+
+
+def test_streaming_heads_read_in_blocks(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the cache, too, a head that streams never reads more than a window."""
+    from featcache.cache.reader import FeatureRows
+    from featcache.heads import rows as module
+
+    monkeypatch.setattr(module, "BLOCK_BYTES", 8 * 4 * 16)
+    monkeypatch.setattr(module, "WINDOW_BYTES", 8 * 4 * 32)
+    most = []
+    plain = FeatureRows.read
+    monkeypatch.setattr(
+        FeatureRows, "read", lambda self, rows, out, at: (most.append(len(at)), plain(self, rows, out, at))[1]
+    )
+    for clf in ("ridge", "sgd", "centroid", "dense"):
+        params = {"epochs": 2, "batch_size": 16} if clf in ("sgd", "dense") else {}
+        fit_head(made(clf), clf, params=params)
+    assert 0 < max(most) <= 32

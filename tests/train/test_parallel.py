@@ -9,14 +9,14 @@ from featcache.train.parallel import Failure, run_all
 
 
 def _work(task: object) -> object:
+    if isinstance(task, np.ndarray):
+        return type(task).__name__, float(task.sum())
     if task == "refuse":
         raise HeadError("too little")
     if task == "break":
         raise ValueError("two\nlines")
     if task == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    if isinstance(task, np.ndarray):
-        return type(task).__name__, float(task.sum())
     return task, os.environ.get("OMP_NUM_THREADS")
 
 
