@@ -198,7 +198,8 @@ def _leaderboard(found: Comparison) -> str:
         interval = "{:.4f}-{:.4f}".format(*test["accuracy_ci95"])
         lines.append(f"best on test, scored once: {test['accuracy']:.4f} ({interval}, n={test['n']})")
     options = "".join(f" --set {name}={_exact(value)}" for name, value in best["params"].items())
-    lines.append(f"next: featcache fit-head {printable(best['cache'])} --layer {printable(best['layer'])} --clf {best['clf']}{options}")
+    where = f"{printable(best['cache'])} --layer {printable(best['layer'])}"
+    lines.append(f"next: featcache fit-head {where} --clf {best['clf']}{options}")
     return "\n".join(lines)
 
 

@@ -200,8 +200,8 @@ def _scores(estimator: Any, X: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     if hasattr(estimator, "decision_function"):
         scores: npt.NDArray[Any] = estimator.decision_function(X)
         return scores
-    logarithms = np.log(np.maximum(estimator.predict_proba(X), np.finfo(np.float32).eps))
-    return logarithms[:, 1] - logarithms[:, 0] if logarithms.shape[1] == 2 else logarithms
+    logits: npt.NDArray[Any] = np.log(np.maximum(estimator.predict_proba(X), np.finfo(np.float32).eps))
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
 
 def _temperature(scores: npt.NDArray[Any], target: npt.NDArray[np.int64]) -> float:

@@ -22,16 +22,15 @@ from featcache.cache import FeatureCache
 from featcache.cache.manifest import Entry
 from featcache.cache.writer import versions
 from featcache.errors import HeadError, OptionError
-from featcache.files import publish_json
 from featcache.heads import HEADS, Head, Rows, kind_of
 from featcache.logme import logme
 from featcache.memory import Peak, available
-from featcache.metrics import wilson_interval
 from featcache.recipe import canonical_json
 from featcache.significance import holm, mcnemar
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
 from featcache.train.parallel import Failure, Progress, cores, run_all
+from featcache.train.results import keep, kept
 from featcache.train.single import Plan, check_memory
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Comparison:
         ``params``, ``accuracy`` with its 95 % interval and n, ``macro_f1``, ``log_loss``, ``ece``,
         ``fit_seconds``, ``peak_memory`` (bytes that fitting added to its process), ``logme`` of the layer,
         ``p_value`` (McNemar's test against the best, adjusted by Holm's method), ``distinguishable`` from the best
-        at 5 %, ``selected_on``, ``reused`` and, with tuning, ``sweep``.
+        at 5 %, ``selected_on`` and, with tuning, ``sweep``.
     failed : list of dict
         ``cache``, ``layer``, ``clf`` and ``error`` of heads that could not be trained.
     best : dict
@@ -99,11 +98,6 @@ class _Task:
     tune: bool
     cv: int | None
     identity: str
-
-    @property
-    def file(self) -> Path:
-        """Where the result is kept."""
-        return self.cache.path / "results" / f"{self.identity}.json"
 
 
 @dataclass(frozen=True)
@@ -258,8 +252,9 @@ def _rows_digest(entries: Iterable[Entry], cache: FeatureCache) -> str:
 
 def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progress | None) -> list[Any]:
     """Return the result of each task, kept or computed."""
-    found: list[Any] = [None if fresh else _kept(task) for task in tasks]
+    found: list[Any] = [None if fresh else kept(task.cache.path, task.identity) for task in tasks]
     todo = [i for i, result in enumerate(found) if result is None]
+    log.debug("%d of %d results are known", len(tasks) - len(todo), len(tasks))
     done = len(tasks) - len(todo)
 
     def count(finished: int, _: int) -> None:
@@ -278,8 +273,7 @@ def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progres
     for (i, _), result in zip(sound, results, strict=True):
         found[i] = result
         if not isinstance(result, Failure):
-            _keep(tasks[i], result)
-            result["reused"] = False
+            keep(tasks[i].cache.path, tasks[i].identity, result)
     return found
 
 
@@ -370,27 +364,6 @@ def _unpacked(packed_bits: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     return np.unpackbits(bits, count=packed_bits["n"]).astype(bool)
 
 
-def _keep(task: _Task, result: dict[str, Any]) -> None:
-    """Keep a result beside the features; a cache that cannot be written to keeps none."""
-    with contextlib.suppress(OSError):
-        task.file.parent.mkdir(exist_ok=True)
-        publish_json(task.file, {"identity": task.identity, **result})
-
-
-def _kept(task: _Task) -> dict[str, Any] | None:
-    """Return a result that was kept, None if there is none that can be read."""
-    try:
-        value = json.loads(task.file.read_text())
-        if value.pop("identity") != task.identity:
-            return None
-        if task.plan is not None:
-            _unpacked(value["right"])
-            wilson_interval(round(value["metrics"]["accuracy"] * value["metrics"]["n"]), value["metrics"]["n"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return {**value, "reused": True}
-
-
 def _ranked(tasks: list[_Task], found: list[Any], images: int) -> Comparison:
     of_layer: dict[tuple[Path, str], float | None] = {}
     for task, result in zip(tasks, found, strict=True):
@@ -433,6 +406,5 @@ def _row(task: _Task, result: Mapping[str, Any], score: float | None, p_value: f
         "p_value": p_value,
         "distinguishable": p_value is not None and p_value < 0.05,
         "selected_on": result["selected_on"],
-        "reused": result["reused"],
         "sweep": result["sweep"],
     }

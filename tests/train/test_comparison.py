@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,27 +109,14 @@ def test_results_are_kept_until_something_changes(made, monkeypatch: pytest.Monk
     assert len(trained) == 4  # three heads, and LogME
     again = run(cache)
     assert len(trained) == 4
-    assert [row | {"reused": False} for row in again.leaderboard] == first.leaderboard
-    assert all(row["reused"] for row in again.leaderboard)
+    assert json.dumps(again.to_dict()) == json.dumps(first.to_dict())
     run(cache, seed=1)
     assert len(trained) == 7
-    entries = [replace(e, label="c0") if i == 0 else e for i, e in enumerate(cache.entries)]
+    entries = [e._replace(label="c0") if i == 1 else e for i, e in enumerate(cache.entries)]
     run(cache.with_listing(entries))
     assert len(trained) == 11
     run(cache, fresh=True)
     assert len(trained) == 15
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"identity": "x"}', '{"identity": null, "metrics": 3}'])
-def test_damaged_results_are_computed_again(made, content: str) -> None:
-    """A file of results that cannot be read is as none."""
-    cache = made()
-    first = run(cache, ["ridge"])
-    for file in (cache.path / "results").iterdir():
-        file.write_text(content.replace('"x"', json.dumps(file.stem)).replace("null", json.dumps(file.stem)))
-    again = run(cache, ["ridge"])
-    assert not again.leaderboard[0]["reused"]
-    assert again.best["accuracy"] == first.best["accuracy"]
 
 
 def test_folds_rank_where_there_is_no_validation(made) -> None:

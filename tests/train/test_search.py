@@ -7,7 +7,7 @@ from featcache.errors import HeadError, OptionError
 from featcache.heads import kind_of
 from featcache.heads.folds import grouped_folds
 from featcache.train import search
-from featcache.train.examples import evaluation_examples, probabilities, training_examples
+from featcache.train.examples import evaluation_examples, packed, probabilities, training_examples
 from featcache.train.single import Plan, train
 
 NAMES = ["c0", "c1", "c2"]
@@ -35,8 +35,9 @@ def test_cross_validation_is_the_plain_loop(made) -> None:
 
 def test_processes_change_nothing(made) -> None:
     """Two processes find what one does."""
-    examples = training_examples(made(), "features")
-    one, two = (search.cross_validate(plan("ridge"), examples, 3, jobs=jobs)[0] for jobs in (1, 2))
+    cache = made()
+    with packed(training_examples(cache, "features"), cache.path) as examples:
+        one, two = (search.cross_validate(plan("ridge"), examples, 3, jobs=jobs)[0] for jobs in (1, 2))
     assert one == two
 
 
