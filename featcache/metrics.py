@@ -95,7 +95,9 @@ def split_metrics(
     """
     if not scored.any():
         return None
-    metrics = classification_metrics(truth[scored], probabilities[scored], class_names, groups[scored])
+    if not scored.all():
+        truth, probabilities, groups = truth[scored], probabilities[scored], groups[scored]
+    metrics = classification_metrics(truth, probabilities, class_names, groups)
     return {**metrics, "copies_left_out": int((~scored).sum())}
 
 

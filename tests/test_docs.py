@@ -47,7 +47,9 @@ def test_python_in_the_readme_runs(tmp_path: Path, oracle: Path, split_photos: P
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/format.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/format.md", "docs/heads.md"]
+)
 def test_files_named_in_the_documents_exist(name: str) -> None:
     """A path in a document leads somewhere."""
     text = (ROOT / name).read_text()
@@ -63,3 +65,16 @@ def test_every_module_has_its_room_in_the_architecture() -> None:
             assert path.name in text, path.name
         elif (path / "__init__.py").exists():
             assert f"{path.name}/" in text, path.name
+
+
+def test_the_heads_page_names_every_head_and_what_is_tuned() -> None:
+    """docs/heads.md has a line for each head, which says what `--tune` searches and whether it streams."""
+    from featcache.heads import HEADS
+
+    text = (ROOT / "docs" / "heads.md").read_text()
+    for name, kind in HEADS.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{name}`")]
+        assert ("in blocks" in line) == kind.streams, name
+        assert kind.streams or f"{kind.copies:g} copies" in line, name
+        for parameter in kind.grid:
+            assert f"`{parameter}`" in line, name

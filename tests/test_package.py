@@ -9,6 +9,8 @@ def test_public_names() -> None:
     assert featcache.__all__ == [
         "extract",
         "fit_head",
+        "compare",
+        "Comparison",
         "FeatureCache",
         "FeatureExtractor",
         "Head",

@@ -187,10 +187,13 @@ class Manifest:
             "ORDER BY position"
         )
         entries: list[Entry] = []
+        names: dict[str | None, str | None] = {}  # a label is one string, however many images have it
         for position, values in enumerate(self._checked(query)):
             if values[0] != position:
                 raise self._damaged(f"image {position} is missing from its listing")
-            entries.append(Entry._make(values[1:]))
+            path, *words, size, stamp, digest, reason = values[1:]
+            label, split, group = (names.setdefault(word, word) for word in words)
+            entries.append(Entry(path, label, split, group, size, stamp, digest, reason))
         if len(entries) != self.meta().get("images", 0):
             raise self._damaged(f"it lists {len(entries)} images instead of {self.meta().get('images', 0)}")
         return entries

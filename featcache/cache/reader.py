@@ -264,13 +264,13 @@ class FeatureCache:
     def _find(self, *, views: bool) -> _Rows:
         places = self.places
         wanted = [(key.view, key.augmentation) for key in self.keys(b"", views=views)]
-        found = [
+        found = (
             (i, view, *place)
             for i, entry in enumerate(self.usable)
             for view, augmentation in (wanted if entry.split == "train" else wanted[:1])
             if (place := places.get(Key(entry.digest or b"", view, augmentation))) is not None
-        ]
-        return _Rows(*np.array(found, np.int64).reshape(-1, 4).T)
+        )
+        return _Rows(*np.ascontiguousarray(np.fromiter(found, np.dtype((np.int64, 4))).T))
 
     def layer_name(self, layer: str | None) -> str:
         """Return a layer's name, the deepest one's for None.

@@ -190,7 +190,7 @@ def _leaderboard(found: Comparison) -> str:
     lines = [
         table(rows, right=set(range(len(rows[0]) - 7, len(rows[0])))),
         f"ranked by {best['selected_on']}, n={best['n']}"
-        + (f"; = not distinguishable from the best (McNemar, Holm, 5 %): {len(equal)} heads" if equal else ""),
+        + (f"; = not distinguishable from the best (McNemar, Holm, 5 %): {', '.join(equal)}" if equal else ""),
     ]
     lines += [f"failed: {one['clf']} on {one['layer']}: {printable(one['error'])}" for one in found.failed]
     if best.get("test"):

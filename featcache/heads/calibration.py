@@ -15,7 +15,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
-from featcache.heads.folds import grouped_folds
+from featcache.heads.folds import enough, grouped_folds
 from featcache.heads.linear import as_probabilities, checked
 
 METHODS = ("temperature", "sigmoid", "isotonic", "none")
@@ -141,8 +141,8 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             held = fold == number
             if held.any():
                 part = clone(self.estimator).fit(X[~held], self.classes_[target[~held]])
-                rows.append(np.flatnonzero(held))
-                scores.append(_scores(part, X[held]))
+                rows.append(enough(np.flatnonzero(held), seed=self.seed))
+                scores.append(_scores(part, X[rows[-1]]))
         return (np.concatenate(rows), np.concatenate(scores)) if rows else (np.empty(0, np.int64), np.empty(0))
 
     def _calibrator(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Any:

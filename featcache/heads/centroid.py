@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import OptionError
-from featcache.heads.folds import grouped_folds
+from featcache.heads.folds import enough, grouped_folds
 from featcache.heads.linear import LinearHead, checked, class_weights
 from featcache.heads.rows import Rows
 
@@ -75,7 +75,7 @@ class CentroidHead(LinearHead):
             for f in range(self.folds)
             if sums.classes_left(f)
         }
-        scored = np.flatnonzero(np.isin(fold, list(heads)))
+        scored = enough(np.flatnonzero(np.isin(fold, list(heads))), seed=self.seed)
         scores = np.empty((len(scored), len(self.coef_)))
         for which, block in rows.take(scored).blocks():
             own = fold[scored[which]]

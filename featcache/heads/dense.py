@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import HeadError, OptionError
-from featcache.heads.folds import held_out
+from featcache.heads.folds import enough, held_out
 from featcache.heads.linear import as_probabilities, checked, class_weights, moments
 from featcache.heads.rows import WINDOW_BYTES, Rows
 from featcache.startup import import_tensorflow
@@ -175,7 +175,8 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
         outputs = keras.layers.Activation("sigmoid" if two else "softmax", name="probabilities")(network.output)
         self._model: Any = keras.Model(network.input, outputs, name="head")
         self._model_file: bytes | None = None
-        return np.flatnonzero(held), self._scores(rows.take(held)).astype(np.float64)
+        scored = enough(np.flatnonzero(held), seed=self.seed)
+        return scored, self._scores(rows.take(scored)).astype(np.float64)
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float32]:
         """Return logits, shape (n,) for two classes (positive: the second), else (n, k)."""

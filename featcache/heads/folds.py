@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+ENOUGH = 20_000
+"""Held-out rows that suffice to calibrate with."""
+
 
 def grouped_folds(
     target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], folds: int, *, seed: int
@@ -63,3 +66,10 @@ def held_out(
         held[own[: min(count, len(own) - 1)]] = True
     result: npt.NDArray[np.bool_] = held[member]
     return result
+
+
+def enough(rows: npt.NDArray[np.int64], *, seed: int) -> npt.NDArray[np.int64]:
+    """Return at most 20,000 of some rows' indices, drawn at random, in order."""
+    if len(rows) <= ENOUGH:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, ENOUGH, replace=False))

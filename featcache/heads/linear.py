@@ -114,7 +114,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         Returns
         -------
         rows : array, shape (m,)
-            Which rows have a score from a model that was not trained on them or their group.
+            Which rows, at most 20,000, have a score from a model that was not trained on them or their group.
         scores : array, shape (m,) for two classes, else (m, k)
             As `decision_function` gives them.
         """

@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from threadpoolctl import ThreadpoolController
 
 from featcache.errors import OptionError
-from featcache.heads.folds import grouped_folds
+from featcache.heads.folds import enough, grouped_folds
 from featcache.heads.linear import LinearHead, checked, class_weights
 from featcache.heads.rows import Rows
 
@@ -86,9 +86,9 @@ class RidgeHead(LinearHead):
     def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Train, and return held-out scores of the chosen penalty; see `LinearHead.fit_scored`."""
         fold, form, best = self._train(X, y, groups)
-        rows = np.flatnonzero(fold >= 0)
+        rows = enough(np.flatnonzero(fold >= 0), seed=self.seed)
         outputs = len(self.coef_)
-        scores = form.scores(best)[rows] if len(rows) else np.empty((0, outputs))
+        scores = form.scores(best, rows) if len(rows) else np.empty((0, outputs))
         return rows, scores[:, 0] if outputs == 1 else scores
 
     def _train(self, X: Any, y: Any, groups: Any) -> tuple[npt.NDArray[np.int64], _Primal | _Dual, int]:
@@ -235,14 +235,13 @@ class _Primal:
             self._models[fold], self._offsets[fold] = coef, offset
         return errors
 
-    def scores(self, best: int) -> npt.NDArray[np.float64]:
-        """Return scores (n, outputs) with one penalty, of each row from the model without its fold."""
-        scores = np.empty((len(self._rows), self._models.shape[2]))
-        for numbers, block in _chunks(self._rows, self._shift, self._fold, self._size):
-            for fold, part in _runs(self._fold[numbers]):
-                if fold < len(self._models):
-                    own = block[part] @ self._models[fold, best].T
-                    scores[numbers[part]] = own + self._offsets[fold, best]
+    def scores(self, best: int, held: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return scores (m, outputs) with one penalty, of some rows, each from the model without its fold."""
+        scores, folds = np.empty((len(held), self._models.shape[2])), self._fold[held]
+        for numbers, block in _chunks(self._rows.take(held), self._shift, folds, self._size):
+            for fold, part in _runs(folds[numbers]):
+                own = block[part] @ self._models[fold, best].T
+                scores[numbers[part]] = own + self._offsets[fold, best]
         return scores
 
     def solution(self, alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -340,9 +339,9 @@ class _Dual:
         errors: npt.NDArray[np.float64] = squares @ self._weights[held]
         return errors
 
-    def scores(self, best: int) -> npt.NDArray[np.float64]:
-        """Return scores (n, outputs) with one penalty, of each row from the model without its fold."""
-        scores: npt.NDArray[np.float64] = self._scores[best]
+    def scores(self, best: int, held: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return scores (m, outputs) with one penalty, of some rows, each from the model without its fold."""
+        scores: npt.NDArray[np.float64] = self._scores[best][held]
         return scores
 
     def solution(self, alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 
 from featcache.errors import OptionError
 from featcache.heads import rows as reading
-from featcache.heads.folds import held_out
+from featcache.heads.folds import enough, held_out
 from featcache.heads.linear import LinearHead, checked, class_weights
 from featcache.heads.rows import Rows
 
@@ -122,7 +122,8 @@ class SGDHead(LinearHead):
         self._update_moments(train)
         size = min(self.batch_size, max(16, len(train) // 16))
         self._descend(train, target, weights[target], size, self.epochs, self.schedule)
-        return np.flatnonzero(held), self._scores(rows.take(held))
+        scored = enough(np.flatnonzero(held), seed=self.seed)
+        return scored, self._scores(rows.take(scored))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> SGDHead:
         """Continue with one pass over some rows, at a constant rate.

@@ -318,7 +318,7 @@ def _result(work: _Work) -> dict[str, Any]:
     with Peak() as memory:
         tuned = search.trained(work.plan, work.train, tuned=work.tune)
     row: dict[str, Any] = {
-        "params": dict(tuned.plan.params),
+        "params": tuned.head.card["params"],
         "fit_seconds": tuned.head.card["fit_seconds"],
         "peak_memory": memory.increase,
         "sweep": tuned.sweep,

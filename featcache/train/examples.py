@@ -89,9 +89,12 @@ def evaluation_examples(cache: FeatureCache, split: str, layer: str) -> Examples
     )
 
 
-def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float64]:
+def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float32]:
     """Return a head's probabilities of rows that need not be in memory, shape (n, k)."""
-    return np.concatenate([head.predict_proba(block) for _, block in rows.blocks()])
+    shares = np.empty((len(rows), len(head.class_names)), np.float32)
+    for part, block in rows.blocks():
+        shares[part] = head.predict_proba(block)
+    return shares
 
 
 def scores(examples: Examples, shares: npt.NDArray[Any], class_names: list[str]) -> dict[str, Any] | None:

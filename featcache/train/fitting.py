@@ -94,8 +94,8 @@ def fit_head(
     head, estimator = tuned.head, tuned.head.estimator
     head.trained_on = set(opened.digests("train"))
     head.card |= {
-        "params": dict(tuned.plan.params),
-        "all_params": {key: value for key, value in _inner(estimator).get_params().items() if _plain(value)},
+        "all_params": {key: value for key, value in _inner(estimator).get_params().items() if _plain(value)}
+        | head.card["params"],
         "calibration": {"method": calibrate, "temperature": estimator.temperature_},
         "metrics": score(head, opened),
         **protocols,

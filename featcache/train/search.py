@@ -205,7 +205,7 @@ def _trial(plan: Plan, examples: Examples, fold: npt.NDArray[np.int64], number: 
     return _Trial(plan, examples.take(fold != number), examples.take((fold == number) & examples.scored), tuned)
 
 
-def _shares(trial: _Trial) -> npt.NDArray[np.float64]:
+def _shares(trial: _Trial) -> npt.NDArray[np.float32]:
     return probabilities(trained(trial.plan, trial.train, tuned=trial.tune).head, trial.test.rows)
 
 

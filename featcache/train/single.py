@@ -50,7 +50,7 @@ class Plan:
 def train(plan: Plan, examples: Examples) -> Head:
     """Train a head.
 
-    Its card has ``fit_seconds``.
+    Its card has ``fit_seconds``, and ``params``, with which the same head can be made again.
 
     Raises
     ------
@@ -68,7 +68,10 @@ def train(plan: Plan, examples: Examples) -> Head:
     seconds = time.perf_counter() - start
     for text in {" ".join(str(one.message).split())[:160] for one in caught if _worth_saying(one)}:
         log.warning("%s: %s", plan.clf, text)
-    return Head(plan.clf, estimator, plan.class_names, plan.layer, {"fit_seconds": seconds})
+    params = dict(plan.params)
+    if plan.clf == "ridge":  # its own choice, which makes the same head again
+        params["alphas"] = estimator.estimator_.alpha_
+    return Head(plan.clf, estimator, plan.class_names, plan.layer, {"params": params, "fit_seconds": seconds})
 
 
 def check_memory(plan: Plan, examples: Examples) -> int:

@@ -19,8 +19,8 @@ from featcache.cli import app
 from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
-COMMANDS = ["extract", "fit-head", "predict", "evaluate", "bases", "layers", "info", "verify", "gc", "export-cache",
-            "demo"]  # fmt: skip
+COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "bases", "layers", "info", "verify", "gc",
+            "export-cache", "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -381,3 +381,60 @@ def test_dry_run_writes_nothing(options: list[object], photos: Path, tmp_path: P
     found = json.loads(run("extract", photos, *options, "--cache", tmp_path / "c", "--dry-run", "--json")[1])
     assert (found["images"], found["rows_to_compute"]) == (13, 1)
     assert json.loads(run("info", tmp_path / "c", "--json")[1])["images"] == 12
+
+
+def test_compare_prints_a_leaderboard(made, tmp_path: Path) -> None:
+    """The table has every head, and says what ranks it, what is failed and what to do next; --out keeps it."""
+    cache = made(apart=0.7)
+    code, out, _ = run("compare", cache.path, "--clf", "ridge", "--clf", "logreg", "--jobs", "1", "--out",
+                       tmp_path / "t.csv")  # fmt: skip
+    assert code == 0
+    assert "ranked by validation, n=90" in out
+    assert "best on test, scored once" in out
+    assert f"next: featcache fit-head {cache.path} --layer features --clf" in out
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 3
+    found = json.loads(run("compare", cache.path, "--clf", "ridge", "--clf", "logreg", "--jobs", "1", "--json")[1])
+    assert {"leaderboard", "best", "failed"} <= set(found)
+    assert {"cache", "layer", "clf", "params", "accuracy", "accuracy_ci95", "fit_seconds"} <= set(found["best"])
+
+
+def test_the_next_command_makes_the_best_head(made) -> None:
+    """What `compare` says to do next trains the head that it ranked first."""
+    cache = made(apart=0.5)
+    out = run("compare", cache.path, "--clf", "ridge", "--clf", "logreg", "--tune", "--jobs", "1")[1]
+    command = next(line for line in out.splitlines() if line.startswith("next: featcache "))
+    head = json.loads(run(*command.removeprefix("next: featcache ").split(), "--json")[1])
+    best = json.loads(run("compare", cache.path, "--clf", "ridge", "--clf", "logreg", "--tune", "--json")[1])["best"]
+    assert head["metrics"]["validation"]["accuracy"] == best["accuracy"]
+    assert head["metrics"]["validation"]["log_loss"] == pytest.approx(best["log_loss"], abs=1e-4)
+
+
+def test_fit_head_says_what_its_protocols_found(made) -> None:
+    """Sweep, folds and few-shot draws are printed, and are in the JSON."""
+    cache = made(apart=0.7)
+    options = ["fit-head", cache.path, "--tune", "--cv", "3", "--fewshot", "1,5", "--tries", "2"]
+    out = run(*options)[1]
+    assert "3 folds of the training images" in out
+    assert "5 of each class" in out
+    assert "accuracy 0." in out
+    found = json.loads(run(*options, "--json")[1])
+    assert {"tuning", "cross_validation", "fewshot", "calibration"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--out", "table.txt"], "Expected --out FILE.csv or FILE.json"),
+        (["fit-head", "--fewshot", "one"], "Expected --fewshot with numbers"),
+        (["fit-head", "--calibrate", "platt"], "Expected a calibration: temperature"),
+        (["fit-head", "--cv", "1"], "at least 2 folds"),
+        (["compare", "--clf", "forest"], "Expected a head: logreg"),
+        (["compare", "--layer", "feature"], "nearest: features"),
+    ],
+)
+def test_wrong_options_of_heads_are_one_line(made, arguments: list[str], message: str) -> None:
+    """Each wrong value is answered with what is possible."""
+    code, _, err = run(arguments[0], made().path, *arguments[1:])
+    assert code == 1
+    assert message in err
+    assert err.count("\n") == 1

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.heads.folds import grouped_folds, held_out
+from featcache.heads.folds import ENOUGH, enough, grouped_folds, held_out
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=60)
 
@@ -43,3 +43,13 @@ def test_seed_decides() -> None:
     target, groups = np.arange(100) % 2, np.arange(100)
     assert not np.array_equal(grouped_folds(target, groups, 5, seed=0), grouped_folds(target, groups, 5, seed=1))
     assert not held_out(target, groups, 0.0, seed=0).any()
+
+
+def test_enough_rows_are_drawn() -> None:
+    """Few rows are all taken; of many, so many as suffice, each once, in order, by the seed."""
+    assert np.array_equal(enough(np.arange(5), seed=0), np.arange(5))
+    drawn = enough(np.arange(10, 100_000), seed=0)
+    assert len(set(drawn.tolist())) == len(drawn) == ENOUGH
+    assert (np.diff(drawn) > 0).all()
+    assert drawn.min() >= 10
+    assert np.array_equal(drawn, enough(np.arange(10, 100_000), seed=0))

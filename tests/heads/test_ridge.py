@@ -201,7 +201,7 @@ class Wide:
         self._noise = np.random.default_rng(0).standard_normal(d + 16 * n).astype(np.float32)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        numbers = range(*rows.indices(self.shape[0]))
+        numbers = np.arange(self.shape[0])[rows].tolist()
         self.most = max(self.most, len(numbers))
         values = np.stack([self._noise[16 * i : 16 * i + self.shape[1]] for i in numbers])
         values[:, :500] += np.array([2.0 * (i % 2) for i in numbers], np.float32)[:, None]
