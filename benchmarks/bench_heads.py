@@ -27,6 +27,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4)
 TEST_ROWS = 10_000
+NOISE = 2.0
 
 
 def features(n: int, width: int, classes: int, seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +164,7 @@ def make_cache(path: Path, n: int, width: int, classes: int) -> None:
     with CacheWriter.open_for_writing(path, recipe, None) as writer:
         builder = ShardBuilder(recipe, {"out": (width,)})
         for start in range(0, n, 50_000):
-            X, y = features(min(50_000, n - start), width, classes, start, 1.2)
+            X, y = features(min(50_000, n - start), width, classes, start, NOISE)
             for i, row in enumerate(X, start):
                 digest, split = i.to_bytes(32, "big"), "validation" if i % 50 == 0 else "train"
                 label = f"class {y[i - start]}"
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 50_000, 200_000])
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--noise", type=float, default=1.2, help="how much the classes overlap")
+    parser.add_argument("--noise", type=float, default=NOISE, help="how much the classes overlap")
     parser.add_argument("--heads", nargs="+", default=names)
     parser.add_argument("--repeat", type=int, default=3, help="up to 10,000 rows; beyond, once")
     parser.add_argument("--limit", type=float, default=300, help="seconds after which a fit is given up")

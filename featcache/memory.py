@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -83,6 +86,13 @@ def _text(path: Path) -> str | None:
         return None
 
 
+def _give_back() -> None:
+    """Return what was freed to the system, where the C library can, so that taking it again is seen."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Peak:
     """The most anonymous memory this process had resident while a block ran.
 
@@ -110,6 +120,7 @@ class Peak:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Peak:
+        _give_back()
         self.peak = start = _kilobytes(self._status, "RssAnon")
         self.increase = None if start is None else 0
         if start is not None:

@@ -165,6 +165,7 @@ def _strangers(path: Path) -> bool:
         "manifest.sqlite",
         "manifest.sqlite-journal",
         "heads",
+        "results",
         "damaged",
         "decoding",
     }

@@ -31,7 +31,7 @@ from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
 from featcache.train.parallel import Failure, Progress, cores, run_all
 from featcache.train.results import keep, kept
-from featcache.train.single import Plan, check_memory
+from featcache.train.single import Plan, check_memory, prepare
 
 log = logging.getLogger(__name__)
 
@@ -315,6 +315,7 @@ def _result(work: _Work) -> dict[str, Any]:
     if work.plan is None:
         originals = work.train.take(work.train.scored)
         return {"logme": logme(_Pooled(originals.rows, work.shape), originals.labels)}
+    prepare(work.plan)
     with Peak() as memory:
         tuned = search.trained(work.plan, work.train, tuned=work.tune)
     row: dict[str, Any] = {

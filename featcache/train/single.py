@@ -12,6 +12,7 @@ from typing import Any
 from featcache.errors import HeadError
 from featcache.heads import STREAMING, Head, build, fit, kind_of, memory_needed
 from featcache.memory import available
+from featcache.startup import import_tensorflow
 from featcache.train.examples import Examples
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def train(plan: Plan, examples: Examples) -> Head:
     """
     estimator = build(plan.clf, plan.params, seed=plan.seed, calibrate=plan.calibrate)
     check_memory(plan, examples)
+    prepare(plan)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -72,6 +74,13 @@ def train(plan: Plan, examples: Examples) -> Head:
     if plan.clf == "ridge":  # its own choice, which makes the same head again
         params["alphas"] = estimator.estimator_.alpha_
     return Head(plan.clf, estimator, plan.class_names, plan.layer, {"params": params, "fit_seconds": seconds})
+
+
+def prepare(plan: Plan) -> None:
+    """Import what a head needs, which takes time and memory that are no part of fitting it."""
+    build(plan.clf, plan.params, calibrate=plan.calibrate)
+    if plan.clf == "dense":
+        import_tensorflow()
 
 
 def check_memory(plan: Plan, examples: Examples) -> int:
