@@ -186,11 +186,16 @@ def _leaderboard(found: Comparison) -> str:
             "?" if row["logme"] is None else f"{row['logme']:.4f}", f"{row['fit_seconds']:.2f} s", memory,
         ])  # fmt: skip
     best = found.best
-    equal = [f"{row['clf']} on {row['layer']}" for row in found.indistinguishable]
+    single = len({row["layer"] for row in found.leaderboard}) == 1
+    equal = [row["clf"] if single else f"{row['clf']} on {row['layer']}" for row in found.indistinguishable]
     lines = [
         table(rows, right=set(range(len(rows[0]) - 7, len(rows[0])))),
         f"ranked by {best['selected_on']}, n={best['n']}"
-        + (f"; = not distinguishable from the best (McNemar, Holm, 5 %): {', '.join(equal)}" if equal else ""),
+        + (
+            f"; = not distinguishable from the best (McNemar, Holm, 5 %): {printable(', '.join(equal))}"
+            if equal
+            else ""
+        ),
     ]
     lines += [f"failed: {one['clf']} on {one['layer']}: {printable(one['error'])}" for one in found.failed]
     if best.get("test"):
