@@ -1,0 +1,98 @@
+"""Base and head as one Keras model: from pixels to probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featcache.bases import Base
+from featcache.heads import Head
+from featcache.heads.expression import expressed
+from featcache.recipe import Recipe
+from featcache.runtimes.tensorflow import pooled, preprocessed
+
+
+def compose(head: Head, base: Base, recipe: Recipe) -> Any:
+    """Return base and head as one model, with everything between them.
+
+    Parameters
+    ----------
+    head : Head
+        A head that `featcache.heads.expression.expressed` takes.
+    base : Base
+        Its base.
+    recipe : Recipe
+        How features are made of what the base gives.
+
+    Returns
+    -------
+    keras.Model
+        From ``pixels`` (n, height, width, channels), values in 0…255, to ``probabilities``: (n, 1) of the second
+        class where the head knows two, else (n, k), for the classes ``head.estimator.classes_``. The base is one
+        layer of it, frozen, in inference mode; it shares no weights with what was given.
+
+    Raises
+    ------
+    HeadError
+        If no network can express the head.
+    """
+    import keras
+
+    expression = expressed(head)
+    pixels = keras.Input((base.height, base.width, base.channels), name="pixels")
+    scaled = preprocessed(pixels, base.preprocess)
+    network = cut(base, int(head.card["layer_index"]))
+    features = pooled(network(scaled[..., 0] if base.squeeze else scaled, training=False), recipe.pooling)
+    if recipe.dtype == "float16":  # as the cache keeps them
+        features = keras.ops.cast(keras.ops.cast(features, "float16"), "float32")
+    if len(features.shape) > 2:
+        features = keras.layers.Flatten(name="flat")(features)
+    if expression.kernel is None:
+        scores = _logits(head)(features)
+    else:
+        dense = keras.layers.Dense(expression.kernel.shape[1], name="scores")
+        scores = dense(features)
+        dense.set_weights([expression.kernel, expression.bias])
+    return keras.Model(pixels, _probabilities(scores, expression), name="classifier")
+
+
+def cut(base: Base, index: int) -> Any:
+    """Return a copy of a base that ends at one of its layers, frozen."""
+    import keras
+
+    whole = base.model
+    network = _copied(keras.Model(whole.inputs, whole.outputs[index], name=whole.name))
+    network.trainable = False
+    return network
+
+
+def _logits(head: Head) -> Any:
+    """Return a copy of a dense head's network, from features to scores."""
+    import keras
+
+    model = head.estimator.estimator_.model_
+    return _copied(keras.Model(model.input, model.get_layer("logits").output, name="head"))
+
+
+def _copied(model: Any) -> Any:
+    """Return a model with weights of its own."""
+    import keras
+
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for layer in copy.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # its mean and variance take effect here, not when they are set
+    return copy
+
+
+def _probabilities(scores: Any, expression: Any) -> Any:
+    """Return probabilities of scores; the calibration is a fixed scaling."""
+    import keras
+
+    calibrated = keras.layers.Rescaling(expression.scale.tolist(), expression.shift.tolist(), name="calibration")(
+        scores
+    )
+    if expression.activation != "normalized":
+        return keras.layers.Activation(expression.activation, name="probabilities", dtype="float32")(calibrated)
+    each = keras.layers.Activation("sigmoid", name="each", dtype="float32")(calibrated)
+    return keras.ops.divide(each, keras.ops.sum(each, axis=-1, keepdims=True))

@@ -1,0 +1,84 @@
+"""Heads as linear functions of features, where they are: what a network can take over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import HeadError
+from featcache.heads.store import Head
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Probabilities as a function of scores: ``activation(scale * scores + shift)``.
+
+    Attributes
+    ----------
+    kernel : array, shape (d, k), or (d, 1) for two classes; None of a dense head
+        float32; scores are ``features @ kernel + bias``.
+    bias : array, shape (k,) or (1,); None of a dense head
+    scale, shift : array, shape (k,) or (1,)
+        The calibration.
+    activation : {"sigmoid", "softmax", "normalized"}
+        ``sigmoid`` gives the probability of the second of two classes; ``normalized`` is one sigmoid for each
+        class, divided by their sum.
+    """
+
+    kernel: npt.NDArray[np.float32] | None
+    bias: npt.NDArray[np.float32] | None
+    scale: npt.NDArray[np.float32]
+    shift: npt.NDArray[np.float32]
+    activation: str
+
+
+def expressed(head: Head) -> Expression:
+    """Return a head as a linear function of features and what makes probabilities of its scores.
+
+    Parameters
+    ----------
+    head : Head
+        ``logreg``, ``linear-svm``, ``ridge``, ``sgd`` or ``centroid`` with its scaler, or ``dense``, whose
+        network gives the scores; calibrated by temperature, by a sigmoid or not at all.
+
+    Raises
+    ------
+    HeadError
+        If no network can express it: ``knn``, ``svm``, isotonic calibration.
+    """
+    estimator = head.estimator
+    kernel, bias = (None, None) if head.clf == "dense" else _linear(head.clf, estimator.estimator_)
+    outputs = 1 if len(estimator.classes_) == 2 else len(estimator.classes_)
+    scale, shift = np.full(outputs, 1 / estimator.temperature_), np.zeros(outputs)
+    activation = "sigmoid" if outputs == 1 else "softmax"
+    if estimator.calibrator_ is not None:
+        if estimator.method != "sigmoid":
+            raise _inexpressible(head.clf, f"{estimator.method} calibration")
+        parts = estimator.calibrator_.calibrated_classifiers_[0].calibrators
+        scale, shift = (-np.array([float(getattr(part, name)) for part in parts]) for name in ("a_", "b_"))
+        activation = "sigmoid" if outputs == 1 else "normalized"
+    return Expression(kernel, bias, scale.astype(np.float32), shift.astype(np.float32), activation)
+
+
+def _linear(clf: str, estimator: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return kernel (d, outputs) and bias (outputs,) for features as they are."""
+    scaler, model = estimator if hasattr(estimator, "steps") else (None, estimator)
+    if not hasattr(model, "coef_") or clf in ("svm", "knn"):
+        raise _inexpressible(clf, "")
+    coef = np.asarray(model.coef_, np.float64)
+    intercept = np.atleast_1d(np.asarray(model.intercept_, np.float64))
+    if scaler is not None:
+        coef = coef / scaler.scale_
+        intercept = intercept - coef @ scaler.mean_
+    return coef.T.astype(np.float32), intercept.astype(np.float32)
+
+
+def _inexpressible(clf: str, what: str) -> HeadError:
+    return HeadError(
+        f"Expected a head that a network can express: logreg, linear-svm, ridge, sgd, centroid or dense, calibrated "
+        f"by temperature or sigmoid. Received: {clf}{' with ' + what if what else ''}. Distil it with --distill "
+        "ridge or --distill dense: such a head learns to answer as this one does."
+    )
