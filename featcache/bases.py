@@ -280,7 +280,7 @@ def _network(request: Request) -> tuple[Any, Application | None]:
                 raise BaseError(
                     f"Expected base to be a name, a file or a keras.Model. Received: {type(request.base).__name__}."
                 )
-            return _copied(request.base), None
+            return copied(request.base), None
         if request.weights in ("imagenet", "none"):
             raise OptionError(
                 f"Expected no weights, or a weights file, with the model file {str(request.base)!r}, which "
@@ -338,13 +338,20 @@ def _model_file(path: Path) -> Any:
         ) from None
 
 
-def _copied(model: Any) -> Any:
-    """Return a copy, so that tracing it leaves no mark on the caller's model."""
+def copied(model: Any) -> Any:
+    """Return a copy with weights of its own, so that nothing done to it leaves a mark on the caller's model.
+
+    Raises
+    ------
+    BaseError
+        If it is neither a functional nor a sequential model.
+    """
     import keras
 
     try:
         copy = keras.models.clone_model(model)
         copy.set_weights(model.get_weights())
+        _settle(copy)
     except Exception as error:
         raise BaseError(
             f"Expected a functional or sequential model. Received: {type(model).__name__}: {_line(error)}"
@@ -584,6 +591,14 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str]) -> No
     for (variables, _), arrays in zip(plan, values, strict=True):
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
+    _settle(model)
+
+
+def _settle(model: Any) -> None:
+    """Let layers that keep statistics (`Normalization`) use those that were just put into their weights."""
+    for layer in _leaves(model):
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
 
 
 def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, Any]) -> str:

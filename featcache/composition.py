@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from featcache.bases import Base
+from featcache.bases import Base, copied
 from featcache.heads import Head
 from featcache.heads.expression import expressed
 from featcache.recipe import Recipe
@@ -60,7 +60,7 @@ def cut(base: Base, index: int) -> Any:
     import keras
 
     whole = base.model
-    network = _copied(keras.Model(whole.inputs, whole.outputs[index], name=whole.name))
+    network = copied(keras.Model(whole.inputs, whole.outputs[index], name=whole.name))
     network.trainable = False
     return network
 
@@ -70,19 +70,7 @@ def _logits(head: Head) -> Any:
     import keras
 
     model = head.estimator.estimator_.model_
-    return _copied(keras.Model(model.input, model.get_layer("logits").output, name="head"))
-
-
-def _copied(model: Any) -> Any:
-    """Return a model with weights of its own."""
-    import keras
-
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    for layer in copy.layers:
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # its mean and variance take effect here, not when they are set
-    return copy
+    return copied(keras.Model(model.input, model.get_layer("logits").output, name="head"))
 
 
 def _probabilities(scores: Any, expression: Any) -> Any:
@@ -95,4 +83,5 @@ def _probabilities(scores: Any, expression: Any) -> Any:
     if expression.activation != "normalized":
         return keras.layers.Activation(expression.activation, name="probabilities", dtype="float32")(calibrated)
     each = keras.layers.Activation("sigmoid", name="each", dtype="float32")(calibrated)
-    return keras.ops.divide(each, keras.ops.sum(each, axis=-1, keepdims=True))
+    shares = keras.ops.divide(each, keras.ops.sum(each, axis=-1, keepdims=True))
+    return keras.layers.Activation("linear", name="probabilities", dtype="float32")(shares)

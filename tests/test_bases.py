@@ -434,3 +434,29 @@ def test_damaged_weights_file_loads_nothing_or_all(tmp_path: Path, vgg: Any, see
         digest_of(path, "block2_pool")
     except WeightsError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("where", ["memory", "nested", "model file", "weights file"])
+def test_adapted_normalization_is_taken_over(tmp_path: Path, where: str) -> None:
+    """A layer that scales by the statistics of its training data scales by these in the base, too."""
+    import keras
+
+    layers = [keras.layers.Normalization(name="statistics"), keras.layers.Conv2D(2, 1, name="mix")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    pixels = np.random.default_rng(0).uniform(0, 255, (20, 8, 8, 3)).astype(np.float32)
+    model.get_layer("statistics").adapt(pixels)
+    if where == "nested":
+        model = keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.ReLU()])
+    expected = model.predict(pixels, verbose=0)
+    weights, base = None, model
+    if where == "model file":
+        base = tmp_path / "model.keras"
+        model.save(base)
+    if where == "weights file":
+        weights = tmp_path / "all.weights.h5"
+        model.save_weights(weights)
+        fresh = [keras.layers.Normalization(name="statistics"), keras.layers.Conv2D(2, 1, name="mix")]
+        base = keras.Sequential([keras.Input((8, 8, 3)), *fresh])
+    layer = model.layers[-1].name
+    loaded = load_base(Request(base=base, weights=weights, layers=(layer,), preprocess="none", pooling="none"))
+    assert np.allclose(loaded.model.predict(pixels, verbose=0), expected, atol=1e-4)
