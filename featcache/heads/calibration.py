@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featcache.errors import OptionError
 from featcache.heads.folds import enough, grouped_folds
 from featcache.heads.linear import as_probabilities, checked
+from featcache.heads.threads import fitting_threads
 
 METHODS = ("temperature", "sigmoid", "isotonic", "none")
 FEW = 5000
@@ -92,8 +93,9 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             held, scores = self.estimator_.fit_scored(rows, labels, groups)
         else:
             values = rows[:]
-            held, scores = self._held_out(values, target, groups)
-            self.estimator_.fit(values, labels)
+            with fitting_threads(*rows.shape):
+                held, scores = self._held_out(values, target, groups)
+                self.estimator_.fit(values, labels)
         self.temperature_, self.calibrator_ = 1.0, None
         if self.method == "none":
             return self

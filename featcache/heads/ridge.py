@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import warnings
@@ -13,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
-from threadpoolctl import ThreadpoolController
 
 from featcache.errors import OptionError
 from featcache.heads.folds import enough, grouped_folds
 from featcache.heads.linear import LinearHead, checked, class_weights
 from featcache.heads.rows import Rows
+from featcache.heads.threads import one_thread
 
 CHUNK_BYTES = 2**26
 """What is multiplied in one piece, at most."""
@@ -401,17 +400,8 @@ def _cholesky(
 
 
 def _threads(size: int) -> AbstractContextManager[Any]:
-    """Return a context in which matrices of this size are factored and multiplied.
-
-    NumPy and SciPy each bring an OpenBLAS with threads of its own, which wait for work by running. Where both are
-    used in turn they take the cores from each other: on 2 cores a factorisation of 15 ms took 500 ms.
-    """
-    return _controller().limit(limits=1, user_api="blas") if size <= NARROW else nullcontext()
-
-
-@functools.cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
+    """Return a context in which matrices of this size are factored and multiplied."""
+    return one_thread() if size <= NARROW else nullcontext()
 
 
 def _signed(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -16,6 +16,7 @@ from featcache.heads import rows as reading
 from featcache.heads.folds import enough, held_out
 from featcache.heads.linear import LinearHead, checked, class_weights
 from featcache.heads.rows import Rows
+from featcache.heads.threads import fitting_threads
 
 _SCHEDULES = ("cosine", "constant")
 
@@ -121,7 +122,8 @@ class SGDHead(LinearHead):
         self._start()
         self._update_moments(train)
         size = min(self.batch_size, max(16, len(train) // 16))
-        self._descend(train, target, weights[target], size, self.epochs, self.schedule)
+        with fitting_threads(size, rows.shape[1]):
+            self._descend(train, target, weights[target], size, self.epochs, self.schedule)
         scored = enough(np.flatnonzero(held), seed=self.seed)
         return scored, self._scores(rows.take(scored))
 
