@@ -17,6 +17,7 @@ from featcache.errors import HeadError, OptionError, WeightsError
 from featcache.extractor import Extractor, Progress
 from featcache.heads import Head
 from featcache.metrics import split_metrics
+from featcache.models import PixelModel, is_model
 from featcache.recipe import Recipe, Request
 from featcache.sources import SPLITS, Source, SplitPolicy, class_names, files_source, open_source
 
@@ -86,20 +87,20 @@ class ImageClassifier:
                 f"Expected a head that knows its base. Received: {str(head.path)!r} without "
                 f"{', '.join(sorted(missing))}. Train it again with fit_head."
             )
-        self.head = head
-        self.recipe = Recipe.from_dict(head.card["recipe"])
+        self.head: Head | PixelModel = head
+        self.recipe: Recipe | None = Recipe.from_dict(head.card["recipe"])
+        recipe = self.recipe
         described = head.card.get("request")
-        if self.recipe.spec is not None:
+        if recipe.spec is not None:
             raise HeadError(
                 "Expected a head on features that featcache extracted. Received: one whose features came from "
-                f"elsewhere: {self.recipe.spec}. Use Head.load and predict_proba on that encoder's features."
+                f"elsewhere: {recipe.spec}. Use Head.load and predict_proba on that encoder's features."
             )
         if described is None:
             if base is None:
                 raise HeadError(
                     "Expected base=…, as this head was trained on features of a model in memory. Received: none."
                 )
-            recipe = self.recipe
             self._request = Request(
                 base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size,
                 resize=recipe.resize, interpolation=recipe.interpolation, preprocess=recipe.preprocess,
@@ -118,8 +119,22 @@ class ImageClassifier:
     def load(
         cls, path: str | os.PathLike[str], *, base: Any = None, weights: str | Path | None = None
     ) -> ImageClassifier:
-        """Load a head's folder; the base is loaded, and its digest checked, when first needed."""
-        return cls(Head.load(path), base=base, weights=weights)
+        """Load the folder of a head, or of a whole model.
+
+        A head's base is loaded, and its digest checked, when it is first needed.
+        """
+        if not is_model(path):
+            return cls(Head.load(path), base=base, weights=weights)
+        if base is not None or weights is not None:
+            raise OptionError(f"Expected no base beside {str(path)!r}, which is a whole model. Received: one.")
+        return cls.from_model(PixelModel.load(path))
+
+    @classmethod
+    def from_model(cls, model: PixelModel) -> ImageClassifier:
+        """Return a classifier that is one model from pixels to probabilities."""
+        self = cls.__new__(cls)
+        self.head, self.recipe, self._request = model, None, model.request()
+        return self
 
     @property
     def class_names(self) -> list[str]:
@@ -137,7 +152,7 @@ class ImageClassifier:
         """
         self._request.to_dict()  # names a file that is gone before anything is loaded
         extractor = Extractor(self._request)
-        if extractor.recipe != self.recipe:
+        if self.recipe is not None and extractor.recipe != self.recipe:
             raise WeightsError(
                 "Expected the base that the head was trained with. Received another: "
                 f"{'; '.join(self.recipe.differences(extractor.recipe))}. Name the right files with --base and "
@@ -173,7 +188,7 @@ class ImageClassifier:
     def stream(self, source: Source, *, progress: Progress | None = None) -> Iterator[Prediction]:
         """Yield the prediction of every image of a source, in its order, holding a few batches."""
         seen = 0
-        index = int(self.head.card["layer_index"])  # names may have other automatic numbers here
+        index = int(self.head.card.get("layer_index", 0))  # names may have other automatic numbers here
         results = self.extractor.stream(source, source.items)
         while chunk := list(itertools.islice(results, _CHUNK)):
             rows = [list(done.views[0].values())[index] for done in chunk if done.reason is None]

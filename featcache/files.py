@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,16 @@ def publish(path: Path, content: bytes | memoryview, *, check: Callable[[Path], 
 def publish_json(path: Path, value: Any) -> None:
     """Publish a value as indented JSON."""
     publish(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def swap_folder(draft: Path, target: Path) -> None:
+    """Put a complete folder in another's place; a kill between the two renames leaves both beside it."""
+    aside = draft.with_name(draft.name + "-old")
+    with contextlib.suppress(FileNotFoundError):
+        target.rename(aside)
+    draft.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,7 +6,6 @@ The folder holds ``head.json`` (all that is known of it), ``model.skops`` (the e
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import HeadError
-from featcache.files import TEMPORARY, publish, publish_json, sync_folder
+from featcache.files import TEMPORARY, publish, publish_json, swap_folder
 from featcache.heads.build import HEADS
 from featcache.recipe import canonical_json
 
@@ -147,8 +146,8 @@ class Head:
                 **self.card,
                 "model": {"file": _MODEL, "sha256": hashlib.sha256(content).hexdigest()},
             }
-            publish_json(draft / "head.json", {**card, "sha256": _card_digest(card)})
-            _swap(draft, target)
+            publish_json(draft / "head.json", {**card, "sha256": card_digest(card)})
+            swap_folder(draft, target)
         except OSError as error:
             raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
         finally:
@@ -179,7 +178,7 @@ class Head:
                 raise HeadError(
                     f"Expected a head of a known kind. Received: {card['clf']!r} in {card['model']['file']!r}."
                 )
-            if stated != _card_digest(card):
+            if stated != card_digest(card):
                 raise HeadError(
                     f"Expected head.json as it was written. Received: {str(path)!r}, where it was changed since. "
                     "Train the head again."
@@ -190,7 +189,7 @@ class Head:
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise HeadError(f"Expected a head's folder. Received: {str(path)!r}, which has no {missing}.") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise HeadError(f"Expected a head's folder. Received: {str(path)!r}, whose head.json is damaged: "
                             f"{error}.") from None  # fmt: skip
         if hashlib.sha256(content).hexdigest() != wanted:
@@ -203,7 +202,7 @@ class Head:
         return cls(clf, estimator, class_names, layer, card, path, trained_on)
 
 
-def _card_digest(card: Mapping[str, Any]) -> str:
+def card_digest(card: Mapping[str, Any]) -> str:
     """Return SHA-256 of a card's canonical JSON, as it reads back."""
     return hashlib.sha256(canonical_json(json.loads(json.dumps(card))).encode()).hexdigest()
 
@@ -218,13 +217,3 @@ def _from_skops(path: Path, content: bytes) -> Any:
         raise HeadError(f"Expected a head of known types. Received: {str(path)!r}: {error}") from None
     except Exception as error:  # a damaged archive fails in many ways
         raise HeadError(f"Expected a scikit-learn head. Received: {str(path)!r}: {error}") from None
-
-
-def _swap(draft: Path, target: Path) -> None:
-    """Put a complete folder in another's place; a kill between the two renames leaves both beside it."""
-    aside = draft.with_name(draft.name + "-old")
-    with contextlib.suppress(FileNotFoundError):
-        target.rename(aside)
-    draft.rename(target)
-    sync_folder(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
