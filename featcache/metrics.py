@@ -65,7 +65,7 @@ def classification_metrics(
         "n": n,
         "accuracy": correct / n,
         "accuracy_ci95": list(wilson_interval(correct, n)),
-        "macro_f1": float(_macro_f1(confusion[None])[0]),
+        "macro_f1": _macro_f1_of_cells(np.arange(size * size), confusion.ravel(), size),
         "macro_f1_ci95": _bootstrap(truth * size + predicted, size, groups),
         "log_loss": log_loss(truth, probabilities),
         "ece": calibration_error(truth, probabilities),
@@ -104,7 +104,7 @@ def split_metrics(
 def log_loss(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> float:
     """Return the mean negative logarithm of the true class's probability, taken as 1e-15 at least."""
     own = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-    return float(-np.log(np.maximum(own, 1e-15)).mean())
+    return float(np.abs(np.log(np.maximum(own, 1e-15))).mean())
 
 
 def calibration_error(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> float:
@@ -131,28 +131,29 @@ def _per_class(confusion: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArr
     )
 
 
-def _macro_f1(confusions: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the mean F1 over the classes that occur, for confusion matrices of shape (m, k, k)."""
-    present = (confusions.sum(axis=-1) + confusions.sum(axis=-2)) > 0
-    f1 = _per_class(confusions)[2]
-    result: npt.NDArray[np.float64] = (f1 * present).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
-    return result
-
-
 def _bootstrap(cells: npt.NDArray[np.int64], size: int, groups: npt.NDArray[np.int64] | None) -> list[float]:
+    """Return an interval of the macro F1 from resampled groups; `cells` are rows of the flat confusion matrix."""
     rng = np.random.default_rng(0)
     n = len(cells)
+    occupied, cell = np.unique(cells, return_inverse=True)
     member = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(member.max()) + 1
-    if count == n:  # n independent images: the resampled cells are multinomial
-        shares = np.bincount(cells, minlength=size * size) / n
-        found = _macro_f1(rng.multinomial(n, shares, RESAMPLES).reshape(-1, size, size))
-        return [float(bound) for bound in np.percentile(found, [2.5, 97.5])]
+    shares = np.bincount(cell) / n
     scores = []
     for _ in range(RESAMPLES):
-        times = np.bincount(rng.integers(0, count, count), minlength=count)
-        weights = times[member]
-        confusion = np.bincount(cells, weights, minlength=size * size).reshape(1, size, size)
-        scores.append(_macro_f1(confusion)[0])
+        if count == n:  # n independent images: the resampled cells are multinomial
+            weights = rng.multinomial(n, shares)
+        else:
+            times = np.bincount(rng.integers(0, count, count), minlength=count)
+            weights = np.bincount(cell, times[member], minlength=len(occupied))
+        scores.append(_macro_f1_of_cells(occupied, weights, size))
     low, high = np.percentile(scores, [2.5, 97.5])
     return [float(low), float(high)]
+
+
+def _macro_f1_of_cells(cells: npt.NDArray[np.int64], weights: npt.NDArray[Any], size: int) -> float:
+    """Return the mean F1 over the classes that occur, from the occupied cells of a confusion matrix."""
+    true, predicted = np.divmod(cells, size)
+    both = np.bincount(true, weights, size) + np.bincount(predicted, weights, size)
+    hits = np.bincount(true, weights * (true == predicted), size)
+    return float((2 * hits / np.maximum(both, 1)).sum() / max(np.count_nonzero(both), 1))

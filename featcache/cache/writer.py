@@ -187,7 +187,18 @@ def describe(recipe: Recipe, request: Mapping[str, Any] | None, versions: Mappin
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that compute numbers, for the record."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("featcache", "tensorflow", "keras", "numpy", "h5py", "scikit-learn", "skops", "pillow"):
+    for name in (
+        "featcache",
+        "tensorflow",
+        "keras",
+        "numpy",
+        "h5py",
+        "scikit-learn",
+        "scipy",
+        "skops",
+        "joblib",
+        "pillow",
+    ):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

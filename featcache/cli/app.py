@@ -125,7 +125,8 @@ def _listen(*, quiet: bool, verbose: bool) -> None:
     log.handlers = [handler]
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="PIL")  # a damaged image is named with its reason
 
 

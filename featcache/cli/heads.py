@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +42,7 @@ def fit_head(
     fewshot: Annotated[str | None, typer.Option(
         metavar="N,N...", help="Also score heads trained on N images of each class, such as 1,5,10."
     )] = None,
-    tries: Annotated[int, typer.Option(help="How often those are drawn.")] = 5,
+    tries: Annotated[int, typer.Option(min=1, help="How often those are drawn.")] = 5,
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for --tune, --cv and --fewshot.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The head's folder. Default: <cache>/heads/<clf>-<layer>.")] = None,
@@ -91,7 +92,7 @@ def _story(head: Head) -> str:
     card = head.card
     chosen = "".join(f", {name}={_short(value)}" for name, value in card["params"].items())
     lines = [f"{head.clf} on {head.layer}{chosen}, fitted in {card['fit_seconds']:.2f} s"]
-    if "tuning" in card:
+    if card.get("tuning"):
         lines.append(_sweep(card["tuning"]))
     lines.append(metrics_table(head.metrics))
     if "cross_validation" in card:
@@ -158,7 +159,7 @@ def compare(
     if out is not None and out.suffix not in (".csv", ".json"):
         raise OptionError(f"Expected --out FILE.csv or FILE.json. Received: {str(out)!r}.")
     chosen: list[Path] = list(caches) if caches else [newest()]
-    layers = None if not layer or layer == ["all"] else layer
+    layers = None if not layer or "all" in layer else layer
     with progress("training heads", "heads") as shown:
         found = run(chosen, clf or None, layers=layers, calibrate=calibrate, tune=tune, cv=cv, seed=seed, jobs=jobs,
                     fresh=fresh, progress=shown)  # fmt: skip
@@ -168,10 +169,14 @@ def compare(
         out.parent.mkdir(parents=True, exist_ok=True)
         text = found.to_csv() if out.suffix == ".csv" else json.dumps(found.to_dict(), indent=2) + "\n"
         publish(out, text.encode("utf-8", "surrogateescape"))
-    return Outcome({**found.to_dict(), "out": None if out is None else str(out)}, _leaderboard(found))
+    return Outcome(
+        {**found.to_dict(), "out": None if out is None else str(out)},
+        _leaderboard(found, [*(["--calibrate", calibrate] if calibrate != "temperature" else []),
+                             *(["--seed", str(seed)] if seed else [])]),
+    )  # fmt: skip
 
 
-def _leaderboard(found: Comparison) -> str:
+def _leaderboard(found: Comparison, options: list[str]) -> str:
     """Return the table, what it means, and what to do next."""
     several = len({row["cache"] for row in found.leaderboard}) > 1
     rows = [["", *(["cache"] if several else []), "layer", "head", "parameters", "accuracy", "95 %", "log loss",
@@ -181,7 +186,8 @@ def _leaderboard(found: Comparison) -> str:
         mark = "" if place == 1 or row["distinguishable"] else "="
         rows.append([
             f"{place}{mark}", *([printable(Path(row["cache"]).name)] if several else []), printable(row["layer"]),
-            row["clf"], _params(row["params"]), f"{row['accuracy']:.4f}", "{:.4f}-{:.4f}".format(*row["accuracy_ci95"]),
+            row["clf"], printable(_params(row["params"])), f"{row['accuracy']:.4f}",
+            "{:.4f}-{:.4f}".format(*row["accuracy_ci95"]),
             f"{row['log_loss']:.4f}", f"{row['ece']:.4f}",
             "?" if row["logme"] is None else f"{row['logme']:.4f}", f"{row['fit_seconds']:.2f} s", memory,
         ])  # fmt: skip
@@ -202,9 +208,9 @@ def _leaderboard(found: Comparison) -> str:
         test = best["test"]
         interval = "{:.4f}-{:.4f}".format(*test["accuracy_ci95"])
         lines.append(f"best on test, scored once: {test['accuracy']:.4f} ({interval}, n={test['n']})")
-    options = "".join(f" --set {name}={_exact(value)}" for name, value in best["params"].items())
-    where = f"{printable(best['cache'])} --layer {printable(best['layer'])}"
-    lines.append(f"next: featcache fit-head {where} --clf {best['clf']}{options}")
+    settings = [part for name, value in best["params"].items() for part in ("--set", f"{name}={_exact(value)}")]
+    words = [best["cache"], "--layer", best["layer"], "--clf", best["clf"], *settings, *options]
+    lines.append(f"next: featcache fit-head {printable(shlex.join(words))}")
     return "\n".join(lines)
 
 

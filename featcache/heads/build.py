@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -175,14 +176,23 @@ def parameters(clf: str) -> list[str]:
     return sorted(set(kind_of(clf).make(0).get_params()) - _FIXED)
 
 
-def memory_needed(clf: str, n: int, d: int, params: Mapping[str, Any] | None = None) -> int:
-    """Return about how many bytes training a head takes, beside what the process has."""
-    kind = kind_of(clf)
+def memory_needed(clf: str, n: int, d: int, params: Mapping[str, Any] | None = None, *, classes: int = 2) -> int:
+    """Return about how many bytes training a head takes, beside what the process has and a window of rows."""
+    kind, outputs = kind_of(clf), 1 if classes == 2 else classes
+    params = {**kind.make(0).get_params(), **(params or {})}
     if clf == "ridge":
         from featcache.heads.ridge import memory_bytes
 
-        needed: int = memory_bytes(n, d, int((params or {}).get("folds", 5)))
+        folds = params["folds"] if isinstance(params["folds"], int) else 5  # fitting refuses others
+        needed: int = memory_bytes(n, d, folds, outputs=outputs)
         return needed
+    if clf == "centroid":  # sums of each fold and class, in float64, and the means
+        return 56 * (classes + 1) * d
+    if clf in ("sgd", "dense"):  # weights, gradient, momentum or two of Adam's, and the best so far
+        hidden = params.get("hidden", ())
+        sizes = [d, *(hidden if isinstance(hidden, tuple | list) else [hidden]), outputs]
+        whole = [int(size) for size in sizes if isinstance(size, int)]  # fitting refuses others
+        return 20 * sum(a * b for a, b in itertools.pairwise(whole))
     return math.ceil(kind.copies * n * d * 4)
 
 

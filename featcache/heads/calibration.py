@@ -28,7 +28,8 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """A head whose probabilities mean what they say.
 
     The head is trained without some of the images, its scores of these give the calibration, and it is trained on
-    all of them. A head that holds out images of its own accord (it has ``fit_scored``) is trained once.
+    all of them. A head that can do so by itself (it has ``fit_scored``) does; ``dense`` keeps out for good what its
+    early stopping looks at.
 
     Parameters
     ----------
@@ -90,7 +91,11 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         labels = self.classes_[target]
         self.estimator_ = clone(self.estimator)
         if hasattr(self.estimator_, "fit_scored"):
-            held, scores = self.estimator_.fit_scored(rows, labels, groups)
+            if self.method == "none":
+                self.estimator_.fit(rows, labels, groups)
+                held, scores = np.empty(0, np.int64), np.empty(0)
+            else:
+                held, scores = self.estimator_.fit_scored(rows, labels, groups)
         else:
             values = rows[:]
             with fitting_threads(*rows.shape):
@@ -207,11 +212,19 @@ def _scores(estimator: Any, X: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
 
 
 def _temperature(scores: npt.NDArray[Any], target: npt.NDArray[np.int64]) -> float:
-    """Return the number, between 1e-3 and 1e3, that the scores must be divided by for the least log loss."""
+    """Return the number, between 1e-3 and 1e3, that the scores must be divided by for the least log loss.
+
+    As in Platt's method (1999), one more row than there are counts with equal probabilities for all classes, so that
+    rows which are all right do not make the head sure of everything.
+    """
     logits = np.column_stack([np.zeros(len(scores)), scores]) if scores.ndim == 1 else scores.astype(np.float64)
 
+    share = 1 / (len(target) + 1)
+
     def loss(logarithm: float) -> float:
-        return -float(log_softmax(logits / np.exp(logarithm), axis=1)[np.arange(len(target)), target].mean())
+        logarithms = log_softmax(logits / np.exp(logarithm), axis=1)
+        own = logarithms[np.arange(len(target)), target].mean()
+        return -float((1 - share) * own + share * logarithms.mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(1e3), np.log(1e3)), method="bounded").x))
 

@@ -534,10 +534,12 @@ def _loaded(content: bytes, features: int, classes: int) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        path.write_bytes(content)
         try:
+            path.write_bytes(content)
             model = keras.models.load_model(path, compile=False)
             shapes = model.input_shape, model.get_layer("logits").output.shape
+            if [layer.name for layer in model.layers[-2:]] != ["logits", "probabilities"]:
+                raise ValueError("its last layers are not logits and probabilities")
         except Exception as error:  # a damaged archive fails in many ways
             text = " ".join(str(error).split())[:200]
             raise HeadError(f"Expected a dense head's model. Received: {text}") from None

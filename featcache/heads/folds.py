@@ -32,7 +32,8 @@ def grouped_folds(
     Returns
     -------
     array, shape (n,)
-        0 … folds - 1; -1 for the rows of a class that has one group only, which is always trained on.
+        0 … folds - 1; -1 for rows that are always trained on: those of a class that has one group only, and groups
+        without which a class would be missing.
     """
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
     sizes = np.bincount(member)
@@ -47,6 +48,10 @@ def grouped_folds(
         number[own] = (dealt + np.arange(len(own))) % folds
         dealt += len(own)
     result: npt.NDArray[np.int64] = number[member]
+    for label in np.unique(target):
+        own = target == label
+        if (alone := result[own][0]) >= 0 and (result[own] == alone).all():
+            result[np.isin(groups, groups[own])] = -1
     return result
 
 
@@ -65,6 +70,9 @@ def held_out(
         count = max(round(fraction * len(own)), 1 if fraction > 0 else 0)
         held[own[: min(count, len(own) - 1)]] = True
     result: npt.NDArray[np.bool_] = held[member]
+    for label in np.unique(target):
+        if result[target == label].all():  # its groups pass for another class: keep them
+            result[np.isin(groups, groups[target == label])] = False
     return result
 
 

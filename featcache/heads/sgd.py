@@ -97,8 +97,15 @@ class SGDHead(LinearHead):
         self.validation_fraction = validation_fraction
         self.seed = seed
 
+    def fit(self, X: Any, y: Any, groups: Any = None) -> SGDHead:
+        """Train on all rows; see `LinearHead.fit`. It spares the training that `fit_scored` makes for scores."""
+        self._check_parameters()
+        rows, target, _ = checked(self, X, y, groups)
+        self._train(rows, target)
+        return self
+
     def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Train on all rows but the held-out ones, once, and return these and their scores.
+        """Train without some rows to get their scores, then on all rows.
 
         Returns
         -------
@@ -117,15 +124,22 @@ class SGDHead(LinearHead):
         self._check_parameters()
         rows, target, groups = checked(self, X, y, groups)
         held = held_out(target, groups, self.validation_fraction, seed=self.seed)
-        train, target = rows.take(~held), target[~held]
+        scored = enough(np.flatnonzero(held), seed=self.seed)
+        scores = np.empty((0,) if len(self.classes_) == 2 else (0, len(self.classes_)))
+        if len(scored):
+            self._train(rows.take(~held), target[~held])
+            scores = self._scores(rows.take(scored))
+        self._train(rows, target)
+        return scored, scores
+
+    def _train(self, rows: Rows, target: npt.NDArray[np.int64]) -> None:
+        """Set the fitted attributes from some rows."""
         weights = class_weights(self.class_weight, self.classes_, target).astype(np.float32)
         self._start()
-        self._update_moments(train)
-        size = min(self.batch_size, max(16, len(train) // 16))
+        self._update_moments(rows)
+        size = min(self.batch_size, max(16, len(rows) // 16))
         with fitting_threads(size, rows.shape[1]):
-            self._descend(train, target, weights[target], size, self.epochs, self.schedule)
-        scored = enough(np.flatnonzero(held), seed=self.seed)
-        return scored, self._scores(rows.take(scored))
+            self._descend(rows, target, weights[target], size, self.epochs, self.schedule)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> SGDHead:
         """Continue with one pass over some rows, at a constant rate.

@@ -125,13 +125,7 @@ class Head:
         import skops.io
 
         target = Path(folder)
-        found = [target] if target.is_file() else sorted(target.glob("*"))
-        strangers = [path.name for path in found if path.name not in _FILES]
-        if strangers:
-            raise HeadError(
-                f"Expected an empty folder or a head. Received: {str(target)!r}, which holds other files, such as "
-                f"{strangers[0]!r}. Choose another --out."
-            )
+        check_target(target)
         draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             draft.mkdir(parents=True)
@@ -165,6 +159,8 @@ class Head:
             If it is no head, has another format, was changed since it was saved, or holds a type that is
             not on the list of those a head may hold.
         """
+        from featcache.heads.calibration import CalibratedHead
+
         path = Path(folder)
         try:
             card = json.loads((path / "head.json").read_text())
@@ -198,13 +194,34 @@ class Head:
                 "since. Train the head again."
             )
         estimator = _from_skops(path / _MODEL, content)
+        if not isinstance(estimator, CalibratedHead) or not _fits(estimator, class_names):
+            raise HeadError(f"Expected a head of {len(class_names)} classes. Received: {str(path)!r}, which is none.")
         trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
         return cls(clf, estimator, class_names, layer, card, path, trained_on)
+
+
+def check_target(folder: Path) -> None:
+    """Raise HeadError if a head cannot be written to a folder, as it holds something else."""
+    found = [folder] if folder.is_file() else sorted(folder.glob("*"))
+    strangers = [path.name for path in found if path.name not in _FILES]
+    if strangers:
+        raise HeadError(
+            f"Expected an empty folder or a head. Received: {str(folder)!r}, which holds other files, such as "
+            f"{strangers[0]!r}. Choose another --out."
+        )
 
 
 def card_digest(card: Mapping[str, Any]) -> str:
     """Return SHA-256 of a card's canonical JSON, as it reads back."""
     return hashlib.sha256(canonical_json(json.loads(json.dumps(card))).encode()).hexdigest()
+
+
+def _fits(estimator: Any, class_names: list[str]) -> bool:
+    """Return whether a head's labels are indices into its class names."""
+    labels: Any = getattr(estimator, "classes_", None)
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return False
+    return len(labels) >= 2 and bool((labels >= 0).all() and (labels < len(class_names)).all())
 
 
 def _from_skops(path: Path, content: bytes) -> Any:

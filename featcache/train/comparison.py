@@ -10,8 +10,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,17 @@ import numpy.typing as npt
 from featcache.cache import FeatureCache
 from featcache.cache.manifest import Entry
 from featcache.cache.writer import versions
-from featcache.errors import HeadError, OptionError
-from featcache.heads import HEADS, Head, Rows, kind_of
+from featcache.errors import FeatcacheError, HeadError, OptionError
+from featcache.heads import HEADS, Head, Rows
 from featcache.logme import logme
 from featcache.memory import Peak, available
 from featcache.recipe import canonical_json
 from featcache.significance import holm, mcnemar
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
-from featcache.train.parallel import Failure, Progress, cores, run_all
+from featcache.train.parallel import Failure, Progress, check_jobs, cores, run_all
 from featcache.train.results import keep, kept
-from featcache.train.single import Plan, check_memory, prepare
+from featcache.train.single import Plan, announce, check_memory, check_plan, prepare, train
 
 log = logging.getLogger(__name__)
 
@@ -162,15 +162,21 @@ def compare(
     HeadError
         If the caches share no images, there is nothing to train on, or no head can be trained.
     """
-    given = [caches] if isinstance(caches, FeatureCache | str | os.PathLike) else list(caches)
-    opened = _joined([one if isinstance(one, FeatureCache) else FeatureCache(one) for one in given])
+    names = None if clf is None else [clf] if isinstance(clf, str) else list(dict.fromkeys(clf))
+    check_jobs(jobs)
+    search.check_protocols(cv=cv)
+    for name in names if names is not None else ["ridge"]:
+        check_plan(Plan(name, "", [], {}, calibrate, seed))
+    if names == [] or layers == []:
+        raise OptionError("Expected at least one head and one layer, or None for all. Received: none.")
+    opened = _joined(_opened(caches))
     first = opened[0]
     if cv is None and "validation" not in first.splits:
         raise OptionError(
             f"Expected validation images to rank by, or --cv K to rank by folds. Received: {first.splits} in "
             f"{str(first.path)!r}."
         )
-    names = _heads(clf, first)
+    names = names or _heads(first)
     rows = {cache.path: _rows_digest(cache.usable, cache) for cache in opened}
     tasks = [
         task
@@ -178,7 +184,7 @@ def compare(
         for task in _tasks(cache, rows[cache.path], layer, names, calibrate=calibrate, tune=tune, cv=cv, seed=seed)
     ]
     found = _run(tasks, jobs=jobs, fresh=fresh, progress=progress)
-    return _ranked(tasks, found, len(first))
+    return _ranked(tasks, found, len(first), fresh=fresh)
 
 
 def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
@@ -204,12 +210,19 @@ def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
     return [cache.with_listing(shared) for cache in caches]
 
 
-def _heads(clf: str | Sequence[str] | None, cache: FeatureCache) -> list[str]:
-    if clf is not None:
-        named = [clf] if isinstance(clf, str) else list(dict.fromkeys(clf))
-        for name in named:
-            kind_of(name)
-        return named
+def _opened(caches: Any) -> list[FeatureCache]:
+    """Return the caches, each once, and say which are not finished."""
+    given = [caches] if isinstance(caches, FeatureCache | str | os.PathLike) else list(caches)
+    opened = [one if isinstance(one, FeatureCache) else FeatureCache(one) for one in given]
+    distinct = list({cache.path.resolve(): cache for cache in opened}.values())
+    for cache in distinct:
+        if cache.missing:
+            log.warning("%d of %d images of %s have no features yet: run extract again to go on with them",
+                        cache.missing, len(cache.entries), cache.path)  # fmt: skip
+    return distinct
+
+
+def _heads(cache: FeatureCache) -> list[str]:
     if cache.splits.get("train", 0) * (1 + cache.views) <= SLOW_ROWS:
         return list(HEADS)
     log.info("more than %d training rows: %s only if named, as their time grows with the square of that",
@@ -231,12 +244,12 @@ def _tasks(
 ) -> Iterator[_Task]:
     for name in [None, *clf]:
         plan = None if name is None else Plan(name, layer, cache.class_names, {}, calibrate, seed)
-        settings = None if plan is None else [dataclasses.asdict(plan), tune, cv, "test" in cache.splits]
+        settings = None if plan is None else [dataclasses.asdict(plan), tune, cv]
         described = {
             "rows": rows,
             "layer": layer,
             "settings": settings,
-            "versions": {key: value for key, value in versions().items() if key != "platform"},
+            "versions": versions(),
         }
         identity = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:32]
         yield _Task(cache, layer, plan, tune, cv, identity)
@@ -251,62 +264,76 @@ def _rows_digest(entries: Iterable[Entry], cache: FeatureCache) -> str:
 
 
 def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progress | None) -> list[Any]:
-    """Return the result of each task, kept or computed."""
+    """Return the result of each task, kept or computed; a layer at a time, so that one is laid out at a time."""
     found: list[Any] = [None if fresh else kept(task.cache.path, task.identity) for task in tasks]
-    todo = [i for i, result in enumerate(found) if result is None]
-    log.debug("%d of %d results are known", len(tasks) - len(todo), len(tasks))
-    done = len(tasks) - len(todo)
+    layers: dict[tuple[Path, str], list[int]] = {}
+    for i, task in enumerate(tasks):
+        if found[i] is None:
+            layers.setdefault((task.cache.path, task.layer), []).append(i)
 
-    def count(finished: int, _: int) -> None:
-        if progress is not None:
-            progress(done + finished, len(tasks))
-
-    with contextlib.ExitStack() as stack:
-        laid_out: dict[tuple[Path, str], tuple[Examples, dict[str, Examples]]] = {}
-        works = [_work(tasks[i], laid_out, stack) for i in todo]
-        refused = {i: reason for i, work in zip(todo, works, strict=True) if (reason := _refusal(work))}
-        sound = [(i, work) for i, work in zip(todo, works, strict=True) if i not in refused]
-        workers = min(jobs or cores(), max(len(sound), 1))
-        results = run_all(_result, [work for _, work in sound], jobs=_affordable(sound, workers), progress=count)
-    for i, reason in refused.items():
-        found[i] = Failure(reason)
-    for (i, _), result in zip(sound, results, strict=True):
+    def take(i: int, result: Any) -> None:
         found[i] = result
         if not isinstance(result, Failure):
             keep(tasks[i].cache.path, tasks[i].identity, result)
+        if progress is not None:
+            progress(len(found) - found.count(None), len(found))
+
+    for numbers in layers.values():
+        first = tasks[numbers[0]]
+        try:
+            with contextlib.ExitStack() as stack:
+                laid_out = _laid_out(first.cache, first.layer, stack)
+                works = {i: _work(tasks[i], *laid_out) for i in numbers}
+                sound = [i for i in numbers if not _refused(works[i], i, take)]
+                workers = _affordable([works[i] for i in sound], min(jobs or cores(), max(len(sound), 1)))
+                run_all(
+                    _result,
+                    [works[i] for i in sound],
+                    jobs=workers,
+                    done=lambda number, result, sound=sound: take(sound[number], result),  # type: ignore[misc]
+                )
+        except FeatcacheError as error:  # its features cannot be read or laid out
+            for i in numbers:
+                if found[i] is None:
+                    take(i, Failure(str(error)))
     return found
 
 
-def _work(
-    task: _Task, laid_out: dict[tuple[Path, str], tuple[Examples, dict[str, Examples]]], stack: contextlib.ExitStack
-) -> _Work:
-    """Return a task with its features laid out once for all tasks of its layer."""
-    cache, layer = task.cache, task.layer
-    if (key := (cache.path, layer)) not in laid_out:
-        ready = stack.enter_context(packed(training_examples(cache, layer), cache.path))
-        others = {
-            split: stack.enter_context(packed(evaluation_examples(cache, split, layer), cache.path))
-            for split in cache.splits
-            if split != "train"
-        }
-        laid_out[key] = ready, others
-    return _Work(task.plan, task.tune, task.cv, cache.layers[layer], *laid_out[key])
+def _laid_out(cache: FeatureCache, layer: str, stack: contextlib.ExitStack) -> tuple[Examples, dict[str, Examples]]:
+    """Return a layer's training rows, and those of validation, as files that all processes map."""
+    ready = stack.enter_context(packed(training_examples(cache, layer), cache.path))
+    others = {
+        split: stack.enter_context(packed(evaluation_examples(cache, split, layer), cache.path))
+        for split in cache.splits
+        if split != "train"
+    }
+    return ready, others
 
 
-def _refusal(work: _Work) -> str | None:
-    """Return why a head cannot be trained on so many rows, if it cannot."""
+def _work(task: _Task, train: Examples, others: dict[str, Examples]) -> _Work:
+    return _Work(task.plan, task.tune, task.cv, task.cache.layers[task.layer], train, others)
+
+
+def _refused(work: _Work, number: int, take: Callable[[int, Any], None]) -> bool:
+    """Say whether memory does not suffice for a head, or for LogME, and take that as its result."""
+    n, d = len(work.train), work.shape[-1]
+    free = available()
     try:
         if work.plan is not None:
             check_memory(work.plan, work.train)
+            announce(work.plan, work.train)
+        elif free is not None and 3 * 8 * min(n, d) ** 2 > free:
+            raise HeadError(f"Expected {3 * 8 * min(n, d) ** 2 / 1e9:.1f} GB of memory. Received: {free / 1e9:.1f} GB.")
     except HeadError as error:
-        return str(error)
-    return None
+        take(number, Failure(str(error)))
+        return True
+    return False
 
 
-def _affordable(works: list[tuple[int, _Work]], workers: int) -> int:
+def _affordable(works: list[_Work], workers: int) -> int:
     """Return how many of the heads memory can hold at a time."""
     free = available()
-    largest = max((check_memory(work.plan, work.train) for _, work in works if work.plan is not None), default=0)
+    largest = max((check_memory(work.plan, work.train) for work in works if work.plan is not None), default=0)
     return workers if free is None or not largest else max(1, min(workers, free // largest))
 
 
@@ -330,9 +357,38 @@ def _result(work: _Work) -> dict[str, Any]:
     else:
         metrics, right = _scored(tuned.head, work.others["validation"])
         row |= {"selected_on": "validation", "metrics": metrics, "right": _packed_bits(right)}
-    if "test" in work.others:
-        row["test"] = _scored(tuned.head, work.others["test"])[0]
+    for heavy in ("confusion", "per_class"):  # k x k numbers that the table has no use for
+        del row["metrics"][heavy]
     return row
+
+
+def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, Any] | None:
+    """Return the metrics on test images of the head that was ranked first; None if there are none to score."""
+    assert task.plan is not None
+    if "test" not in task.cache.splits:
+        return None
+    identity = hashlib.sha256(f"{task.identity} on test".encode()).hexdigest()[:32]
+    known = None if fresh else kept(task.cache.path, identity)
+    if known is None:
+        with contextlib.ExitStack() as stack:
+            train, others = _laid_out(task.cache, task.layer, stack)
+            work = _Work(replace(task.plan, params=params), False, None, (), train, {"test": others["test"]})
+            (found,) = run_all(_test_metrics, [work])
+        if isinstance(found, Failure):
+            raise HeadError(found.reason)
+        known = {"test": found}
+        keep(task.cache.path, identity, known)
+    if known["test"] is None:
+        log.warning("every image of test is a copy of a training image: it is not scored")
+    metrics: dict[str, Any] | None = known["test"]
+    return metrics
+
+
+def _test_metrics(work: _Work) -> dict[str, Any] | None:
+    assert work.plan is not None
+    head = train(work.plan, work.train)
+    test = work.others["test"]
+    return scores(test, probabilities(head, test.rows), head.class_names)
 
 
 def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
@@ -365,7 +421,7 @@ def _unpacked(packed_bits: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     return np.unpackbits(bits, count=packed_bits["n"]).astype(bool)
 
 
-def _ranked(tasks: list[_Task], found: list[Any], images: int) -> Comparison:
+def _ranked(tasks: list[_Task], found: list[Any], images: int, *, fresh: bool) -> Comparison:
     of_layer: dict[tuple[Path, str], float | None] = {}
     for task, result in zip(tasks, found, strict=True):
         if task.plan is None and isinstance(result, Failure):
@@ -388,7 +444,8 @@ def _ranked(tasks: list[_Task], found: list[Any], images: int) -> Comparison:
         _row(task, result, of_layer[task.cache.path, task.layer], p)
         for (task, result), p in zip(good, p_values, strict=True)
     ]
-    best = {**board[0], **({"test": good[0][1]["test"]} if "test" in good[0][1] else {})}
+    on_test = _on_test(good[0][0], good[0][1]["params"], fresh=fresh)
+    best = board[0] if on_test is None else {**board[0], "test": on_test}
     return Comparison(board, failed, best, images)
 
 

@@ -7,16 +7,19 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from featcache.cache import FeatureCache
 from featcache.cache.writer import versions
 from featcache.errors import GateError, HeadError, OptionError
 from featcache.heads import Head
+from featcache.heads.store import check_target
 from featcache.sources import folder_name
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
-from featcache.train.single import Plan
+from featcache.train.parallel import check_jobs
+from featcache.train.single import Plan, announce, check_plan
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ def fit_head(
     cv : int, optional
         Also score the head on so many folds of the training images, stratified and by group.
     fewshot : sequence of int
-        Also score heads trained on so many images of each class.
+        Also score heads trained on so many images of each class, with the parameters that are set, not tuned ones.
     tries : int
         How often those are drawn.
     seed : int
@@ -87,7 +90,20 @@ def fit_head(
                     opened.missing, len(opened.entries))  # fmt: skip
     chosen = opened.layer_name(layer)
     plan = Plan(clf, chosen, opened.class_names, dict(params or {}), calibrate, seed)
+    target = Path(out) if out is not None else opened.path / "heads" / folder_name(f"{clf}-{chosen}")
+    check_plan(plan)
+    check_jobs(jobs)
+    check_target(target)
+    search.check_protocols(cv=cv, shots=fewshot, tries=tries)
     examples = training_examples(opened, chosen)
+    if fewshot:
+        search.check_shots(examples, fewshot)
+        if "validation" not in opened.splits:
+            raise OptionError(
+                f"Expected validation images to score few-shot heads on. Received: {opened.splits} in "
+                f"{str(opened.path)!r}. Extract with --validation-split."
+            )
+    announce(plan, examples)
     several = tune or cv is not None or bool(fewshot)
     with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
         tuned, protocols = _trained(plan, ready, opened, tune=tune, cv=cv, fewshot=fewshot, tries=tries, jobs=jobs)
@@ -112,7 +128,7 @@ def fit_head(
     }
     if assert_accuracy is not None:
         _check_gate(head, assert_accuracy)
-    head.save(out if out is not None else opened.path / "heads" / folder_name(f"{clf}-{chosen}"))
+    head.save(target)
     return head
 
 
@@ -128,13 +144,8 @@ def _trained(
     if tune:
         found["tuning"] = tuned.sweep
     if fewshot:
-        if "validation" not in cache.splits:
-            raise OptionError(
-                f"Expected validation images to score few-shot heads on. Received: {cache.splits} in "
-                f"{str(cache.path)!r}. Extract with --validation-split."
-            )
-        validation = evaluation_examples(cache, "validation", plan.layer)
-        found["fewshot"] = search.few_shot(tuned.plan, examples, validation, fewshot, tries, jobs=jobs)
+        with packed(evaluation_examples(cache, "validation", plan.layer), cache.path) as validation:
+            found["fewshot"] = search.few_shot(plan, examples, validation, fewshot, tries, jobs=jobs)
     return tuned, found
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, OptionError
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+"""Called with (done, to do)."""
 
 
 class Failure:
@@ -27,7 +32,11 @@ class Failure:
 
 
 def run_all(
-    function: Callable[[Any], Any], tasks: Sequence[Any], *, jobs: int = 1, progress: Progress | None = None
+    function: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    *,
+    jobs: int = 1,
+    done: Callable[[int, Any], None] = lambda number, result: None,
 ) -> list[Any]:
     """Return what a function makes of each task, in order; a `Failure` where it raised or its process died.
 
@@ -39,32 +48,39 @@ def run_all(
         Arrays in them are mapped by the processes, not copied.
     jobs : int
         Processes; 1: this one. Each has an equal part of the machine's threads.
-    progress : callable, optional
-        Called with (done, to do).
+    done : callable, optional
+        Called with a task's index and result as soon as it is there.
     """
     results: dict[int, Any] = {}
 
-    def take(found: tuple[int, Any]) -> None:
-        results[found[0]] = found[1]
-        if progress is not None:
-            progress(len(results), len(tasks))
+    def take(found: tuple[int, Any, list[tuple[int, str]]]) -> None:
+        number, results[number], said = found
+        for level, text in said:
+            log.log(level, "%s", text)
+        done(number, results[number])
 
     if jobs == 1:
         for i, task in enumerate(tasks):
-            take(_attempt(i, function, task, None))
+            take(_attempt(i, function, task))
         return [results[i] for i in range(len(tasks))]
     try:
         for found in _parallel(function, list(enumerate(tasks)), jobs):
             take(found)
-    except joblib.externals.loky.process_executor.TerminatedWorkerError:
+    except TerminatedWorkerError:
         for i, task in enumerate(tasks):  # one of them kills its process: each alone
             if i in results:
                 continue
             try:
                 take(next(iter(_parallel(function, [(i, task)], 2))))
-            except joblib.externals.loky.process_executor.TerminatedWorkerError:
-                take((i, Failure("its process was killed, as happens when memory runs out")))
+            except TerminatedWorkerError:
+                take((i, Failure("its process was killed, as happens when memory runs out"), []))
     return [results[i] for i in range(len(tasks))]
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Raise OptionError unless it is a number of processes."""
+    if jobs is not None and jobs < 1:
+        raise OptionError(f"Expected 1 or more jobs. Received: {jobs}.")
 
 
 def cores() -> int:
@@ -76,19 +92,40 @@ def _parallel(function: Callable[[Any], Any], tasks: list[tuple[int, Any]], jobs
     threads = max(1, cores() // jobs)
     with joblib.parallel_config("loky", inner_max_num_threads=threads):
         run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-        return run(joblib.delayed(_attempt)(i, function, task, threads) for i, task in tasks)
+        return run(joblib.delayed(_in_worker)(i, function, task, threads) for i, task in tasks)
 
 
-def _attempt(number: int, function: Callable[[Any], Any], task: Any, threads: int | None) -> tuple[int, Any]:
+def _in_worker(
+    number: int, function: Callable[[Any], Any], task: Any, threads: int
+) -> tuple[int, Any, list[tuple[int, str]]]:
+    """Do a task in a process of its own: what it says is said by whoever asked for it."""
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))  # TensorFlow heeds no other limit
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    records = _Records()
+    library = logging.getLogger("featcache")
+    library.handlers, library.propagate = [records], False
+    library.setLevel(logging.INFO)
+    number, result, _ = _attempt(number, function, task)
+    return number, result, records.said
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append((record.levelno, record.getMessage().strip()))
+
+
+def _attempt(number: int, function: Callable[[Any], Any], task: Any) -> tuple[int, Any, list[tuple[int, str]]]:
     """Return a task's number and its result; where it raised, the reason."""
-    if threads is not None:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))  # TensorFlow heeds no other limit
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        return number, function(task)
+        return number, function(task), []
     except FeatcacheError as error:
-        return number, Failure(str(error))
+        return number, Failure(str(error)), []
     except MemoryError:
-        return number, Failure("out of memory")
+        return number, Failure("out of memory"), []
     except Exception as error:  # one head that fails must not take the others with it
-        return number, Failure(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return number, Failure(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"), []

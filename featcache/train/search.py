@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import HeadError, OptionError
-from featcache.heads import Head, kind_of
+from featcache.heads import Head, kind_of, parameters
 from featcache.heads.folds import grouped_folds
 from featcache.train.examples import Examples, probabilities, scores
 from featcache.train.parallel import Failure, run_all
 from featcache.train.single import Plan, train
 
 TUNE_FOLDS = 5
+KNN_NEIGHBORS = 10
 FINER = (10**-0.5, 10**0.5)
 """What the best penalty of the grid is multiplied by to search around it."""
 
@@ -121,9 +122,8 @@ def cross_validate(
     HeadError
         If a fold's head cannot be trained, or nothing can be held out.
     """
-    if folds < 2:
-        raise OptionError(f"Expected at least 2 folds to cross-validate. Received: {folds}.")
-    fold = grouped_folds(examples.labels, examples.groups, folds, seed=plan.seed)
+    check_protocols(cv=folds)
+    fold = _folds(examples, folds, plan.seed)
     used = [number for number in range(folds) if (fold == number).any()]
     if len(used) < 2:
         raise HeadError("Expected at least 2 different images of a class to cross-validate. Received: fewer.")
@@ -169,20 +169,55 @@ def few_shot(
     OptionError
         If a class has too few images.
     """
-    if tries < 1 or not shots or min(shots) < 1:
-        raise OptionError(f"Expected 1 or more images of each class, 1 or more tries. Received: {shots}, {tries}.")
-    bare = replace(plan, calibrate="none")
-    trials = [
-        _Trial(bare, examples.take(_drawn(examples, count, np.random.default_rng([plan.seed, count, i]))), validation)
-        for count in shots
-        for i in range(tries)
-    ]
+    check_protocols(shots=shots, tries=tries)
+    trials = []
+    for count, i in itertools.product(shots, range(tries)):
+        drawn = examples.take(_drawn(examples, count, np.random.default_rng([plan.seed, count, i])))
+        trials.append(_Trial(_of_few(plan, len(drawn)), drawn, validation))
     accuracies = [_sound(one) for one in run_all(_accuracy, trials, jobs=jobs)]
     result = []
     for i, count in enumerate(shots):
         own = accuracies[i * tries : (i + 1) * tries]
         spread = statistics.stdev(own) if tries > 1 else 0.0
         result.append({"shots": count, "accuracy": statistics.fmean(own), "accuracy_sd": spread, "accuracies": own})
+    return result
+
+
+def check_protocols(*, cv: int | None = None, shots: Sequence[int] = (), tries: int = 1) -> None:
+    """Raise OptionError if there can be no such folds or draws."""
+    if cv is not None and cv < 2:
+        raise OptionError(f"Expected at least 2 folds to cross-validate. Received: {cv}.")
+    if tries < 1 or min(shots, default=1) < 1:
+        raise OptionError(
+            f"Expected 1 or more images of each class, 1 or more tries. Received: {list(shots)}, {tries}."
+        )
+
+
+def check_shots(examples: Examples, shots: Sequence[int]) -> None:
+    """Raise OptionError if a class has not so many images to draw."""
+    for count in shots:
+        _drawn(examples, count, np.random.default_rng(0))
+
+
+def _of_few(plan: Plan, rows: int) -> Plan:
+    """Return a head that trains on so few rows: it holds none out, and has no more neighbours than there are."""
+    params = dict(plan.params)
+    if "validation_fraction" in parameters(plan.clf):
+        params["validation_fraction"] = 0.0
+    if plan.clf == "knn":
+        params["n_neighbors"] = min(int(params.get("n_neighbors", KNN_NEIGHBORS)), rows)
+    return replace(plan, params=params, calibrate="none")
+
+
+def _folds(examples: Examples, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return the fold of each row, decided by the images alone: the same whatever the layer, base or views."""
+    own = np.flatnonzero(examples.scored)
+    own = own[np.argsort(examples.images[own])]
+    fold = grouped_folds(examples.labels[own], examples.groups[own], count, seed=seed)
+    groups, member = np.unique(examples.groups, return_inverse=True)
+    of_group = np.full(len(groups), -1)
+    of_group[np.searchsorted(groups, examples.groups[own])] = fold
+    result: npt.NDArray[np.int64] = of_group[member]
     return result
 
 
@@ -222,10 +257,7 @@ def _sound(found: Any) -> Any:
 
 def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, jobs: int) -> list[dict[str, Any]]:
     """Return each candidate with its accuracy on folds of the training images."""
-    fold = grouped_folds(examples.labels, examples.groups, TUNE_FOLDS, seed=plan.seed)
-    used = [number for number in range(TUNE_FOLDS) if ((fold == number) & examples.scored).any()]
-    if len(used) < 2:
-        raise HeadError("Expected at least 2 different images of a class to tune on. Received: fewer.")
+    fold, used = _tuning_folds(plan, examples)
     trials = [
         _trial(replace(plan, params={**plan.params, **params}, calibrate="none"), examples, fold, number)
         for params in candidates
@@ -241,6 +273,14 @@ def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, job
     return rows
 
 
+def _tuning_folds(plan: Plan, examples: Examples) -> tuple[npt.NDArray[np.int64], list[int]]:
+    fold = _folds(examples, TUNE_FOLDS, plan.seed)
+    used = [number for number in range(TUNE_FOLDS) if (fold == number).any()]
+    if len(used) < 2:
+        raise HeadError("Expected at least 2 different images of a class to tune on. Received: fewer.")
+    return fold, used
+
+
 def _best(sweep: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the most accurate of a sweep; of equals the first, which fits the training data least closely."""
     sound = [row for row in sweep if row["accuracy"] is not None]
@@ -253,6 +293,7 @@ def _tune_ridge(plan: Plan, examples: Examples) -> Tuned:
     """Let ridge choose among its penalties, then among those around the best: it holds out folds by itself."""
     if "alphas" in plan.params:
         return Tuned(train(plan, examples), plan)
+    _tuning_folds(plan, examples)
     coarse = replace(plan, params={**plan.params, "alphas": kind_of("ridge").grid["alphas"]})
     first = train(coarse, examples).estimator.estimator_
     finer = tuple(sorted(first.alpha_ * factor for factor in (10**-0.5, 10**-0.25, 1, 10**0.25, 10**0.5)))

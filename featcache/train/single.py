@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from featcache.errors import HeadError
+from featcache.errors import HeadError, OptionError
 from featcache.heads import STREAMING, Head, build, fit, kind_of, memory_needed
 from featcache.memory import available
 from featcache.startup import import_tensorflow
@@ -48,6 +48,13 @@ class Plan:
     seed: int = 0
 
 
+def check_plan(plan: Plan) -> None:
+    """Raise OptionError if a name is wrong, or a number cannot be."""
+    build(plan.clf, plan.params, calibrate=plan.calibrate)
+    if plan.seed < 0:
+        raise OptionError(f"Expected a seed of 0 or more. Received: {plan.seed}.")
+
+
 def train(plan: Plan, examples: Examples) -> Head:
     """Train a head.
 
@@ -84,7 +91,7 @@ def prepare(plan: Plan) -> None:
 
 
 def check_memory(plan: Plan, examples: Examples) -> int:
-    """Say what a head needs, and return it in bytes.
+    """Return how many bytes a head needs.
 
     Raises
     ------
@@ -92,17 +99,28 @@ def check_memory(plan: Plan, examples: Examples) -> int:
         If there is less.
     """
     n, d = examples.rows.shape
-    needed, free = memory_needed(plan.clf, n, d, plan.params), available()
-    size = f"{n:,} x {d:,} features are {n * d * 4 / 1e9:,.2f} GB as float32"
-    if not kind_of(plan.clf).streams:
-        log.log(logging.INFO if n * d * 4 >= _LARGE else logging.DEBUG, "%s holds X in memory: %s", plan.clf, size)
+    classes = len(plan.class_names)
+    needed, free = memory_needed(plan.clf, n, d, plan.params, classes=classes), available()
     if free is not None and needed > free:
-        others = ", ".join(name for name in STREAMING if memory_needed(name, n, d) <= free)
+        fitting = [name for name in STREAMING if memory_needed(name, n, d, classes=classes) <= free]
+        advice = f"Take a head that reads them in blocks: {', '.join(fitting)}." if fitting else "Extract fewer values."
         raise HeadError(
-            f"Expected {needed / 1e9:,.1f} GB of memory for {plan.clf}: {size}. Received: {free / 1e9:,.1f} GB. "
-            f"Take a head that reads them in blocks: {others}."
+            f"Expected {needed / 1e9:,.1f} GB of memory for {plan.clf}: {_size(n, d)}. Received: {free / 1e9:,.1f} GB. "
+            f"{advice}"
         )
     return needed
+
+
+def announce(plan: Plan, examples: Examples) -> None:
+    """Say how large X is, if a head holds it in memory."""
+    n, d = examples.rows.shape
+    if not kind_of(plan.clf).streams:
+        level = logging.INFO if n * d * 4 >= _LARGE else logging.DEBUG
+        log.log(level, "%s holds X in memory: %s", plan.clf, _size(n, d))
+
+
+def _size(n: int, d: int) -> str:
+    return f"{n:,} x {d:,} features are {n * d * 4 / 1e9:,.2f} GB as float32"
 
 
 def _worth_saying(one: warnings.WarningMessage) -> bool:

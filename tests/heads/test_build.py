@@ -88,9 +88,11 @@ def test_every_head_takes_balanced_classes(clf: str) -> None:
 
 
 def test_memory_is_known_beforehand() -> None:
-    """Heads that hold X need a multiple of it, heads that stream none; ridge needs what its matrices take."""
+    """Heads that hold X need a multiple of it, heads that stream what their weights, sums or matrices take."""
     assert memory_needed("logreg", 1000, 100) >= 400_000
-    assert memory_needed("sgd", 10**9, 10**6) == 0
+    assert memory_needed("sgd", 10**9, 10**6) < 10**8
+    assert memory_needed("dense", 10**6, 10**6, {"hidden": (1024,)}) > 10**10
+    assert memory_needed("centroid", 10**6, 500_000, classes=1000) > 10**10
     assert memory_needed("ridge", 10**6, 1000) < 10**9
     assert memory_needed("ridge", 10**6, 500_000) > 10**12
 

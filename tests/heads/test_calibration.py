@@ -145,3 +145,20 @@ def test_unknown_method() -> None:
     """A wrong method gets the valid ones."""
     with pytest.raises(OptionError, match="temperature, sigmoid, isotonic, none"):
         CalibratedHead(LogisticRegression(), "platt").fit(X, Y)
+
+
+def test_being_always_right_on_a_few_rows_does_not_make_sure() -> None:
+    """Held-out rows that are all right leave a temperature at which an error does not cost everything."""
+    scores = np.where(np.arange(40) % 2, 2.0, -2.0)
+    assert module._temperature(scores, (scores > 0).astype(int)) > 0.3
+    wide = np.eye(3)[np.arange(30) % 3] * 5
+    assert module._temperature(wide, np.arange(30) % 3) > 0.5
+
+
+def test_groups_of_several_classes_leave_every_class_in_training() -> None:
+    """A class whose images all lie in groups of other classes is trained on in every fold."""
+    y = np.array([0, 0, 1, 1] * 10 + [0, 2, 0, 2])
+    groups = np.concatenate([np.arange(40), [50, 50, 50, 50]])
+    X = np.random.default_rng(0).normal(size=(44, 4)).astype(np.float32) + y[:, None]
+    for estimator in (LogisticRegression(), KNeighborsClassifier(3)):
+        assert len(CalibratedHead(estimator).fit(X, y, groups).classes_) == 3

@@ -106,13 +106,15 @@ def test_reads_blocks_and_never_all_rows(monkeypatch: pytest.MonkeyPatch) -> Non
     rows, scores = head.fit_scored(Rows(source), Y)
     assert max(source.reads) <= 16
     assert head.score(X, Y) > SGDHead().fit(X, Y).score(X, Y) - 0.02
-    assert np.allclose(scores, head.decision_function(X[rows]), atol=1e-4)
+    without = np.delete(np.arange(len(Y)), rows)
+    plain = SGDHead().fit(X[without], Y[without]).decision_function(X[rows])
+    assert np.corrcoef(scores.ravel(), plain.ravel())[0, 1] > 0.99
     assert np.array_equal(head.coef_, SGDHead().fit(X, Y).coef_)
     assert np.array_equal(source.values, X)
 
 
 def test_held_out_rows_are_whole_groups_that_were_not_trained_on() -> None:
-    """No group is on both sides, every class is, and other values in held-out rows give the same head."""
+    """No group is on both sides, every class is; the scores are of a head without them, the head is of all rows."""
     groups = np.arange(len(Y)) // 5
     labels = Y[groups * 5]
     head = SGDHead(epochs=2)
@@ -121,9 +123,9 @@ def test_held_out_rows_are_whole_groups_that_were_not_trained_on() -> None:
     assert all(len(set(held[groups == g])) == 1 for g in np.unique(groups))
     assert all(0 < held[labels == label].mean() < 0.2 for label in range(4))
     assert scores.shape == (len(rows), 4)
-    changed = X.copy()
-    changed[rows] = 7
-    assert np.array_equal(SGDHead(epochs=2).fit(changed, labels, groups).coef_, head.coef_)
+    plain = SGDHead(epochs=2).fit(X[~held], labels[~held])
+    assert np.allclose(scores, plain.decision_function(X[rows]), atol=1e-4)
+    assert np.array_equal(SGDHead(epochs=2).fit(X, labels).coef_, head.coef_)
     rows, scores = SGDHead(epochs=1).fit_scored(X, Y > 1)
     assert scores.shape == (len(rows),)
     rows, scores = SGDHead(epochs=1, validation_fraction=0.0).fit_scored(X, Y)

@@ -106,7 +106,9 @@ def test_unknown_type_is_refused_without_running_it(tmp_path: Path) -> None:
 ELSEWHERE = '{"format": 1, "clf": "logreg", "model": {"file": "../../etc/passwd", "sha256": ""}}'
 
 
-@pytest.mark.parametrize("card", ["", "[]", "{}", '{"format": 1}', '{"format": 99}', ELSEWHERE])
+@pytest.mark.parametrize(
+    "card", ["", "5", "null", "[" * 100_000, "[]", "{}", '{"format": 1}', '{"format": 99}', ELSEWHERE]
+)
 def test_damaged_cards(tmp_path: Path, card: str) -> None:
     """Whatever head.json holds, it ends in one error, and no other file is read."""
     (tmp_path / "head.json").write_text(card)
@@ -153,3 +155,15 @@ def test_saving_over_a_file_or_beside_notes(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("x")
     with pytest.raises(HeadError, match=r"notes\.txt"):
         made("logreg").save(folder)
+
+
+def test_a_model_that_is_no_head_is_refused(tmp_path: Path) -> None:
+    """A signed file of harmless types that is no head, or one of other classes, is not taken."""
+    head = made("logreg")
+    head.class_names = ["a", "b"]
+    with pytest.raises(HeadError, match="Expected a head of 2 classes"):
+        Head.load(head.save(tmp_path / "classes"))
+    head = made("logreg")
+    head.estimator = {"a": 1}
+    with pytest.raises(HeadError, match="which is none"):
+        Head.load(head.save(tmp_path / "dict"))

@@ -36,7 +36,20 @@ def test_test_images_are_scored_for_the_best_alone(made) -> None:
     found = run(cache)
     head = fit_head(cache, found.best["clf"])
     assert found.best["test"]["accuracy"] == head.metrics["test"]["accuracy"]
+    kept = [json.loads(file.read_text())["result"] for file in (cache.path / "results").iterdir()]
+    assert sum("test" in result for result in kept) == 1
     assert all("test" not in row for row in found.leaderboard)
+    assert run(cache).best["test"] == found.best["test"]
+
+
+def test_copies_only_in_test_are_no_failure(made, caplog: pytest.LogCaptureFixture) -> None:
+    """Where every test image was trained on, test is not scored, and that is said."""
+    cache = made()
+    train = [e for e in cache.entries if e.split == "train"]
+    copies = [e._replace(split="test", path=f"copy {e.path}") for e in train[:5]]
+    found = run(cache.with_listing([*(e for e in cache.entries if e.split != "test"), *copies]), ["centroid"])
+    assert "test" not in found.best
+    assert "every image of test is a copy" in caplog.text
 
 
 def test_paired_tests_say_what_can_be_told_apart(made) -> None:
@@ -174,3 +187,62 @@ def test_planted_leaks_score_chance(made, tmp_path) -> None:
     folds = run(cache, ["knn", "ridge", "logreg"], cv=4)
     for row in [*found.leaderboard, *folds.leaderboard]:
         assert 0.3 < row["accuracy"] < 0.65, row
+
+
+def test_what_is_done_when_it_is_stopped_is_kept(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle, the same comparison goes on with the heads that are left."""
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    cache = made()
+    with pytest.raises(KeyboardInterrupt):
+        run(cache, progress=stop)
+    assert len(list((cache.path / "results").iterdir())) == 2
+    trained = []
+    plain = comparison._result
+    monkeypatch.setattr(comparison, "_result", lambda work: (trained.append(1), plain(work))[1])
+    run(cache)
+    assert len(trained) == 2
+
+
+def test_a_damaged_layer_does_not_lose_the_others(made) -> None:
+    """A layer that cannot be read fails with its heads, and the others are ranked."""
+    cache = made(layers=("shallow", "deep"))
+    (shard,) = (cache.path / "shards").glob("*.h5")
+    info = next(iter(cache.shards.values()))
+    content = bytearray(shard.read_bytes())
+    content[info.offsets["deep"] + 100] ^= 1
+    shard.write_bytes(content)
+    found = run(cache.path, ["ridge", "centroid"])
+    assert [row["layer"] for row in found.leaderboard] == ["shallow", "shallow"]
+    assert {one["layer"] for one in found.failed} == {"deep"}
+    assert "checksum" in found.failed[0]["error"]
+
+
+def test_caches_with_other_orders_and_groups_of_two_classes_have_the_same_folds(made) -> None:
+    """Joined caches are divided alike, so that McNemar's test compares the same images."""
+    first = made(each=(40, 0, 0), apart=1.0)
+    second = made("other", each=(40, 0, 0), apart=0.2, seed=3)
+    entries = [e._replace(group="both" if i < 7 else None) for i, e in enumerate(first.entries)]
+    found = run([first.with_listing(entries), second], ["centroid", "ridge"], cv=3)
+    assert len({row["n"] for row in found.leaderboard}) == 1
+    assert not found.failed
+
+
+def test_a_cache_counts_once(made) -> None:
+    """The same folder under two names is one cache."""
+    cache = made()
+    twice = run([cache.path, cache.path / ".." / cache.path.name], ["ridge"])
+    assert len(twice.leaderboard) == 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"clf": []}, "at least one head"), ({"layers": []}, "at least one head"), ({"seed": -1}, "seed of 0 or more"),
+    ({"cv": 1}, "at least 2 folds"), ({"calibrate": "platt"}, "Expected a calibration"), ({"jobs": 0}, "1 or more"),
+])  # fmt: skip
+def test_wrong_options_are_refused_before_anything_is_done(made, options: dict[str, object], message: str) -> None:
+    """Nothing is laid out or trained with options that cannot be."""
+    with pytest.raises(OptionError, match=message):
+        compare(made().path, **{"jobs": 1, **options})

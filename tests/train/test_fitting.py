@@ -127,7 +127,7 @@ def test_probabilities_are_calibrated_on_training_images(cache) -> None:
 def test_protocols_are_reported(made) -> None:
     """Tuning, folds and few-shot draws are in the card, and the head has the tuned parameters."""
     cache = made(apart=0.7)
-    head = fit_head(cache, "logreg", tune=True, cv=3, fewshot=[1, 2], tries=2)
+    head = fit_head(cache, "logreg", tune=True, cv=3, fewshot=[1, 2], tries=2, jobs=2)
     assert head.card["params"]["C"] in [row["params"]["C"] for row in head.card["tuning"]]
     assert head.card["all_params"]["C"] == head.card["params"]["C"]
     assert head.card["cross_validation"]["folds"] == 3
@@ -165,3 +165,22 @@ def test_streaming_heads_read_in_blocks(made, monkeypatch: pytest.MonkeyPatch) -
         params = {"epochs": 2, "batch_size": 16} if clf in ("sgd", "dense") else {}
         fit_head(made(clf), clf, params=params)
     assert 0 < max(most) <= 32
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"seed": -1}, "seed of 0 or more"), ({"jobs": 0}, "1 or more jobs"), ({"cv": 1}, "at least 2 folds"),
+    ({"fewshot": [0]}, "1 or more images"), ({"fewshot": [1000]}, "Expected 1000 different training images"),
+    ({"tries": 0}, "1 or more tries"), ({"clf": "ridge", "params": {"folds": "abc"}}, "folds"),
+])  # fmt: skip
+def test_wrong_options_are_one_error(made, options: dict[str, object], message: str) -> None:
+    """A value that cannot be is answered with what can."""
+    with pytest.raises(OptionError, match=message):
+        fit_head(made(), **options)
+
+
+def test_a_place_that_cannot_be_written_is_said_before_training(made, tmp_path: Path, monkeypatch) -> None:
+    """A folder with other files is refused before anything is trained."""
+    (tmp_path / "thesis.txt").write_text("years of work")
+    monkeypatch.setattr("featcache.train.fitting._trained", lambda *_, **__: pytest.fail("was trained"))
+    with pytest.raises(HeadError, match="holds other files"):
+        fit_head(made(), out=tmp_path)

@@ -1,11 +1,8 @@
-import itertools
-
 import numpy as np
 import pytest
 
 from featcache.errors import HeadError, OptionError
 from featcache.heads import kind_of
-from featcache.heads.folds import grouped_folds
 from featcache.train import search
 from featcache.train.examples import evaluation_examples, packed, probabilities, training_examples
 from featcache.train.single import Plan, train
@@ -21,7 +18,7 @@ def test_cross_validation_is_the_plain_loop(made) -> None:
     """The score is that of heads trained without each fold, on the rows of that fold."""
     examples = training_examples(made(), "features")
     metrics, right = search.cross_validate(plan(), examples, 4)
-    fold = grouped_folds(examples.labels, examples.groups, 4, seed=0)
+    fold = search._folds(examples, 4, 0)
     expected = np.zeros(len(examples), bool)
     for number in range(4):
         head = train(plan(), examples.take(fold != number))
@@ -127,7 +124,7 @@ def test_few_shot_needs_enough_images(made) -> None:
     parts = training_examples(cache, "features"), evaluation_examples(cache, "validation", "features")
     with pytest.raises(OptionError, match="Expected 4 different training images of each class"):
         search.few_shot(plan(), *parts, [4], 1)
-    for shots, tries in itertools.product([[0], []], [1]):
+    for shots, tries in (([0], 1), ([1], 0)):
         with pytest.raises(OptionError, match="1 or more images"):
             search.few_shot(plan(), *parts, shots, tries)
 
@@ -141,3 +138,41 @@ def test_too_few_folds_and_images(made) -> None:
         search.cross_validate(plan(), examples, 2)
     with pytest.raises(HeadError, match="to tune on"):
         search.tune(plan(), examples)
+
+
+@pytest.mark.parametrize("clf", ["sgd", "dense"])
+def test_few_shot_heads_train_on_all_that_was_drawn(made, monkeypatch: pytest.MonkeyPatch, clf: str) -> None:
+    """A head that holds rows out of many holds none out of few."""
+    from featcache.heads import rows as module
+
+    cache = made()
+    parts = training_examples(cache, "features"), evaluation_examples(cache, "validation", "features")
+    seen = set()
+    plain = module.Rows.shuffled
+
+    def shuffled(self, rng, batch_size):
+        seen.add(len(self))
+        return plain(self, rng, batch_size)
+
+    monkeypatch.setattr(module.Rows, "shuffled", shuffled)
+    search.few_shot(plan(clf, epochs=2), *parts, [2], 1)
+    assert seen == {6}
+
+
+def test_few_shot_neighbours_are_as_many_as_there_are(made) -> None:
+    """With fewer images than neighbours, all of them vote."""
+    cache = made()
+    parts = training_examples(cache, "features"), evaluation_examples(cache, "validation", "features")
+    assert search.few_shot(plan("knn"), *parts, [1], 2)[0]["accuracy"] >= 0
+
+
+def test_folds_are_the_same_whatever_the_order_and_the_views(made) -> None:
+    """The images decide: another order of rows, or views of some, divides them alike."""
+    examples = training_examples(made(), "features")
+    fold = search._folds(examples, 4, 0)
+    other = np.random.default_rng(0).permutation(len(examples))
+    assert np.array_equal(search._folds(examples.take(other), 4, 0), fold[other])
+    twice = np.concatenate([other, other[:50]])
+    views = examples.take(twice)
+    views.scored[len(other) :] = False
+    assert np.array_equal(search._folds(views, 4, 0), fold[twice])
