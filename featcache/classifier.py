@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from featcache.errors import HeadError, OptionError, WeightsError
-from featcache.extractor import Extractor, Progress
+from featcache.extractor import BATCH_SIZE, Extracted, Extractor, Progress
 from featcache.heads import Head
-from featcache.metrics import split_metrics
+from featcache.metrics import coverage_table, split_metrics
 from featcache.models import PixelModel, is_model
+from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
 from featcache.recipe import Recipe, Request
-from featcache.sources import SPLITS, Source, SplitPolicy, class_names, files_source, open_source
+from featcache.sources import (
+    SPLITS,
+    FileSource,
+    Item,
+    Selected,
+    Source,
+    SplitPolicy,
+    class_names,
+    open_images,
+    open_source,
+)
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 256
+_CHUNK = 4 * BATCH_SIZE
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one image.
-
-    Attributes
-    ----------
-    path : str
-        As it was given, or found.
-    label : str or None
-        The most probable class; None if the image could not be read.
-    probability : float or None
-        Of that class.
-    probabilities : dict
-        Of every class, by name.
-    reason : str or None
-        Why it could not be read.
-    digest : bytes or None
-        SHA-256 of the image that was read.
-    """
-
-    path: str
-    label: str | None
-    probability: float | None
-    probabilities: dict[str, float]
-    reason: str | None = None
-    digest: bytes | None = None
+Images = str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str]]
+"""What `ImageClassifier.predict` takes."""
 
 
 class ImageClassifier:
@@ -161,14 +150,19 @@ class ImageClassifier:
         return extractor
 
     def predict(
-        self, images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, progress: Progress | None = None
+        self, images: Images, *, threshold: float | None = None, top_k: int = 1, progress: Progress | None = None
     ) -> list[Prediction]:
-        """Predict image files, and all files below folders.
+        """Predict images.
 
         Parameters
         ----------
-        images : path or sequence of paths
-            Files and folders.
+        images : path, Source or sequence of paths
+            Files, folders of them, tables, arrays and tar files, see `featcache.sources.open_images`.
+        threshold : float, optional
+            In 0…1; an image whose most probable class is less probable has the label ``unsure``.
+            ``evaluate(coverage=True)`` shows what each gives.
+        top_k : int
+            How many classes to name, the most probable first; 1 to all.
         progress : callable, optional
             Called with (done, to do).
 
@@ -181,32 +175,95 @@ class ImageClassifier:
         ------
         SourceError
             If a path does not exist.
+        OptionError
+            If the threshold or top_k is out of range.
         """
-        paths = [images] if isinstance(images, str | os.PathLike) else images
-        return list(self.stream(files_source(paths), progress=progress))
+        answering = Answering(self.class_names, threshold, top_k)
+        return list(self._stream(open_images(images), answering, progress))
 
-    def stream(self, source: Source, *, progress: Progress | None = None) -> Iterator[Prediction]:
+    def predict_to(
+        self,
+        file: str | os.PathLike[str],
+        images: Images,
+        *,
+        threshold: float | None = None,
+        top_k: int = 1,
+        progress: Progress | None = None,
+    ) -> PredictionReport:
+        """Predict images into a file, in the order given, holding a few batches.
+
+        What is predicted lies in ``<file>.partial`` until all is. Killed and called again with the same head, images,
+        threshold and top_k, it goes on there, and the finished file is, byte for byte, that of a run that nobody
+        stopped. At most a second's work and 128 images are predicted again.
+
+        Parameters
+        ----------
+        file : path
+            ``.csv``, see `featcache.predictions.CSVTable`, or ``.jsonl``, see `featcache.predictions.JSONLines`; one
+            that exists is replaced by the finished one. Lying in a folder that is predicted, it is left out there.
+        images, threshold, top_k, progress
+            As for `predict`.
+
+        Returns
+        -------
+        PredictionReport
+            How many there are, and what could not be read.
+
+        Raises
+        ------
+        SourceError
+            If a path does not exist.
+        OptionError
+            If an option is out of range, the head was never saved, the file cannot be written, or what lies in
+            ``<file>.partial`` is of another head, other images or other options.
+        """
+        answering = Answering(self.class_names, threshold, top_k)
+        if self.head.digest is None:
+            raise OptionError("Expected a head that was saved. Received: one in memory only. Call head.save first.")
+        source = _without(own_files(Path(file)), open_images(images))
+        identity = {
+            "model": self.head.digest,
+            "threshold": threshold,
+            "top-k": top_k,
+            "list of images": _listing_digest(source),
+            "chunk size": _CHUNK,
+        }
+        with PredictionFile(Path(file), answering, identity) as target:
+            left = source.items[target.rows :]
+            found = self._stream(Selected(source, left), answering, progress) if left else iter(())
+            while chunk := list(itertools.islice(found, _CHUNK)):
+                target.append(chunk)
+            target.finish()
+        return target.report()
+
+    def stream(
+        self, source: Source, *, threshold: float | None = None, top_k: int = 1, progress: Progress | None = None
+    ) -> Iterator[Prediction]:
         """Yield the prediction of every image of a source, in its order, holding a few batches."""
+        return self._stream(source, Answering(self.class_names, threshold, top_k), progress)
+
+    def _stream(self, source: Source, answering: Answering, progress: Progress | None) -> Iterator[Prediction]:
         seen = 0
         index = int(self.head.card.get("layer_index", 0))  # names may have other automatic numbers here
-        results = self.extractor.stream(source, source.items)
-        while chunk := list(itertools.islice(results, _CHUNK)):
-            rows = [list(done.views[0].values())[index] for done in chunk if done.reason is None]
-            seen += len(chunk)
-            if progress is not None:
-                progress(seen, len(source.items))
-            probabilities: Iterator[Any] = iter(self.head.predict_proba(np.stack(rows)) if rows else [])
-            for done in chunk:
-                if done.reason is not None:
-                    yield Prediction(done.item.path, None, None, {}, done.reason, done.digest)
-                    continue
-                row = next(probabilities)
-                best = int(row.argmax())
-                named = dict(zip(self.class_names, map(float, row), strict=True))
-                yield Prediction(done.item.path, self.class_names[best], float(row[best]), named, None, done.digest)
+        with contextlib.closing(self.extractor.stream(source, source.items, flush_every=_CHUNK)) as results:
+            while chunk := list(itertools.islice(results, _CHUNK)):
+                rows = [list(done.views[0].values())[index] for done in chunk if done.reason is None]
+                seen += len(chunk)
+                if progress is not None:
+                    progress(seen, len(source.items))
+                probabilities: Iterator[Any] = iter(self.head.predict_proba(np.stack(rows)) if rows else [])
+                for done in chunk:
+                    if done.reason is None:
+                        yield _prediction(done, next(probabilities), answering)
+                    else:
+                        yield Prediction(done.item.path, None, None, {}, done.reason, done.digest)
 
     def evaluate(
-        self, source: str | os.PathLike[str] | Source | None = None, *, progress: Progress | None = None
+        self,
+        source: str | os.PathLike[str] | Source | None = None,
+        *,
+        coverage: bool = False,
+        progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Predict a labelled source from its pixels and score it.
 
@@ -214,14 +271,18 @@ class ImageClassifier:
         ----------
         source : str, path or Source, optional
             Default: the source that the head's cache was extracted from, listed and split as it was then.
+        coverage : bool
+            Say, too, how accurate the answers are that are left at each threshold.
         progress : callable, optional
             Called with (done, to do).
 
         Returns
         -------
         dict
-            ``metrics`` by split (``all`` if the source brings none) and ``skipped``. Copies of images the
-            head was trained on are left out of other splits than ``train``, and counted.
+            ``metrics`` by split (``all`` if the source brings none) and ``skipped``; with `coverage` also
+            ``coverage`` by split, as `featcache.metrics.coverage_table` has it, of the validation images, or where
+            there are none of all splits. Copies of images the head was trained on are left out of other splits
+            than ``train``, and counted.
 
         Raises
         ------
@@ -230,6 +291,44 @@ class ImageClassifier:
         SourceError
             If it does not exist.
         """
+        opened, policy = self._labelled(source)
+        number = {name: i for i, name in enumerate(self.class_names)}
+        by_split: dict[str, list[tuple[int, list[float], bytes, int]]] = {}
+        number_of: dict[object, int] = {}
+        skipped = []
+        for item, done in zip(opened.items, self.stream(opened, progress=progress), strict=True):
+            if done.label is None or done.digest is None or item.label is None:
+                skipped.append({"path": done.path, "reason": done.reason})
+                continue
+            split = policy.split_of(item, done.digest) if policy else item.split or "all"
+            group = number_of.setdefault(item.group or done.digest, len(number_of))
+            by_split.setdefault(split, []).append(
+                (number[item.label], list(done.probabilities.values()), done.digest, group)
+            )
+        metrics, tables = {}, {}
+        for split in sorted(by_split, key=(*SPLITS, "all").index):
+            rows = by_split[split]
+            truth, groups = (np.array([row[i] for row in rows], np.int64) for i in (0, 3))
+            probabilities = np.array([row[1] for row in rows])
+            scored = np.array([split == "train" or row[2] not in self.head.trained_on for row in rows], bool)
+            found = split_metrics(truth, probabilities, self.class_names, groups, scored)
+            if found is None:
+                log.warning("every image of %s is a copy of a training image: it is not scored", split)
+                continue
+            metrics[split] = found
+            if coverage:
+                tables[split] = coverage_table(truth[scored], probabilities[scored])
+        if not metrics:
+            raise OptionError(
+                f"Expected readable images that the head was not trained on in {opened.location!r}. Received: "
+                f"{sum(map(len, by_split.values()))} copies of its training images, {len(skipped)} that cannot be read."
+            )
+        if "validation" in tables:
+            tables = {"validation": tables["validation"]}
+        return {"metrics": metrics, "skipped": skipped, **({"coverage": tables} if coverage else {})}
+
+    def _labelled(self, source: str | os.PathLike[str] | Source | None) -> tuple[Source, SplitPolicy | None]:
+        """Return a source of the head's classes; None means its cache's own, with how it was split."""
         policy = None
         if source is None:
             listing = self.head.card["listing"]
@@ -246,32 +345,36 @@ class ImageClassifier:
                 f"Expected images of the head's classes: {', '.join(self.class_names)}. Received: "
                 f"{', '.join(unknown) or 'images without a class'} in {opened.location!r}."
             )
-        number = {name: i for i, name in enumerate(self.class_names)}
-        by_split: dict[str, list[tuple[int, list[float], bytes, int]]] = {}
-        number_of: dict[object, int] = {}
-        skipped = []
-        for item, done in zip(opened.items, self.stream(opened, progress=progress), strict=True):
-            if done.label is None or done.digest is None or item.label is None:
-                skipped.append({"path": done.path, "reason": done.reason})
-                continue
-            split = policy.split_of(item, done.digest) if policy else item.split or "all"
-            group = number_of.setdefault(item.group or done.digest, len(number_of))
-            by_split.setdefault(split, []).append(
-                (number[item.label], list(done.probabilities.values()), done.digest, group)
-            )
-        metrics = {}
-        for split in sorted(by_split, key=(*SPLITS, "all").index):
-            rows = by_split[split]
-            truth, groups = (np.array([row[i] for row in rows], np.int64) for i in (0, 3))
-            scored = np.array([split == "train" or row[2] not in self.head.trained_on for row in rows], bool)
-            found = split_metrics(truth, np.array([row[1] for row in rows]), self.class_names, groups, scored)
-            if found is None:
-                log.warning("every image of %s is a copy of a training image: it is not scored", split)
-            else:
-                metrics[split] = found
-        if not metrics:
-            raise OptionError(
-                f"Expected readable images that the head was not trained on in {opened.location!r}. Received: "
-                f"{sum(map(len, by_split.values()))} copies of its training images, {len(skipped)} that cannot be read."
-            )
-        return {"metrics": metrics, "skipped": skipped}
+        return opened, policy
+
+
+def _prediction(done: Extracted, row: npt.NDArray[Any], answering: Answering) -> Prediction:
+    """Return what the probabilities of each class, shape (k,), say of an image; of equal ones the first counts."""
+    names = answering.class_names
+    top = tuple((names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[: answering.top_k])
+    label, probability = top[0]
+    unsure = answering.threshold is not None and probability < answering.threshold
+    named = dict(zip(names, map(float, row), strict=True))
+    return Prediction(
+        done.item.path, UNSURE if unsure else label, probability, named, None, done.digest, top, unsure
+    )  # fmt: skip
+
+
+def _without(files: Sequence[Path], source: Source) -> Source:
+    """Return a source without these files, which may lie in a folder of it."""
+    if not isinstance(source, FileSource):
+        return source
+    root, names, places = source.root, {file.name for file in files}, {file.resolve() for file in files}
+
+    def is_own(item: Item) -> bool:
+        return item.path.rpartition("/")[2] in names and (root / item.path).resolve() in places
+
+    return Selected(source, [item for item in source.items if not is_own(item)])
+
+
+def _listing_digest(source: Source) -> str:
+    """Return SHA-256 of where the images of a source lie, in its order."""
+    found = hashlib.sha256()
+    for item in source.items:
+        found.update(os.path.join(source.location, item.path).encode("utf-8", "surrogatepass") + b"\0")  # noqa: PTH118
+    return found.hexdigest()

@@ -139,6 +139,7 @@ class Extractor:
         batch_size: int = BATCH_SIZE,
         workers: int | None = None,
         journal: Journal | None = None,
+        flush_every: int | None = None,
     ) -> Generator[Extracted, None, None]:
         """Yield what becomes of each image, in the order of `items`.
 
@@ -163,6 +164,9 @@ class Extractor:
             Decoding threads; default: one more than the processors.
         journal : Journal, optional
             Where they note what they decode.
+        flush_every : int, optional
+            No forward pass has images of two stretches of so many items, so that to the last bit the features of
+            an image depend on its own stretch only; a multiple of `batch_size` wastes nothing.
 
         Raises
         ------
@@ -199,14 +203,15 @@ class Extractor:
         with contextlib.closing(_mapped_ahead(threads, prepare, items, 3 * batch_size, noted.check)) as prepared:
             waiting: collections.deque[_Pending] = collections.deque()
             rows: list[tuple[_Pending, int, npt.NDArray[np.float32]]] = []
-            for pending in prepared:
+            for count, pending in enumerate(prepared, 1):
                 waiting.append(pending)
                 rows.extend((pending, view, pixels) for view, pixels in pending.pixels)
                 pending.pixels = []
                 while len(rows) >= batch_size:
                     batch, rows = rows[:batch_size], rows[batch_size:]
                     batch_size = self._run(batch, batch_size)
-                if len(waiting) > 16 * batch_size and rows:  # many images that need nothing wait behind one
+                ended = flush_every is not None and count % flush_every == 0
+                if rows and (ended or len(waiting) > 16 * batch_size):  # many that need nothing wait behind one
                     batch_size = self._run(rows, batch_size)
                     rows = []
                 yield from _finished(waiting)

@@ -11,6 +11,9 @@ import numpy.typing as npt
 from featcache.errors import OptionError
 
 RESAMPLES = 1000
+COVERAGE_STEPS = (100, 99, 95, 90, 80, 70, 60, 50)
+"""Percent of images that are answered, for which `coverage_table` finds thresholds."""
+THRESHOLD_DECIMALS = 6
 ECE_BINS = 15
 
 
@@ -99,6 +102,56 @@ def split_metrics(
         truth, probabilities, groups = truth[scored], probabilities[scored], groups[scored]
     metrics = classification_metrics(truth, probabilities, class_names, groups)
     return {**metrics, "copies_left_out": int((~scored).sum())}
+
+
+def coverage_table(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> list[dict[str, Any]]:
+    """Return what thresholds give: how many images are answered, and how many of these answers are right.
+
+    Parameters
+    ----------
+    truth : array, shape (n,), n ≥ 1
+        Indices of classes.
+    probabilities : array, shape (n, k)
+        Of each class; an image is answered if its highest is at least the threshold.
+
+    Returns
+    -------
+    list of dict
+        For each of `COVERAGE_STEPS` the highest threshold of six decimals that answers so many images or more,
+        lowest first, each once; with ``coverage``, the part that is answered; ``n``, their number; their
+        ``accuracy``; and its Wilson interval ``accuracy_ci95``. The first threshold is 0.
+
+    Raises
+    ------
+    OptionError
+        If there is no image.
+    """
+    n = len(truth)
+    if n == 0:
+        raise OptionError("Expected at least one image to choose a threshold by. Received: none.")
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == truth
+    ordered = np.sort(confidence)[::-1]
+    thresholds = {_rounded_down(float(ordered[-(-step * n // 100) - 1])) for step in COVERAGE_STEPS if step < 100}
+    table = []
+    for threshold in sorted(thresholds | {0.0}):
+        answered = confidence >= threshold
+        count, correct = int(answered.sum()), int(right[answered].sum())
+        table.append({
+            "threshold": threshold,
+            "coverage": count / n,
+            "n": count,
+            "accuracy": correct / count,
+            "accuracy_ci95": list(wilson_interval(correct, count)),
+        })  # fmt: skip
+    return table
+
+
+def _rounded_down(probability: float) -> float:
+    """Return the highest number of six decimals that is not above a probability."""
+    unit = 10.0**THRESHOLD_DECIMALS
+    steps = int(probability * unit)
+    return steps / unit if steps / unit <= probability else (steps - 1) / unit
 
 
 def log_loss(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> float:

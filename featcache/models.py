@@ -50,6 +50,8 @@ class PixelModel:
         Digests of the images it was trained on, which no evaluation may count.
     path : Path or None
         Its folder, once saved.
+    digest : str or None
+        SHA-256 of its card, once saved.
     """
 
     model: Any
@@ -59,6 +61,7 @@ class PixelModel:
     card: dict[str, Any] = field(default_factory=dict)
     trained_on: set[bytes] = field(default_factory=set)
     path: Path | None = None
+    digest: str | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -108,13 +111,14 @@ class PixelModel:
                 **self.card,
                 "sha256_model": hashlib.sha256((draft / _MODEL).read_bytes()).hexdigest(),
             }
-            publish_json(draft / _CARD, {**card, "sha256": card_digest(card)})
+            digest = card_digest(card)
+            publish_json(draft / _CARD, {**card, "sha256": digest})
             swap_folder(draft, target)
         except OSError as error:
             raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        self.path = target
+        self.path, self.digest = target, digest
         return target
 
     @classmethod
@@ -159,7 +163,7 @@ class PixelModel:
             text = " ".join(str(error).split())[:200]
             raise HeadError(f"Expected a Keras model. Received: {str(path / _MODEL)!r}: {text}") from None
         trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
-        return cls(model, list(names), list(trained), spec, card, trained_on, path)
+        return cls(model, list(names), list(trained), spec, card, trained_on, path, stated)
 
 
 def is_model(folder: str | os.PathLike[str]) -> bool:

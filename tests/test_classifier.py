@@ -1,13 +1,21 @@
+import json
 import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import random_image, write_image
 
+from featcache import classifier as classifier_module
+from featcache import predictions
 from featcache.classifier import ImageClassifier
 from featcache.errors import BaseError, HeadError, OptionError, SourceError, WeightsError
 from featcache.heads import Head
+from featcache.metrics import coverage_table
+from featcache.predictions import Prediction, own_files
+from featcache.sources import ArraySource
 from featcache.train import fit_head
 
 
@@ -50,17 +58,26 @@ def test_order_and_bad_images(cache, split_photos: Path, tmp_path: Path) -> None
     assert last.probability == max(last.probabilities.values())
 
 
+def assert_alike(found: dict[str, dict[str, object]], expected: dict[str, dict[str, object]]) -> None:
+    """Assert that metrics are equal, those of probabilities up to rounding."""
+    rounded = ("log_loss", "ece")
+    assert [list(metrics) for metrics in found.values()] == [list(metrics) for metrics in expected.values()]
+    for split, metrics in expected.items():
+        for key, value in metrics.items():
+            assert found[split][key] == (pytest.approx(value, abs=1e-6) if key in rounded else value)
+
+
 def test_evaluate_repeats_the_heads_metrics(cache) -> None:
     """Scored from pixels, every split has the metrics it had on cached features."""
     head = fit_head(cache)
-    assert ImageClassifier.load(head.path).evaluate()["metrics"] == head.metrics
+    assert_alike(ImageClassifier.load(head.path).evaluate()["metrics"], head.metrics)
 
 
 def test_evaluate_repeats_a_split_by_content(extracting, photos: Path, tmp_path: Path) -> None:
     """Where the split is ours, evaluation finds the same images in it."""
     cache = extracting(photos, tmp_path / "c", validation_split=0.4, test_from=("validation", 0.5), seed=4)
     head = fit_head(cache)
-    assert ImageClassifier.load(head.path).evaluate()["metrics"] == head.metrics
+    assert_alike(ImageClassifier.load(head.path).evaluate()["metrics"], head.metrics)
 
 
 def test_evaluate_another_source(cache, split_photos: Path, tmp_path: Path) -> None:
@@ -161,3 +178,155 @@ def test_nothing_to_score_is_an_error(cache, split_photos: Path, tmp_path: Path)
     shutil.copytree(split_photos / "train", tmp_path / "seen")
     with pytest.raises(OptionError, match="40 copies of its training images"):
         ImageClassifier.load(fit_head(cache).path).evaluate(tmp_path / "seen")
+
+
+@pytest.fixture
+def classifier(cache) -> ImageClassifier:
+    return ImageClassifier.load(fit_head(cache).path)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Return a folder of 300 images of all shades, of which some cannot be read."""
+    for i in range(300):
+        write_image(tmp_path / "many" / f"{i:03d}.png", random_image(i) // 2 + i % 128)
+    for i in range(0, 300, 37):
+        (tmp_path / "many" / f"{i:03d}.png").write_text("no image")
+    return tmp_path / "many"
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_stopped_run_ends_as_one_that_was_not(classifier, many: Path, tmp_path: Path, monkeypatch, suffix) -> None:
+    """Whatever chunk a run was stopped in, running it again gives the same file to the byte, and the same report."""
+    monkeypatch.setattr(predictions, "COMMIT_SECONDS", 0.0)
+    whole, out = tmp_path / f"whole{suffix}", tmp_path / f"p{suffix}"
+    options = {"threshold": 0.9, "top_k": 2}
+    expected = classifier.predict_to(whole, many, **options)
+    for chunk in (1, 2, 3):
+
+        def stop(done: int, total: int, chunk: int = chunk) -> None:
+            if done >= min(chunk * 128, 300):
+                raise StoppedError
+
+        with pytest.raises(StoppedError):
+            classifier.predict_to(out, many, progress=stop, **options)
+        found = classifier.predict_to(out, many, **options)
+        assert found.resumed == (chunk - 1) * 128
+        assert out.read_bytes() == whole.read_bytes()
+        assert (found.predicted, found.unsure, found.skipped) == (291, expected.unsure, expected.skipped)
+        assert not any(path.exists() for path in own_files(out)[1:])
+        out.unlink()
+    assert 0 < expected.unsure < 291
+
+
+def test_a_complete_file_without_its_name_needs_no_base(classifier, many, tmp_path, monkeypatch) -> None:
+    """Killed between the last row and the renaming, the next run renames and computes nothing."""
+    out = tmp_path / "p.csv"
+    with monkeypatch.context() as patched:
+        patched.setattr(predictions.PredictionFile, "finish", lambda self: (_ for _ in ()).throw(StoppedError))
+        with pytest.raises(StoppedError):
+            classifier.predict_to(out, many)
+    again = ImageClassifier.load(classifier.head.path)
+    assert again.predict_to(out, many).resumed == 300
+    assert "extractor" not in vars(again)
+    assert len(out.read_text().splitlines()) == 301
+
+
+def test_another_commands_rows_are_refused(classifier, cache, many: Path, tmp_path: Path) -> None:
+    """Rows of another head, list, threshold or top-k are not taken for this command's."""
+
+    def stop(done: int, total: int) -> None:
+        if done > 128:
+            raise StoppedError
+
+    out = tmp_path / "p.jsonl"
+    with pytest.raises(StoppedError):
+        classifier.predict_to(out, many, progress=stop)
+    other = ImageClassifier.load(fit_head(cache, "ridge").path)
+    for one, options, name in ((other, {}, "model"), (classifier, {"threshold": 0.5}, "threshold"),
+                               (classifier, {"top_k": 2}, "top-k")):  # fmt: skip
+        with pytest.raises(OptionError, match=f"of another {name}.* Delete"):
+            one.predict_to(out, many, **options)
+    (many / "000.png").rename(many / "zzz.png")
+    with pytest.raises(OptionError, match="of another list of images"):
+        classifier.predict_to(out, many)
+
+
+def test_predictions_in_the_predicted_folder(classifier, many: Path) -> None:
+    """The file that is written is no image of the folder that it lies in, neither growing nor finished."""
+
+    def stop(done: int, total: int) -> None:
+        if done > 128:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        classifier.predict_to(many / "p.csv", many, progress=stop)
+    assert classifier.predict_to(many / "p.csv", many).resumed == 128
+    assert classifier.predict_to(many / "p.csv", many).predicted == 291
+
+
+def test_bulk_holds_a_few_chunks(classifier, tmp_path: Path, monkeypatch) -> None:
+    """However many images there are, the predictions that are alive at one time are those of two chunks at most."""
+    alive = most = 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def stream(source, *_: object) -> Iterator[Prediction]:
+        nonlocal alive, most
+        for item in source.items:
+            one = Prediction(item.path, "dark", 1.0, {"dark": 1.0, "light": 0.0}, None, None, (("dark", 1.0),))
+            weakref.finalize(one, gone)
+            alive += 1
+            most = max(most, alive)
+            yield one
+
+    monkeypatch.setattr(classifier, "_stream", stream)
+    images = ArraySource("grey", np.zeros((2000, 1, 1), np.uint8), [None] * 2000)
+    assert classifier.predict_to(tmp_path / "p.jsonl", images).predicted == 2000
+    assert most <= 2 * classifier_module._CHUNK
+
+
+def test_threshold_and_top_k(classifier, many: Path) -> None:
+    """Below the threshold the label is `unsure`, and `best` the class; `top` has the best classes in order."""
+    plain = classifier.predict(many, top_k=2)
+    for sure, one in zip(plain, classifier.predict(many, threshold=0.9), strict=True):
+        if one.reason is not None:
+            assert (one.label, one.best, one.unsure, one.top) == (None, None, False, ())
+            continue
+        assert one.unsure == (one.probability < 0.9)
+        assert one.label == ("unsure" if one.unsure else sure.label)
+        assert one.best == sure.label == max(one.probabilities, key=one.probabilities.get)
+        assert sure.top == tuple(sorted(one.probabilities.items(), key=lambda pair: -pair[1]))
+    with pytest.raises(OptionError, match="top_k <= 2"):
+        classifier.predict(many, top_k=3)
+    with pytest.raises(OptionError, match="threshold <= 1"):
+        classifier.stream(ArraySource("none", np.zeros((1, 1, 1), np.uint8), [None]), threshold=2)
+
+
+def test_coverage_is_of_validation_without_copies(extracting, many: Path, tmp_path: Path) -> None:
+    """The table is of validation images that are no copies of training images; of a given source, of all of these."""
+    for i in range(60):
+        shade = random_image(i) // 2 + (0 if i % 2 else 60)
+        split = "validation" if i % 3 == 0 else "train"
+        write_image(tmp_path / "s" / split / ("dark" if i % 2 else "light") / f"{i}.png", shade)
+    shutil.copy(tmp_path / "s" / "train" / "dark" / "1.png", tmp_path / "s" / "validation" / "dark" / "copy.png")
+    head = fit_head(extracting(tmp_path / "s", tmp_path / "c"))
+    classifier = ImageClassifier.load(head.path)
+    result = classifier.evaluate(coverage=True)
+    assert list(result["coverage"]) == ["validation"]
+    files = sorted((tmp_path / "s" / "validation").rglob("[0-9]*.png"))
+    found = classifier.predict(files)
+    expected = coverage_table(
+        np.array([["dark", "light"].index(file.parent.name) for file in files]),
+        np.array([list(one.probabilities.values()) for one in found]),
+    )
+    assert json.loads(json.dumps(result["coverage"]["validation"])) == expected
+    assert expected[0]["n"] == 20
+    assert list(classifier.evaluate(tmp_path / "s" / "validation", coverage=True)["coverage"]) == ["all"]
+    assert "coverage" not in classifier.evaluate()

@@ -55,6 +55,23 @@ def test_many_unwanted_images_do_not_wait(extractor: Extractor) -> None:
     assert len(read) < 120
 
 
+def test_a_stretch_is_computed_by_itself(extractor: Extractor, tmp_path: Path, monkeypatch) -> None:
+    """No batch spans two stretches, so that a later start at one gives the same batches, whatever failed before."""
+    paths = [write_image(tmp_path / f"{i:02d}.png", random_image(i)) for i in range(20)]
+    paths[1].write_text("no image")
+    source, run = files_source(paths), extractor._run
+    batches: list[list[str]] = []
+    monkeypatch.setattr(
+        extractor, "_run",
+        lambda rows, size: (batches.append([Path(one.item.path).stem for one, *_ in rows]), run(rows, size))[1],
+    )  # fmt: skip
+    list(extractor.stream(source, source.items, batch_size=4, flush_every=8))
+    assert [batch[0] for batch in batches] == ["00", "05", "08", "12", "16"]
+    whole, batches[:] = batches[2:], []
+    list(extractor.stream(source, source.items[8:], batch_size=4, flush_every=8))
+    assert batches == whole
+
+
 def test_views_straddle_batches(extractor: Extractor) -> None:
     """Images with several views come out whole and in order, whatever the batch size."""
     policy = Augmentation(brightness=0.2)

@@ -4,7 +4,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.metrics import log_loss as plain_log_loss
 
 from featcache.errors import OptionError
-from featcache.metrics import calibration_error, classification_metrics, log_loss, wilson_interval
+from featcache.metrics import calibration_error, classification_metrics, coverage_table, log_loss, wilson_interval
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 3, 200)
@@ -109,3 +109,30 @@ def test_many_classes_need_little_memory() -> None:
     tracemalloc.stop()
     assert metrics["macro_f1"] == 1
     assert metrics["macro_f1_ci95"] == [1, 1]
+
+
+def test_coverage_is_what_a_loop_counts() -> None:
+    """Each row says how many images reach its threshold and how many of these are right."""
+    shares = np.random.default_rng(2).dirichlet(np.ones(3), 200)
+    table = coverage_table(TRUTH, shares)
+    assert len(table) == 8
+    for row, least in zip(table, (100, 99, 95, 90, 80, 70, 60, 50), strict=True):
+        answered = right = 0
+        for truth, one in zip(TRUTH, shares, strict=True):
+            if max(one) >= row["threshold"]:
+                answered += 1
+                right += int(list(one).index(max(one)) == truth)
+        assert (row["n"], row["coverage"], row["accuracy"]) == (answered, answered / 200, right / answered)
+        assert row["accuracy_ci95"] == list(wilson_interval(right, answered))
+        assert answered == 2 * least  # no two images are so close
+        assert row["threshold"] == float(f"{row['threshold']:.6f}")
+        assert (shares.max(axis=1) >= row["threshold"] + 1e-6).sum() < 2 * least or row["threshold"] == 0
+
+
+def test_coverage_of_equals_has_one_row() -> None:
+    """Where a threshold answers all or none there is nothing between, and all are always answered by 0."""
+    table = coverage_table(TRUTH, sure(PREDICTED))
+    assert [(row["threshold"], row["coverage"]) for row in table] == [(0.0, 1.0), (1.0, 1.0)]
+    assert [row["n"] for row in coverage_table(np.array([0]), np.array([[0.3, 0.7]]))] == [1, 1]
+    with pytest.raises(OptionError):
+        coverage_table(np.array([], int), np.zeros((0, 3)))

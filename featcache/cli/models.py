@@ -2,86 +2,99 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, progress, skipped_text, table
-from featcache.errors import OptionError
 
 if TYPE_CHECKING:
-    from featcache.classifier import Prediction
+    from featcache.predictions import Prediction
 
 Model = Annotated[Path, typer.Argument(help="A head's folder.")]
 Base = Annotated[str | None, typer.Option(help="The base, where it is not where it was.")]
 Weights = Annotated[str | None, typer.Option(help="Likewise the base's weights.")]
 
 
-@command("predict", example="featcache predict cache/photos-vgg19-1a2b3c4d/heads/logreg-block5_pool new/")
+@command(
+    "predict",
+    example="featcache predict cache/photos-vgg19-1a2b3c4d/heads/logreg-block5_pool new/ --out predictions.csv",
+)
 def predict(
     model: Model,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE|DIR...", help="Images, and folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="Write predictions to a .csv or .jsonl file.")] = None,
+    images: Annotated[list[str], typer.Argument(
+        metavar="IMAGE|SOURCE...",
+        help="Images, folders (all files below them), CSV tables, tar files or folders of them, arrays.",
+    )],
+    out: Annotated[Path | None, typer.Option(
+        help="Write predictions to a .csv or .jsonl file as they come. It lies in FILE.partial until it is complete; "
+             "after a kill, the same command goes on there."
+    )] = None,
+    top_k: Annotated[int, typer.Option(
+        help="Name so many classes, the most probable first: `top` in JSON, label_2, label_2_probability, … in CSV."
+    )] = 1,
+    threshold: Annotated[float | None, typer.Option(
+        help="Below this probability the label is \"unsure\": `unsure` is true then, and `best` has the class. A class "
+             "of that name has `unsure` false. `evaluate --coverage` helps to choose."
+    )] = None,
     base: Base = None,
     weights: Weights = None,
-) -> Outcome:
+) -> Outcome:  # fmt: skip
     """Predict the class of images."""
     from featcache.classifier import ImageClassifier
 
-    if out is not None and out.suffix not in (".csv", ".jsonl"):
-        raise OptionError(f"Expected --out FILE.csv or FILE.jsonl. Received: {str(out)!r}.")
     classifier = ImageClassifier.load(model, base=base, weights=weights)
     with progress("predicting") as shown:
-        results = classifier.predict(images, progress=shown)
-    if out is not None:
-        from featcache.files import publish
-
-        with contextlib.suppress(FileExistsError):
-            out.parent.mkdir(parents=True)
-        publish(out, _rendered(results, classifier.class_names, out.suffix).encode("utf-8", "surrogateescape"))
-    good = [_as_dict(one) for one in results if one.label is not None]
-    skipped = [{"path": one.path, "reason": one.reason or ""} for one in results if one.label is None]
-    rows = [[printable(one["path"]), printable(one["label"]), f"{one['probability']:.4f}"] for one in good]
-    lines = [table(rows) if out is None else f"{len(good)} predictions in {printable(str(out))}"]
-    return Outcome(
-        {"predictions": good, "skipped": skipped, "out": None if out is None else str(out)},
-        "\n".join(line for line in [*lines, skipped_text(skipped)] if line),
-        SKIPPED if skipped else DONE,
-    )
-
-
-def _as_dict(one: Prediction) -> dict[str, Any]:
-    return {
-        "path": one.path,
-        "label": one.label,
-        "probability": one.probability,
-        "probabilities": one.probabilities,
+        if out is None:
+            found = classifier.predict(images, threshold=threshold, top_k=top_k, progress=shown)
+            return _listed(found, classifier.class_names, threshold, top_k)
+        report = classifier.predict_to(out, images, threshold=threshold, top_k=top_k, progress=shown)
+    data = {
+        "out": str(report.out),
+        "predicted": report.predicted,
+        "resumed": report.resumed,
+        "unsure": report.unsure,
+        "skipped": report.skipped,
     }
+    line = f"{report.predicted} predictions in {printable(str(out))}"
+    line += f", {report.unsure} of them unsure" if threshold is not None else ""
+    line += f"; {report.resumed} rows were there" if report.resumed else ""
+    return _outcome(data, line)
 
 
-def _rendered(results: list[Prediction], class_names: list[str], suffix: str) -> str:
-    if suffix == ".jsonl":
-        return "".join(json.dumps({**_as_dict(one), "reason": one.reason}) + "\n" for one in results)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "probability", *(f"probability_{name}" for name in class_names), "reason"])
-    for one in results:
-        shares = [one.probabilities.get(name, "") for name in class_names]
-        writer.writerow([one.path, one.label or "", one.probability or "", *shares, one.reason or ""])
-    return text.getvalue()
+def _listed(found: list[Prediction], class_names: list[str], threshold: float | None, top_k: int) -> Outcome:
+    from featcache.predictions import Answering
+
+    answering = Answering(class_names, threshold, top_k)
+    good = [one for one in found if one.reason is None]
+    rows = []
+    for one in good:
+        label = f"{one.label}: {one.best}" if one.unsure else str(one.label)
+        pairs = [(label, one.probability), *one.top[1:]]
+        rows.append([printable(one.path), *(cell for name, p in pairs for cell in (printable(name), f"{p:.4f}"))])
+    data: dict[str, Any] = {
+        "predictions": [answering.as_dict(one) for one in good],
+        "skipped": [{"path": one.path, "reason": one.reason} for one in found if one.reason is not None],
+        "out": None,
+    }
+    if threshold is not None:
+        data["unsure"] = sum(one.unsure for one in good)
+    return _outcome(data, table(rows))
 
 
-@command("evaluate", example="featcache evaluate cache/photos-vgg19-1a2b3c4d/heads/logreg-block5_pool held-out/")
+@command(
+    "evaluate",
+    example="featcache evaluate cache/photos-vgg19-1a2b3c4d/heads/logreg-block5_pool held-out/ --coverage",
+)
 def evaluate(
     model: Model,
     source: Annotated[str | None, typer.Argument(
         help="Labelled images. Default: those the head's cache was extracted from."
     )] = None,
+    coverage: Annotated[bool, typer.Option(
+        "--coverage", help="A table to choose predict's --threshold by: how many images are answered, how accurately."
+    )] = False,
     base: Base = None,
     weights: Weights = None,
 ) -> Outcome:  # fmt: skip
@@ -89,7 +102,24 @@ def evaluate(
     from featcache.classifier import ImageClassifier
 
     with progress("evaluating") as shown:
-        result = ImageClassifier.load(model, base=base, weights=weights).evaluate(source, progress=shown)
-    skipped = result["skipped"]
-    lines = [metrics_table(result["metrics"]), skipped_text(skipped)]
-    return Outcome(result, "\n".join(line for line in lines if line), SKIPPED if skipped else DONE)
+        result = ImageClassifier.load(model, base=base, weights=weights).evaluate(
+            source, coverage=coverage, progress=shown
+        )
+    tables = [_coverage_table(split, rows) for split, rows in result.get("coverage", {}).items()]
+    return _outcome(result, metrics_table(result["metrics"]), *tables)
+
+
+def _coverage_table(split: str, rows: list[dict[str, Any]]) -> str:
+    cells = [["threshold", "answered", "n", "accuracy", "95 %"]]
+    cells += [
+        [f"{row['threshold']:.6f}", f"{row['coverage']:.1%}", str(row["n"]), f"{row['accuracy']:.4f}",
+         "{:.4f}-{:.4f}".format(*row["accuracy_ci95"])]
+        for row in rows
+    ]  # fmt: skip
+    return f"{split}, by predict's --threshold:\n{table(cells, right={0, 1, 2, 3, 4})}"
+
+
+def _outcome(data: dict[str, Any], *parts: str) -> Outcome:
+    skipped = data["skipped"]
+    text = "\n".join(part for part in [*parts, skipped_text(skipped)] if part)
+    return Outcome(data, text, SKIPPED if skipped else DONE)

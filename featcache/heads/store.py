@@ -66,6 +66,8 @@ class Head:
         Its folder, once saved.
     trained_on : set of bytes
         Digests of the images it was trained on, which no evaluation may count.
+    digest : str or None
+        SHA-256 of all that its head.json says, once saved; that names the SHA-256 of the model.
     """
 
     clf: str
@@ -75,6 +77,7 @@ class Head:
     card: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     trained_on: set[bytes] = field(default_factory=set)
+    digest: str | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -140,13 +143,14 @@ class Head:
                 **self.card,
                 "model": {"file": _MODEL, "sha256": hashlib.sha256(content).hexdigest()},
             }
-            publish_json(draft / "head.json", {**card, "sha256": card_digest(card)})
+            digest = card_digest(card)
+            publish_json(draft / "head.json", {**card, "sha256": digest})
             swap_folder(draft, target)
         except OSError as error:
             raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        self.path = target
+        self.path, self.digest = target, digest
         return target
 
     @classmethod
@@ -197,7 +201,7 @@ class Head:
         if not isinstance(estimator, CalibratedHead) or not _fits(estimator, class_names):
             raise HeadError(f"Expected a head of {len(class_names)} classes. Received: {str(path)!r}, which is none.")
         trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
-        return cls(clf, estimator, class_names, layer, card, path, trained_on)
+        return cls(clf, estimator, class_names, layer, card, path, trained_on, stated)
 
 
 def check_target(folder: Path) -> None:

@@ -6,9 +6,9 @@ A source lists `Item` s in its own order and reads one at a time; nothing here d
 from featcache.sources.arrays import ArraySource
 from featcache.sources.files import FileSource
 from featcache.sources.folders import files_source
-from featcache.sources.opening import open_source
+from featcache.sources.opening import open_images, open_source
 from featcache.sources.pairs import PairSource
-from featcache.sources.source import SPLITS, Item, Source, class_names, digest, folder_name
+from featcache.sources.source import SPLITS, Item, Selected, Source, class_names, digest, folder_name
 from featcache.sources.splits import SplitPolicy
 from featcache.sources.tars import TarSource
 
@@ -20,10 +20,12 @@ __all__ = [
     "ArraySource",
     "FileSource",
     "PairSource",
+    "Selected",
     "TarSource",
     "class_names",
     "digest",
     "files_source",
     "folder_name",
+    "open_images",
     "open_source",
 ]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import mimetypes
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
-from featcache.sources.folders import content, folder_source
+from featcache.sources.folders import content, files_source, folder_source
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.pairs import PairSource
-from featcache.sources.source import Selected, Source, class_names
+from featcache.sources.source import Item, Selected, Source, class_names
 from featcache.sources.tables import table_source
 from featcache.sources.tars import SUFFIXES, TarSource
 
@@ -21,6 +27,8 @@ KINDS = (
     f"(path,label[,split][,group]); arrays (.npz, or a folder of .npy); tar files; or {', '.join(NAMED)}"
 )
 """What a source may be, for help and errors."""
+
+TABLES = (".csv", ".tsv", ".txt")
 
 
 def open_source(
@@ -87,7 +95,7 @@ def _at(path: Path) -> Source:
         tars = [path / name for name in top.files if SUFFIXES.search(name)]
         if tars and not top.folders:
             return TarSource(tars, path)
-        if not top.folders and any(name.lower().endswith(".npy") for name in top.files):
+        if not top.folders and any(map(_is_array_name, top.files)):
             return npy_source(path, top.files)
         return folder_source(path, top)
     if path.is_file():
@@ -95,7 +103,80 @@ def _at(path: Path) -> Source:
             return TarSource([path], path)
         if path.suffix.lower() == ".npz":
             return npz_source(path)
-        if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        if path.suffix.lower() in TABLES:
             return table_source(path)
     what = "is none of these" if path.exists() else "does not exist"
     raise SourceError(f"Expected a source: {KINDS}. Received: {str(path)!r}, which {what}.")
+
+
+def open_images(images: str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str]]) -> Source:
+    """Return the images that are named, to be predicted: their labels and splits are of no account.
+
+    Parameters
+    ----------
+    images : path, Source or iterable of paths
+        Each a file; a folder, for all files below it, whatever they are; or a table, arrays, a tar file, a folder of
+        nothing but arrays or tar files (and what does not have an image's name), or the name of a set, as
+        `open_source` takes them.
+
+    Returns
+    -------
+    Source
+        In the order given. Paths are as they are given, or the folder as it is given and what is below; of tables,
+        arrays and tar files as `open_source` has them, after ``<what was given>/`` if there is more than one argument.
+
+    Raises
+    ------
+    SourceError
+        If one does not exist, is empty or damaged.
+    """
+    if isinstance(images, Source):
+        return images
+    given = [images] if isinstance(images, str | os.PathLike) else list(images)
+    parts: list[tuple[str, Source]] = []
+    for plain, group in itertools.groupby(given, _is_plain):
+        if plain:
+            parts.append(("", files_source(group)))
+        else:
+            parts += [(f"{os.fspath(one)}/", open_source(one)) for one in group]
+    if len(parts) == 1:
+        return parts[0][1]
+    return _Chain(parts) if parts else files_source([])
+
+
+class _Chain:
+    """Sources one after the other, their paths after a prefix each."""
+
+    def __init__(self, parts: Sequence[tuple[str, Source]]) -> None:
+        self.name, self.location = "images", str(Path().absolute())
+        self.sequential = any(source.sequential for _, source in parts)
+        self._sources = [source for _, source in parts]
+        self._starts = list(itertools.accumulate((len(source.items) for source in self._sources), initial=0))
+        found = ((prefix + item.path, item) for prefix, source in parts for item in source.items)
+        self.items = [replace(item, path=path, place=place) for place, (path, item) in enumerate(found)]
+
+    def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:
+        """Return what the source has for it."""
+        part = bisect.bisect_right(self._starts, item.place) - 1
+        source = self._sources[part]
+        return source.read(source.items[item.place - self._starts[part]])
+
+
+def _is_plain(given: str | os.PathLike[str]) -> bool:
+    """Whether it is a file that may be an image, or a folder of such files."""
+    path = Path(given)
+    if path.is_dir():
+        top = content(path)
+        tars, arrays = (any(map(is_one, top.files)) for is_one in (SUFFIXES.search, _is_array_name))
+        return bool(top.folders) or tars == arrays or any(map(_is_image_name, top.files))
+    if not path.exists():
+        return os.fspath(given) not in NAMED
+    return not (SUFFIXES.search(path.name) or path.suffix.lower() in (".npz", *TABLES))
+
+
+def _is_array_name(name: str) -> bool:
+    return name.lower().endswith(".npy")
+
+
+def _is_image_name(name: str) -> bool:
+    return (mimetypes.guess_type(name)[0] or "").startswith("image/")

@@ -194,6 +194,79 @@ def test_predict_json_and_files(head: Path, split_photos: Path, tmp_path: Path) 
     assert run("predict", head, folder, "--out", tmp_path / "p.xml")[0] == 1
 
 
+def test_predict_in_bulk_json(head: Path, tmp_path: Path) -> None:
+    """With --out the JSON has counts and what was skipped, and no list of all predictions."""
+    for i in range(20):
+        write_image(tmp_path / "new" / f"{i:02d}.png", random_image(i) // 2 + 6 * i)
+    (tmp_path / "new" / "bad.png").write_text("x")
+    out, threshold = tmp_path / "p.csv", 0.9
+    options = ["--top-k", "2", "--threshold", threshold]
+    code, text, _ = run("predict", head, tmp_path / "new", "--out", out, *options, "--json")
+    rows = list(csv.DictReader(out.open(newline="")))
+    unsure = sum(float(row["probability"]) < threshold for row in rows[:-1])
+    assert code == 3
+    assert 0 < unsure < 20
+    assert json.loads(text) == {
+        "out": str(out), "predicted": 20, "resumed": 0, "unsure": unsure,
+        "skipped": [{"path": str(tmp_path / "new" / "bad.png"), "reason": "not an image: its content is text"}],
+    }  # fmt: skip
+    assert list(rows[0]) == ["path", "label", "probability", "best", "unsure", "label_2", "label_2_probability",
+                             "probability_dark", "probability_light", "reason"]  # fmt: skip
+    assert sum(row["label"] == "unsure" and row["unsure"] == "true" for row in rows) == unsure
+    shown = run("predict", head, tmp_path / "new", "--out", out, *options)[1]
+    assert f"20 predictions in {out}, {unsure} of them unsure" in shown
+    assert "bad.png: not an image" in shown
+    found = json.loads(run("predict", head, tmp_path / "new", *options, "--json")[1])
+    assert found["unsure"] == unsure
+    assert [name for name, _ in found["predictions"][0]["top"]] == ["dark", "light"]
+    assert "unsure: " in run("predict", head, tmp_path / "new", *options)[1]
+    assert run("predict", head, tmp_path / "new", "--top-k", "3")[0] == 1
+
+
+def test_predict_takes_tables_beside_images(head: Path, split_photos: Path, tmp_path: Path) -> None:
+    """A table and a folder, in this order, are predicted in this order; the table's labels do not matter."""
+    (split_photos / "t.csv").write_text("path,label\nvalidation/light/l0.png,dark\nvalidation/dark/d0.png,wrong\n")
+    _, text, _ = run("predict", head, split_photos / "t.csv", "--json")
+    assert [(one["path"], one["label"]) for one in json.loads(text)["predictions"]] == [
+        ("validation/light/l0.png", "light"), ("validation/dark/d0.png", "dark"),
+    ]  # fmt: skip
+    found = json.loads(run("predict", head, split_photos / "t.csv", split_photos / "validation", "--json")[1])
+    assert [one["label"] for one in found["predictions"]] == ["light", "dark"] + ["dark"] * 5 + ["light"] * 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_stopped_predictions_go_on(head: Path, tmp_path: Path, number: int, code: int) -> None:
+    """Killed or stopped by Ctrl-C, the same command ends with the file of a run that was left alone, to the byte."""
+    for i in range(3000):
+        write_image(tmp_path / "new" / f"{i}.png", random_image(i) // 2 + i % 128)
+    out = tmp_path / "p.csv"
+    out.write_text("the last one")
+    command = [sys.executable, "-m", "featcache", "predict", head, tmp_path / "new", "--out", out]
+    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "p.csv.partial.json"
+    deadline = time.monotonic() + 60
+    while not (state.exists() and json.loads(state.read_text())["rows"]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert out.read_text() == "the last one"
+    found = json.loads(run("predict", head, tmp_path / "new", "--out", out, "--json")[1])
+    assert 0 < found["resumed"] < found["predicted"] == 3000
+    assert run("predict", head, tmp_path / "new", "--out", tmp_path / "whole.csv")[0] == 0
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not state.exists()
+
+
+def test_evaluate_coverage(head: Path) -> None:
+    """--coverage adds the table that a threshold is chosen by, of the validation images."""
+    found = json.loads(run("evaluate", head, "--coverage", "--json")[1])
+    assert list(found["coverage"]) == ["validation"]
+    first = found["coverage"]["validation"][0]
+    assert (first["threshold"], first["coverage"], first["n"]) == (0.0, 1.0, 10)
+    assert re.search(r"^ *threshold +answered +n +accuracy +95 %$", run("evaluate", head, "--coverage")[1], re.M)
+
+
 def test_evaluate(head: Path) -> None:
     """Metrics by split come back from pixels."""
     code, out, _ = run("evaluate", head, "--json")
