@@ -83,3 +83,18 @@ def test_composing_changes_neither_base_nor_head(extracting, split_photos: Path,
     model.fit(np.ones((4, 8, 8, 3), np.float32), np.ones(4), verbose=0)
     after = [*base.model.get_weights(), *head.estimator.estimator_.model_.get_weights()]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_features_are_rounded_as_the_cache_keeps_them(extracting, split_photos: Path, tmp_path: Path) -> None:
+    """Of a float16 cache the composed model's scores are those of features in float16, to float32's precision."""
+    import keras
+
+    cache = extracting(split_photos, tmp_path / "c", dtype="float16")
+    _, _, model = both(cache, tmp_path / "h", "logreg", params={"C": 1000.0})
+    paths = [Path(cache.source["location"]) / path for path in cache.paths("validation")]
+    spec = ImageClassifier.load(tmp_path / "h").extractor.spec
+    pixels = np.stack([load(path.read_bytes(), spec) for path in paths])
+    scores = keras.Model(model.input, model.get_layer("scores").output).predict(pixels, verbose=0)[:, 0]
+    estimator = ImageClassifier.load(tmp_path / "h").head.estimator.estimator_
+    expected = estimator.decision_function(np.asarray(cache.features("validation")).astype(np.float32))
+    assert np.allclose(scores, expected, rtol=1e-5, atol=1e-5)

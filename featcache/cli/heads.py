@@ -97,7 +97,8 @@ def _story(head: Head) -> str:
     lines.append(metrics_table(head.metrics))
     if "cross_validation" in card:
         found = card["cross_validation"]
-        spread = ", ".join(f"{value:.4f}" for value in found["accuracy_folds"])
+        shown = [f"{value:.4f}" for value in found["accuracy_folds"][:10]]
+        spread = ", ".join([*shown, "…"] if found["folds"] > len(shown) else shown)
         lines.append(
             f"{found['folds']} folds of the training images: {found['accuracy']:.4f} "
             f"({found['accuracy_ci95'][0]:.4f}-{found['accuracy_ci95'][1]:.4f}, n={found['n']}); each: {spread}"

@@ -133,3 +133,19 @@ def test_newest_cache(extracting, photos: Path, tmp_path: Path) -> None:
     assert newest_cache(tmp_path) == tmp_path / "b"
     extracting(photos, tmp_path / "a")
     assert newest_cache(tmp_path) == tmp_path / "a"
+
+
+def test_order_of_storage_goes_through_one_shard_after_the_other(extracting, photos: Path, tmp_path: Path) -> None:
+    """Rows come as they lie in the shards, and labels, paths, digests and groups with them."""
+    cache = extracting(photos, tmp_path / "c", shard_rows=4, validation_split=0.3)
+    assert len(cache.shards) >= 3
+    for split in (None, "train"):
+        rows = cache.features(split, order="storage")
+        places = list(zip(rows._shards.tolist(), rows._positions.tolist(), strict=True))
+        assert places == sorted(places)
+        known = dict(zip(cache.paths(split), np.asarray(cache.features(split)), strict=True))
+        assert all(np.array_equal(known[p], x) for p, x in zip(cache.paths(split, order="storage"), rows, strict=True))
+        for what in ("labels", "digests", "groups"):
+            plain = dict(zip(cache.paths(split), list(getattr(cache, what)(split)), strict=True))
+            stored = list(getattr(cache, what)(split, order="storage"))
+            assert stored == [plain[path] for path in cache.paths(split, order="storage")]

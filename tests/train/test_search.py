@@ -169,6 +169,7 @@ def test_few_shot_neighbours_are_as_many_as_there_are(made) -> None:
 def test_folds_are_the_same_whatever_the_order_and_the_views(made) -> None:
     """The images decide: another order of rows, or views of some, divides them alike."""
     examples = training_examples(made(), "features")
+    examples.groups[:] = examples.images // 5  # of several classes each
     fold = search._folds(examples, 4, 0)
     other = np.random.default_rng(0).permutation(len(examples))
     assert np.array_equal(search._folds(examples.take(other), 4, 0), fold[other])
@@ -176,3 +177,19 @@ def test_folds_are_the_same_whatever_the_order_and_the_views(made) -> None:
     views = examples.take(twice)
     views.scored[len(other) :] = False
     assert np.array_equal(search._folds(views, 4, 0), fold[twice])
+
+
+def test_views_are_trained_on_and_never_scored_in_folds(extracting, photos, tmp_path) -> None:
+    """Of each image the one as it is counts, and its views are on its side."""
+    cache = extracting(photos, tmp_path / "c", views=2, augment="flip", validation_split=0.0)
+    examples = training_examples(cache, "mix")
+    metrics, right = search.cross_validate(Plan("centroid", "mix", ["dark", "light"]), examples, 3)
+    assert (len(examples), metrics["n"], len(right)) == (36, 12, 12)
+
+
+def test_the_best_is_the_most_accurate_and_of_equals_the_first() -> None:
+    """What failed does not count."""
+    sweep = [{"params": i, "accuracy": value, "error": "x"} for i, value in enumerate([None, 0.5, 0.9, 0.9, 0.7])]
+    assert search._best(sweep)["params"] == 2
+    with pytest.raises(HeadError, match="none does; the first ends with: x"):
+        search._best(sweep[:1])
