@@ -98,8 +98,8 @@ class HeadKind:
 
 HEADS: dict[str, HeadKind] = {
     "logreg": HeadKind(_logreg, True, 3, {"C": _decades(-4, 1)}, "C"),
-    "linear-svm": HeadKind(_linear_svm, True, 7, {"C": _decades(-5, 0)}, "C"),
-    "svm": HeadKind(_svm, True, 5, {"C": _decades(-1, 2)}, "C"),
+    "linear-svm": HeadKind(_linear_svm, True, 8, {"C": _decades(-5, 0)}, "C"),
+    "svm": HeadKind(_svm, True, 6, {"C": _decades(-1, 2)}, "C"),
     "ridge": HeadKind(_ridge, False, 0, {"alphas": tuple(reversed(_decades(0, 6)))}, "alphas"),
     "sgd": HeadKind(_sgd, False, 0, {"alpha": tuple(reversed(_decades(-5, 0)))}, "alpha"),
     "knn": HeadKind(_knn, False, 3, {"n_neighbors": (50, 20, 10, 5, 3, 1)}),
