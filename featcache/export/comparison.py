@@ -134,7 +134,9 @@ def _random(spec: PixelSpec) -> list[bytes]:
 
 
 def difference(kind: str, model: Path, images: Images, class_names: list[str]) -> tuple[float, int]:
-    """Return how far a model, asked in a clean process, is from what is expected, and what it could not decode.
+    """Return how far a model is from what is expected, and how many images it could not decode.
+
+    It is asked in a clean process.
 
     Raises
     ------
@@ -149,8 +151,8 @@ def difference(kind: str, model: Path, images: Images, class_names: list[str]) -
     names = np.array([name.encode("utf-8", "surrogateescape") for name in class_names], dtype=bytes)
     if list(found["label"][known]) != list(names[found["encoded"][known].argmax(axis=1)]):
         raise ExportError("Expected each image's most probable class as its label. Received: another. Report it.")
-    decodable = sum(map(_is_decodable, images.contents))
-    return max(worst, _distance(found["encoded"][known], images.expected[known])), decodable - int(known.sum())
+    unread = len(known) - int(known.sum())
+    return max(worst, _distance(found["encoded"][known], images.expected[known])), unread
 
 
 def _distance(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

@@ -141,8 +141,10 @@ def export_model(
 
 def _check_free(target: Path, beside: Path) -> None:
     """Refuse to replace anything that is not an export."""
-    taken = target.is_dir() and any(target.iterdir()) if beside.parent == target else target.exists()
-    if (taken or beside.exists()) and not (_is_ours(beside) and target.is_dir() == (beside.parent == target)):
+    folder = beside.parent == target
+    empty = folder and target.is_dir() and not any(target.iterdir())
+    free = empty or not (target.exists() or beside.exists())
+    if not free and not (_is_ours(beside) and target.is_dir() == folder):
         raise OptionError(
             f"Expected a name that is free, or an earlier export's. Received: {str(target)!r}, where something else "
             "is. Choose another --to."
@@ -223,8 +225,8 @@ def _notes(kind: str, classifier: ImageClassifier, spec: PixelSpec, shown: Image
     notes = []
     if kind == "savedmodel":
         notes.append(
-            "signature encoded decodes JPEG and PNG and turns them upright by their EXIF orientation; TIFF, JPEG in "
-            "CMYK and whatever else only Pillow reads it refuses, with the whole request; WebP it does not turn"
+            "signature encoded decodes JPEG and PNG and turns them upright by their EXIF orientation; TIFF and what "
+            "else only Pillow reads it refuses, with the whole request; WebP it does not turn"
         )
     else:
         notes.append(
@@ -232,7 +234,7 @@ def _notes(kind: str, classifier: ImageClassifier, spec: PixelSpec, shown: Image
             f"{spec.resize} with {spec.interpolation} interpolation; preprocessing is inside"
         )
     if refused:
-        notes.append(f"{refused} of the {len(shown.contents)} images compared could not be decoded by the graph")
+        notes.append(f"{refused} of the {len(shown.contents)} images are no JPEG or PNG that the graph decodes")
     if not shown.real:
         notes.append(shown.origin)
     return [*notes, _licence(classifier.head.card)]
