@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import json
 import re
@@ -143,6 +144,20 @@ def test_a_whole_model_is_exported_like_a_head(head: Path, tmp_path: Path, at_on
     assert (report.compared, report.classes) == (12, HOSTILE)
     assert report.max_difference < 1e-5
     assert "nothing is recorded" in report.notes[-1]
+
+
+def test_constants_of_a_base_go_along(extracting, tmp_path: Path, at_once: None) -> None:
+    """What a layer keeps outside its weights, as Normalization does in EfficientNet, is in every format."""
+    import keras
+
+    inputs = keras.Input((8, 8, 3))
+    normal = keras.layers.Normalization(mean=[100.0, 90.0, 80.0], variance=[50.0, 60.0, 70.0])(inputs)
+    keras.Model(inputs, keras.layers.Conv2D(5, 3, name="mix")(normal)).save(tmp_path / "b.keras")
+    cache = extracting(photographs(tmp_path / "p", ["a", "b"]), tmp_path / "c", base=tmp_path / "b.keras")
+    fit_head(cache, params={"C": 1e-3}, out=tmp_path / "h")
+    installed = [name for name in ("tf2onnx", "onnxruntime") if importlib.util.find_spec(name)]
+    for name in ["m.keras", "m", "m.tflite", *(["m.onnx"] if len(installed) == 2 else [])]:
+        assert export_model(tmp_path / "h", tmp_path / name).max_difference < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,23 +120,32 @@ def _write_saved_model(model: Any, spec: PixelSpec, class_names: Sequence[str], 
         tf.saved_model.save(module, str(target), {**signatures, "serving_default": signatures["encoded"]})
 
 
-def _tflite(function: Any) -> bytes:
-    import tensorflow as tf
+def _frozen(function: Any) -> Any:
+    """Return a function of which every weight is a constant."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
-    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
+    return convert_variables_to_constants_v2(function.get_concrete_function())
+
+
+def _tflite(function: Any) -> bytes:
+    import tensorflow as tf
+
+    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([_frozen(function)]).convert()
     return content
 
 
 def _onnx(function: Any, class_names: Sequence[str]) -> bytes:
-    import json
-    import logging
-
+    import tensorflow as tf
     import tf2onnx
 
+    frozen = _frozen(function)  # tf2onnx takes constants that a function captured for inputs
+
+    def classifier(pixels: Any) -> dict[str, Any]:
+        return {"probabilities": tf.nest.flatten(frozen(pixels))[0]}
+
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    model, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=17)
+    plain = tf.function(classifier, input_signature=function.input_signature, autograph=False)
+    model, _ = tf2onnx.convert.from_function(plain, input_signature=plain.input_signature, opset=17)
     entry = model.metadata_props.add()
     entry.key, entry.value = "class_names", json.dumps(list(class_names))
     content: bytes = model.SerializeToString()
