@@ -296,6 +296,18 @@ def test_a_model_that_does_not_load_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_that_cannot_be_converted(head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a converter says ends in one error, and nothing is left behind."""
+
+    def write(*_: object) -> None:
+        raise KeyError("no such operation")
+
+    monkeypatch.setattr(exporting, "write", write)
+    with pytest.raises(ExportError, match=r"a network that tflite can hold. Received: 'no such operation'"):
+        export_model(head, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_heads_that_no_network_expresses(extracting, split_photos: Path, tmp_path: Path) -> None:
     """They are named before anything is written."""
     fit_head(extracting(split_photos, tmp_path / "c"), "knn", out=tmp_path / "h")

@@ -116,7 +116,9 @@ def export_model(
         written = draft / target.name
         try:
             write(kind, whole, spec, classifier.class_names, written)
-        except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # converters fail in many ways
             raise ExportError(
                 f"Expected a network that {kind} can hold. Received: {' '.join(str(error).split())[:300]}. Take "
                 "another format."
@@ -185,9 +187,9 @@ def _publish(written: Path, target: Path, beside: Path, known: Mapping[str, Any]
         publish_json(written / _INSIDE, known)
         swap_folder(written, target)
     else:
+        publish_json(beside, known)  # first: a model without it would pass for somebody else's
         written.replace(target)
         sync_folder(target.parent)
-        publish_json(beside, known)
 
 
 def _files(written: Path) -> list[Path]:
