@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from featcache.cache import FeatureCache
     from featcache.classifier import ImageClassifier
     from featcache.errors import FeatcacheError
+    from featcache.export import export_model
     from featcache.extraction import extract
     from featcache.extractor import FeatureExtractor
     from featcache.heads import Head
@@ -29,6 +30,7 @@ _HOME = {
     "FeatureExtractor": "featcache.extractor",
     "Head": "featcache.heads",
     "ImageClassifier": "featcache.classifier",
+    "export_model": "featcache.export",
     "FeatcacheError": "featcache.errors",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "FeatureExtractor",
     "Head",
     "ImageClassifier",
+    "export_model",
     "FeatcacheError",
 ]
 

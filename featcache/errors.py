@@ -11,6 +11,7 @@ FeatcacheError
 │   └── CacheDamagedError  a checksum does not match
 ├── HungError          the decoding of an image does not end
 ├── HeadError          a head cannot be trained, saved or loaded
+├── ExportError        a model cannot be exported, or others would not get its numbers
 └── GateError          a required score was not reached
 
 Messages are one line: what was expected, what was received, what to do next.
@@ -64,6 +65,10 @@ class HungError(FeatcacheError):
 
 class HeadError(FeatcacheError):
     """A head cannot be trained, saved or loaded."""
+
+
+class ExportError(FeatcacheError):
+    """A model cannot be exported, or others would not get its numbers."""
 
 
 class GateError(FeatcacheError):

@@ -7,6 +7,7 @@ those of a plain Keras pipeline; what TensorFlow cannot decode goes through Pill
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -127,7 +128,7 @@ def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
         pass  # TensorFlow may still know it
     except Image.DecompressionBombError as error:
         raise ImageError(str(error)) from None
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError):
+    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error):
         pass  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
     try:
         pixels = _decoded_by_tensorflow(content, channels)
@@ -171,7 +172,7 @@ def _decoded_by_pillow(header: Any, channels: int, tensorflow_says: Exception) -
         header.load()
         return _pillow_pixels(header, channels)
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, MemoryError,
-            Image.DecompressionBombError) as error:  # fmt: skip
+            struct.error, Image.DecompressionBombError) as error:  # fmt: skip
         reason = str(error) or str(tensorflow_says)
         raise ImageError(f"{header.format} cannot be decoded: {_one_line(reason)}") from None
 

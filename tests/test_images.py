@@ -36,6 +36,15 @@ def test_channels_follow_the_base(kind: str, channels: int) -> None:
     assert decode(encoded(Image.fromarray(GREY), kind), channels).shape == (40, 60, channels)
 
 
+@pytest.mark.parametrize("block", [b"MM\0*", b"II*\0", b"MM", b"MM\0*\0\0\0\x08", b"II*\0\x08\0\0\0\xff"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_cut_exif_block_turns_nothing(block: bytes, kind: str) -> None:
+    """The picture is read where its EXIF block ends in the middle of a number."""
+    content = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(content, kind, exif=b"Exif\0\0" + block)
+    assert decode(content.getvalue(), 3).shape == (2, 4, 3)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:

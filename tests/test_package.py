@@ -15,6 +15,7 @@ def test_public_names() -> None:
         "FeatureExtractor",
         "Head",
         "ImageClassifier",
+        "export_model",
         "FeatcacheError",
     ]
     assert all(getattr(featcache, name).__name__ == name for name in featcache.__all__)

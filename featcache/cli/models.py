@@ -1,4 +1,4 @@
-"""``predict`` and ``evaluate``: a classifier at work."""
+"""``predict``, ``evaluate`` and ``export``: a classifier at work."""
 
 from __future__ import annotations
 
@@ -123,3 +123,39 @@ def _outcome(data: dict[str, Any], *parts: str) -> Outcome:
     skipped = data["skipped"]
     text = "\n".join(part for part in [*parts, skipped_text(skipped)] if part)
     return Outcome(data, text, SKIPPED if skipped else DONE)
+
+
+@command("export", example="featcache export cache/photos-vgg19-1a2b3c4d/heads/logreg-block5_pool --to photos.keras")
+def export(
+    model: Model,
+    to: Annotated[Path, typer.Option(
+        metavar="FILE|DIR", help="A .keras, .tflite or .onnx file, or a folder for a SavedModel."
+    )],
+    compare: Annotated[int, typer.Option(help="How many images to compare on.", min=0)] = 32,
+    images: Annotated[str | None, typer.Option(
+        metavar="DIR", help="Images to compare on. Default: validation images it was made from."
+    )] = None,
+    base: Base = None,
+    weights: Weights = None,
+) -> Outcome:  # fmt: skip
+    """Write a classifier for programs without featcache, and compare its answers."""
+    from featcache.export import export_model
+
+    report = export_model(model, to, images=images, compare=compare, base=base, weights=weights)
+    on = f"{report.compared} images" if report.compared else "random pixels only"
+    lines = [
+        f"{report.format} of {len(report.classes)} classes in {to}; class names, recipe and digests in "
+        f"{report.metadata}",
+        f"loaded without featcache, its probabilities differ by at most {report.max_difference:.2g}, on {on}",
+        *report.notes,
+    ]
+    data = {
+        "path": str(report.path),
+        "metadata": str(report.metadata),
+        "format": report.format,
+        "max_difference": report.max_difference,
+        "compared": report.compared,
+        "classes": report.classes,
+        "notes": report.notes,
+    }
+    return Outcome(data, "\n".join(map(printable, lines)))

@@ -19,8 +19,8 @@ from featcache.cli import app
 from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
-COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "bases", "layers", "info", "verify", "gc",
-            "export-cache", "demo"]  # fmt: skip
+COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "bases", "layers", "info", "verify",
+            "gc", "export-cache", "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -432,6 +432,22 @@ def test_caring_for_a_cache(options: list[object], photos: Path, tmp_path: Path)
     assert (code, set(json.loads(out))) == (0, {"path", "arrays", "bytes"})
     assert "paths_train" in np.load(tmp_path / "out.npz")
     assert run("export-cache", cache)[0] == 2
+
+
+def test_export(head: Path, tmp_path: Path) -> None:
+    """export writes a model and says how far it is from the classifier; what it cannot write is an error."""
+    code, out, err = run("export", head, "--to", tmp_path / "new" / "m.keras", "--compare", 3, "--json")
+    found = json.loads(out)
+    assert (code, found["format"], found["compared"], found["classes"]) == (0, "keras", 3, ["dark", "light"])
+    assert found["path"] == str(tmp_path / "new" / "m.keras")
+    assert found["max_difference"] < 1e-4
+    assert set(found) == {"path", "metadata", "format", "max_difference", "compared", "classes", "notes"}
+    code, out, err = run("export", head, "--to", tmp_path / "m.tflite", "--compare", 0)
+    assert (code, "on random pixels only" in out, "none were asked for" in out) == (0, True, True)
+    code, out, err = run("export", head, "--to", tmp_path / "m.h5")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"error: Expected a file ending in .keras, .tflite or .onnx.*\n", err)
+    assert run("export", head)[0] == 2
 
 
 def test_info_of_features_from_elsewhere(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Run as a script in a process of its own: an exported model answers without featcache.
+
+It takes ``FORMAT MODEL INPUTS OUTPUTS``; inputs and outputs are npz files, see `answers`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+_BATCH = 16
+
+
+def answers(kind: str, path: str, inputs: Any) -> dict[str, Any]:
+    """Return what an exported model says.
+
+    Parameters
+    ----------
+    kind : {"keras", "savedmodel", "tflite", "onnx"}
+    path : str
+        The model.
+    inputs : mapping
+        ``pixels`` (n, height, width, channels), float32; ``encoded``, all images' bytes in a row, and ``ends``
+        (n,), where each ends; one of no bytes is not asked about.
+
+    Returns
+    -------
+    dict
+        ``images``: the probabilities of the pixels; of a SavedModel also ``encoded`` and ``label``, of the bytes,
+        NaN and ``""`` where the graph could not decode them.
+    """
+    if kind == "savedmodel":
+        return _saved_model(path, inputs)
+    ask = {"keras": _keras, "tflite": _tflite, "onnx": _onnx}[kind](path)
+    return {"images": np.concatenate([ask(batch) for batch in _batches(inputs["pixels"])])}
+
+
+def _batches(pixels: Any) -> Iterator[Any]:
+    for start in range(0, len(pixels), _BATCH):
+        yield pixels[start : start + _BATCH]
+
+
+def _keras(path: str) -> Callable[[Any], Any]:
+    import keras
+
+    model = keras.models.load_model(path)
+    return lambda batch: np.asarray(model.predict(batch, verbose=0))
+
+
+def _tflite(path: str) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    interpreter = tf.lite.Interpreter(path)
+    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def ask(batch: Any) -> Any:
+        interpreter.resize_tensor_input(given["index"], batch.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], batch)
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])
+
+    return ask
+
+
+def _onnx(path: str) -> Callable[[Any], Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(["probabilities"], {"pixels": batch})[0]
+
+
+def _saved_model(path: str, inputs: Any) -> dict[str, Any]:
+    import tensorflow as tf
+
+    model = tf.saved_model.load(path)
+    ask = {name: model.signatures[name] for name in ("images", "encoded")}
+    pixels = [ask["images"](images=tf.constant(batch))["probabilities"].numpy() for batch in _batches(inputs["pixels"])]
+    images = np.concatenate(pixels)
+    content, ends = inputs["encoded"].tobytes(), inputs["ends"].tolist()
+    encoded, labels = np.full_like(images, np.nan), [b""] * len(ends)
+    for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        if start == end:
+            continue
+        try:
+            found = ask["encoded"](encoded=tf.constant([content[start:end]]))
+        except tf.errors.OpError:
+            continue
+        encoded[i], labels[i] = found["probabilities"].numpy()[0], found["label"].numpy()[0]
+    return {"images": images, "encoded": encoded, "label": np.array(labels, dtype=bytes)}
+
+
+if __name__ == "__main__":
+    sys.modules["featcache"] = None  # type: ignore[assignment]  # whoever imports it fails
+    with np.load(sys.argv[3]) as given:
+        np.savez(sys.argv[4], **answers(sys.argv[1], sys.argv[2], given))

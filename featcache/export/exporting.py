@@ -1,0 +1,262 @@
+"""Compose, write, ask in a clean process, compare, publish."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.cache.writer import versions
+from featcache.classifier import ImageClassifier
+from featcache.composition import compose
+from featcache.errors import ExportError, OptionError
+from featcache.export.comparison import Images, difference, images_for
+from featcache.export.formats import format_of, with_every_class, write
+from featcache.files import TEMPORARY, publish_json, swap_folder, sync_folder
+from featcache.heads import Head
+from featcache.images import PixelSpec
+from featcache.recipe import Request
+
+TOLERANCE = {"keras": 1e-4, "savedmodel": 1e-4, "tflite": 5e-3, "onnx": 5e-3}
+"""How far a probability may be from the classifier's, in float32."""
+
+LOW_PRECISION = 5e-3
+"""The same of features kept in float16, and of networks that compute in less than float32."""
+
+METADATA_FORMAT = 1
+
+_INSIDE = "featcache.json"
+
+_LICENCES = {  # of the originals that keras.applications ported its weights from
+    "vgg": "CC BY 4.0", "resnet": "MIT", "inception": "Apache 2.0", "xception": "MIT", "mobilenet": "Apache 2.0",
+    "densenet": "BSD 3-Clause", "nasnet": "Apache 2.0", "efficientnet": "Apache 2.0", "convnext": "MIT",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_model` wrote.
+
+    Attributes
+    ----------
+    path : Path
+        The file or folder.
+    metadata : Path
+        The JSON file beside the file, or in the folder, with class names, recipe, digests and licence note.
+    format : {"keras", "savedmodel", "tflite", "onnx"}
+    classes : list of str
+        In the order of the columns.
+    max_difference : float
+        The largest difference of a probability from the classifier's.
+    compared : int
+        On how many images; 0 if on random pixels only.
+    notes : list of str
+        What whoever takes the model must know.
+    """
+
+    path: Path
+    metadata: Path
+    format: str
+    classes: list[str]
+    max_difference: float
+    compared: int
+    notes: list[str]
+
+
+def export_model(
+    model: str | os.PathLike[str] | ImageClassifier, to: str | os.PathLike[str], *, images: str | None = None,
+    compare: int = 32, base: Any = None, weights: str | Path | None = None,
+) -> ExportReport:  # fmt: skip
+    """Write a classifier for those who have no featcache, once it gave the same answers without it.
+
+    Parameters
+    ----------
+    model : path or ImageClassifier
+        The folder of a head, which is composed with its base, or of a whole model.
+    to : path
+        ``.keras``, ``.tflite``, ``.onnx``, or a folder for a SavedModel; an earlier export there is replaced.
+    images : path, optional
+        Images to compare on; default: validation images of the source it was trained from.
+    compare : int
+        On how many.
+    base, weights : optional
+        As `ImageClassifier.load` takes them.
+
+    Raises
+    ------
+    HeadError
+        If no network can express the head.
+    ExportError
+        If the exported model does not load without featcache, or its probabilities are further from the
+        classifier's than promised; nothing is written then.
+    OptionError
+        If `to` is no format, or holds something else.
+    """
+    target = Path(to)
+    kind = format_of(target)
+    beside = target / _INSIDE if kind == "savedmodel" else target.with_name(target.name + ".json")
+    _check_free(target, beside)
+    if compare < 0:
+        raise OptionError(f"Expected a number of images to compare on. Received: {compare}.")
+    classifier = model if isinstance(model, ImageClassifier) else ImageClassifier.load(
+        model, base=base, weights=weights
+    )  # fmt: skip
+    whole, spec, tolerance = _whole(classifier, TOLERANCE[kind])
+    shown = images_for(classifier, compare, images)
+    draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        written = draft / target.name
+        try:
+            write(kind, whole, spec, classifier.class_names, written)
+        except OSError:
+            raise
+        except Exception as error:  # converters fail in many ways
+            raise ExportError(
+                f"Expected a network that {kind} can hold. Received: {' '.join(str(error).split())[:300]}. Take "
+                "another format."
+            ) from error
+        worst, refused = difference(kind, written, shown, classifier.class_names)
+        if worst > tolerance:
+            raise ExportError(
+                f"Expected probabilities within {tolerance:g} of the classifier's. Received: {worst:.3g} from the "
+                f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; take another format."
+            )
+        notes = _notes(kind, classifier, spec, shown, refused)
+        known = _metadata(kind, classifier, spec, written, notes)
+        compared = len(shown.contents) if shown.real else 0
+        known["comparison"] = {"max_difference": worst, "compared": compared, "tolerance": tolerance}
+        _publish(written, target, beside, known)
+    except OSError as error:
+        raise ExportError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return ExportReport(target, beside, kind, list(classifier.class_names), worst, compared, notes)
+
+
+def _check_free(target: Path, beside: Path) -> None:
+    """Refuse to replace anything that is not an export."""
+    folder = beside.parent == target
+    empty = folder and target.is_dir() and not any(target.iterdir())
+    free = empty or not (target.exists() or beside.exists())
+    if not free and not (_is_ours(beside) and target.is_dir() == folder):
+        raise OptionError(
+            f"Expected a name that is free, or an earlier export's. Received: {str(target)!r}, where something else "
+            "is. Choose another --to."
+        )
+
+
+def _is_ours(metadata: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        known = json.loads(metadata.read_text())
+        return isinstance(known, dict) and "exported_by_featcache" in known
+    return False
+
+
+def _whole(classifier: ImageClassifier, tolerance: float) -> tuple[Any, PixelSpec, float]:
+    """Return the model from pixels to the probability of every class, and how far it may be off."""
+    head, count = classifier.head, len(classifier.class_names)
+    if isinstance(head, Head):
+        assert classifier.recipe is not None
+        composed = compose(head, classifier.extractor.base, classifier.recipe)
+        trained, spec = [int(number) for number in head.estimator.classes_], classifier.extractor.spec
+    else:
+        composed, trained, spec = head.model, head.trained_classes, head.spec
+    stored = (head.card.get("recipe") or {}).get("dtype", "float32")
+    exact = stored == "float32" and _in_float32(composed)
+    return with_every_class(composed, trained, count), spec, tolerance if exact else max(tolerance, LOW_PRECISION)
+
+
+def _in_float32(layer: Any) -> bool:
+    inner = getattr(layer, "layers", None)
+    return all(map(_in_float32, inner)) if inner else getattr(layer, "compute_dtype", "float32") == "float32"
+
+
+def _publish(written: Path, target: Path, beside: Path, known: Mapping[str, Any]) -> None:
+    for file in _files(written):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    if written.is_dir():
+        publish_json(written / _INSIDE, known)
+        swap_folder(written, target)
+    else:
+        publish_json(beside, known)  # first: a model without it would pass for somebody else's
+        written.replace(target)
+        sync_folder(target.parent)
+
+
+def _files(written: Path) -> list[Path]:
+    return sorted(path for path in written.rglob("*") if path.is_file()) if written.is_dir() else [written]
+
+
+def _metadata(
+    kind: str, classifier: ImageClassifier, spec: PixelSpec, written: Path, notes: list[str]
+) -> dict[str, Any]:
+    head, root = classifier.head, written if written.is_dir() else written.parent
+    return {
+        "exported_by_featcache": METADATA_FORMAT,
+        "format": kind,
+        "class_names": list(classifier.class_names),
+        "input": {
+            "height": spec.height, "width": spec.width, "channels": spec.channels, "values": "0 to 255",
+            "resize": spec.resize, "interpolation": spec.interpolation,
+            "preprocessing": "none needed: it is in the model",
+        },
+        "output": "the probability of every class, in the order of class_names",
+        "recipe": head.card.get("recipe"),
+        "clf": head.clf if isinstance(head, Head) else None,
+        "classifier_sha256": head.card.get("sha256_model") or head.card.get("model", {}).get("sha256"),
+        "weights": _licence(head.card),
+        "files": {
+            file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in _files(written)
+        },
+        "versions": versions(),
+        "notes": notes,
+    }  # fmt: skip
+
+
+def _notes(kind: str, classifier: ImageClassifier, spec: PixelSpec, shown: Images, refused: int) -> list[str]:
+    notes = []
+    if kind == "savedmodel":
+        notes.append(
+            "signature encoded decodes JPEG and PNG and turns them upright by their EXIF orientation; TIFF and what "
+            "else only Pillow reads it refuses, with the whole request; WebP it does not turn"
+        )
+    else:
+        notes.append(
+            f"takes decoded pixels, upright, 0 to 255, {spec.height}x{spec.width}x{spec.channels}, resized by "
+            f"{spec.resize} with {spec.interpolation} interpolation; preprocessing is inside"
+        )
+    if refused:
+        notes.append(f"{refused} of the {len(shown.contents)} images are no JPEG or PNG that the graph decodes")
+    if not shown.real:
+        notes.append(shown.origin)
+    return [*notes, _licence(classifier.head.card)]
+
+
+def _licence(card: Mapping[str, Any]) -> str:
+    """Say whose weights the model has, and what is known of their licence."""
+    described = card.get("request")
+    if not isinstance(described, Mapping):
+        return "licence of the weights: not known, as nothing is recorded of where the base came from"
+    request = Request.from_dict(described)
+    if request.weights == "none":
+        return "weights: drawn at random, then trained on the classifier's own images"
+    file = request.base if request.is_file and request.weights is None else request.weights
+    if file not in (None, "imagenet"):
+        return f"licence of the weights: that of {Path(str(file)).name}, which is yours to check"
+    name = request.base_name
+    stated = next((text for known, text in _LICENCES.items() if name.startswith(known)), None)
+    original = f"; their originals were published under {stated}, as far as known" if stated else ""
+    return (
+        f"weights: ImageNet weights of keras.applications ({name}){original}; see "
+        "https://keras.io/api/applications/ and the terms of ImageNet"
+    )
