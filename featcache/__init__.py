@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from featcache.errors import FeatcacheError
     from featcache.extraction import extract
     from featcache.extractor import FeatureExtractor
+    from featcache.finetune import fine_tune
     from featcache.heads import Head
     from featcache.train import Comparison, compare, fit_head
 
@@ -24,6 +25,7 @@ _HOME = {
     "extract": "featcache.extraction",
     "fit_head": "featcache.train",
     "compare": "featcache.train",
+    "fine_tune": "featcache.finetune",
     "Comparison": "featcache.train",
     "FeatureCache": "featcache.cache",
     "FeatureExtractor": "featcache.extractor",
@@ -36,6 +38,7 @@ __all__ = [
     "extract",
     "fit_head",
     "compare",
+    "fine_tune",
     "Comparison",
     "FeatureCache",
     "FeatureExtractor",

@@ -232,12 +232,7 @@ class ImageClassifier:
         """
         policy = None
         if source is None:
-            listing = self.head.card["listing"]
-            opened = open_source(self.head.card["source"]["location"], classes=listing["classes"])
-            settings = {key: value for key, value in listing.items() if key != "classes"}
-            if settings["test_from"] is not None:
-                settings["test_from"] = tuple(settings["test_from"])
-            policy = SplitPolicy(**settings)
+            opened, policy = own_source(self.head)
         else:
             opened = open_source(source)
         unknown = sorted(set(class_names(opened.items)) - set(self.class_names))
@@ -275,3 +270,13 @@ class ImageClassifier:
                 f"{sum(map(len, by_split.values()))} copies of its training images, {len(skipped)} that cannot be read."
             )
         return {"metrics": metrics, "skipped": skipped}
+
+
+def own_source(head: Head | PixelModel) -> tuple[Source, SplitPolicy]:
+    """Return the source that a head's cache was extracted from, and how it was split."""
+    listing = head.card["listing"]
+    opened = open_source(head.card["source"]["location"], classes=listing["classes"])
+    settings = {key: value for key, value in listing.items() if key != "classes"}
+    if settings["test_from"] is not None:
+        settings["test_from"] = tuple(settings["test_from"])
+    return opened, SplitPolicy(**settings)
