@@ -19,8 +19,8 @@ from featcache.cli import app
 from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
-COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "bases", "layers", "info", "verify", "gc",
-            "export-cache", "demo"]  # fmt: skip
+COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "fine-tune", "bases", "layers", "info", "verify",
+            "gc", "export-cache", "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
