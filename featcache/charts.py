@@ -69,7 +69,8 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any
         for measure in ("accuracy", "loss")
     ]
     title = " | ".join(start["phase"] for start in starts)
-    specification: dict[str, Any] = alt.hconcat(*panels).properties(title=title).to_dict()
+    with alt.data_transformers.enable("default", consolidate_datasets=False):  # data beside the marks of it
+        specification: dict[str, Any] = alt.hconcat(*panels).properties(title=title).to_dict()
     return specification
 
 

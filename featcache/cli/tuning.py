@@ -122,6 +122,6 @@ def _story(result: FineTuned) -> str:
         lines.append(f"{what}; the weights of the best epoch before are taken")
     lines.append(_counts(result))
     if result.kept == "head":
-        lines.append("fine-tuning made it worse on validation: the model is base and head as they were before")
+        lines.append("fine-tuning did not help on validation: the model is base and head as they were before")
     lines += [line for line in (skipped_text(result.skipped),) if line]
     return "\n".join([*lines, printable(str(result.model.path))])

@@ -48,6 +48,10 @@ def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str
     """
     if clf not in STUDENTS:
         raise OptionError(f"Expected to distil into {' or '.join(STUDENTS)}. Received: {clf!r}.")
+    if "cache" not in teacher.card:
+        raise HeadError(
+            "Expected a head that was trained on a cache. Received: one that names none. Make it with fit_head."
+        )
     cache = FeatureCache(teacher.card["cache"])
     if cache.recipe.to_dict() != teacher.card["recipe"]:
         raise HeadError(

@@ -236,7 +236,8 @@ def _target(head: Head, out: str | os.PathLike[str] | None) -> Path:
 def _default_rate(head: Head, reinitialise: bool) -> float:
     if reinitialise:
         return _FRESH_RATE
-    return float(head.card["all_params"]["learning_rate"]) / 10 if head.clf == "dense" else _RATE
+    stated = head.card.get("all_params", {}).get("learning_rate") if head.clf == "dense" else None
+    return _RATE if stated is None else float(stated) / 10
 
 
 def _epochs_of(head: Head) -> int:
@@ -368,7 +369,8 @@ class _Run:
         kept = "tuned" if state.best and (new >= old or self.which.reinitialise) else "head"
         if kept == "head":
             put(self.parts.model.variables, self._start)
-            log.warning("fine-tuning made it worse (accuracy %.4f, before %.4f): the head is kept", new, old)
+            why = f"made it worse (accuracy {new:.4f}, before {old:.4f})" if state.best else "had no good epoch"
+            log.warning("fine-tuning %s: the head is kept", why)
         elif new < old:
             log.warning("the model from fresh weights is worse than the head: accuracy %.4f, before %.4f", new, old)
         if any(self._unseen(one) for one in self.pictures.by_split.get("test", [])):

@@ -147,6 +147,29 @@ def test_options_from_the_environment(oracle: Path, photos: Path, tmp_path: Path
     assert json.loads(out)["clf"] == "svm"
 
 
+def test_fine_tune(options: list[object], split_photos: Path, tmp_path: Path) -> None:
+    """The dry run shows what would train; the command says before and after, and its model is evaluated like a head."""
+    run("extract", split_photos, *options, "--cache", tmp_path / "c")
+    run("fit-head", tmp_path / "c", "--clf", "dense", "--set", "epochs=2", "--out", tmp_path / "h")
+    code, out, _ = run("fine-tune", tmp_path / "h", "--all-layers", "--dry-run", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["trainable"], told["non_trainable"], told["total"]) == (16 + 5, 9, 30)
+    assert "parameters train" in run("fine-tune", tmp_path / "h", "--last", "1", "--dry-run")[1]
+    code, out, _ = run("fine-tune", tmp_path / "h", "--last", "1", "--epochs", "2", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert {"model", "before", "after", "trainable", "non_trainable", "history", "kept", "skipped"} <= set(told)
+    assert (told["model"], len(told["history"]["epoch"])) == (str(tmp_path / "h-finetuned"), 2)
+    code, out, _ = run("fine-tune", tmp_path / "h", "--last", "1", "--epochs", "1", "--optimizer", "sgd",
+                       "--weight-decay", "0.01", "--schedule", "exponential")  # fmt: skip
+    assert code == 0
+    assert re.search(r"before, validation +\d\.\d{4} +\d\.\d{4}-\d\.\d{4}", out)
+    assert run("evaluate", tmp_path / "h-finetuned")[0] == 0
+    code, _, err = run("fine-tune", tmp_path / "h")
+    assert (code, err.count("error: Expected one of --from-layer")) == (1, 1)
+
+
 def test_fit_head_takes_the_newest_cache(options: list[object], split_photos, tmp_path, monkeypatch) -> None:
     """Without CACHE the newest under cache/ is used, and named; its metrics are printed."""
     monkeypatch.chdir(tmp_path)
