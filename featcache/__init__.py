@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featcache.export import export_model
     from featcache.extraction import extract
     from featcache.extractor import FeatureExtractor
+    from featcache.finetune import fine_tune
     from featcache.heads import Head
     from featcache.train import Comparison, compare, fit_head
 
@@ -25,6 +26,7 @@ _HOME = {
     "extract": "featcache.extraction",
     "fit_head": "featcache.train",
     "compare": "featcache.train",
+    "fine_tune": "featcache.finetune",
     "Comparison": "featcache.train",
     "FeatureCache": "featcache.cache",
     "FeatureExtractor": "featcache.extractor",
@@ -38,6 +40,7 @@ __all__ = [
     "extract",
     "fit_head",
     "compare",
+    "fine_tune",
     "Comparison",
     "FeatureCache",
     "FeatureExtractor",

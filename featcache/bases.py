@@ -501,6 +501,27 @@ def _canonical_addresses(calls: Mapping[str, _Call]) -> dict[str, str]:
     return {address: full(address) for address in calls}
 
 
+def canonical_names(model: Any) -> dict[str, str]:
+    """Return each layer of a network by name, with automatic numbers counted from its own start."""
+    return _canonical_addresses({layer.name: _Call(layer, None) for layer in model.layers})
+
+
+def fresh_weights(model: Any, seed: int) -> list[npt.NDArray[Any]]:
+    """Return weights for a network as its initialisers draw them from a seed.
+
+    Layers that only scale their inputs (`Normalization`) keep the statistics that they have.
+    """
+    import keras
+
+    with _seeded(seed):
+        fresh = keras.models.clone_model(model)
+    for ours, theirs in zip(_leaves(fresh), _leaves(model), strict=True):
+        if isinstance(theirs, keras.layers.Normalization):
+            ours.set_weights(theirs.get_weights())
+    weights: list[npt.NDArray[Any]] = fresh.get_weights()
+    return weights
+
+
 def _snake_case(name: str) -> str:
     """Return a class name as Keras writes it in automatic layer names."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))

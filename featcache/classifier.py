@@ -331,12 +331,7 @@ class ImageClassifier:
         """Return a source of the head's classes; None means its cache's own, with how it was split."""
         policy = None
         if source is None:
-            listing = self.head.card["listing"]
-            opened = open_source(self.head.card["source"]["location"], classes=listing["classes"])
-            settings = {key: value for key, value in listing.items() if key != "classes"}
-            if settings["test_from"] is not None:
-                settings["test_from"] = tuple(settings["test_from"])
-            policy = SplitPolicy(**settings)
+            opened, policy = own_source(self.head)
         else:
             opened = open_source(source)
         unknown = sorted(set(class_names(opened.items)) - set(self.class_names))
@@ -378,3 +373,13 @@ def _listing_digest(source: Source) -> str:
     for item in source.items:
         found.update(os.path.join(source.location, item.path).encode("utf-8", "surrogatepass") + b"\0")  # noqa: PTH118
     return found.hexdigest()
+
+
+def own_source(head: Head | PixelModel) -> tuple[Source, SplitPolicy]:
+    """Return the source that a head's cache was extracted from, and how it was split."""
+    listing = head.card["listing"]
+    opened = open_source(head.card["source"]["location"], classes=listing["classes"])
+    settings = {key: value for key, value in listing.items() if key != "classes"}
+    if settings["test_from"] is not None:
+        settings["test_from"] = tuple(settings["test_from"])
+    return opened, SplitPolicy(**settings)

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from featcache.bases import Base, copied
 from featcache.heads import Head
-from featcache.heads.expression import expressed
+from featcache.heads.expression import Expression, expressed
 from featcache.recipe import Recipe
 from featcache.runtimes.tensorflow import pooled, preprocessed
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Base and head as one model, and the parts that it is made of, which share its weights.
+
+    Attributes
+    ----------
+    model : keras.Model
+        From ``pixels`` to ``probabilities``, see `compose`.
+    network : keras.Model
+        The base: one layer of it.
+    features : keras.Model
+        From ``pixels`` to the head's features, in float32 whatever the cache has: gradients below float16's
+        smallest number would be lost.
+    scores : keras.Layer
+        From features to the head's scores, before calibration.
+    expression : Expression
+        How probabilities come of scores.
+    """
+
+    model: Any
+    network: Any
+    features: Any
+    scores: Any
+    expression: Expression
 
 
 def compose(head: Head, base: Base, recipe: Recipe) -> Any:
@@ -35,6 +62,11 @@ def compose(head: Head, base: Base, recipe: Recipe) -> Any:
     HeadError
         If no network can express the head.
     """
+    return composition(head, base, recipe).model
+
+
+def composition(head: Head, base: Base, recipe: Recipe) -> Composition:
+    """Return what `compose` returns together with its parts."""
     import keras
 
     expression = expressed(head)
@@ -42,17 +74,14 @@ def compose(head: Head, base: Base, recipe: Recipe) -> Any:
     scaled = preprocessed(pixels, base.preprocess)
     network = cut(base, int(head.card["layer_index"]))
     features = pooled(network(scaled[..., 0] if base.squeeze else scaled, training=False), recipe.pooling)
-    if recipe.dtype == "float16":  # as the cache keeps them
-        features = keras.ops.cast(keras.ops.cast(features, "float16"), "float32")
     if len(features.shape) > 2:
         features = keras.layers.Flatten(name="flat")(features)
-    if expression.kernel is None:
-        scores = _logits(head)(features)
-    else:
-        dense = keras.layers.Dense(expression.kernel.shape[1], name="scores")
-        scores = dense(features)
-        dense.set_weights([expression.kernel, expression.bias])
-    return keras.Model(pixels, _probabilities(scores, expression), name="classifier")
+    stored = features
+    if recipe.dtype == "float16":  # as the cache keeps them
+        stored = keras.ops.cast(keras.ops.cast(features, "float16"), "float32")
+    scoring = _scoring(head, expression, int(features.shape[-1]))
+    model = keras.Model(pixels, _probabilities(scoring(stored), expression), name="classifier")
+    return Composition(model, network, keras.Model(pixels, features, name="features"), scoring, expression)
 
 
 def cut(base: Base, index: int) -> Any:
@@ -65,15 +94,20 @@ def cut(base: Base, index: int) -> Any:
     return network
 
 
-def _logits(head: Head) -> Any:
-    """Return a copy of a dense head's network, from features to scores."""
+def _scoring(head: Head, expression: Expression, width: int) -> Any:
+    """Return a layer from features to scores; of a dense head a copy of its network."""
     import keras
 
-    model = head.estimator.estimator_.model_
-    return copied(keras.Model(model.input, model.get_layer("logits").output, name="head"))
+    if expression.kernel is None:
+        model = head.estimator.estimator_.model_
+        return copied(keras.Model(model.input, model.get_layer("logits").output, name="head"))
+    dense = keras.layers.Dense(expression.kernel.shape[1], name="scores")
+    dense.build((None, width))
+    dense.set_weights([expression.kernel, expression.bias])
+    return dense
 
 
-def _probabilities(scores: Any, expression: Any) -> Any:
+def _probabilities(scores: Any, expression: Expression) -> Any:
     """Return probabilities of scores; the calibration is a fixed scaling."""
     import keras
 

@@ -129,6 +129,12 @@ class Extractor:
         """Shape of one image's features by layer, the deepest last."""
         return self._runtime.shapes
 
+    def features(self, pixels: npt.NDArray[np.float32], batch_size: int = BATCH_SIZE) -> dict[str, npt.NDArray[Any]]:
+        """Return features of up to `batch_size` images as they are stored: by layer, one row for each image."""
+        computed = self._runtime(pixels, batch_size)
+        with np.errstate(over="ignore"):  # an overflow is an inf, which `stream` names
+            return {layer: values.astype(self.recipe.dtype) for layer, values in computed.items()}
+
     def stream(
         self,
         source: Source,
@@ -200,7 +206,7 @@ class Extractor:
             return pending
 
         threads = workers or (os.cpu_count() or 1) + 1
-        with contextlib.closing(_mapped_ahead(threads, prepare, items, 3 * batch_size, noted.check)) as prepared:
+        with contextlib.closing(mapped_ahead(threads, prepare, items, 3 * batch_size, noted.check)) as prepared:
             waiting: collections.deque[_Pending] = collections.deque()
             rows: list[tuple[_Pending, int, npt.NDArray[np.float32]]] = []
             for count, pending in enumerate(prepared, 1):
@@ -226,7 +232,7 @@ class Extractor:
         size = batch_size if len(rows) > batch_size // 2 else max(2, 1 << (len(rows) - 1).bit_length())
         size = min(size, batch_size)
         try:
-            computed = self._runtime(np.stack([pixels for *_, pixels in rows]), size)
+            features = self.features(np.stack([pixels for *_, pixels in rows]), size)
         except (tf.errors.ResourceExhaustedError, MemoryError):
             if size == 1:
                 raise BaseError(
@@ -237,8 +243,6 @@ class Extractor:
             log.warning("out of memory: going on with a batch size of %d", half)
             parts = [rows[start : start + half] for start in range(0, len(rows), half)]
             return min(self._run(part, half) for part in parts)
-        with np.errstate(over="ignore"):  # an overflow is an inf, which is named below
-            features = {layer: values.astype(self.recipe.dtype) for layer, values in computed.items()}
         self._check_finite(features, [pending.item.path for pending, *_ in rows])
         for i, (pending, view, _) in enumerate(rows):
             pending.done[view] = {layer: values[i] for layer, values in features.items()}
@@ -266,14 +270,14 @@ def _finished(queue: collections.deque[_Pending]) -> Iterator[Extracted]:
         yield Extracted(first.item, first.digest, first.done, first.reason)
 
 
-def _mapped_ahead(
-    workers: int, function: Callable[[Item], Any], items: Iterable[Item], window: int, check: Callable[[], None]
+def mapped_ahead(
+    workers: int, function: Callable[[Any], Any], items: Iterable[Any], window: int, check: Callable[[], None]
 ) -> Generator[Any, None, None]:
     """Map in threads, in order, at most `window` items ahead of the consumer; `check` while one is waited for.
 
     Python waits at its end for an executor's threads, and would for a hung one, for ever.
     """
-    tasks: queue.SimpleQueue[tuple[Future[Any], Item] | None] = queue.SimpleQueue()
+    tasks: queue.SimpleQueue[tuple[Future[Any], Any] | None] = queue.SimpleQueue()
     pending: collections.deque[Future[Any]] = collections.deque()
 
     def work() -> None:

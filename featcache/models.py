@@ -92,11 +92,7 @@ class PixelModel:
             If the folder holds anything else, or cannot be written.
         """
         target = Path(folder)
-        if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / _CARD).is_file()):
-            raise HeadError(
-                f"Expected an empty folder or a model. Received: {str(target)!r}, which holds something else. "
-                "Choose another --out."
-            )
+        check_target(target)
         draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             draft.mkdir(parents=True)
@@ -164,6 +160,22 @@ class PixelModel:
             raise HeadError(f"Expected a Keras model. Received: {str(path / _MODEL)!r}: {text}") from None
         trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
         return cls(model, list(names), list(trained), spec, card, trained_on, path, stated)
+
+
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """Refuse to replace what is no model.
+
+    Raises
+    ------
+    HeadError
+        If the folder holds anything else.
+    """
+    target = Path(folder)
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / _CARD).is_file()):
+        raise HeadError(
+            f"Expected an empty folder or a model. Received: {str(target)!r}, which holds something else. "
+            "Choose another --out."
+        )
 
 
 def is_model(folder: str | os.PathLike[str]) -> bool:

@@ -10,6 +10,7 @@ def test_public_names() -> None:
         "extract",
         "fit_head",
         "compare",
+        "fine_tune",
         "Comparison",
         "FeatureCache",
         "FeatureExtractor",

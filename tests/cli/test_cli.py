@@ -19,7 +19,8 @@ from featcache.cli import app
 from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
-COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "bases", "layers", "info", "verify",
+COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "bases", "layers", "info",
+            "verify",
             "gc", "export-cache", "demo"]  # fmt: skip
 
 
@@ -145,6 +146,29 @@ def test_options_from_the_environment(oracle: Path, photos: Path, tmp_path: Path
     assert json.loads(out)["cache"] == str(tmp_path / "c")
     code, out, _ = run("fit-head", tmp_path / "c", "--json", FEATCACHE_FIT_HEAD_CLF="svm")
     assert json.loads(out)["clf"] == "svm"
+
+
+def test_fine_tune(options: list[object], split_photos: Path, tmp_path: Path) -> None:
+    """The dry run shows what would train; the command says before and after, and its model is evaluated like a head."""
+    run("extract", split_photos, *options, "--cache", tmp_path / "c")
+    run("fit-head", tmp_path / "c", "--clf", "dense", "--set", "epochs=2", "--out", tmp_path / "h")
+    code, out, _ = run("fine-tune", tmp_path / "h", "--all-layers", "--dry-run", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["trainable"], told["non_trainable"], told["total"]) == (16 + 5, 9, 30)
+    assert "parameters train" in run("fine-tune", tmp_path / "h", "--last", "1", "--dry-run")[1]
+    code, out, _ = run("fine-tune", tmp_path / "h", "--last", "1", "--epochs", "2", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert {"model", "before", "after", "trainable", "non_trainable", "history", "kept", "skipped"} <= set(told)
+    assert (told["model"], len(told["history"]["epoch"])) == (str(tmp_path / "h-finetuned"), 2)
+    code, out, _ = run("fine-tune", tmp_path / "h", "--last", "1", "--epochs", "1", "--optimizer", "sgd",
+                       "--weight-decay", "0.01", "--schedule", "exponential")  # fmt: skip
+    assert code == 0
+    assert re.search(r"before, validation +\d\.\d{4} +\d\.\d{4}-\d\.\d{4}", out)
+    assert run("evaluate", tmp_path / "h-finetuned")[0] == 0
+    code, _, err = run("fine-tune", tmp_path / "h")
+    assert (code, err.count("error: Expected one of --from-layer")) == (1, 1)
 
 
 def test_fit_head_takes_the_newest_cache(options: list[object], split_photos, tmp_path, monkeypatch) -> None:

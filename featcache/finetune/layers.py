@@ -1,0 +1,140 @@
+"""Which layers of a base train."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from featcache.bases import canonical_names
+from featcache.errors import OptionError, nearest
+
+
+@dataclass(frozen=True)
+class Unfreezing:
+    """Where a base begins to train; exactly one is given.
+
+    Parameters
+    ----------
+    from_layer : str, optional
+        From this layer on; ``outer/inner`` begins inside a nested model.
+    from_index : int, optional
+        From this index into the base's ``layers`` on, which begin with its input layer, as Keras counts them.
+    last : int, optional
+        This many layers at the end.
+    all_layers : bool
+        All of it.
+    reinitialise : bool
+        All of it, from fresh weights.
+
+    Raises
+    ------
+    OptionError
+        If none or several are given, or a number is negative.
+    """
+
+    from_layer: str | None = None
+    from_index: int | None = None
+    last: int | None = None
+    all_layers: bool = False
+    reinitialise: bool = False
+
+    def __post_init__(self) -> None:
+        values = {"--from-layer": self.from_layer, "--from-index": self.from_index, "--last": self.last,
+                  "--all-layers": self.all_layers or None, "--reinitialise": self.reinitialise or None}  # fmt: skip
+        given = [name for name, value in values.items() if value is not None]
+        if len(given) != 1:
+            raise OptionError(
+                f"Expected one of {', '.join(values)}, which say what trains beside the head. Received: "
+                f"{' and '.join(given) or 'none'}. Choose one; --dry-run shows the layers."
+            )
+        for name, number, least in (("--from-index", self.from_index, 0), ("--last", self.last, 1)):
+            if number is not None and number < least:
+                raise OptionError(f"Expected {name} of {least} or more. Received: {number}.")
+
+
+def unfreeze(network: Any, which: Unfreezing, *, numbered_anew: bool) -> None:
+    """Make the layers of a base train that are asked for, and no others.
+
+    Parameters
+    ----------
+    network : keras.Model
+        The base, changed in place.
+    which : Unfreezing
+    numbered_anew : bool
+        Whether a name means the layer's canonical name first (as of applications), not the one it has here.
+
+    Raises
+    ------
+    OptionError
+        If there is no such layer, or no layer that could train.
+    """
+    if which.from_layer is not None:
+        _from_name(network, which.from_layer, numbered_anew)
+    else:
+        count = len(network.layers)
+        first = 0
+        if which.from_index is not None:
+            first = which.from_index
+        elif which.last is not None:
+            first = max(0, count - which.last)
+        if first >= count:
+            raise OptionError(f"Expected --from-index below {count}, the number of the base's layers. "
+                              f"Received: {first}.")  # fmt: skip
+        _from_index(network, first)
+    if not network.trainable_variables:
+        raise OptionError(
+            "Expected layers with weights to unfreeze. Received: only layers without. Begin at an earlier layer; "
+            "--dry-run --all-layers shows them."
+        )
+
+
+def _from_index(network: Any, first: int) -> None:
+    network.trainable = True
+    for layer in network.layers[:first]:
+        layer.trainable = False
+
+
+def _from_name(network: Any, address: str, numbered_anew: bool) -> None:
+    name, _, inner = address.partition("/")
+    canonical = canonical_names(network)
+    index = {layer.name: i for i, layer in enumerate(network.layers)}
+    shown = {canonical[own]: i for own, i in index.items()}
+    known = {**index, **shown} if numbered_anew else {**shown, **index}
+    if name not in known and address in known:
+        name, inner = address, ""
+    if name not in known:
+        raise OptionError(
+            f"Expected a layer of the base. Received: {address!r} ({nearest(name, shown if numbered_anew else index)})."
+        )
+    _from_index(network, known[name])
+    if inner:
+        nested = network.layers[known[name]]
+        if not hasattr(nested, "layers"):
+            raise OptionError(f"Expected a layer of the base. Received: {address!r}, but {name!r} has none inside.")
+        _from_name(nested, inner, numbered_anew)
+
+
+def layer_table(network: Any, *, numbered_anew: bool) -> list[dict[str, Any]]:
+    """Return index, name, type, parameters and whether it trains of every layer of a base."""
+    canonical = canonical_names(network)
+    return [
+        {
+            "index": index,
+            "name": canonical[layer.name] if numbered_anew else layer.name,
+            "type": type(layer).__name__,
+            "parameters": _values(layer.weights),
+            "trainable": bool(layer.trainable_variables),
+        }
+        for index, layer in enumerate(network.layers)
+    ]
+
+
+def counts(model: Any) -> tuple[int, int, int]:
+    """Return how many values of a model train, how many do not, and their sum."""
+    trainable, fixed = _values(model.trainable_weights), _values(model.non_trainable_weights)
+    return trainable, fixed, trainable + fixed
+
+
+def _values(weights: Any) -> int:
+    return sum(math.prod(int(n) for n in weight.shape) for weight in weights)

@@ -1,0 +1,443 @@
+"""Fine-tune base and head together, score it against the head, save the better one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache import charts
+from featcache.augmentation import Augmentation
+from featcache.bases import fresh_weights
+from featcache.cache import FeatureCache
+from featcache.cache.writer import versions
+from featcache.classifier import ImageClassifier, own_source
+from featcache.composition import Composition, composition
+from featcache.errors import CacheError, HeadError, OptionError
+from featcache.extractor import BATCH_SIZE
+from featcache.finetune.distillation import distilled
+from featcache.finetune.layers import Unfreezing, counts, layer_table, unfreeze
+from featcache.finetune.pictures import Picture, Pictures, listed
+from featcache.finetune.training import Checkpoint, Options, State, Trainer, put
+from featcache.heads import Head
+from featcache.heads.store import card_digest
+from featcache.metrics import split_metrics
+from featcache.models import PixelModel, check_target, is_model
+from featcache.recipe import Fill, canonical_json
+
+log = logging.getLogger(__name__)
+
+_TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
+_RATE, _FRESH_RATE = 1e-5, 1e-3
+
+
+@dataclass
+class FineTuned:
+    """What fine-tuning did.
+
+    Attributes
+    ----------
+    trainable, non_trainable, total : int
+        Parameters of the composed model.
+    layers : list of dict
+        ``index``, ``name``, ``type``, ``parameters``, ``trainable`` of each layer of the base.
+    model : PixelModel or None
+        What was kept, saved; None after a dry run, as is all that follows.
+    before, after : dict
+        Metrics by split, of the head and of what was trained: ``validation``, and ``test`` where there is one.
+    composed_accuracy : float
+        Of base and head as one model on validation, before training: the head's own.
+    difference : float
+        Between probabilities of head and composed model before training, at most.
+    history : dict
+        Per epoch, see `featcache.finetune.training.State`.
+    kept : str
+        ``tuned``, or ``head`` where that scores higher on validation.
+    stopped : dict or None
+        ``reason`` and ``epoch`` where training ended early.
+    distilled : dict or None
+        Between which heads, and how far they agree.
+    skipped : list of dict
+        ``path`` and ``reason`` of images that could not be read.
+    seconds : float
+    """
+
+    trainable: int
+    non_trainable: int
+    total: int
+    layers: list[dict[str, Any]]
+    model: PixelModel | None = None
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+    composed_accuracy: float = 0.0
+    difference: float = 0.0
+    history: dict[str, list[float]] = field(default_factory=dict)
+    kept: str | None = None
+    stopped: dict[str, Any] | None = None
+    distilled: dict[str, Any] | None = None
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def fine_tune(
+    head: Head | str | os.PathLike[str],
+    *,
+    from_layer: str | None = None,
+    from_index: int | None = None,
+    last: int | None = None,
+    all_layers: bool = False,
+    reinitialise: bool = False,
+    epochs: int = 10,
+    initial_epoch: int | None = None,
+    optimizer: str = "adam",
+    learning_rate: float | None = None,
+    momentum: float = 0.9,
+    schedule: str = "constant",
+    weight_decay: float = 0.0,
+    batch_size: int = 32,
+    mixed_precision: bool = False,
+    train_batch_norm: bool = False,
+    augment: str | Augmentation | None = None,
+    fill: Fill = "nearest",
+    class_weight: str | None = None,
+    patience: int = 5,
+    seed: int = 0,
+    tensorboard: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    base: Any = None,
+    weights: str | Path | None = None,
+    distill: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> FineTuned:
+    """Train a head together with a part of its base, from pixels, and keep the better of before and after.
+
+    A killed run goes on after its last whole epoch when the same call is made again.
+
+    Parameters
+    ----------
+    head : Head or path
+        What to begin with.
+    from_layer, from_index, last, all_layers, reinitialise
+        Which layers of the base train beside the head, see `featcache.finetune.Unfreezing`; exactly one is given.
+    epochs : int
+        At most, beside those the head was trained for.
+    initial_epoch : int, optional
+        The number of the first one; default: how many epochs a dense head was trained for, else 0.
+    optimizer : {"adam", "sgd", "rmsprop"}
+    learning_rate : float, optional
+        Default: a tenth of a dense head's, 1e-5 for other heads; 0.001 from fresh weights.
+    momentum : float
+        For ``sgd``.
+    schedule : {"constant", "cosine", "exponential"}
+        The learning rate in epoch e = 0, 1, … of E: ``cosine`` falls to 0 as (1 + cos(π e / E)) / 2, ``exponential``
+        to 1 % as 0.01 ** (e / E).
+    weight_decay : float
+        Decoupled (Loshchilov & Hutter 2019); of kernels only.
+    batch_size : int
+    mixed_precision : bool
+        Train the base in bfloat16, with weights in float32. What is scored and saved computes in float32.
+    train_batch_norm : bool
+        Run the base in training mode, where batch normalisation takes and learns the batch's statistics; by
+        default it keeps its own. Its gamma and beta train with their layer either way.
+    augment : str or Augmentation, optional
+        Views of the training images, another one in each epoch, such as ``flip,rotation=0.1``.
+    fill : {"nearest", "reflect", "constant"}
+        What appears beyond an augmented image's edges.
+    class_weight : {None, "balanced"}
+        How much each class counts in the loss: the same, or n / (k · its images).
+    patience : int
+        Epochs without a lower validation loss before training stops; the weights of the lowest one are kept.
+    seed : int
+        For everything random.
+    tensorboard : path, optional
+        A folder for TensorBoard's logs.
+    out : path, optional
+        The model's folder; default: the head's with ``-finetuned``.
+    base, weights
+        The base and its weights, where they are not where they were.
+    distill : {"ridge", "dense"}, optional
+        First train such a head to answer as this one does, which a network may not be able to express.
+    dry_run : bool
+        Only say what would train.
+    progress : callable, optional
+        Called with (images done, images to do).
+
+    Returns
+    -------
+    FineTuned
+
+    Raises
+    ------
+    OptionError, HeadError, SourceError, BaseError, WeightsError, CacheError
+        If a value is not possible, or the head, its base, its images or its cache cannot be used.
+    """
+    begun = time.monotonic()
+    which = Unfreezing(from_layer, from_index, last, all_layers, reinitialise)
+    teacher = _opened(head)
+    target = _target(teacher, out)
+    student, lesson = (teacher, None) if distill is None else distilled(teacher, distill, seed=seed)
+    augmentation = Augmentation.parse(augment, fill=fill, seed=seed) if isinstance(augment, str) else augment
+    options = Options(
+        learning_rate=_default_rate(student, reinitialise) if learning_rate is None else learning_rate,
+        epochs=epochs, optimizer=optimizer, momentum=momentum, schedule=schedule, weight_decay=weight_decay,
+        batch_size=batch_size, mixed_precision=mixed_precision, train_batch_norm=train_batch_norm,
+        augmentation=augmentation, class_weight=class_weight, patience=patience, seed=seed,
+    )  # fmt: skip
+    classifier = ImageClassifier(student, base=base, weights=weights)
+    run = _Run(student, classifier, which, options)
+    result = FineTuned(*counts(run.parts.model), layers=run.layers, distilled=lesson)
+    if dry_run:
+        return result
+    run.read()
+    result.before, result.composed_accuracy, result.difference = run.compared()
+    key = hashlib.sha256(canonical_json([run.identity(), _head_digest(teacher), distill, initial_epoch]).encode())
+    checkpoint = Checkpoint(target.with_name(target.name + ".checkpoint"), key.hexdigest())
+    first = _epochs_of(student) if initial_epoch is None else initial_epoch
+    folder = None if tensorboard is None else Path(tensorboard)
+    state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=progress)
+    result.history, result.stopped = state.history, state.stopped
+    result.after, result.kept = run.chosen(state, result.before)
+    result.skipped = [{"path": path, "reason": reason} for path, reason in run.pictures.skipped.items()]
+    result.seconds = time.monotonic() - begun
+    result.model = _saved(run, teacher, result, target)
+    checkpoint.remove()
+    return result
+
+
+def _opened(head: Head | str | os.PathLike[str]) -> Head:
+    if isinstance(head, Head):
+        return head
+    if is_model(head):
+        raise HeadError(f"Expected a head. Received: {str(head)!r}, which is a whole model. Name the head it came of.")
+    return Head.load(head)
+
+
+def _target(head: Head, out: str | os.PathLike[str] | None) -> Path:
+    if out is None and head.path is None:
+        raise OptionError("Expected out=…, as this head was never saved. Received: none.")
+    target = (
+        Path(out) if out is not None else Path(head.path or "").with_name(f"{Path(head.path or '').name}-finetuned")
+    )
+    check_target(target)
+    return target
+
+
+def _default_rate(head: Head, reinitialise: bool) -> float:
+    if reinitialise:
+        return _FRESH_RATE
+    stated = head.card.get("all_params", {}).get("learning_rate") if head.clf == "dense" else None
+    return _RATE if stated is None else float(stated) / 10
+
+
+def _epochs_of(head: Head) -> int:
+    return len(head.card.get("history", {}).get("loss", []))
+
+
+def _head_digest(head: Head) -> str:
+    if head.path is None:
+        return card_digest(head.card)
+    return str(json.loads((head.path / "head.json").read_text())["sha256"])
+
+
+class _Run:
+    """Base and head as one model, with the images they are trained and scored on."""
+
+    def __init__(self, head: Head, classifier: ImageClassifier, which: Unfreezing, options: Options) -> None:
+        self.head, self.which, self.options = head, which, options
+        self._extractor = classifier.extractor
+        request = self._extractor.request
+        assert classifier.recipe is not None
+        self.recipe = classifier.recipe
+        self.parts: Composition = composition(head, self._extractor.base, self.recipe)
+        numbered_anew = not (request.is_file or request.in_memory)
+        unfreeze(self.parts.network, which, numbered_anew=numbered_anew)
+        self.layers = layer_table(self.parts.network, numbered_anew=numbered_anew)
+        self.columns = [int(label) for label in head.estimator.classes_]
+        self._probabilities = _compiled(self.parts.model)
+
+    @property
+    def spec(self) -> Any:
+        """How images become pixels."""
+        return self._extractor.spec
+
+    def read(self) -> None:
+        """List the head's images, as its cache did."""
+        source, policy = own_source(self.head)
+        self.pictures: Pictures = listed(source, policy, self.spec, self.head.class_names, _known_bad(self.head))
+        self.trained_on = self.head.trained_on | {one.digest for one in self.pictures.by_split.get("train", [])}
+        for split in ("train", "validation"):
+            if not any(split == "train" or self._unseen(one) for one in self.pictures.by_split.get(split, [])):
+                raise OptionError(
+                    f"Expected images of {split} in {source.location!r}, to train on and to choose the epoch by. "
+                    "Received: none. Extract with --validation-split and train the head again."
+                )
+        odd = {one.label for one in self.pictures.by_split["train"]} - set(self.columns)
+        if odd:
+            names = ", ".join(self.head.class_names[label] for label in sorted(odd))
+            raise OptionError(f"Expected training images of the head's classes. Received: {names}, which it was not "
+                              "trained on. Train the head again.")  # fmt: skip
+
+    def _unseen(self, one: Picture) -> bool:
+        return one.digest not in self.trained_on
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides what training does, the head aside."""
+        images = hashlib.sha256()
+        for split in ("train", "validation"):
+            for one in self.pictures.by_split[split]:
+                images.update(one.digest + one.label.to_bytes(4, "big"))
+        from keras import __version__
+
+        return {"options": self.options.to_dict(), "layers": self.layers, "reinitialise": self.which.reinitialise,
+                "recipe": self.recipe.fingerprint, "images": images.hexdigest(), "keras": __version__}  # fmt: skip
+
+    def compared(self) -> tuple[dict[str, Any], float, float]:
+        """Return the head's metrics on validation, the composed model's accuracy, and how far probabilities differ.
+
+        Raises
+        ------
+        HeadError
+            If they are farther apart than rounding explains.
+        """
+        index = int(self.head.card["layer_index"])
+
+        def by_head(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+            return self.head.predict_proba(list(self._extractor.features(pixels).values())[index])
+
+        metrics, expected = self._scored("validation", by_head)
+        composed, found = self._scored("validation", self._by_model)
+        difference = float(np.abs(expected - found).max())
+        tolerance = _TOLERANCE[self.recipe.dtype]
+        if difference > tolerance:
+            raise HeadError(
+                f"Expected base and head as one model to say what the head says, within {tolerance}. "
+                f"Received: a probability that differs by {difference:.2g}. Report it, with this head."
+            )
+        log.info("before training: accuracy %.4f of the head, %.4f as one model; probabilities differ by %.1e at most",
+                 metrics["accuracy"], composed["accuracy"], difference)  # fmt: skip
+        return {"validation": metrics}, composed["accuracy"], difference
+
+    def _by_model(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return self.pixel_model().predict_proba(self._probabilities(pixels))
+
+    def pixel_model(self) -> PixelModel:
+        """Return the model as it is now."""
+        return PixelModel(self.parts.model, self.head.class_names, self.columns, self.spec, trained_on=self.trained_on)
+
+    def _scored(self, split: str, predict: Callable[[Any], Any]) -> tuple[dict[str, Any], npt.NDArray[np.float64]]:
+        """Return metrics and probabilities of a split; copies of training images are left out of the metrics."""
+        seen: list[Picture] = []
+        rows: list[npt.NDArray[np.float64]] = []
+        for pictures, pixels in self.pictures.batches(split, BATCH_SIZE):
+            seen += pictures
+            rows.append(predict(pixels))
+        shares = np.concatenate(rows)
+        truth, groups = (np.array([getattr(one, name) for one in seen], np.int64) for name in ("label", "group"))
+        counted = np.array([self._unseen(one) for one in seen], bool)
+        found = split_metrics(truth, shares, self.head.class_names, groups, counted)
+        if found is None:
+            raise OptionError(f"Expected readable images of {split} that are no copies of training images. "
+                              "Received: none.")  # fmt: skip
+        return found, shares
+
+    def trained(self, checkpoint: Checkpoint, **how: Any) -> State:
+        """Train, after drawing fresh weights if these are asked for."""
+        self._start = [variable.numpy() for variable in self.parts.model.variables]
+        if self.which.reinitialise:
+            self.parts.network.set_weights(fresh_weights(self.parts.network, self.options.seed))
+            _reset(self.parts.scores, self.options.seed)
+        return Trainer(self.parts, self.pictures, self.columns, self.options, self._unseen).run(checkpoint, **how)
+
+    def chosen(self, state: State, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """Score what was trained, put the head back where that was better, and score test once.
+
+        A model from fresh weights is kept in any case, as it is there to be compared with.
+        """
+        after = {"validation": self._scored("validation", self._by_model)[0]}
+        old, new = before["validation"]["accuracy"], after["validation"]["accuracy"]
+        kept = "tuned" if state.best and (new >= old or self.which.reinitialise) else "head"
+        if kept == "head":
+            put(self.parts.model.variables, self._start)
+            why = f"made it worse (accuracy {new:.4f}, before {old:.4f})" if state.best else "had no good epoch"
+            log.warning("fine-tuning %s: the head is kept", why)
+        elif new < old:
+            log.warning("the model from fresh weights is worse than the head: accuracy %.4f, before %.4f", new, old)
+        if any(self._unseen(one) for one in self.pictures.by_split.get("test", [])):
+            (after if kept == "tuned" else before)["test"] = self._scored("test", self._by_model)[0]
+        return after, kept
+
+
+def _compiled(model: Any) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """Return a model as a function of up to `BATCH_SIZE` images, padded as extraction pads them."""
+    import tensorflow as tf
+
+    signature = tf.TensorSpec(model.inputs[0].shape, tf.float32)
+    forward = tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
+
+    def run(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        padding = np.broadcast_to(pixels[:1], (BATCH_SIZE - len(pixels), *pixels.shape[1:]))
+        return np.asarray(forward(np.concatenate([pixels, padding])))[: len(pixels)]
+
+    return run
+
+
+def _reset(scoring: Any, seed: int) -> None:
+    """Give a head fresh weights."""
+    import keras
+
+    if isinstance(scoring, keras.Model):
+        scoring.set_weights(fresh_weights(scoring, seed))
+        return
+    rng = np.random.default_rng(seed)
+    kernel, bias = scoring.get_weights()
+    limit = np.sqrt(6 / sum(kernel.shape))  # as Keras draws a Dense layer's (Glorot & Bengio 2010)
+    scoring.set_weights([rng.uniform(-limit, limit, kernel.shape), np.zeros_like(bias)])
+
+
+def _known_bad(head: Head) -> dict[str, str]:
+    """Return the images that the head's cache could not read, so that none of them is decoded again."""
+    try:
+        entries = FeatureCache(head.card["cache"]).entries
+    except CacheError:
+        return {}
+    return {entry.path: entry.reason for entry in entries if entry.reason is not None}
+
+
+def _saved(run: _Run, head: Head, result: FineTuned, target: Path) -> PixelModel:
+    """Write the model's folder, with curves beside the model."""
+    model = run.pixel_model()
+    kept = result.after if result.kept == "tuned" else result.before
+    model.card = {
+        **{key: run.head.card[key] for key in ("source", "listing", "recipe", "request", "cache")},
+        "head": {"path": None if head.path is None else str(head.path.absolute()), "sha256": _head_digest(head),
+                 "clf": head.clf, "layer": head.layer, "params": head.card.get("params", {})},
+        "distilled": result.distilled,
+        "metrics": kept,
+        "selected_on": "validation",
+        "kept": result.kept,
+        "before": result.before,
+        "after": result.after,
+        "composed_accuracy": result.composed_accuracy,
+        "difference": result.difference,
+        "history": {"head": run.head.card.get("history", {}), "fine_tune": result.history},
+        "stopped": result.stopped,
+        "options": {**run.options.to_dict(), **vars(run.which)},
+        **{name: getattr(result, name) for name in ("trainable", "non_trainable", "total", "skipped", "seconds")},
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }  # fmt: skip
+    model.save(target)
+    charts.draw(charts.curves({"head": run.head.card.get("history", {}), "fine-tune": result.history}),
+                target / "curves")  # fmt: skip
+    return model
