@@ -255,7 +255,7 @@ def test_dry_run_only_tells(made_head) -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({}, "Received: none. Choose one"),
-    ({"last": 2, "all_layers": True}, "--last and --all-layers"),
+    ({"last": 2, "all_layers": True}, "--last and --all"),
     ({"from_layer": "secnd"}, "nearest: second"),
     ({"from_index": 9}, "below 8"),
     ({"last": 1}, "only layers without"),

@@ -22,7 +22,7 @@ def fine_tune(
         min=0, help="Or from this index into its layers, which begin with the input layer, as Keras counts them."
     )] = None,
     last: Annotated[int | None, typer.Option(min=1, metavar="N", help="Or its last N layers.")] = None,
-    all_layers: Annotated[bool, typer.Option("--all-layers", help="Or all of it.")] = False,
+    all_layers: Annotated[bool, typer.Option("--all", help="Or all of it.")] = False,
     reinitialise: Annotated[bool, typer.Option(
         "--reinitialise", help="Or all of it from fresh weights, the head too: training from scratch."
     )] = False,

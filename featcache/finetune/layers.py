@@ -41,7 +41,7 @@ class Unfreezing:
 
     def __post_init__(self) -> None:
         values = {"--from-layer": self.from_layer, "--from-index": self.from_index, "--last": self.last,
-                  "--all-layers": self.all_layers or None, "--reinitialise": self.reinitialise or None}  # fmt: skip
+                  "--all": self.all_layers or None, "--reinitialise": self.reinitialise or None}  # fmt: skip
         given = [name for name, value in values.items() if value is not None]
         if len(given) != 1:
             raise OptionError(
@@ -85,7 +85,7 @@ def unfreeze(network: Any, which: Unfreezing, *, numbered_anew: bool) -> None:
     if not network.trainable_variables:
         raise OptionError(
             "Expected layers with weights to unfreeze. Received: only layers without. Begin at an earlier layer; "
-            "--dry-run --all-layers shows them."
+            "--dry-run --all shows them."
         )
 
 

@@ -79,6 +79,6 @@ def _linear(clf: str, estimator: Any) -> tuple[npt.NDArray[np.float32], npt.NDAr
 def _inexpressible(clf: str, what: str) -> HeadError:
     return HeadError(
         f"Expected a head that a network can express: logreg, linear-svm, ridge, sgd, centroid or dense, calibrated "
-        f"by temperature or sigmoid. Received: {clf}{' with ' + what if what else ''}. Distil it with --distill "
-        "ridge or --distill dense: such a head learns to answer as this one does."
+        f"by temperature or sigmoid. Received: {clf}{' with ' + what if what else ''}. Distil it with fine-tune "
+        "and --distill ridge or --distill dense: such a head learns to answer as this one does."
     )

@@ -20,8 +20,7 @@ from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
 COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "bases", "layers", "info",
-            "verify",
-            "gc", "export-cache", "demo"]  # fmt: skip
+            "verify", "gc", "export-cache", "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -152,7 +151,7 @@ def test_fine_tune(options: list[object], split_photos: Path, tmp_path: Path) ->
     """The dry run shows what would train; the command says before and after, and its model is evaluated like a head."""
     run("extract", split_photos, *options, "--cache", tmp_path / "c")
     run("fit-head", tmp_path / "c", "--clf", "dense", "--set", "epochs=2", "--out", tmp_path / "h")
-    code, out, _ = run("fine-tune", tmp_path / "h", "--all-layers", "--dry-run", "--json")
+    code, out, _ = run("fine-tune", tmp_path / "h", "--all", "--dry-run", "--json")
     assert code == 0
     told = json.loads(out)
     assert (told["trainable"], told["non_trainable"], told["total"]) == (16 + 5, 9, 30)
