@@ -98,6 +98,39 @@ def test_counts_of_mobilenet_from_index_100() -> None:
     )
 
 
+def nested() -> object:
+    """Return a network of automatic names whose second layer is a network."""
+    import keras
+
+    dense = keras.layers.Dense
+    inner = keras.Sequential([keras.Input((4,)), dense(4, name="a"), dense(4, name="b")], name="in")
+    x = keras.Input((4,))
+    y = keras.layers.Dense(4)(keras.layers.Dense(4)(x))
+    return keras.Model(x, keras.layers.Dense(2, name="end")(inner(y)))
+
+
+@pytest.mark.parametrize(("name", "training"), [("dense_1", 2 + 4 + 2), ("in/b", 2 + 2), ("in", 4 + 2), ("out/end", 2)])
+def test_names_are_those_a_fresh_process_shows(name: str, training: int) -> None:
+    """Automatic numbers count from the network's own start; a name may lead into a nested model."""
+    for _ in range(2):
+        network = nested()
+        unfreeze(network, Unfreezing(from_layer=name), numbered_anew=True)
+        assert len(network.trainable_weights) == training
+        assert [row["name"] for row in layer_table(network, numbered_anew=True)][1:] == [
+            "dense",
+            "dense_1",
+            "in",
+            "end",
+        ]
+
+
+@pytest.mark.parametrize("name", ["in/c", "end/a", "dense_7"])
+def test_names_that_lead_nowhere(name: str) -> None:
+    """A layer that is not there is refused."""
+    with pytest.raises(OptionError, match="Expected a layer of the base"):
+        unfreeze(nested(), Unfreezing(from_layer=name), numbered_anew=True)
+
+
 @pytest.mark.parametrize(("which", "training"), [
     ({"from_layer": "second"}, {"second", "second_bn"}),
     ({"last": 3}, {"second", "second_bn"}),
