@@ -105,7 +105,8 @@ def nested() -> object:
     dense = keras.layers.Dense
     inner = keras.Sequential([keras.Input((4,)), dense(4, name="a"), dense(4, name="b")], name="in")
     x = keras.Input((4,))
-    y = keras.layers.Dense(4)(keras.layers.Dense(4)(x))
+    y = dense(4)(x)
+    y = dense(4)(y)
     return keras.Model(x, keras.layers.Dense(2, name="end")(inner(y)))
 
 
