@@ -387,3 +387,15 @@ def test_mixed_precision_and_logs(made_head, tmp_path: Path) -> None:
     layers = PixelModel.load(result.model.path).model.get_layer("small").layers
     assert {layer.compute_dtype for layer in layers} == {"float32"}
     assert list((tmp_path / "logs").glob("events*"))
+
+
+def test_a_base_in_memory(extracting, network: Path, shades: Path, tmp_path: Path) -> None:
+    """A head on features of a model object is fine-tuned with that model given again; the object stays as it is."""
+    import keras
+
+    model = keras.models.load_model(network)
+    head = fit_head(extracting(shades, tmp_path / "c", base=model, layers=["last"], preprocess="auto"))
+    before = model.get_weights()
+    result = fine_tune(head, from_layer="second", epochs=1, learning_rate=1e-4, base=keras.models.load_model(network))
+    assert ImageClassifier.load(result.model.path).predict(shades / "test" / "dark")[0].label in ("dark", "light")
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
