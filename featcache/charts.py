@@ -27,7 +27,7 @@ def installed() -> bool:
     return True
 
 
-def curves(phases: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any] | None:
+def curves(phases: Mapping[str, Mapping[str, Sequence[float]]], note: str = "") -> dict[str, Any] | None:
     """Return a chart of accuracy and loss by epoch, with a vertical line where a phase begins.
 
     Parameters
@@ -35,6 +35,8 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any
     phases : mapping
         Histories by name, in their order: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` by epoch;
         ``epoch`` numbers them, by default from 0. Phases without epochs are left out.
+    note : str
+        What a reader must know, below the title.
 
     Returns
     -------
@@ -68,7 +70,7 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any
         )
         for measure in ("accuracy", "loss")
     ]
-    title = " | ".join(start["phase"] for start in starts)
+    title = alt.TitleParams(" | ".join(start["phase"] for start in starts), subtitle=note)
     with alt.data_transformers.enable("default", consolidate_datasets=False):  # data beside the marks of it
         specification: dict[str, Any] = alt.hconcat(*panels).properties(title=title).to_dict()
     return specification

@@ -13,13 +13,14 @@ TUNE = {"epoch": [2, 3], "loss": [0.4, 0.3], "accuracy": [0.8, 0.9], "val_loss":
 
 def test_both_phases_with_a_line_between_them(tmp_path: Path) -> None:
     """Every value of both phases is in the chart, a rule stands where the second begins, and the PNG is a picture."""
-    chart = charts.curves({"head": HEAD, "fine-tune": TUNE})
+    chart = charts.curves({"head": HEAD, "fine-tune": TUNE}, "by hand")
     assert chart is not None
     lines, rule = chart["hconcat"][0]["layer"]
     assert rule["mark"]["type"] == "rule"
     assert rule["data"]["values"] == [{"epoch": 1.5, "phase": "fine-tune"}]
     values = lines["data"]["values"]
     assert len(values) == 16
+    assert chart["title"] == {"text": "head | fine-tune", "subtitle": "by hand"}
     assert {one["epoch"] for one in values if one["phase"] == "head"} == {0, 1}
     specification, picture = charts.draw(chart, tmp_path / "curves")
     assert json.loads(specification.read_text()) == chart

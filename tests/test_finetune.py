@@ -98,6 +98,40 @@ def test_counts_of_mobilenet_from_index_100() -> None:
     )
 
 
+def nested() -> object:
+    """Return a network of automatic names whose second layer is a network."""
+    import keras
+
+    dense = keras.layers.Dense
+    inner = keras.Sequential([keras.Input((4,)), dense(4, name="a"), dense(4, name="b")], name="in")
+    x = keras.Input((4,))
+    y = dense(4)(x)
+    y = dense(4)(y)
+    return keras.Model(x, keras.layers.Dense(2, name="end")(inner(y)))
+
+
+@pytest.mark.parametrize(("name", "training"), [("dense_1", 2 + 4 + 2), ("in/b", 2 + 2), ("in", 4 + 2), ("out/end", 2)])
+def test_names_are_those_a_fresh_process_shows(name: str, training: int) -> None:
+    """Automatic numbers count from the network's own start; a name may lead into a nested model."""
+    for _ in range(2):
+        network = nested()
+        unfreeze(network, Unfreezing(from_layer=name), numbered_anew=True)
+        assert len(network.trainable_weights) == training
+        assert [row["name"] for row in layer_table(network, numbered_anew=True)][1:] == [
+            "dense",
+            "dense_1",
+            "in",
+            "end",
+        ]
+
+
+@pytest.mark.parametrize("name", ["in/c", "end/a", "dense_7"])
+def test_names_that_lead_nowhere(name: str) -> None:
+    """A layer that is not there is refused."""
+    with pytest.raises(OptionError, match="Expected a layer of the base"):
+        unfreeze(nested(), Unfreezing(from_layer=name), numbered_anew=True)
+
+
 @pytest.mark.parametrize(("which", "training"), [
     ({"from_layer": "second"}, {"second", "second_bn"}),
     ({"last": 3}, {"second", "second_bn"}),
@@ -353,3 +387,15 @@ def test_mixed_precision_and_logs(made_head, tmp_path: Path) -> None:
     layers = PixelModel.load(result.model.path).model.get_layer("small").layers
     assert {layer.compute_dtype for layer in layers} == {"float32"}
     assert list((tmp_path / "logs").glob("events*"))
+
+
+def test_a_base_in_memory(extracting, network: Path, shades: Path, tmp_path: Path) -> None:
+    """A head on features of a model object is fine-tuned with that model given again; the object stays as it is."""
+    import keras
+
+    model = keras.models.load_model(network)
+    head = fit_head(extracting(shades, tmp_path / "c", base=model, layers=["last"], preprocess="auto"))
+    before = model.get_weights()
+    result = fine_tune(head, from_layer="second", epochs=1, learning_rate=1e-4, base=keras.models.load_model(network))
+    assert ImageClassifier.load(result.model.path).predict(shades / "test" / "dark")[0].label in ("dark", "light")
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))

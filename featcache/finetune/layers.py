@@ -101,8 +101,8 @@ def _from_name(network: Any, address: str, numbered_anew: bool) -> None:
     index = {layer.name: i for i, layer in enumerate(network.layers)}
     shown = {canonical[own]: i for own, i in index.items()}
     known = {**index, **shown} if numbered_anew else {**shown, **index}
-    if name not in known and address in known:
-        name, inner = address, ""
+    if name not in known:  # a base that ends inside a nested model has that model's layers for its own
+        name, inner = address.rpartition("/")[2], ""
     if name not in known:
         raise OptionError(
             f"Expected a layer of the base. Received: {address!r} ({nearest(name, shown if numbered_anew else index)})."

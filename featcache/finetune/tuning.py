@@ -438,6 +438,7 @@ def _saved(run: _Run, head: Head, result: FineTuned, target: Path) -> PixelModel
         "versions": versions(),
     }  # fmt: skip
     model.save(target)
-    charts.draw(charts.curves({"head": run.head.card.get("history", {}), "fine-tune": result.history}),
-                target / "curves")  # fmt: skip
+    phases = {"head": run.head.card.get("history", {}), "fine-tune": result.history}
+    note = "The head's validation: training images that were held out. Fine-tuning's: the validation set."
+    charts.draw(charts.curves(phases, note if phases["head"] else ""), target / "curves")
     return model
