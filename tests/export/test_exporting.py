@@ -20,7 +20,7 @@ from featcache.export import clean, comparison, exporting, graph
 from featcache.images import PixelSpec, load
 from featcache.models import PixelModel
 
-SERVING = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
+SERVING = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 HOSTILE = ["a 'quoted' \"name\"", "lines\nand\ttabs", "naïve ☃"]
 
 
