@@ -141,7 +141,7 @@ def compare(
         metavar="[CACHE...]", help="Caches. Default: the newest under cache/."
     )] = None,
     clf: Annotated[list[str] | None, typer.Option(
-        help=f"{HEADS}; repeat it. Default: all; beyond 20,000 training rows neither svm nor knn."
+        help=f"{HEADS}; repeat it. Default: all; beyond 20,000 training rows neither linear-svm, svm nor knn."
     )] = None,
     layer: Annotated[list[str] | None, typer.Option(help="Which features; repeat it. Default: all.")] = None,
     calibrate: Calibrate = "temperature",

@@ -35,8 +35,8 @@ from featcache.train.single import Plan, announce, check_memory, check_plan, pre
 
 log = logging.getLogger(__name__)
 
-SLOW = ("svm", "knn")
-"""Heads whose time grows with the square of the images: beyond `SLOW_ROWS`, only if they are named."""
+SLOW = ("linear-svm", "svm", "knn")
+"""Heads that take minutes of so many images: beyond `SLOW_ROWS`, only if they are named."""
 SLOW_ROWS = 20_000
 
 _COLUMNS = ("cache", "layer", "clf", "params", "accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece",
@@ -137,7 +137,7 @@ def compare(
     caches : FeatureCache, path, or sequence of these
         Where the features are.
     clf : str or sequence of str, optional
-        Which heads; default: all, but beyond 20,000 training rows neither ``svm`` nor ``knn``.
+        Which heads; default: all, but beyond 20,000 training rows neither ``linear-svm``, ``svm`` nor ``knn``.
     layers : sequence of str, optional
         Those of each cache that has them; default: all.
     calibrate, tune, seed
@@ -225,8 +225,7 @@ def _opened(caches: Any) -> list[FeatureCache]:
 def _heads(cache: FeatureCache) -> list[str]:
     if cache.splits.get("train", 0) * (1 + cache.views) <= SLOW_ROWS:
         return list(HEADS)
-    log.info("more than %d training rows: %s only if named, as their time grows with the square of that",
-             SLOW_ROWS, " and ".join(SLOW))  # fmt: skip
+    log.info("more than %d training rows: %s only if named, as they take minutes", SLOW_ROWS, " and ".join(SLOW))
     return [name for name in HEADS if name not in SLOW]
 
 

@@ -246,3 +246,15 @@ def test_wrong_options_are_refused_before_anything_is_done(made, options: dict[s
     """Nothing is laid out or trained with options that cannot be."""
     with pytest.raises(OptionError, match=message):
         compare(made().path, **{"jobs": 1, **options})
+
+
+def test_slow_heads_take_part_in_large_comparisons_only_if_named(made, monkeypatch, caplog) -> None:
+    """Beyond a number of rows the heads that take minutes are left out, which is said."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(comparison, "SLOW_ROWS", 50)
+    monkeypatch.setattr(comparison, "_run", lambda tasks, **_: pytest.fail(str([t.plan and t.plan.clf for t in tasks])))
+    with pytest.raises(pytest.fail.Exception, match=r"None, 'logreg', 'ridge', 'sgd', 'centroid', 'dense'\]"):
+        compare(made(), jobs=1)
+    assert "linear-svm and svm and knn only if named" in caplog.text
+    with pytest.raises(pytest.fail.Exception, match=r"None, 'svm'\]"):
+        compare(made("two"), "svm", jobs=1)
