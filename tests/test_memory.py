@@ -1,11 +1,12 @@
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from featcache.memory import Peak, available
+from featcache.memory import INTERVAL, Peak, available
 
 MB = 10**6
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
@@ -119,6 +120,7 @@ def test_peak_sees_an_array() -> None:
     with Peak() as peak:
         array = np.ones(100 * MB, np.uint8)
         assert array[::4096].all()
+        time.sleep(5 * INTERVAL)  # long enough to be seen
         del array
     assert peak.increase is not None
     assert 90 * MB <= peak.increase < 200 * MB

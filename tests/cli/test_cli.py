@@ -29,6 +29,13 @@ def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def started(*arguments: object) -> subprocess.Popen[str]:
+    """Start a command in a process of its own, which heeds Ctrl-C also where this one, in the background, does not."""
+    code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", code, sys.executable, "-m", "featcache", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.fixture
 def options(oracle: Path) -> list[object]:
     return ["--base", oracle, "--layer", "mix", "--preprocess", "none"]
@@ -264,8 +271,7 @@ def test_stopped_predictions_go_on(head: Path, tmp_path: Path, number: int, code
         write_image(tmp_path / "new" / f"{i}.png", random_image(i) // 2 + i % 128)
     out = tmp_path / "p.csv"
     out.write_text("the last one")
-    command = [sys.executable, "-m", "featcache", "predict", head, tmp_path / "new", "--out", out]
-    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    process = started("predict", head, tmp_path / "new", "--out", out)
     state = tmp_path / "p.csv.partial.json"
     deadline = time.monotonic() + 60
     while not (state.exists() and json.loads(state.read_text())["rows"]) and time.monotonic() < deadline:
@@ -355,11 +361,8 @@ def test_signals_leave_a_cache_that_goes_on(options, tmp_path: Path, number: int
     """Ctrl-C and SIGTERM end cleanly with their exit codes; the same command goes on."""
     for i in range(3000):
         write_image(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png", random_image(i))
-    command = [sys.executable, "-m", "featcache", "extract", tmp_path / "photos", *options, "--cache", tmp_path / "c",
-               "--shard-rows", "100", "--batch-size", "2"]  # fmt: skip
-    process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = started("extract", tmp_path / "photos", *options, "--cache", tmp_path / "c", "--shard-rows", "100",
+                      "--batch-size", "2")  # fmt: skip
     deadline = time.monotonic() + 60
     while not list((tmp_path / "c").glob("shards/*.h5")) and time.monotonic() < deadline:
         time.sleep(0.02)
