@@ -9,7 +9,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -196,7 +196,7 @@ def _parts(stored: Mapping[str, _Stored], where: str) -> list[Part]:
     splits = [split for split in (None, *SPLITS) if (split, "images") in found]
     lost = [key for (split, _), key in found.items() if split not in splits]
     if not splits or lost or (None in splits and len(splits) > 1):
-        raise SourceError(f"Expected arrays named {_LAYOUT} in {where}. Received: {', '.join(stored) or 'none'}.")
+        raise SourceError(f"Expected arrays named {_LAYOUT} in {where}. Received: {_shown(stored)}.")
     names = _class_names(stored["class_names"]) if "class_names" in stored else None
     parts = []
     for split in splits:
@@ -298,3 +298,8 @@ def _mapped(file: IO[bytes], start: int, length: int) -> Array:
 def _damaged(where: str, error: BaseException) -> SourceError:
     reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())[:200]
     return SourceError(f"Expected sound arrays. Received: {where}: {reason}. Write it again with numpy.")
+
+
+def _shown(names: Iterable[str]) -> str:
+    """Return names from a file, fit for one line."""
+    return ", ".join(name if name.isprintable() else repr(name) for name in names) or "none"

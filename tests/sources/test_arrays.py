@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import predicted_mean, random_image
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featcache.errors import SourceError
@@ -193,6 +193,7 @@ def test_damaged_arrays(tmp_path: Path, content: bytes, packed: int | None) -> N
     assert "\n" not in str(caught.value)
 
 
+@example(True, 9436, b"\n")  # in the middle of a name
 @settings(max_examples=200, deadline=None)
 @given(st.booleans(), st.integers(0, 10**6), st.binary(min_size=1, max_size=8))
 def test_mutated_archives(tmp_path_factory, compressed: bool, place: int, mutation: bytes) -> None:
@@ -228,3 +229,10 @@ def test_changed_pixels_in_memory_are_seen(extracting, tmp_path: Path, caplog) -
         cache = extracting(ArraySource("made", IMAGES[1:5], list("abab")), tmp_path / "c")
     assert cache.report.computed == 1
     assert np.allclose(cache.features(), [predicted_mean(image) for image in IMAGES[1:5]], rtol=1e-5)
+
+
+def test_names_from_an_archive_are_shown_on_one_line(tmp_path: Path) -> None:
+    """A name with a line break does not break the message."""
+    np.savez(tmp_path / "set.npz", **{"\nimages": IMAGES})
+    with pytest.raises(SourceError, match=r"Received: '\\nimages'"):
+        open_source(tmp_path / "set.npz")
