@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_extract
 import bench_heads
-import bench_scale
+import bench_start
 
 
 def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,9 +30,9 @@ def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "ratio" in out
 
 
-def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A simulated cache is one that `info` knows whole and that `extract` finds nothing to do in."""
-    bench_scale.main(["--rows", "30", "--repeat", "1", "--work", str(tmp_path / "w"), "--to", str(tmp_path / "s.json")])
+    bench_start.main(["--rows", "30", "--repeat", "1", "--work", str(tmp_path / "w"), "--to", str(tmp_path / "s.json")])
     found = json.loads((tmp_path / "s.json").read_text())
     assert found["rows"] == 30
     assert all(len(values["seconds"]) == 1 and values["peak_mb"][0] > 1 for values in found["commands"].values())

@@ -84,7 +84,7 @@ def measured(arguments: Sequence[str]) -> dict[str, Any]:
     return {"seconds": seconds, "peak_mb": int(done.stderr.split()[-1]) / unit, "data": json.loads(done.stdout)}
 
 
-def scale(count: int, repeat: int, scratch: Path) -> dict[str, Any]:
+def measure(count: int, repeat: int, scratch: Path) -> dict[str, Any]:
     """Make a source and its cache, and measure both commands in turn; the first turn warms the disk's cache up.
 
     Raises
@@ -141,12 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--work", type=Path, help="where source and cache are made, and left; default: a temporary one")
-    parser.add_argument("--to", type=Path, help="the JSON file; default: benchmarks/results/scale-<rows>.json")
+    parser.add_argument("--to", type=Path, help="the JSON file; default: benchmarks/results/start-<rows>.json")
     options = parser.parse_args(arguments)
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found = scale(options.rows, options.repeat, work)
-    target = options.to or RESULTS / f"scale-{options.rows}.json"
+        found = measure(options.rows, options.repeat, work)
+    target = options.to or RESULTS / f"start-{options.rows}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(found, indent=2) + "\n")
     print(table(found))
