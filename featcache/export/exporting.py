@@ -71,15 +71,15 @@ class ExportReport:
 
 
 def export_model(
-    model: str | os.PathLike[str] | ImageClassifier, to: str | os.PathLike[str], *, images: str | None = None,
+    model: Head | str | os.PathLike[str] | ImageClassifier, to: str | os.PathLike[str], *, images: str | None = None,
     compare: int = 32, base: Any = None, weights: str | Path | None = None,
 ) -> ExportReport:  # fmt: skip
     """Write a classifier for those who have no featcache, once it gave the same answers without it.
 
     Parameters
     ----------
-    model : path or ImageClassifier
-        The folder of a head, which is composed with its base, or of a whole model.
+    model : path, Head or ImageClassifier
+        A head or its folder, which is composed with its base, or of a whole model.
     to : path
         ``.keras``, ``.tflite``, ``.onnx``, or a folder for a SavedModel; an earlier export there is replaced.
     images : path, optional
@@ -105,9 +105,7 @@ def export_model(
     _check_free(target, beside)
     if compare < 0:
         raise OptionError(f"Expected a number of images to compare on. Received: {compare}.")
-    classifier = model if isinstance(model, ImageClassifier) else ImageClassifier.load(
-        model, base=base, weights=weights
-    )  # fmt: skip
+    classifier = _opened(model, base, weights)
     whole, spec, tolerance = _whole(classifier, TOLERANCE[kind])
     shown = images_for(classifier, compare, images)
     draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
@@ -158,6 +156,16 @@ def _is_ours(metadata: Path) -> bool:
         known = json.loads(metadata.read_text())
         return isinstance(known, dict) and "exported_by_featcache" in known
     return False
+
+
+def _opened(
+    model: Head | str | os.PathLike[str] | ImageClassifier, base: Any, weights: str | Path | None
+) -> ImageClassifier:
+    if isinstance(model, ImageClassifier):
+        return model
+    if isinstance(model, Head):
+        return ImageClassifier(model, base=base, weights=weights)
+    return ImageClassifier.load(model, base=base, weights=weights)
 
 
 def _whole(classifier: ImageClassifier, tolerance: float) -> tuple[Any, PixelSpec, float]:

@@ -87,6 +87,18 @@ def test_each_format_answers_like_its_head(head: Path, tmp_path: Path, name: str
     assert {path.name for path in tmp_path.iterdir()} == beside
 
 
+def test_a_head_in_memory_is_exported_as_its_folder_is(head: Path, tmp_path: Path, at_once: None) -> None:
+    """A `Head` exports to the very classes and numbers that its folder exports to."""
+    import keras
+
+    models = [
+        keras.models.load_model(export_model(model, tmp_path / f"{i}.keras").path)
+        for i, model in enumerate([head, featcache.Head.load(head)])
+    ]
+    pixels = np.stack([random_image(3), random_image(4)]).astype(np.float32)
+    assert np.array_equal(*[model.predict(pixels, verbose=0) for model in models])
+
+
 def test_a_saved_model_reads_bytes_and_images_of_any_size(head: Path, tmp_path: Path, at_once: None) -> None:
     """Both signatures resize as extraction does; the label is the name of the most probable class."""
     import tensorflow as tf
