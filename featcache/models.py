@@ -1,16 +1,8 @@
-"""A whole classifier in a folder: one Keras model from pixels to probabilities, and all that is known of it.
-
-The folder holds ``model.keras``, ``model.json`` (all that is known) and ``trained_on.bin`` (the digests of its
-training images, 32 bytes each, sorted).
-"""
+"""A whole classifier in a folder, a `SignedFolder`: ``model.keras``, from pixels to probabilities, and ``model.json``."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import HeadError
-from featcache.files import TEMPORARY, publish, publish_json, swap_folder
-from featcache.heads.store import card_digest
 from featcache.images import PixelSpec
 from featcache.recipe import Request
+from featcache.signed import SignedFolder
 
-MODEL_FORMAT = 1
-
-_CARD, _MODEL, _TRAINED_ON = "model.json", "model.keras", "trained_on.bin"
+FOLDER = SignedFolder("model", "model.json", "model.keras", 1, frozenset({"curves.json", "curves.png", "report.html"}))
 
 
 @dataclass
@@ -91,31 +80,15 @@ class PixelModel:
         HeadError
             If the folder holds anything else, or cannot be written.
         """
-        target = Path(folder)
-        check_target(target)
-        draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-        try:
-            draft.mkdir(parents=True)
-            self.model.save(draft / _MODEL)
-            publish(draft / _TRAINED_ON, b"".join(sorted(self.trained_on)))
-            spec = self.spec
-            card = {
-                "format": MODEL_FORMAT,
-                "class_names": self.class_names,
-                "trained_classes": self.trained_classes,
-                "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation],
-                **self.card,
-                "sha256_model": hashlib.sha256((draft / _MODEL).read_bytes()).hexdigest(),
-            }
-            digest = card_digest(card)
-            publish_json(draft / _CARD, {**card, "sha256": digest})
-            swap_folder(draft, target)
-        except OSError as error:
-            raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        self.path, self.digest = target, digest
-        return target
+        spec = self.spec
+        card = {
+            "class_names": self.class_names,
+            "trained_classes": self.trained_classes,
+            "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation],
+            **self.card,
+        }
+        self.path, self.digest = FOLDER.write(folder, self.model.save, card, self.trained_on)
+        return self.path
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> PixelModel:
@@ -129,55 +102,23 @@ class PixelModel:
         from featcache.startup import import_tensorflow
 
         path = Path(folder)
+        found = FOLDER.read(path)
         try:
-            card = json.loads((path / _CARD).read_text())
-            stated = card.pop("sha256", None)
-            if card["format"] != MODEL_FORMAT:
-                raise HeadError(
-                    f"Expected a model of format {MODEL_FORMAT}. Received: {str(path)!r} of format {card['format']}."
-                )
-            digest = hashlib.sha256((path / _MODEL).read_bytes()).hexdigest()
-            if stated != card_digest(card) or digest != card["sha256_model"]:
-                raise HeadError(
-                    f"Expected a model as it was written. Received: {str(path)!r}, which was changed since. "
-                    "Make it again."
-                )
-            seen = (path / _TRAINED_ON).read_bytes()
-            names, trained, spec = card["class_names"], card["trained_classes"], PixelSpec(*card["pixels"])
-        except FileNotFoundError as error:
-            missing = Path(error.filename).name
-            raise HeadError(f"Expected a model's folder. Received: {str(path)!r}, which has no {missing}.") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise HeadError(f"Expected a model's folder. Received: {str(path)!r}, whose {_CARD} is damaged: "
-                            f"{error}.") from None  # fmt: skip
+            names, trained = list(found.card["class_names"]), list(found.card["trained_classes"])
+            spec = PixelSpec(*found.card["pixels"])
+        except (KeyError, TypeError) as error:
+            raise FOLDER.damaged(path, error) from None
         import_tensorflow()
         import keras
 
         try:
-            model = keras.models.load_model(path / _MODEL, compile=False)
+            model = keras.models.load_model(path / FOLDER.model, compile=False)
         except Exception as error:
             text = " ".join(str(error).split())[:200]
-            raise HeadError(f"Expected a Keras model. Received: {str(path / _MODEL)!r}: {text}") from None
-        trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
-        return cls(model, list(names), list(trained), spec, card, trained_on, path, stated)
-
-
-def check_target(folder: str | os.PathLike[str]) -> None:
-    """Refuse to replace what is no model.
-
-    Raises
-    ------
-    HeadError
-        If the folder holds anything else.
-    """
-    target = Path(folder)
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / _CARD).is_file()):
-        raise HeadError(
-            f"Expected an empty folder or a model. Received: {str(target)!r}, which holds something else. "
-            "Choose another --out."
-        )
+            raise HeadError(f"Expected a Keras model. Received: {str(path / FOLDER.model)!r}: {text}") from None
+        return cls(model, names, trained, spec, found.card, found.trained_on, path, found.digest)
 
 
 def is_model(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder holds a whole classifier, not a head."""
-    return (Path(folder) / _CARD).is_file()
+    return (Path(folder) / FOLDER.card).is_file()

@@ -372,9 +372,9 @@ def test_a_checkpoint_of_other_options_is_not_used(made_head, tmp_path: Path, ca
 
 
 def test_other_folders_and_models_are_refused(made_head, tmp_path: Path) -> None:
-    """A folder that holds something else stays as it is, and a model is no head."""
+    """A folder that holds other files stays as it is, and a model is no head."""
     path = made_head("logreg")
-    with pytest.raises(HeadError, match="holds something else"):
+    with pytest.raises(HeadError, match="holds other files"):
         fine_tune(path, last=3, out=tmp_path)
     result = fine_tune(path, last=3, epochs=1)
     with pytest.raises(HeadError, match="whole model"):

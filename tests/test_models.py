@@ -61,6 +61,6 @@ def test_other_folders_are_not_overwritten(made_model: PixelModel, tmp_path: Pat
     """A folder that holds something else is left alone; a model is replaced."""
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text").write_text("years of work")
-    with pytest.raises(HeadError, match="holds something else"):
+    with pytest.raises(HeadError, match="holds other files"):
         made_model.save(tmp_path / "thesis")
     assert made_model.save(tmp_path / "model") == tmp_path / "model"

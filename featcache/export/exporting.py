@@ -220,7 +220,7 @@ def _metadata(
         "output": "the probability of every class, in the order of class_names",
         "recipe": head.card.get("recipe"),
         "clf": head.clf if isinstance(head, Head) else None,
-        "classifier_sha256": head.card.get("sha256_model") or head.card.get("model", {}).get("sha256"),
+        "classifier_sha256": head.card.get("model", {}).get("sha256"),
         "weights": _licence(head.card),
         "files": {
             file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()

@@ -30,10 +30,10 @@ from featcache.finetune.layers import Unfreezing, counts, layer_table, unfreeze
 from featcache.finetune.pictures import Picture, Pictures, listed
 from featcache.finetune.training import Checkpoint, Options, State, Trainer, put
 from featcache.heads import Head
-from featcache.heads.store import card_digest
 from featcache.metrics import split_metrics
-from featcache.models import PixelModel, check_target, is_model
+from featcache.models import FOLDER, PixelModel, is_model
 from featcache.recipe import Fill, canonical_json
+from featcache.signed import card_digest
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ def _target(head: Head, out: str | os.PathLike[str] | None) -> Path:
     target = (
         Path(out) if out is not None else Path(head.path or "").with_name(f"{Path(head.path or '').name}-finetuned")
     )
-    check_target(target)
+    FOLDER.check_target(target)
     return target
 
 

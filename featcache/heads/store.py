@@ -1,18 +1,9 @@
-"""A trained head and its folder.
-
-The folder holds ``head.json`` (all that is known of it), ``model.skops`` (the estimator), and ``trained_on.bin``
-(the digests of its training images, 32 bytes each, sorted).
-"""
+"""A trained head and its folder: a `SignedFolder` of ``head.json`` and ``model.skops``, the estimator."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import shutil
-import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,15 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import HeadError
-from featcache.files import TEMPORARY, publish, publish_json, swap_folder
 from featcache.heads.build import HEADS
-from featcache.recipe import canonical_json
+from featcache.signed import SignedFolder
 
-HEAD_FORMAT = 1
-
-_TRAINED_ON = "trained_on.bin"
-_MODEL = "model.skops"
-_FILES = {"head.json", _MODEL, _TRAINED_ON}
+FOLDER = SignedFolder("head", "head.json", "model.skops", 1, frozenset({"report.html"}))
 
 _TRUSTED = [
     "featcache.heads.calibration.CalibratedHead",
@@ -127,31 +113,10 @@ class Head:
         """
         import skops.io
 
-        target = Path(folder)
-        check_target(target)
-        draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-        try:
-            draft.mkdir(parents=True)
-            content = skops.io.dumps(self.estimator)
-            publish(draft / _MODEL, content)
-            publish(draft / _TRAINED_ON, b"".join(sorted(self.trained_on)))
-            card = {
-                "format": HEAD_FORMAT,
-                "clf": self.clf,
-                "layer": self.layer,
-                "class_names": self.class_names,
-                **self.card,
-                "model": {"file": _MODEL, "sha256": hashlib.sha256(content).hexdigest()},
-            }
-            digest = card_digest(card)
-            publish_json(draft / "head.json", {**card, "sha256": digest})
-            swap_folder(draft, target)
-        except OSError as error:
-            raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        self.path, self.digest = target, digest
-        return target
+        content = skops.io.dumps(self.estimator)
+        card = {"clf": self.clf, "layer": self.layer, "class_names": self.class_names, **self.card}
+        self.path, self.digest = FOLDER.write(folder, lambda path: path.write_bytes(content), card, self.trained_on)
+        return self.path
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Head:
@@ -166,58 +131,18 @@ class Head:
         from featcache.heads.calibration import CalibratedHead
 
         path = Path(folder)
+        found = FOLDER.read(path)
         try:
-            card = json.loads((path / "head.json").read_text())
-            stated = card.pop("sha256", None)
-            if card["format"] != HEAD_FORMAT:
-                raise HeadError(
-                    f"Expected a head of format {HEAD_FORMAT}. Received: {str(path)!r} of format {card['format']}."
-                )
-            wanted = card["model"]["sha256"]
-            if card["model"]["file"] != _MODEL or card["clf"] not in HEADS:
-                raise HeadError(
-                    f"Expected a head of a known kind. Received: {card['clf']!r} in {card['model']['file']!r}."
-                )
-            if stated != card_digest(card):
-                raise HeadError(
-                    f"Expected head.json as it was written. Received: {str(path)!r}, where it was changed since. "
-                    "Train the head again."
-                )
-            content = (path / _MODEL).read_bytes()
-            seen = (path / _TRAINED_ON).read_bytes()
-            clf, layer, class_names = card["clf"], card["layer"], list(card["class_names"])
-        except FileNotFoundError as error:
-            missing = Path(error.filename).name
-            raise HeadError(f"Expected a head's folder. Received: {str(path)!r}, which has no {missing}.") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise HeadError(f"Expected a head's folder. Received: {str(path)!r}, whose head.json is damaged: "
-                            f"{error}.") from None  # fmt: skip
-        if hashlib.sha256(content).hexdigest() != wanted:
-            raise HeadError(
-                f"Expected the model that head.json describes. Received: {str(path / _MODEL)!r}, which was changed "
-                "since. Train the head again."
-            )
-        estimator = _from_skops(path / _MODEL, content)
+            clf, layer, class_names = (found.card[key] for key in ("clf", "layer", "class_names"))
+            known = clf in HEADS
+        except (KeyError, TypeError) as error:
+            raise FOLDER.damaged(path, error) from None
+        if not known:
+            raise HeadError(f"Expected a head of a known kind. Received: {clf!r} in {str(path)!r}.")
+        estimator = _from_skops(path / FOLDER.model, found.model)
         if not isinstance(estimator, CalibratedHead) or not _fits(estimator, class_names):
             raise HeadError(f"Expected a head of {len(class_names)} classes. Received: {str(path)!r}, which is none.")
-        trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
-        return cls(clf, estimator, class_names, layer, card, path, trained_on, stated)
-
-
-def check_target(folder: Path) -> None:
-    """Raise HeadError if a head cannot be written to a folder, as it holds something else."""
-    found = [folder] if folder.is_file() else sorted(folder.glob("*"))
-    strangers = [path.name for path in found if path.name not in _FILES]
-    if strangers:
-        raise HeadError(
-            f"Expected an empty folder or a head. Received: {str(folder)!r}, which holds other files, such as "
-            f"{strangers[0]!r}. Choose another --out."
-        )
-
-
-def card_digest(card: Mapping[str, Any]) -> str:
-    """Return SHA-256 of a card's canonical JSON, as it reads back."""
-    return hashlib.sha256(canonical_json(json.loads(json.dumps(card))).encode()).hexdigest()
+        return cls(clf, estimator, class_names, layer, found.card, path, found.trained_on, found.digest)
 
 
 def _fits(estimator: Any, class_names: list[str]) -> bool:

@@ -14,7 +14,7 @@ from featcache.cache import FeatureCache
 from featcache.cache.writer import versions
 from featcache.errors import GateError, HeadError, OptionError
 from featcache.heads import Head
-from featcache.heads.store import check_target
+from featcache.heads.store import FOLDER
 from featcache.sources import folder_name
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
@@ -93,7 +93,7 @@ def fit_head(
     target = Path(out) if out is not None else opened.path / "heads" / folder_name(f"{clf}-{chosen}")
     check_plan(plan)
     check_jobs(jobs)
-    check_target(target)
+    FOLDER.check_target(target)
     search.check_protocols(cv=cv, shots=fewshot, tries=tries)
     examples = training_examples(opened, chosen)
     if fewshot:

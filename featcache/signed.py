@@ -1,0 +1,161 @@
+"""Folders of trained models: a card that says all that is known, the model's file, and what it was trained on.
+
+The card is JSON with the SHA-256 of the model's file and, as ``sha256``, of itself; ``trained_on.bin`` holds the
+digests of the training images, 32 bytes each, sorted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import HeadError
+from featcache.files import TEMPORARY, publish, publish_json, swap_folder
+from featcache.recipe import canonical_json
+
+_TRAINED_ON = "trained_on.bin"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a folder held, checked.
+
+    Attributes
+    ----------
+    card : dict
+        Without its own digest.
+    model : bytes
+        The model's file.
+    trained_on : set of bytes
+        Digests of the training images.
+    digest : str
+        SHA-256 of the card, which names that of the model.
+    """
+
+    card: dict[str, Any]
+    model: bytes
+    trained_on: set[bytes]
+    digest: str
+
+
+@dataclass(frozen=True)
+class SignedFolder:
+    """A kind of folder.
+
+    Parameters
+    ----------
+    noun : str
+        What it holds, for messages: ``head``.
+    card, model : str
+        Names of its files.
+    format : int
+        The card's version.
+    beside : frozenset of str
+        Names of other files that may lie there.
+    """
+
+    noun: str
+    card: str
+    model: str
+    format: int
+    beside: frozenset[str] = frozenset()
+
+    def check_target(self, folder: str | os.PathLike[str]) -> None:
+        """Raise `HeadError` if a folder cannot be written or replaced, as it holds something else."""
+        target = Path(folder)
+        known = {self.card, self.model, _TRAINED_ON, *self.beside}
+        found = [target] if target.is_file() else sorted(target.glob("*"))
+        strangers = [path.name for path in found if path.name not in known]
+        if strangers:
+            raise HeadError(
+                f"Expected an empty folder or a {self.noun}. Received: {str(target)!r}, which holds other files, such "
+                f"as {strangers[0]!r}. Choose another --out."
+            )
+
+    def write(
+        self,
+        folder: str | os.PathLike[str],
+        write_model: Callable[[Path], Any],
+        card: Mapping[str, Any],
+        trained_on: Iterable[bytes],
+    ) -> tuple[Path, str]:
+        """Write a whole folder in the place of what was there; return its path and the card's digest.
+
+        Raises
+        ------
+        HeadError
+            If the folder holds anything else, or cannot be written.
+        """
+        target = Path(folder)
+        self.check_target(target)
+        draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            draft.mkdir(parents=True)
+            write_model(draft / self.model)
+            with (draft / self.model).open("rb") as file:
+                os.fsync(file.fileno())
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            publish(draft / _TRAINED_ON, b"".join(sorted(trained_on)))
+            whole = {"format": self.format, **card, "model": {"file": self.model, "sha256": content}}
+            digest = card_digest(whole)
+            publish_json(draft / self.card, {**whole, "sha256": digest})
+            swap_folder(draft, target)
+        except OSError as error:
+            raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return target, digest
+
+    def read(self, folder: str | os.PathLike[str]) -> Signed:
+        """Return what a folder holds; nothing of it is run.
+
+        Raises
+        ------
+        HeadError
+            If it is no such folder, has another format, or was changed since it was written.
+        """
+        path = Path(folder)
+        try:
+            card = json.loads((path / self.card).read_text())
+            digest = card.pop("sha256", None)
+            if card["format"] != self.format:
+                raise HeadError(f"Expected a {self.noun} of format {self.format}. Received: {str(path)!r} of format "
+                                f"{card['format']}. Make it again.")  # fmt: skip
+            if digest != card_digest(card) or card["model"]["file"] != self.model:
+                raise self._changed(path / self.card)
+            model = (path / self.model).read_bytes()
+            if hashlib.sha256(model).hexdigest() != card["model"]["sha256"]:
+                raise self._changed(path / self.model)
+            seen = (path / _TRAINED_ON).read_bytes()
+        except FileNotFoundError as error:
+            missing = Path(error.filename).name
+            raise HeadError(
+                f"Expected a {self.noun}'s folder. Received: {str(path)!r}, which has no {missing}."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self.damaged(path, error) from None
+        return Signed(card, model, {seen[start : start + 32] for start in range(0, len(seen), 32)}, digest)
+
+    def damaged(self, path: Path, error: Exception) -> HeadError:
+        """Return the error for a card that says nonsense."""
+        return HeadError(
+            f"Expected a {self.noun}'s folder. Received: {str(path)!r}, whose {self.card} is damaged: {error}."
+        )
+
+    def _changed(self, path: Path) -> HeadError:
+        return HeadError(
+            f"Expected a {self.noun} as it was written. Received: {str(path)!r}, which was changed since. Make it "
+            "again."
+        )
+
+
+def card_digest(card: Mapping[str, Any]) -> str:
+    """Return SHA-256 of a card's canonical JSON, as it reads back."""
+    return hashlib.sha256(canonical_json(json.loads(json.dumps(card))).encode()).hexdigest()

@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from featcache.errors import HeadError
+from featcache.signed import SignedFolder
+
+KIND = SignedFolder("thing", "thing.json", "thing.bin", 3, frozenset({"notes.txt"}))
+
+
+def written(folder: Path, **card: object) -> Path:
+    """Write a thing and return its folder."""
+    return KIND.write(folder, lambda path: path.write_bytes(b"weights"), card, [b"b" * 32, b"a" * 32])[0]
+
+
+def test_what_was_written_reads_back(tmp_path: Path) -> None:
+    """Card, model and training images come back, and the digest is the one that writing returned."""
+    folder, digest = KIND.write(tmp_path / "t", lambda path: path.write_bytes(b"weights"), {"ö": 0.1}, [b"b" * 32])
+    found = KIND.read(folder)
+    assert (found.card["ö"], found.model, found.trained_on, found.digest) == (0.1, b"weights", {b"b" * 32}, digest)
+    assert {path.name for path in tmp_path.iterdir()} == {"t"}
+
+
+def test_the_digest_names_card_and_model(tmp_path: Path) -> None:
+    """Another card or another model is another digest; who wrote it where does not matter."""
+    digests = {
+        KIND.write(tmp_path / str(i), lambda path, m=model: path.write_bytes(m), {"x": x}, [])[1]
+        for i, (x, model) in enumerate([(1, b"m"), (2, b"m"), (1, b"n"), (1, b"m")])
+    }
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("name", ["thing.json", "thing.bin"])
+def test_a_changed_file_is_refused(tmp_path: Path, name: str) -> None:
+    """One other byte in card or model is found, whatever it means."""
+    file = written(tmp_path / "t", key="value") / name
+    file.write_bytes(file.read_bytes().replace(b"value", b"valve").replace(b"weights", b"weighty"))
+    with pytest.raises(HeadError, match=f"{name}.*changed since"):
+        KIND.read(tmp_path / "t")
+
+
+def test_another_format_is_named(tmp_path: Path) -> None:
+    """A card of another version says which."""
+    folder = written(tmp_path / "t")
+    card = json.loads((folder / "thing.json").read_text())
+    (folder / "thing.json").write_text(json.dumps({**card, "format": 4}))
+    with pytest.raises(HeadError, match="thing of format 3.*of format 4"):
+        KIND.read(folder)
+
+
+def test_a_model_elsewhere_is_not_read(tmp_path: Path) -> None:
+    """A card that names another file is refused, even if it is signed."""
+    other = SignedFolder("thing", "thing.json", "other.bin", 3)
+    folder, _ = other.write(tmp_path / "t", lambda path: path.write_bytes(b"weights"), {}, [])
+    (folder / "thing.bin").write_bytes(b"weights")
+    with pytest.raises(HeadError, match="changed since"):
+        KIND.read(folder)
+
+
+def test_only_its_own_files_are_replaced(tmp_path: Path) -> None:
+    """A folder with files of its kind is replaced, one with any other is left alone."""
+    folder = written(tmp_path / "t", key=1)
+    (folder / "notes.txt").write_text("x")
+    assert KIND.read(written(folder, key=2)).card["key"] == 2
+    (folder / "thesis").write_text("years of work")
+    with pytest.raises(HeadError, match="other files, such as 'thesis'"):
+        written(folder)
+    assert (folder / "thesis").exists()
+
+
+def test_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
+    """If the model cannot be written, the folder that was there stays and nothing lies beside it."""
+
+    def full(path: Path) -> None:
+        path.write_bytes(b"wei")
+        raise OSError(28, "No space left on device")
+
+    folder = written(tmp_path / "t", key=1)
+    with pytest.raises(HeadError, match="No space left on device"):
+        KIND.write(folder, full, {}, [])
+    assert KIND.read(folder).card["key"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"t"}
