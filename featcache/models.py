@@ -1,4 +1,4 @@
-"""A whole classifier in a folder, a `SignedFolder`: ``model.keras``, from pixels to probabilities, and ``model.json``."""
+"""A whole classifier in a folder: ``model.keras``, from pixels to probabilities, and ``model.json``, its card."""
 
 from __future__ import annotations
 
