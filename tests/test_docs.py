@@ -1,9 +1,14 @@
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer.main
+from conftest import random_image, write_image
+from typer.testing import CliRunner
 
 from featcache.cli import app
 
@@ -83,3 +88,51 @@ def test_the_heads_page_names_every_head_and_what_is_tuned() -> None:
         assert kind.streams or f"{kind.copies:g} copies" in line, name
         for parameter in kind.grid:
             assert f"`{parameter}`" in line, name
+
+
+def commands() -> list[str]:
+    """Return every command line in the documents."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    blocks = [block for page in pages for block in re.findall(r"```sh(?: run)?\n(.*?)```", page.read_text(), re.S)]
+    return sorted({line for block in blocks for line in block.splitlines() if line.startswith(("featcache", "python"))})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_in_the_documents_exist(line: str) -> None:
+    """Every command line in the documents is one that the command line takes, or a script that is there."""
+    program, *words = shlex.split(line)
+    if program == "python":
+        assert (ROOT / words[0]).is_file()
+        return
+    command = typer.main.get_command(app).commands[words[0]]
+    command.make_context(words[0], words[1:])
+
+
+def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guide's commands do what it says, one after the other, with seeded weights and small pictures."""
+    for split, count in (("train", 12), ("validation", 6)):
+        for i in range(count):
+            for label, shift in (("dark", 0), ("light", 100)):
+                pixels = random_image(1000 * len(split) + i + shift, 32) // 2 + shift
+                write_image(tmp_path / "photos" / split / label / f"{i}.png", pixels.astype(np.uint8))
+    for i in range(3):
+        write_image(tmp_path / "new" / f"{i}.png", random_image(5000 + i, 32))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEATCACHE_EXTRACT_WEIGHTS", "none")
+    monkeypatch.setenv("FEATCACHE_EXTRACT_IMAGE_SIZE", "32")
+    blocks = re.findall(r"```sh run\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(lines) > 6
+    for line in lines:
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, (line, done.output)
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 4
+    assert (tmp_path / "classifier.keras").is_file()
+
+
+def test_the_command_line_page_is_up_to_date() -> None:
+    """docs/cli.md is what Typer writes of the app."""
+    command = [sys.executable, "-m", "typer", "featcache.cli", "utils", "docs", "--name", "featcache",
+               "--title", "Command line"]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout.strip() == (ROOT / "docs" / "cli.md").read_text().strip(), f"run: {shlex.join(command[1:])}"

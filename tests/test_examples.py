@@ -7,9 +7,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import typer.main
-
-from featcache.cli import app
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -89,24 +86,6 @@ def test_model_bs_images_are_in_one_split_each(tmp_path: Path) -> None:
         assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
         tests.append(parts["x_test"])
     assert np.array_equal(*tests)
-
-
-def commands() -> list[str]:
-    """Return every command line of the examples' pages."""
-    text = "\n".join(path.read_text() for path in EXAMPLES.rglob("*.md"))
-    return [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
-
-
-@pytest.mark.parametrize("line", commands())
-def test_commands_in_the_pages_exist(line: str) -> None:
-    """Every command line of the pages is one that the command line, or the example's own script, takes."""
-    program, *words = line.split()
-    if program == "python":
-        assert (EXAMPLES.parent / words[0]).is_file()
-        return
-    assert program == "featcache"
-    command = typer.main.get_command(app).commands[words[0]]
-    command.make_context(words[0], words[1:])
 
 
 def test_the_index_has_every_example() -> None:

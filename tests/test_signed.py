@@ -36,7 +36,7 @@ def test_a_changed_file_is_refused(tmp_path: Path, name: str) -> None:
     """One other byte in card or model is found, whatever it means."""
     file = written(tmp_path / "t", key="value") / name
     file.write_bytes(file.read_bytes().replace(b"value", b"valve").replace(b"weights", b"weighty"))
-    with pytest.raises(HeadError, match=f"{name}.*changed since"):
+    with pytest.raises(HeadError, match=rf"{name}.*changed since"):
         KIND.read(tmp_path / "t")
 
 
@@ -45,7 +45,7 @@ def test_another_format_is_named(tmp_path: Path) -> None:
     folder = written(tmp_path / "t")
     card = json.loads((folder / "thing.json").read_text())
     (folder / "thing.json").write_text(json.dumps({**card, "format": 4}))
-    with pytest.raises(HeadError, match="thing of format 3.*of format 4"):
+    with pytest.raises(HeadError, match=r"thing of format 3.*of format 4"):
         KIND.read(folder)
 
 
