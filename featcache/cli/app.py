@@ -39,6 +39,23 @@ app = typer.Typer(
 log = logging.getLogger("featcache")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from featcache import __version__
+
+        typer.echo(f"featcache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command has to say.

@@ -59,6 +59,12 @@ def test_every_command_has_help_with_an_example() -> None:
         assert "--json" in text
 
 
+def test_the_version() -> None:
+    """`--version` is that of the package."""
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"featcache {featcache.__version__}\n")
+
+
 def test_three_ways_to_start() -> None:
     """`python cli.py`, `featcache` and `python -m featcache` are the same."""
     root = Path(featcache.__file__).parents[1]
