@@ -10,6 +10,7 @@ import typer.main
 from conftest import random_image, write_image
 from typer.testing import CliRunner
 
+import featcache
 from featcache.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -136,3 +137,18 @@ def test_the_command_line_page_is_up_to_date() -> None:
                "--title", "Command line"]  # fmt: skip
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert shown.stdout.strip() == (ROOT / "docs" / "cli.md").read_text().strip(), f"run: {shlex.join(command[1:])}"
+
+
+def test_the_python_page_runs(tmp_path: Path) -> None:
+    """The Python page's blocks run as they stand, one after the other, in a fresh process."""
+    blocks = re.findall(r"```python run\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    assert len(blocks) > 5
+    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_python_page_has_every_public_name() -> None:
+    """docs/python.md names all that `featcache` has."""
+    text = (ROOT / "docs" / "python.md").read_text()
+    assert [name for name in featcache.__all__ if name not in text] == []
