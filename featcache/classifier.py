@@ -214,12 +214,14 @@ class ImageClassifier:
         SourceError
             If a path does not exist.
         OptionError
-            If an option is out of range, the head was never saved, the file cannot be written, or what lies in
-            ``<file>.partial`` is of another head, other images or other options.
+            If an option is out of range, the head was never saved, the file cannot be written or is one of the
+            images or a list of them, or what lies in ``<file>.partial`` is of another head, other images or other
+            options.
         """
         answering = Answering(self.class_names, threshold, top_k)
         if self.head.digest is None:
             raise OptionError("Expected a head that was saved. Received: one in memory only. Call head.save first.")
+        _check_apart(own_files(Path(file)), images)
         source = _without(own_files(Path(file)), open_images(images))
         identity = {
             "model": self.head.digest,
@@ -353,6 +355,20 @@ def _prediction(done: Extracted, row: npt.NDArray[Any], answering: Answering) ->
     return Prediction(
         done.item.path, UNSURE if unsure else label, probability, named, None, done.digest, top, unsure
     )  # fmt: skip
+
+
+def _check_apart(files: Sequence[Path], images: Images) -> None:
+    """Raise `OptionError` if predictions would take the place of what names the images."""
+    if isinstance(images, Source):
+        images = images.location
+    named = [images] if isinstance(images, str | os.PathLike) else images
+    given = {Path(one).resolve() for one in named if Path(one).is_file()}
+    for file in files:
+        if file.resolve() in given:
+            raise OptionError(
+                f"Expected --out beside what is predicted. Received: {str(file)!r}, which is predicted itself. Choose "
+                "another --out."
+            )
 
 
 def _without(files: Sequence[Path], source: Source) -> Source:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,20 @@ def publish(path: Path, content: bytes | memoryview, *, check: Callable[[Path], 
 def publish_json(path: Path, value: Any) -> None:
     """Publish a value as indented JSON."""
     publish(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV that every reader divides into the same cells, whatever is in them.
+
+    Lines end in a line feed. Python's writer quotes only the line break it ends lines with; a carriage return
+    without quotes ends a line for readers.
+    """
+    lines = []
+    for row in rows:
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\r\n").writerow(row)
+        lines.append(text.getvalue()[:-2] + "\n")
+    return "".join(lines)
 
 
 def swap_folder(draft: Path, target: Path) -> None:

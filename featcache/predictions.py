@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import io
 import json
 import os
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from featcache.errors import OptionError
-from featcache.files import publish_json, sync_folder
+from featcache.files import csv_text, publish_json, sync_folder
 
 UNSURE = "unsure"
 """The label of an image whose most probable class is less probable than the threshold."""
@@ -180,11 +179,11 @@ class CSVTable:
         for rank in range(2, answering.top_k + 1):  # `probability_2` may be that of a class named 2
             columns += [f"label_{rank}", f"label_{rank}_probability"]
         self._columns = [*columns, *(f"probability_{name}" for name in answering.class_names), "reason"]
-        self.header = _csv([self._columns])
+        self.header = csv_text([self._columns])
 
     def render(self, predictions: Iterable[Prediction]) -> str:
         """Return rows."""
-        return _csv(map(self._cells, predictions))
+        return csv_text(map(self._cells, predictions))
 
     def _cells(self, one: Prediction) -> list[Any]:
         cells: list[Any] = [one.path, one.label, one.probability]
@@ -201,12 +200,6 @@ class CSVTable:
         for row in rows:
             unsure = self._answering.threshold is not None and row[4] == "true"
             yield Row(row[0], row[-1], unsure)
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 _LAYOUTS: dict[str, type[JSONLines | CSVTable]] = {".csv": CSVTable, ".jsonl": JSONLines}

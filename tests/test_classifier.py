@@ -236,6 +236,16 @@ def test_a_complete_file_without_its_name_needs_no_base(classifier, many, tmp_pa
     assert len(out.read_text().splitlines()) == 301
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.csv.partial"])
+def test_a_list_of_images_is_not_overwritten(classifier, many: Path, tmp_path: Path, name: str) -> None:
+    """Predictions do not take the place of the table that names the images, complete or not."""
+    table = tmp_path / name
+    table.write_text("path\n" + "".join(f"{path}\n" for path in sorted(many.iterdir())[:2]))
+    with pytest.raises(OptionError, match="which is predicted itself"):
+        classifier.predict_to(tmp_path / "list.csv", [table])
+    assert table.read_text().startswith("path\n")
+
+
 def test_another_commands_rows_are_refused(classifier, cache, many: Path, tmp_path: Path) -> None:
     """Rows of another head, list, threshold or top-k are not taken for this command's."""
 

@@ -1,9 +1,13 @@
+import csv
+import io
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from featcache.files import TEMPORARY, publish, publish_json
+from featcache.files import TEMPORARY, csv_text, publish, publish_json
 
 
 def test_publish_replaces_whole(tmp_path: Path) -> None:
@@ -45,3 +49,10 @@ def test_content_is_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("rename"), rename(self, to))[1])
     publish(tmp_path / "a", b"x", check=lambda _: steps.append("check"))
     assert steps == ["sync", "check", "rename", "sync"]
+
+
+@given(st.lists(st.lists(st.text("ab,\"\r\n '=;", max_size=4), min_size=2, max_size=2), max_size=5))
+@example([["a\rb", ""], ["\n", "\r\n"]])
+def test_csv_reads_back(rows: list[list[str]]) -> None:
+    """Cells come back as they were, whatever line breaks and quotes are in them."""
+    assert list(csv.reader(io.StringIO(csv_text(rows), newline=""), strict=True)) == rows

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import MIX, SHIFT, SIDE, random_image, write_image
 
+import featcache
 from featcache import ImageClassifier, fine_tune, fit_head
 from featcache.bases import load_base
 from featcache.composition import cut
-from featcache.errors import HeadError, OptionError
+from featcache.errors import CacheBusyError, HeadError, OptionError
 from featcache.finetune import Unfreezing
 from featcache.finetune.layers import counts, layer_table, unfreeze
 from featcache.finetune.training import Options
@@ -62,8 +64,9 @@ def made_head(extracting, network: Path, shades: Path, tmp_path: Path):
 
     def make(clf: str = "dense", params: dict[str, object] | None = None, **options: object) -> Path:
         calibrate = options.pop("calibrate", "temperature")
+        source = options.pop("source", shades)
         wanted = {"base": network, "layers": ["last"], "preprocess": "auto", "batch_size": 32, **options}
-        cache = extracting(shades, tmp_path / "cache", **wanted)
+        cache = extracting(source, tmp_path / "cache", **wanted)
         quick = {"epochs": 3} if clf == "dense" else {}
         return fit_head(cache, clf, params=quick | (params or {}), out=tmp_path / "head", calibrate=calibrate).path
 
@@ -328,7 +331,7 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
     root = str(Path(__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen([sys.executable, "-c", KILLED, path, out], env=env)
-    file = tmp_path / "killed.checkpoint"
+    file = tmp_path / "killed.checkpoint" / "state.npz"
     until = time.monotonic() + 60
     while not file.exists() and time.monotonic() < until:
         time.sleep(0.01)
@@ -347,14 +350,15 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
     resumed = fine_tune(path, **options, out=out)
     assert trained == list(range(done, 15))
     assert resumed.history["epoch"] == list(range(3, 18))
-    assert not file.exists()
+    assert not file.parent.exists()
     whole = fine_tune(path, **options, out=tmp_path / "whole")
     for name, values in whole.history.items():
         assert resumed.history[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
 
 
-def test_a_checkpoint_of_other_options_is_not_used(made_head, tmp_path: Path, caplog) -> None:
-    """What another run left, or what is damaged, is named and begun anew."""
+@pytest.mark.parametrize("content", [b"PK damaged", b""])
+def test_a_checkpoint_of_other_options_is_not_overwritten(made_head, tmp_path: Path, caplog, content: bytes) -> None:
+    """What a run with other options left is kept and named; what is damaged is named and begun anew."""
     from featcache.finetune.training import Checkpoint
 
     path = made_head()
@@ -364,9 +368,12 @@ def test_a_checkpoint_of_other_options_is_not_used(made_head, tmp_path: Path, ca
         fine_tune(path, last=3, epochs=1, out=tmp_path / "m")
     finally:
         Checkpoint.remove = removed
-    assert fine_tune(path, last=3, epochs=1, seed=1, out=tmp_path / "m").history["epoch"] == [3]
-    assert "other options or images" in caplog.text
-    (tmp_path / "m.checkpoint").write_bytes(b"PK damaged")
+    file = tmp_path / "m.checkpoint" / "state.npz"
+    left = file.read_bytes()
+    with pytest.raises(OptionError, match=r"stopped after epoch 1\. Received others"):
+        fine_tune(path, last=3, epochs=1, seed=1, out=tmp_path / "m")
+    assert file.read_bytes() == left
+    file.write_bytes(content)
     assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m").history["epoch"] == [3]
     assert "cannot be read" in caplog.text
 
@@ -399,3 +406,85 @@ def test_a_base_in_memory(extracting, network: Path, shades: Path, tmp_path: Pat
     result = fine_tune(head, from_layer="second", epochs=1, learning_rate=1e-4, base=keras.models.load_model(network))
     assert ImageClassifier.load(result.model.path).predict(shades / "test" / "dark")[0].label in ("dark", "light")
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
+
+
+def test_one_run_at_a_time(made_head, tmp_path: Path) -> None:
+    """A second run with the same place for its model is refused while the first one trains, and nothing is lost."""
+    path, said = made_head(), []
+
+    def second(done: int, total: int) -> None:
+        if not said:
+            with pytest.raises(CacheBusyError, match=r"m\.checkpoint.*being written by process"):
+                fine_tune(path, last=3, epochs=1, out=tmp_path / "m")
+            said.append(done)
+
+    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m", progress=second).history["epoch"] == [3]
+    assert said
+    assert {one.name for one in tmp_path.iterdir()} == {"cache", "head", "m"}
+
+
+def test_a_place_that_cannot_be_written_is_named_before_training(made_head, tmp_path: Path) -> None:
+    """Neither a model's place nor TensorBoard's logs are found impossible after hours of training."""
+    path = made_head()
+    (tmp_path / "file").write_text("")
+    for options in ({"out": tmp_path / "file" / "m"}, {"out": tmp_path / "m", "tensorboard": tmp_path / "file"}):
+        with pytest.raises(OptionError, match="file'"):
+            fine_tune(path, last=3, epochs=1, **options, progress=lambda done, total: pytest.fail("it trained"))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_images_that_can_no_longer_be_read(made_head, tmp_path: Path, shades: Path, split: str) -> None:
+    """Without one readable image of a split there is an error, not an epoch over nothing."""
+    copied = shutil.copytree(shades, tmp_path / "copied")
+    path = made_head(source=copied)
+    for image in (copied / split).rglob("*.png"):
+        image.write_bytes(image.read_bytes()[:30])
+    with pytest.raises(OptionError, match="read"):
+        fine_tune(path, last=3, epochs=1, out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_changed_training_images_are_counted(made_head, tmp_path: Path, shades: Path, caplog) -> None:
+    """Images that are not those the head was trained on are said to be others."""
+    copied = shutil.copytree(shades, tmp_path / "copied")
+    path = made_head(source=copied)
+    for i, image in enumerate(sorted((copied / "train" / "dark").iterdir())[:3]):
+        write_image(image, random_image(9000 + i))
+    fine_tune(path, last=3, out=tmp_path / "m", **UNTRAINED)
+    assert "3 of 80 training images are not those that the head was trained on" in caplog.text
+
+
+def test_no_good_epoch(made_head, tmp_path: Path) -> None:
+    """Where the first epoch explodes, the head is kept and nothing is claimed of an epoch after it."""
+    found = fine_tune(made_head(), all_layers=True, epochs=3, optimizer="sgd", learning_rate=1e6, out=tmp_path / "m")
+    assert (found.kept, found.after, found.history) == ("head", {}, {})
+    assert found.stopped["epoch"] == 3
+    assert PixelModel.load(tmp_path / "m").metrics["validation"] == found.before["validation"]
+
+
+def test_mixed_precision_goes_into_nested_models(network: Path) -> None:
+    """Layers inside a model inside the base compute in bfloat16, all but the last; afterwards in float32 again."""
+    import keras
+
+    from featcache.finetune.training import _mixed
+
+    small = keras.models.load_model(network)
+    pixels = keras.Input((SIDE, SIDE, 3))
+    outer = keras.Model(pixels, keras.layers.Activation("relu")(small(pixels)))
+    for base in (outer, keras.Model(pixels, small(pixels))):
+        with _mixed(base):
+            inside = {layer.name: layer.compute_dtype for layer in small.layers}
+            traced = np.asarray(base(np.ones((2, SIDE, SIDE, 3), np.float32)))
+        assert inside["first"] == inside["second"] == "bfloat16"
+        assert traced.dtype == np.float32
+        assert {layer.compute_dtype for layer in small.layers} == {"float32"}
+
+
+def test_a_student_below_its_teacher_is_said(made_head, tmp_path: Path, caplog, monkeypatch) -> None:
+    """A model distilled from a better head is kept with a warning that names both accuracies."""
+    path = made_head("knn")
+    card = featcache.Head.load(path)
+    card.card["metrics"]["validation"]["accuracy"] = 2.0
+    found = fine_tune(card, last=3, distill="ridge", out=tmp_path / "m", **UNTRAINED)
+    assert "worse than the knn head it was distilled from" in caplog.text
+    assert found.distilled["metrics"]["validation"]["accuracy"] == 2.0

@@ -10,8 +10,17 @@ from featcache import predictions
 from featcache.errors import OptionError
 from featcache.predictions import Answering, Prediction, PredictionFile, own_files
 
-NAMES = ["2", 'a,"b"\n', "unsure", os.fsdecode(b"\xff")]
-PATHS = ["plain.png", "a,b.png", 'q"u"o.png', "new\nline\r.png", os.fsdecode(b"\xfe\x1b[31m.png"), "=1+1", "ü"]
+NAMES = ["2", 'a,"b"\n\r', "unsure", os.fsdecode(b"\xff")]
+PATHS = [
+    "plain.png",
+    "a,b.png",
+    'q"u"o.png',
+    "new\nline\r.png",
+    "only\rreturn.png",
+    os.fsdecode(b"\xfe\x1b[31m.png"),
+    "=1+1",
+    "ü",
+]
 WAYS = [Answering(NAMES), Answering(NAMES, threshold=0.5, top_k=3)]
 IDENTITY = {"model": "m", "list of images": "l"}
 

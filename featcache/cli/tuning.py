@@ -115,11 +115,15 @@ def _story(result: FineTuned) -> str:
         f"{result.difference:.1e} of the head's",
         table(rows, right={1, 2, 3, 4, 5}),
     ]
-    for split, found in (result.distilled or {}).get("agreement", {}).items():
+    lesson = result.distilled or {}
+    if "validation" in lesson.get("metrics", {}):
+        lines.append(f"the {lesson['teacher']} head it was distilled from: accuracy "
+                     f"{lesson['metrics']['validation']['accuracy']:.4f} on validation")  # fmt: skip
+    for split, found in lesson.get("agreement", {}).items():
         lines.append(f"the distilled head agrees with its teacher on {found['part']:.4f} of {split}, n={found['n']}")
     if result.stopped:
         what = f"stopped in epoch {result.stopped['epoch']}: {result.stopped['reason']}"
-        lines.append(f"{what}; the weights of the best epoch before are taken")
+        lines.append(f"{what}; the weights {'of the best epoch' if result.after else 'before training'} are taken")
     lines.append(_counts(result))
     if result.kept == "head":
         lines.append("fine-tuning did not help on validation: the model is base and head as they were before")

@@ -144,18 +144,29 @@ def _check_free(target: Path, beside: Path) -> None:
     folder = beside.parent == target
     empty = folder and target.is_dir() and not any(target.iterdir())
     free = empty or not (target.exists() or beside.exists())
-    if not free and not (_is_ours(beside) and target.is_dir() == folder):
+    written = _written_before(beside)
+    if not free and (written is None or target.is_dir() != folder):
         raise OptionError(
             f"Expected a name that is free, or an earlier export's. Received: {str(target)!r}, where something else "
             "is. Choose another --to."
         )
+    if folder and target.is_dir():
+        found = {path.relative_to(target).as_posix() for path in _files(target)}
+        strangers = sorted(found - (written or set()) - {beside.name})
+        if strangers:
+            raise OptionError(
+                f"Expected an earlier export's folder. Received: {str(target)!r}, which holds other files, such as "
+                f"{strangers[0]!r}. Choose another --to."
+            )
 
 
-def _is_ours(metadata: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+def _written_before(metadata: Path) -> set[str] | None:
+    """Return the files that an export says it wrote; None if it is no export's."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError):
         known = json.loads(metadata.read_text())
-        return isinstance(known, dict) and "exported_by_featcache" in known
-    return False
+        if isinstance(known, dict) and "exported_by_featcache" in known:
+            return set(known.get("files", ()))
+    return None
 
 
 def _opened(
@@ -250,14 +261,19 @@ def _notes(kind: str, classifier: ImageClassifier, spec: PixelSpec, shown: Image
     return [*notes, _licence(classifier.head.card)]
 
 
+_DRAWN = "weights: drawn at random, then trained on the classifier's own images"
+
+
 def _licence(card: Mapping[str, Any]) -> str:
     """Say whose weights the model has, and what is known of their licence."""
     described = card.get("request")
+    if card.get("options", {}).get("reinitialise"):
+        return _DRAWN
     if not isinstance(described, Mapping):
         return "licence of the weights: not known, as nothing is recorded of where the base came from"
     request = Request.from_dict(described)
     if request.weights == "none":
-        return "weights: drawn at random, then trained on the classifier's own images"
+        return _DRAWN
     file = request.base if request.is_file and request.weights is None else request.weights
     if file not in (None, "imagenet"):
         return f"licence of the weights: that of {Path(str(file)).name}, which is yours to check"

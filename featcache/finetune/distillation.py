@@ -37,7 +37,8 @@ def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str
     Head
         Not saved; its metrics are on the true classes.
     dict
-        ``teacher``, ``student``, and ``agreement``: by split, ``n`` and the part for which both predict the same.
+        ``teacher``, ``student``, ``metrics`` of the teacher, and ``agreement``: by split, ``n`` and the part for
+        which both predict the same.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str
     }
     log.info("%s distilled into %s: %s", teacher.clf, clf,
              ", ".join(f"{found['part']:.4f} of {split} agree" for split, found in agreement.items()))  # fmt: skip
-    return student, {"teacher": teacher.clf, "student": clf, "agreement": agreement}
+    return student, {"teacher": teacher.clf, "student": clf, "metrics": teacher.metrics, "agreement": agreement}
 
 
 def _agreement(teacher: Head, student: Head, examples: Examples) -> dict[str, Any]:

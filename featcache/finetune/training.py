@@ -146,14 +146,18 @@ class Checkpoint:
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 told = json.loads(stored["state"].tobytes())
-                if told.pop("key") != self._key:
-                    log.warning("%s is of a fine-tuning with other options or images: beginning anew", self.path)
-                    return State()
+                same = told.pop("key") == self._key
                 arrays = {name: [stored[f"{name}{i}"] for i in range(len(stored.files)) if f"{name}{i}" in stored.files]
                           for name in ("now", "best", "optimizer")}  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             log.warning("%s cannot be read (%s): beginning anew", self.path, error)
             return State()
+        if not same:
+            raise OptionError(
+                f"Expected the options and images of the fine-tuning that {str(self.path)!r} is of, which stopped "
+                f"after epoch {told['epoch']}. Received others. Take the same to go on with it, delete the file to "
+                "begin anew, or choose another --out."
+            )
         put(variables, arrays["now"])
         put(optimizer.variables, arrays["optimizer"])
         log.info("going on after epoch %d of %s", told["epoch"], self.path)
@@ -210,6 +214,7 @@ class Trainer:
         State
             Its `best` is empty if no epoch ended well; the model's weights then are those it began with.
         """
+        write = _summary_writer(tensorboard)
         options, variables = self.options, self.parts.model.variables
         optimizer = _optimizer(options)
         optimizer.build(self.parts.model.trainable_variables)
@@ -217,7 +222,6 @@ class Trainer:
         limit = _EXPLODED * max(self.validation()[0], math.log(max(2, len(self._column))))
         step = _step(self.parts, optimizer, options)
         state = checkpoint.restore(variables, optimizer)
-        write = _summary_writer(tensorboard)
         count = len(self.pictures.by_split["train"])
         while state.epoch < options.epochs and state.since < options.patience and state.stopped is None:
             optimizer.learning_rate = options.rate(state.epoch)
@@ -267,7 +271,9 @@ class Trainer:
                     break
                 if progress is not None:
                     progress(int(done))
-        return {"loss": total / max(done, 1), "accuracy": right / max(done, 1)}
+        if not done:
+            raise OptionError("Expected training images that can be read. Received: none. Look at the skipped ones.")
+        return {"loss": total / done, "accuracy": right / done}
 
     def validation(self) -> tuple[float, float]:
         """Return loss and accuracy on the validation images that may count."""
@@ -383,8 +389,14 @@ def _mixed(network: Any) -> Iterator[None]:
     """Let a base compute in bfloat16 while it is traced, all but the layer that gives its output."""
     import keras
 
-    policies = [(layer, layer.dtype_policy) for layer in network.layers[:-1]
-                if not isinstance(layer, keras.layers.InputLayer | keras.Model)]  # fmt: skip
+    def inner(model: Any) -> Iterator[Any]:
+        for layer in model.layers[:-1]:
+            yield from layer._flatten_layers() if isinstance(layer, keras.Model) else [layer]
+        if isinstance(model.layers[-1], keras.Model):
+            yield from inner(model.layers[-1])
+
+    passive = keras.layers.InputLayer | keras.Model
+    policies = [(layer, layer.dtype_policy) for layer in inner(network) if not isinstance(layer, passive)]
     for layer, _ in policies:
         layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
     try:
@@ -415,6 +427,12 @@ def _summary_writer(folder: Path | None) -> Callable[[dict[str, float]], None]:
         return lambda seen: None
     import tensorflow as tf
 
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"Expected --tensorboard to be a folder that can be written. Received: {str(folder)!r}: {error.strerror}."
+        ) from None
     writer = tf.summary.create_file_writer(str(folder))
 
     def write(seen: dict[str, float]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from featcache import charts
 from featcache.augmentation import Augmentation
 from featcache.bases import fresh_weights
 from featcache.cache import FeatureCache
+from featcache.cache.lock import writer_lock
 from featcache.cache.writer import versions
 from featcache.classifier import ImageClassifier, own_source
 from featcache.composition import Composition, composition
@@ -54,7 +56,8 @@ class FineTuned:
     model : PixelModel or None
         What was kept, saved; None after a dry run, as is all that follows.
     before, after : dict
-        Metrics by split, of the head and of what was trained: ``validation``, and ``test`` where there is one.
+        Metrics by split, of the head and of what was trained: ``validation``, and ``test`` where there is one. There
+        are none after training without a good epoch.
     composed_accuracy : float
         Of base and head as one model on validation, before training: the head's own.
     difference : float
@@ -200,19 +203,49 @@ def fine_tune(
     if dry_run:
         return result
     run.read()
-    result.before, result.composed_accuracy, result.difference = run.compared()
     key = hashlib.sha256(canonical_json([run.identity(), _head_digest(teacher), distill, initial_epoch]).encode())
-    checkpoint = Checkpoint(target.with_name(target.name + ".checkpoint"), key.hexdigest())
     first = _epochs_of(student) if initial_epoch is None else initial_epoch
     folder = None if tensorboard is None else Path(tensorboard)
-    state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=progress)
-    result.history, result.stopped = state.history, state.stopped
-    result.after, result.kept = run.chosen(state, result.before)
-    result.skipped = [{"path": path, "reason": reason} for path, reason in run.pictures.skipped.items()]
-    result.seconds = time.monotonic() - begun
-    result.model = _saved(run, teacher, result, target)
-    checkpoint.remove()
+    with _alone(target.with_name(target.name + ".checkpoint")) as place:
+        checkpoint = Checkpoint(place / "state.npz", key.hexdigest())
+        result.before, result.composed_accuracy, result.difference = run.compared()
+        state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=progress)
+        result.history, result.stopped = state.history, state.stopped
+        result.after, result.kept = run.chosen(state, result.before)
+        if lesson is not None:
+            _warn_if_below(teacher, result)
+        result.skipped = [{"path": path, "reason": reason} for path, reason in run.pictures.skipped.items()]
+        result.seconds = time.monotonic() - begun
+        result.model = _saved(run, teacher, result, target)
+        checkpoint.remove()
     return result
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """Make the checkpoint's folder and hold its lock; remove what is empty in the end."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"Expected --out where a folder can be made. Received: {str(folder.parent)!r}: {error.strerror}. Choose "
+            "another --out."
+        ) from None
+    try:
+        with writer_lock(folder):
+            yield folder
+    finally:
+        with contextlib.suppress(OSError):  # a checkpoint lies in it
+            folder.rmdir()
+
+
+def _warn_if_below(teacher: Head, result: FineTuned) -> None:
+    """Say where the model is worse than the head that it was distilled from."""
+    stated = teacher.metrics.get("validation", {}).get("accuracy")
+    reached = (result.after if result.kept == "tuned" else result.before)["validation"]["accuracy"]
+    if stated is not None and reached < stated:
+        log.warning("the model is worse than the %s head it was distilled from: accuracy %.4f on validation, that one "
+                    "%.4f", teacher.clf, reached, stated)  # fmt: skip
 
 
 def _opened(head: Head | str | os.PathLike[str]) -> Head:
@@ -276,6 +309,11 @@ class _Run:
         source, policy = own_source(self.head)
         self.pictures: Pictures = listed(source, policy, self.spec, self.head.class_names, _known_bad(self.head))
         self.trained_on = self.head.trained_on | {one.digest for one in self.pictures.by_split.get("train", [])}
+        train = self.pictures.by_split.get("train", [])
+        others = sum(one.digest not in self.head.trained_on for one in train)
+        if others and self.head.trained_on:
+            log.warning("%d of %d training images are not those that the head was trained on: they have changed, or "
+                        "came later", others, len(train))  # fmt: skip
         for split in ("train", "validation"):
             if not any(split == "train" or self._unseen(one) for one in self.pictures.by_split.get(split, [])):
                 raise OptionError(
@@ -342,6 +380,8 @@ class _Run:
         for pictures, pixels in self.pictures.batches(split, BATCH_SIZE):
             seen += pictures
             rows.append(predict(pixels))
+        if not seen:
+            raise OptionError(f"Expected readable images of {split}. Received: none.")
         shares = np.concatenate(rows)
         truth, groups = (np.array([getattr(one, name) for one in seen], np.int64) for name in ("label", "group"))
         counted = np.array([self._unseen(one) for one in seen], bool)
@@ -364,9 +404,12 @@ class _Run:
 
         A model from fresh weights is kept in any case, as it is there to be compared with.
         """
-        after = {"validation": self._scored("validation", self._by_model)[0]}
-        old, new = before["validation"]["accuracy"], after["validation"]["accuracy"]
-        kept = "tuned" if state.best and (new >= old or self.which.reinitialise) else "head"
+        after: dict[str, Any] = {}
+        kept, old, new = "head", before["validation"]["accuracy"], 0.0
+        if state.best:
+            after = {"validation": self._scored("validation", self._by_model)[0]}
+            new = after["validation"]["accuracy"]
+            kept = "tuned" if new >= old or self.which.reinitialise else "head"
         if kept == "head":
             put(self.parts.model.variables, self._start)
             why = f"made it worse (accuracy {new:.4f}, before {old:.4f})" if state.best else "had no good epoch"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import os
@@ -22,6 +20,7 @@ from featcache.cache import FeatureCache
 from featcache.cache.manifest import Entry
 from featcache.cache.writer import versions
 from featcache.errors import FeatcacheError, HeadError, OptionError
+from featcache.files import csv_text
 from featcache.heads import HEADS, Head, Rows
 from featcache.logme import logme
 from featcache.memory import Peak, available
@@ -79,13 +78,11 @@ class Comparison:
 
     def to_csv(self) -> str:
         """Return the leaderboard as CSV, parameters and intervals as JSON in their cells."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for row in self.leaderboard:
-            cells = {key: json.dumps(row[key]) if isinstance(row[key], dict | list) else row[key] for key in _COLUMNS}
-            writer.writerow(cells)
-        return text.getvalue()
+        rows = [
+            [json.dumps(row[key]) if isinstance(row[key], dict | list) else row[key] for key in _COLUMNS]
+            for row in self.leaderboard
+        ]
+        return csv_text([_COLUMNS, *rows])
 
 
 @dataclass(frozen=True)

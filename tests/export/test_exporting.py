@@ -283,6 +283,11 @@ def test_what_is_no_export_is_not_overwritten(head: Path, tmp_path: Path, at_onc
     assert (tmp_path / "file").read_text() == "a letter"
     for name in ("empty", "empty", "m.keras", "m.keras"):
         export_model(head, tmp_path / name)
+    (tmp_path / "empty" / "assets.extra").mkdir()
+    (tmp_path / "empty" / "assets.extra" / "warmup").write_text("requests")
+    with pytest.raises(OptionError, match=r"other files, such as 'assets.extra/warmup'"):
+        export_model(head, tmp_path / "empty")
+    assert (tmp_path / "empty" / "assets.extra" / "warmup").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
 
 
@@ -376,6 +381,7 @@ def test_whose_weights_they_are(request_: dict[str, object], expected: str) -> N
     whole = {"settings": {}, "layers": [], "pooling": "avg", "image_size": None, "resize": "pad", "preprocess": "auto",
              "interpolation": "bilinear", "dtype": "float32", "seed": 0, **request_}  # fmt: skip
     assert expected in exporting._licence({"request": whole})
+    assert "drawn at random" in exporting._licence({"request": whole, "options": {"reinitialise": True}})
 
 
 def test_it_is_public() -> None:
