@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import SourceError
-from featcache.sources.source import SPLIT_NAMES, SPLITS, Item, counted, label_name, stamp
+from featcache.sources.source import SPLIT_NAMES, SPLITS, Item, Items, counted, label_name, stamp
 
 Array = npt.NDArray[Any]
 
@@ -82,7 +82,8 @@ class PartsSource:
     def __init__(self, name: str, location: str, parts: Sequence[Part]) -> None:
         self.name, self.location, self._parts = name, location, parts
         self._starts = list(itertools.accumulate((len(part.images) for part in parts), initial=0))
-        self.items = list(counted(itertools.chain.from_iterable(map(Part.items, parts, self._starts)), location))
+        listed = itertools.chain.from_iterable(map(Part.items, parts, self._starts))
+        self.items: Sequence[Item] = Items.of(counted(listed, location))
 
     def read(self, item: Item, /) -> Array:
         """Return one image's pixels."""
