@@ -142,8 +142,7 @@ def measure(count: int, repeat: int, scratch: Path) -> dict[str, Any]:
     """
     source, cache = scratch / f"photos-{count}", scratch / f"cache-{count}"
     if not cache.exists():
-        make_source(source, count)
-        subprocess.run([sys.executable, __file__, "--make", str(source), str(cache)], check=True)
+        subprocess.run([sys.executable, __file__, "--make", str(count), str(source), str(cache)], check=True)
     extract = ["extract", str(source), "--base", BASE["base"], "--weights", BASE["weights"], "--cache", str(cache)]
     commands = {
         "--help": ["--help"],
@@ -199,11 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--work", type=Path, help="where sources and caches are made and left")
     parser.add_argument("--to", type=Path, help="the JSON file; default: benchmarks/results/start-<most rows>.json")
-    parser.add_argument("--make", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--make", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.make:
-        make_cache(*options.make)
+        count, source, cache = options.make  # in a process of its own, or all others would begin with its memory
+        make_source(Path(source), int(count))
+        make_cache(Path(source), Path(cache))
         return
     if options.read:
         seconds = reading(options.read)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from featcache.files import TEMPORARY, publish, publish_json, swap_folder
 from featcache.heads.store import card_digest
 from featcache.images import PixelSpec
 from featcache.recipe import Request
+from featcache.sources import DigestSet
 
 MODEL_FORMAT = 1
 
@@ -59,7 +61,7 @@ class PixelModel:
     trained_classes: list[int]
     spec: PixelSpec
     card: dict[str, Any] = field(default_factory=dict)
-    trained_on: set[bytes] = field(default_factory=set)
+    trained_on: Set[bytes] = field(default_factory=set)
     path: Path | None = None
     digest: str | None = None
 
@@ -97,7 +99,7 @@ class PixelModel:
         try:
             draft.mkdir(parents=True)
             self.model.save(draft / _MODEL)
-            publish(draft / _TRAINED_ON, b"".join(sorted(self.trained_on)))
+            publish(draft / _TRAINED_ON, DigestSet.of(self.trained_on).tobytes())
             spec = self.spec
             card = {
                 "format": MODEL_FORMAT,
@@ -158,7 +160,7 @@ class PixelModel:
         except Exception as error:
             text = " ".join(str(error).split())[:200]
             raise HeadError(f"Expected a Keras model. Received: {str(path / _MODEL)!r}: {text}") from None
-        trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
+        trained_on = DigestSet.of([seen])
         return cls(model, list(names), list(trained), spec, card, trained_on, path, stated)
 
 

@@ -256,18 +256,18 @@ class FeatureCache:
                 f"Expected a split of {str(self.path)!r}: {', '.join(self.splits) or 'it has none'}. "
                 f"Received: {split!r}."
             )
-        rows = self._with_views if views and self.views else self._plain
-        if split is not None:
-            rows = rows.take(np.flatnonzero(self._split_numbers[rows.images] == SPLITS.index(split)))
-        return rows if order == "source" else rows.take(_by_place(rows.shards, rows.positions))
+        views, stored = views and self.views > 0, order == "storage"
+        if (views, stored) not in self._ordered:
+            rows = self._chosen(None, views=views) if stored else self._find(views=views)
+            self._ordered[views, stored] = rows.take(_by_place(rows.shards, rows.positions)) if stored else rows
+        rows = self._ordered[views, stored]
+        if split is None:
+            return rows
+        return rows.take(np.flatnonzero(self._split_numbers[rows.images] == SPLITS.index(split)))
 
     @cached_property
-    def _plain(self) -> _Rows:
-        return self._find(views=False)
-
-    @cached_property
-    def _with_views(self) -> _Rows:
-        return self._find(views=True)
+    def _ordered(self) -> dict[tuple[bool, bool], _Rows]:
+        return {}
 
     def _find(self, *, views: bool) -> _Rows:
         places, plain = self.places, self._usable[1]

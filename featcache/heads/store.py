@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from featcache.errors import HeadError
 from featcache.files import TEMPORARY, publish, publish_json, swap_folder
 from featcache.heads.build import HEADS
 from featcache.recipe import canonical_json
+from featcache.sources import DigestSet
 
 HEAD_FORMAT = 1
 
@@ -76,7 +77,7 @@ class Head:
     layer: str
     card: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
-    trained_on: set[bytes] = field(default_factory=set)
+    trained_on: Set[bytes] = field(default_factory=set)
     digest: str | None = None
 
     @property
@@ -134,7 +135,7 @@ class Head:
             draft.mkdir(parents=True)
             content = skops.io.dumps(self.estimator)
             publish(draft / _MODEL, content)
-            publish(draft / _TRAINED_ON, b"".join(sorted(self.trained_on)))
+            publish(draft / _TRAINED_ON, DigestSet.of(self.trained_on).tobytes())
             card = {
                 "format": HEAD_FORMAT,
                 "clf": self.clf,
@@ -200,7 +201,7 @@ class Head:
         estimator = _from_skops(path / _MODEL, content)
         if not isinstance(estimator, CalibratedHead) or not _fits(estimator, class_names):
             raise HeadError(f"Expected a head of {len(class_names)} classes. Received: {str(path)!r}, which is none.")
-        trained_on = {seen[start : start + 32] for start in range(0, len(seen), 32)}
+        trained_on = DigestSet.of([seen])
         return cls(clf, estimator, class_names, layer, card, path, trained_on, stated)
 
 

@@ -5,7 +5,7 @@ A source lists `Item` s in its own order and reads one at a time; nothing here d
 
 from featcache.sources.arrays import ArraySource
 from featcache.sources.columns import Texts, Words
-from featcache.sources.digests import Digests
+from featcache.sources.digests import Digests, DigestSet
 from featcache.sources.files import FileSource
 from featcache.sources.folders import files_source
 from featcache.sources.opening import open_images, open_source
@@ -16,6 +16,7 @@ from featcache.sources.tars import TarSource
 
 __all__ = [
     "SPLITS",
+    "DigestSet",
     "Digests",
     "Item",
     "Items",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from featcache.sources.columns import PIECE, Texts
 
 Bytes = npt.NDArray[np.uint8]
 
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
 
@@ -69,7 +69,11 @@ class Digests:
                 inside[inside] = hashes[at[inside]] == mixed[left[inside]]
                 left, at = left[inside], at[inside]
                 candidates = order[at]
-                same = (_words(self.rows[candidates]) == _words(part[left])).all(axis=1)
+                same = np.ones(len(left), bool)
+                theirs = np.take(_words(self.rows), candidates, axis=0)
+                ours = np.take(_words(part), left, axis=0)
+                for one, other in zip(theirs.T, ours.T, strict=True):
+                    same &= one == other
                 found[start + left[same]] = candidates[same]
                 left, at = left[~same], at[~same] + 1
         return found
@@ -78,8 +82,46 @@ class Digests:
     def _sorted(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         starts = range(0, len(self), _PIECE)
         mixed = np.concatenate([np.empty(0, np.uint64), *(_mixed(self.rows[a : a + _PIECE]) for a in starts)])
-        order = np.argsort(mixed, kind="stable")
-        return mixed[order], order.astype(np.int32) if len(order) < 2**31 else order
+        order = np.argsort(mixed)
+        order = order.astype(np.int32) if len(order) < 2**31 else order
+        mixed = mixed[order]
+        again = np.append(False, mixed[1:] == mixed[:-1])
+        alike = np.flatnonzero(again | np.append(again[1:], False))
+        order[alike] = order[alike][np.lexsort((order[alike], mixed[alike]))]
+        return mixed, order
+
+
+class DigestSet(Set[bytes]):
+    """A set of SHA-256 digests that takes 32 bytes for each, and as many once one is looked for.
+
+    Parameters
+    ----------
+    rows : array of uint8, shape (n, 32)
+        Rows may be equal.
+    """
+
+    def __init__(self, rows: Bytes) -> None:
+        self._digests = Digests(np.unique(np.ascontiguousarray(rows).view("S32")).view(np.uint8).reshape(-1, 32))
+
+    @classmethod
+    def of(cls, digests: Iterable[bytes]) -> DigestSet:
+        """Return any digests as such a set."""
+        return digests if isinstance(digests, DigestSet) else cls(Digests.of(digests).rows)
+
+    _from_iterable = of  # type: ignore[assignment]  # what the operators of sets call
+
+    def tobytes(self) -> bytes:
+        """Return all of them, sorted, one after the other."""
+        return self._digests.rows.tobytes()
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._digests
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(bytes, self._digests.rows)
+
+    def __len__(self) -> int:
+        return len(self._digests)
 
 
 def _words(rows: Bytes) -> npt.NDArray[np.uint64]:

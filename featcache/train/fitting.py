@@ -15,7 +15,7 @@ from featcache.cache.writer import versions
 from featcache.errors import GateError, HeadError, OptionError
 from featcache.heads import Head
 from featcache.heads.store import check_target
-from featcache.sources import folder_name
+from featcache.sources import DigestSet, folder_name
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
 from featcache.train.parallel import check_jobs
@@ -108,7 +108,7 @@ def fit_head(
     with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
         tuned, protocols = _trained(plan, ready, opened, tune=tune, cv=cv, fewshot=fewshot, tries=tries, jobs=jobs)
     head, estimator = tuned.head, tuned.head.estimator
-    head.trained_on = set(opened.digests("train"))
+    head.trained_on = DigestSet(opened.digest_rows("train"))
     head.card |= {
         "all_params": {key: value for key, value in _inner(estimator).get_params().items() if _plain(value)}
         | head.card["params"],

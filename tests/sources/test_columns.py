@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.sources import Digests, Item, Items, Texts, Words
+from featcache.sources import Digests, DigestSet, Item, Items, Texts, Words
 from featcache.sources.digests import _mixed
 
 text = st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(
@@ -65,6 +65,17 @@ def test_digests_that_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
     table = Digests(np.concatenate([rows, rows]))
     assert table.find(rows[::-1]).tolist() == list(range(50))[::-1]
     assert (table.find(rows + np.uint8(1)) == -1).all()
+
+
+@given(st.sets(st.binary(min_size=32, max_size=32)), st.sets(st.sampled_from([b"a" * 31 + b"\0", b"\0" * 32])))
+def test_digest_sets_are_sets(one: set[bytes], other: set[bytes]) -> None:
+    """They are equal to sets of the same digests, whatever their bytes, join others, and come back from their bytes."""
+    digests = DigestSet.of(one)
+    assert digests == one
+    assert (digests | other, other | digests) == (one | other, one | other)
+    assert DigestSet.of([digests.tobytes()]) == one
+    assert digests.tobytes() == b"".join(sorted(one))
+    assert all((digest in digests) == (digest in one) for digest in one | other)
 
 
 def test_texts_are_found_by_their_digests() -> None:
