@@ -24,7 +24,7 @@ from featcache.cache.rows import RowTable
 from featcache.cache.shard import ShardInfo, block_rows
 from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
 from featcache.recipe import Recipe
-from featcache.sources import SPLITS
+from featcache.sources import SPLITS, Texts
 
 Ints = npt.NDArray[np.integer[Any]]
 
@@ -334,7 +334,11 @@ class FeatureCache:
 
     def paths(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[str]:
         """Return the images' paths relative to the source."""
-        return list(self.usable.paths.take(self._chosen(split, views=views, order=order).images))
+        return list(self.path_texts(split, views=views, order=order))
+
+    def path_texts(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Texts:
+        """Return the images' paths without an object for each."""
+        return self.usable.paths.take(self._chosen(split, views=views, order=order).images)
 
     def digests(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[bytes]:
         """Return the images' digests, 32 bytes each: equal for exact duplicates and for views of one image."""

@@ -2,6 +2,7 @@ import hashlib
 import sqlite3
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,55 @@ def test_failed_transaction_changes_nothing(path: Path) -> None:
         manifest.replace_listing(broken(), {"source": {}})
     assert manifest.listing() == before
     assert manifest.meta()["source"] == {"name": "n"}
+
+
+def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: Path) -> None:
+    """Columns that were not read before another listing took their place are refused, never taken from that one."""
+    old, writer = Manifest(path).listing(), Manifest(path)
+    assert list(old.paths) == [entry.path for entry in ENTRIES]
+    writer.commit(None, [], [(2, ENTRIES[2]._replace(digest=D[3], reason="not an image"))])
+    assert (old.reasons, old[2].digest) == ({2: "not an image"}, D[3])
+    other = Manifest(path).listing()
+    writer.replace_listing(ENTRIES[::-1], {})
+    assert old.load()[0].path == ENTRIES[0].path
+    with pytest.raises(CacheError, match="Open the cache again"):
+        other.load()
+
+
+def test_what_is_settled_last_counts(path: Path) -> None:
+    """An image that is settled again has its newest digest and reason, and no older one."""
+    manifest = Manifest(path)
+    failed, read = ENTRIES[1]._replace(reason="broken"), ENTRIES[1]._replace(digest=D[2], split="test")
+    manifest.commit(None, [], [(0, ENTRIES[0]), (1, failed)])
+    assert list(manifest.listing()) == [ENTRIES[0], failed, ENTRIES[2]]
+    manifest.commit(None, [], [(1, read)])
+    assert list(manifest.listing()) == [ENTRIES[0], read, ENTRIES[2]]
+    manifest.replace_listing(manifest.listing(), {})
+    assert list(manifest.listing()) == [ENTRIES[0], read, ENTRIES[2]]
+    assert manifest._db.execute("SELECT count(*) FROM settled").fetchone() == (0,)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_listings_of_several_pieces(tmp_path_factory: pytest.TempPathFactory, n: int, size: int, random: Any) -> None:
+    """Wherever a listing is divided, it reads back whole, and a missing piece is found."""
+    listing = [
+        random.choice(ENTRIES)._replace(path=f"{i}", label=random.choice("xyz"), split=random.choice([None, "test"]))
+        for i in range(n)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featcache.cache.manifest.PIECE", size)
+        manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True)
+        manifest.replace_listing(listing, {})
+        assert list(manifest.listing()) == listing
+        assert list(manifest.listing().paths) == [entry.path for entry in listing]
+        for name in ("paths", "digests", "reasons", "names of labels") if n else ():
+            manifest._db.execute("BEGIN")
+            manifest._db.execute("DELETE FROM listing WHERE name = ? AND first = ?", (name, (n - 1) // size * size))
+            with pytest.raises(CacheDamagedError, match=r"missing|where they belong"):
+                manifest.listing().load()
+            manifest._db.execute("ROLLBACK")
+        manifest.close()
 
 
 def test_other_format_is_refused(path: Path) -> None:
