@@ -18,20 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from featcache.cache import pieces
 from featcache.cache.listing import Entry, Listing
 from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError
 from featcache.recipe import FORMAT_VERSION
-from featcache.sources import SPLITS, Texts, Words
+from featcache.sources import SPLITS
 from featcache.sources.columns import encoded
 
 __all__ = ["Entry", "Manifest", "Place", "has_shards"]
-
-PIECE = 65_536
-"""Images in one row of the table ``listing``."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
@@ -41,16 +38,7 @@ CREATE TABLE blocks (shard INTEGER NOT NULL, layer TEXT NOT NULL, offset INTEGER
     checksums BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (shard, layer)) WITHOUT ROWID;
 CREATE TABLE rows (shard INTEGER PRIMARY KEY, augmentation TEXT NOT NULL, digests BLOB NOT NULL,
     views BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE listing (name TEXT NOT NULL, first INTEGER NOT NULL, content BLOB NOT NULL, crc INTEGER NOT NULL,
-    PRIMARY KEY (name, first));
-CREATE TABLE settled (id INTEGER PRIMARY KEY, positions BLOB NOT NULL, splits BLOB NOT NULL, digests BLOB NOT NULL,
-    known BLOB NOT NULL, reasons BLOB NOT NULL, crc INTEGER NOT NULL);
 """
-
-_NUMBERS = {"ends": "<u4", "labels": "<i4", "splits": "i1", "groups": "<i4", "sizes": "<i8", "stamps": "<i8",
-            "known": "u1"}  # fmt: skip
-_STATE = ("splits", "digests", "known", "reasons")
-"""Columns that an extraction settles, image by image."""
 
 
 def _crc(*values: Any) -> int:
@@ -98,7 +86,7 @@ class Manifest:
             if create and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._db.execute("PRAGMA journal_mode = DELETE")
                 with self._transaction():
-                    for statement in _SCHEMA.split(";"):
+                    for statement in (_SCHEMA + pieces.SCHEMA).split(";"):
                         self._db.execute(statement)
                     self.set_meta({"format": FORMAT_VERSION})
             found = self.meta().get("format")
@@ -145,14 +133,14 @@ class Manifest:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         """Let all that is read be of one moment."""
-        if self._db.in_transaction:
-            yield
-            return
-        self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("COMMIT")
+        with self._damage():
+            self._db.execute("SAVEPOINT reading")
+            try:
+                yield
+            except ValueError as error:
+                raise self._damaged(str(error)) from None
+            finally:
+                self._db.execute("RELEASE reading")
 
     def _checked(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query without their last column, the checksum, which must be right."""
@@ -180,105 +168,20 @@ class Manifest:
         images, version = int(meta.get("images", 0)), meta.get("version")
 
         def load(name: str) -> dict[str, Any]:
-            with self._damage(), self._reading():
-                if self.meta().get("version") != version:
+            with self._reading():
+                now = self.meta()
+                if now.get("version") != version:
                     raise CacheError(
                         f"Expected the listing that {str(self._path.parent)!r} was opened with. Received: another, "
                         "of an extraction since. Open the cache again."
                     )
-                return self._state(images) if name in _STATE else {name: self._column(name, images)}
+                return pieces.load(name, images, now.get("settled", 0), self._checked)
 
         return Listing(images, load)
 
-    def _column(self, name: str, images: int) -> Any:
-        """Return a column that does not change while images are settled."""
-        if name == "paths":
-            ends = list(self._numbers("ends", images))
-            contents = list(self._pieces("paths", images))
-            if any((int(e[-1]) if len(e) else 0) != len(c) or (np.diff(e.astype(np.int64)) < 0).any()
-                   for e, c in zip(ends, contents, strict=True)):  # fmt: skip
-                raise self._damaged("paths and their ends differ")
-            starts = np.cumsum([0, *map(len, contents)])
-            return Texts(b"".join(contents), _joined([e + s for e, s in zip(ends, starts, strict=False)], np.int64))
-        if name in ("sizes", "stamps"):
-            return _joined(list(self._numbers(name, images)), np.int64)
-        number: dict[str, int] = {}
-        codes = []
-        for piece, text in zip(self._numbers(name, images), self._pieces(f"names of {name}", images), strict=True):
-            names = self._json(text)
-            places = np.array([*(number.setdefault(one, len(number)) for one in names), -1], np.int32)
-            if len(piece) and not -1 <= piece.min() <= piece.max() < len(names):
-                raise self._damaged(f"{name} without a name")
-            codes.append(places[piece])
-        return Words(_joined(codes, np.int32), list(number))
-
-    def _state(self, images: int) -> dict[str, Any]:
-        """Return what is known of the images by now."""
-        splits = _joined(list(self._numbers("splits", images)), np.int8)
-        known = _joined(list(self._numbers("known", images)), np.uint8).astype(bool)
-        digests = np.zeros((images, 32), np.uint8)
-        reasons: dict[int, str] = {}
-        for i, content in enumerate(self._pieces("digests", images)):
-            part = digests[i * PIECE : (i + 1) * PIECE]
-            if content:
-                part[:] = self._rows(content, 32, len(part))
-        for i, text in enumerate(self._pieces("reasons", images)):
-            reasons.update({i * PIECE + int(place): reason for place, reason in self._json(text).items()})
-        query = "SELECT id, positions, splits, digests, known, reasons, crc FROM settled ORDER BY id"
-        count = 0
-        for _, positions, own_splits, own_digests, own_known, text in self._checked(query):
-            count += 1
-            at = np.frombuffer(positions, "<i8")
-            if len(at) and not 0 <= at.min() <= at.max() < images:
-                raise self._damaged("it settles an image that it does not list")
-            splits[at] = self._rows(own_splits, 1, len(at)).view(np.int8)[:, 0]
-            digests[at] = self._rows(own_digests, 32, len(at))
-            known[at] = self._rows(own_known, 1, len(at))[:, 0]
-            for place in reasons.keys() & set(at.tolist()) if reasons else ():
-                del reasons[place]
-            reasons.update({int(at[int(place)]): reason for place, reason in self._json(text).items()})
-        if count != self.meta().get("settled", 0):
-            raise self._damaged(f"it settled images {count} times instead of {self.meta().get('settled', 0)}")
-        if images and not -1 <= splits.min() <= splits.max() < len(SPLITS):
-            raise self._damaged("it lists an image in a split that is none")
-        return {"splits": Words(splits, SPLITS), "digests": digests, "known": known, "reasons": reasons}
-
-    def _numbers(self, name: str, images: int) -> Iterator[npt.NDArray[Any]]:
-        """Yield the pieces of a column of numbers; where it is empty, no image has a value."""
-        kind = np.dtype(_NUMBERS[name])
-        for i, content in enumerate(self._pieces(name, images)):
-            count = min(PIECE, images - i * PIECE)
-            if not content and kind.kind == "i" and name not in ("sizes", "stamps"):
-                yield np.full(count, -1, kind)
-            else:
-                yield self._rows(content, kind.itemsize, count).view(kind)[:, 0]
-
-    def _rows(self, content: bytes, width: int, count: int) -> npt.NDArray[np.uint8]:
-        if len(content) != count * width:
-            raise self._damaged(f"a column has {len(content)} bytes instead of {count} times {width}")
-        return np.frombuffer(content, np.uint8).reshape(count, width)
-
-    def _pieces(self, name: str, images: int) -> Iterator[bytes]:
-        """Yield all pieces of a column of the listing."""
-        wanted = iter(range(0, images, PIECE))
-        for _, first, content in self._checked(
-            "SELECT name, first, content, crc FROM listing WHERE name = ? ORDER BY first", (name,)
-        ):
-            if first != next(wanted, None):
-                raise self._damaged(f"images from {first} on are not where they belong in its listing")
-            yield content
-        if next(wanted, None) is not None:
-            raise self._damaged("images are missing from its listing")
-
-    def _json(self, content: bytes) -> Any:
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise self._damaged(str(error)) from None
-
     def rows(self) -> RowTable:
         """Return where each row lies; of rows in two shards, the later one's."""
-        with self._damage(), self._reading():
+        with self._reading():
             count = self.meta().get("rows", 0)
             digests, views = np.empty((count, 32), np.uint8), np.empty(count, np.uint16)
             shards, positions = np.empty(count, np.int32), np.empty(count, np.int32)
@@ -291,7 +194,10 @@ class Manifest:
                 if done + n > count:
                     break
                 part = slice(done, done + n)
-                digests[part], views[part] = self._rows(own, 32, n), self._rows(own_views, 2, n).view("<u2")[:, 0]
+                digests[part], views[part] = (
+                    np.frombuffer(own, np.uint8).reshape(n, 32),
+                    np.frombuffer(own_views, "<u2"),
+                )
                 shards[part], positions[part] = shard, np.arange(n)
                 if augmentation:
                     if augmentation not in policies:
@@ -302,7 +208,7 @@ class Manifest:
             else:
                 if done == count:
                     return RowTable(digests, views, augmentations, policies, shards, positions)
-            raise self._damaged(f"it has {done} rows instead of {count}")
+            raise ValueError(f"it has {done} rows instead of {count}")
 
     def shards(self) -> dict[int, ShardInfo]:
         """Return every shard by its number."""
@@ -335,11 +241,7 @@ class Manifest:
         with self._damage(), self._transaction():
             self._db.execute("DELETE FROM listing")
             self._db.execute("DELETE FROM settled")
-            splits = listing.splits.among(SPLITS)
-            if (splits < 0).sum() != (listing.splits.codes < 0).sum():
-                raise ValueError(f"Expected splits to be of {SPLITS}. Received: {listing.splits.names}.")
-            for first in range(0, len(listing), PIECE):
-                self._insert("listing", _piece(listing, splits, first))
+            self._insert("listing", pieces.rows(listing))
             self.set_meta({**meta, "images": len(listing), "settled": 0, "version": uuid.uuid4().hex})
 
     def commit(self, shard: ShardInfo | None, keys: Sequence[Key], entries: Iterable[tuple[int, Entry]]) -> None:
@@ -392,32 +294,6 @@ class Manifest:
 
     def _count(self, more: int) -> None:
         self.set_meta({"rows": self.meta().get("rows", 0) + more})
-
-
-def _joined(pieces: Sequence[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:
-    return np.concatenate([np.empty(0, kind), *pieces]).astype(kind, copy=False)
-
-
-def _piece(listing: Listing, splits: npt.NDArray[np.int64], first: int) -> Iterator[tuple[str, int, bytes]]:
-    """Yield the rows of the table ``listing`` for the images from one on."""
-    part = slice(first, first + PIECE)
-    begin = int(listing.paths.ends[first - 1]) if first else 0
-    ends = listing.paths.ends[part]
-    numbers: dict[str, npt.NDArray[Any]] = {"ends": ends - begin, "splits": splits[part], "sizes": listing.sizes[part],
-               "stamps": listing.stamps[part], "known": listing.known[part]}  # fmt: skip
-    texts: dict[str, Any] = {}
-    for name, words in (("labels", listing.labels), ("groups", listing.groups)):
-        some = Words(words.codes[part], words.names)
-        numbers[name], texts[f"names of {name}"] = some.codes, some.names
-    stop = first + len(ends)
-    texts["reasons"] = {str(i - first): reason for i, reason in listing.reasons.items() if first <= i < stop}
-    yield "paths", first, listing.paths.content[begin : int(ends[-1])]
-    yield "digests", first, listing.digests[part].tobytes() if listing.known[part].any() else b""
-    for name, values in numbers.items():
-        signed = _NUMBERS[name] in ("i1", "<i4")
-        yield name, first, b"" if signed and (values < 0).all() else values.astype(_NUMBERS[name]).tobytes()
-    for name, value in texts.items():
-        yield name, first, json.dumps(value).encode()
 
 
 def has_shards(folder: Path) -> bool:

@@ -136,7 +136,7 @@ def test_listings_of_several_pieces(tmp_path_factory: pytest.TempPathFactory, n:
         for i in range(n)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featcache.cache.manifest.PIECE", size)
+        patch.setattr("featcache.cache.pieces.PIECE", size)
         manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True)
         manifest.replace_listing(listing, {})
         assert list(manifest.listing()) == listing
