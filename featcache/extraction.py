@@ -24,9 +24,9 @@ from featcache.cache.listing import Entry, Listing
 from featcache.cache.shard import SHARD_ROWS, Compression, Key, ShardBuilder, check_compression
 from featcache.cache.writer import check_recipe
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
-from featcache.planning import Job, Known, KnownRows, compare, with_digest
+from featcache.planning import Job, Known, RowSet, compare, with_digest
 from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Request, Resize
-from featcache.sources import Item, Source, SplitPolicy, digest, open_source
+from featcache.sources import Item, Items, Source, SplitPolicy, digest, open_source
 
 if TYPE_CHECKING:
     from featcache.extractor import Progress
@@ -463,7 +463,7 @@ def _compute(
     job: Job,
     writer: CacheWriter,
     todo: Sequence[int],
-    known: KnownRows,
+    known: RowSet,
     layer_names: Sequence[str],
     batch_size: int,
     shard_rows: int,
@@ -484,7 +484,8 @@ def _compute(
         )
     order = sorted(todo)
     if not job.source.sequential and on_error == "skip":
-        order.sort(key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
+        paths = job.entries.paths
+        order.sort(key=lambda i: hashlib.sha256(os.fsencode(paths[i])).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0
 
@@ -497,7 +498,7 @@ def _compute(
     def wanted(item: Item, identity: bytes) -> list[int]:
         return [key.view for key in job.keys(item, identity) if key not in known]
 
-    items = [job.source.items[position] for position in order]
+    items = Items.of(job.source.items).take(np.array(order))
     stream = job.extractor.stream(
         job.source, items, wanted=wanted, augmentation=job.augment, batch_size=batch_size, journal=journal
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, MutableSet
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -144,28 +144,51 @@ class Job:
         return next((item for item, found, _ in hashed if found and found in digests), None)
 
 
-class KnownRows:
-    """The rows that there are: those of a cache, and what is added."""
+class RowSet(MutableSet[Key]):
+    """The rows that there are: those of a cache, and what is added.
+
+    Attributes
+    ----------
+    table : RowTable or None
+        Those of the cache.
+    added : set of Key
+        The others.
+    """
 
     def __init__(self, table: RowTable | None) -> None:
-        self._table = table
-        self._added: set[Key] = set()
+        self.table, self.added = table, set[Key]()
 
     def __contains__(self, key: object) -> bool:
-        return key in self._added or (self._table is not None and key in self._table)
+        return key in self.added or (self.table is not None and key in self.table)
+
+    def __iter__(self) -> Iterator[Key]:
+        return itertools.chain(self.table or (), self.added)
+
+    def __len__(self) -> int:
+        return len(self.table or ()) + len(self.added)
 
     def __bool__(self) -> bool:
-        return bool(self._added or self._table)
+        return bool(self.added or self.table)
 
     def add(self, key: Key) -> None:
         """Add a row."""
-        self._added.add(key)
+        if key not in self:
+            self.added.add(key)
+
+    def update(self, keys: Iterable[Key]) -> None:
+        """Add rows."""
+        for key in keys:
+            self.add(key)
+
+    def discard(self, key: Key) -> None:
+        """Take a row away that was added."""
+        self.added.discard(key)
 
     def have(self, digests: npt.NDArray[np.uint8], view: int, augmentation: str) -> npt.NDArray[np.bool_]:
         """Return of which images (k, 32) a cache had a view, shape (k,)."""
-        if self._table is None:
+        if self.table is None:
             return np.zeros(len(digests), bool)
-        found: npt.NDArray[np.bool_] = self._table.find(digests, view, augmentation) >= 0
+        found: npt.NDArray[np.bool_] = self.table.find(digests, view, augmentation) >= 0
         return found
 
 
@@ -183,7 +206,7 @@ class Known:
     """
 
     def __init__(self, meta: dict[str, Any], entries: Listing, rows: RowTable | None) -> None:
-        self.meta, self.entries, self.rows = meta, entries.load(), KnownRows(rows)
+        self.meta, self.entries, self.rows = meta, entries.load(), RowSet(rows)
         self.location = meta.get("source", {}).get("location")
 
     def check_same_source(self, job: Job) -> None:
@@ -201,7 +224,7 @@ class Known:
 class _Plain:
     """The digests of images that have a row as they are."""
 
-    def __init__(self, rows: KnownRows) -> None:
+    def __init__(self, rows: RowSet) -> None:
         self._rows = rows
 
     def __contains__(self, digest: object) -> bool:

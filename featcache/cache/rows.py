@@ -115,6 +115,10 @@ class RowTable(Mapping[Key, Place]):
         return (self.key(int(row)) for row in np.flatnonzero(self.effective()))
 
     def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
         return int(self.effective().sum())
 
     def __bool__(self) -> bool:
