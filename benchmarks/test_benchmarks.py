@@ -10,9 +10,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import bench_cache_io
 import bench_extract
 import bench_heads
 import bench_start
+import bench_workflow
 
 
 def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +36,7 @@ def test_bench_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     """A simulated cache is one that `info` knows whole and that `extract` finds nothing to do in."""
     bench_start.main(["--rows", "30", "--repeat", "1", "--work", str(tmp_path / "w"), "--to", str(tmp_path / "s.json")])
     found = json.loads((tmp_path / "s.json").read_text())
+    (found,) = found["sizes"]
     assert found["rows"] == 30
     assert all(len(values["seconds"]) == 1 and values["peak_mb"][0] > 1 for values in found["commands"].values())
     assert "extract, nothing new" in capsys.readouterr().out
@@ -51,3 +54,34 @@ def test_bench_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert {"centroid", "ridge", "sgd", "dense"} < set(found["streamed"])
     assert set(found["reading"]) == {"in order", "shuffled"}
     assert "plain scikit-learn" in capsys.readouterr().out
+
+
+def test_bench_cache_io(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every way of reading gives the rows that were asked for, from the disk and from memory."""
+    bench_cache_io.main(["--rows", "600", "--width", "16", "--repeat", "1", "--work", str(tmp_path),
+                         "--to", str(tmp_path / "io.json")])  # fmt: skip
+    found = json.loads((tmp_path / "io.json").read_text())["reading"]
+    assert {name.partition(",")[0] for name in found} == {"in order", "shuffled batches", "random rows"}
+    assert all(one["gb_per_s"][0] > 0 for one in found.values())
+    assert "shuffled batches / in order" in capsys.readouterr().out
+
+
+def test_bench_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain Keras and each number of heads learn the same easy classes, and the table has all of them."""
+    for split, count in (("train", 24), ("validation", 8)):
+        for i in range(count):
+            folder = tmp_path / "photos" / split / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(i + 100 * count).integers(0, 60, (32, 32, 3), np.uint8) + np.uint8(
+                180 * (i % 2)
+            )
+            Image.fromarray(pixels).save(folder / f"{split}{i}.png")
+    bench_workflow.main(["--data", str(tmp_path / "photos"), "--image-size", "32", "--alpha", "0.35", "--epochs", "2",
+                         "--repeat", "1", "--to", str(tmp_path / "w.json")])  # fmt: skip
+    found = json.loads((tmp_path / "w.json").read_text())
+    assert set(found["runs"]) == {"plain Keras", "extract", "one head", "three heads", "eight heads"}
+    assert len(found["runs"]["eight heads"][0]["heads"]) == 8
+    assert found["runs"]["extract"][0]["images"] == 32
+    out = capsys.readouterr().out
+    assert "times as fast" in out
+    assert "linear-svm" in out

@@ -20,13 +20,13 @@ import numpy as np
 from featcache import poison
 from featcache.augmentation import Augmentation
 from featcache.cache import CacheWriter, FeatureCache
-from featcache.cache.manifest import Entry
+from featcache.cache.listing import Entry, Listing
 from featcache.cache.shard import SHARD_ROWS, Compression, Key, ShardBuilder, check_compression
 from featcache.cache.writer import check_recipe
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
-from featcache.planning import Job, Known, compare, with_digest
+from featcache.planning import Job, Known, RowSet, compare, with_digest
 from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Request, Resize
-from featcache.sources import Item, Source, SplitPolicy, digest, open_source
+from featcache.sources import Item, Items, Source, SplitPolicy, digest, open_source
 
 if TYPE_CHECKING:
     from featcache.extractor import Progress
@@ -257,9 +257,9 @@ class Extraction:
             places = writer.rows()
             known = Known(writer.meta(), writer.listing(), places)
             todo = self._todo(job, known)
-            failed = next((entry for entry in job.entries if entry.reason), None)
-            if self.on_error == "fail" and failed:
-                raise ImageError(f"{failed.path}: {failed.reason}")
+            if self.on_error == "fail" and job.entries.reasons:
+                first, reason = min(job.entries.reasons.items())
+                raise ImageError(f"{job.entries.paths[first]}: {reason}")
             meta = self._meta(job, known)
             if job.entries != known.entries or any(known.meta.get(key) != value for key, value in meta.items()):
                 writer.replace_listing(job.entries, meta)
@@ -303,7 +303,7 @@ class Extraction:
     def plan(self) -> ExtractionPlan:
         """Say what `run` would do, from the listing and a timed batch; write nothing."""
         job = self._job()
-        known = Known({}, [], [])
+        known = Known({}, Listing.of([]), None)
         if (job.folder / "recipe.json").is_file():
             there = FeatureCache(job.folder)
             check_recipe(job.folder, there.recipe, job.recipe)
@@ -435,8 +435,9 @@ def _without_poison(
 
     Guilt is committed at once: whatever happens next, the image is not decoded here.
     """
-    suspects = suspects | {entry.path for entry in known.entries if poison.is_poison(entry.reason)}
-    suspected = [position for position in todo if job.entries[position].path in suspects]
+    before = known.entries
+    suspects = suspects | {before.paths[i] for i, reason in before.reasons.items() if poison.is_poison(reason)}
+    suspected = [position for position in todo if suspects and job.entries.paths[position] in suspects]
     guilty = set()
     if suspected:
         with poison.Probe(job.extractor.spec) as probe:
@@ -462,7 +463,7 @@ def _compute(
     job: Job,
     writer: CacheWriter,
     todo: Sequence[int],
-    known: set[Key],
+    known: RowSet,
     layer_names: Sequence[str],
     batch_size: int,
     shard_rows: int,
@@ -483,7 +484,8 @@ def _compute(
         )
     order = sorted(todo)
     if not job.source.sequential and on_error == "skip":
-        order.sort(key=lambda i: hashlib.sha256(os.fsencode(job.entries[i].path)).digest())
+        paths = job.entries.paths
+        order.sort(key=lambda i: hashlib.sha256(os.fsencode(paths[i])).digest())
     shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
     computed = 0
 
@@ -496,7 +498,7 @@ def _compute(
     def wanted(item: Item, identity: bytes) -> list[int]:
         return [key.view for key in job.keys(item, identity) if key not in known]
 
-    items = [job.source.items[position] for position in order]
+    items = Items.of(job.source.items).take(np.array(order))
     stream = job.extractor.stream(
         job.source, items, wanted=wanted, augmentation=job.augment, batch_size=batch_size, journal=journal
     )
@@ -535,14 +537,14 @@ def _compute(
 
 def _contradictions(cache: FeatureCache) -> list[str]:
     """Name the images that are in two classes."""
-    seen: dict[bytes, Entry] = {}
-    found = []
-    for entry in cache.entries:
-        if entry.digest is not None and entry.reason is None:
-            first = seen.setdefault(entry.digest, entry)
-            if first.label != entry.label:
-                found.append(f"one image has two labels: {first.path} ({first.label}), {entry.path} ({entry.label})")
-    return found if len(found) <= 10 else [*found[:10], f"{len(found) - 10} more images have two labels"]
+    entries, first = cache.usable, cache.identities()
+    codes = entries.labels.codes
+    twice = np.flatnonzero(codes != codes[first])
+    found = [
+        f"one image has two labels: {one.path} ({one.label}), {other.path} ({other.label})"
+        for one, other in ((entries[first[i]], entries[i]) for i in twice[:11].tolist())
+    ]
+    return found if len(twice) <= 10 else [*found[:10], f"{len(twice) - 10} more images have two labels"]
 
 
 def _one_sided_classes(cache: FeatureCache) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class PixelModel:
     trained_classes: list[int]
     spec: PixelSpec
     card: dict[str, Any] = field(default_factory=dict)
-    trained_on: set[bytes] = field(default_factory=set)
+    trained_on: Set[bytes] = field(default_factory=set)
     path: Path | None = None
     digest: str | None = None
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, MutableSet
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from featcache.augmentation import Augmentation
 from featcache.cache import FeatureCache
-from featcache.cache.manifest import Entry
+from featcache.cache.listing import Entry, Listing
 from featcache.cache.reader import read_description
+from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key
 from featcache.errors import CacheError, FeatcacheError, ImageError
 from featcache.recipe import Recipe, Request
-from featcache.sources import Item, Source, SplitPolicy, digest, folder_name
+from featcache.sources import SPLITS, Digests, Item, Items, Source, SplitPolicy, Words, digest, folder_name
 
 if TYPE_CHECKING:
     from featcache.extractor import Extractor
@@ -42,7 +46,7 @@ class Job:
         self.source, self.policy, self.request = source, policy, request
         self.views, self.augment = views, augment
         self.augmentation = "" if augment is None else augment.fingerprint
-        self.entries: list[Entry] = []
+        self.entries = Listing.of([])
         self.hashed: dict[str, bytes] = {}
         self._root, self._given = root, folder
 
@@ -113,7 +117,7 @@ class Job:
             if str(location) == self.source.location:
                 return True
             gone = location.is_absolute() and not location.exists()
-            return gone and self.first_shared({entry.digest for entry in cache.entries}) is not None
+            return gone and self.first_shared(Digests(cache.entries.digests)) is not None
         except FeatcacheError as error:
             log.debug("passing over %s: %s", other, error)
             return False
@@ -140,6 +144,54 @@ class Job:
         return next((item for item, found, _ in hashed if found and found in digests), None)
 
 
+class RowSet(MutableSet[Key]):
+    """The rows that there are: those of a cache, and what is added.
+
+    Attributes
+    ----------
+    table : RowTable or None
+        Those of the cache.
+    added : set of Key
+        The others.
+    """
+
+    def __init__(self, table: RowTable | None) -> None:
+        self.table, self.added = table, set[Key]()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.added or (self.table is not None and key in self.table)
+
+    def __iter__(self) -> Iterator[Key]:
+        return itertools.chain(self.table or (), self.added)
+
+    def __len__(self) -> int:
+        return len(self.table or ()) + len(self.added)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.table)
+
+    def add(self, key: Key) -> None:
+        """Add a row."""
+        if key not in self:
+            self.added.add(key)
+
+    def update(self, keys: Iterable[Key]) -> None:
+        """Add rows."""
+        for key in keys:
+            self.add(key)
+
+    def discard(self, key: Key) -> None:
+        """Take a row away that was added."""
+        self.added.discard(key)
+
+    def have(self, digests: npt.NDArray[np.uint8], view: int, augmentation: str) -> npt.NDArray[np.bool_]:
+        """Return of which images (k, 32) a cache had a view, shape (k,)."""
+        if self.table is None:
+            return np.zeros(len(digests), bool)
+        found: npt.NDArray[np.bool_] = self.table.find(digests, view, augmentation) >= 0
+        return found
+
+
 class Known:
     """What a cache held before this extraction.
 
@@ -147,27 +199,36 @@ class Known:
     ----------
     meta : mapping
         The manifest's values.
-    entries : sequence of Entry
+    entries : Listing
         Its listing.
-    rows : iterable of Key
+    rows : RowTable, optional
         Its rows.
     """
 
-    def __init__(self, meta: dict[str, Any], entries: Sequence[Entry], rows: Iterable[Key]) -> None:
-        self.meta, self.entries, self.rows = meta, list(entries), set(rows)
-        self.digests = {key.digest for key in self.rows if key.view == 0}
+    def __init__(self, meta: dict[str, Any], entries: Listing, rows: RowTable | None) -> None:
+        self.meta, self.entries, self.rows = meta, entries.load(), RowSet(rows)
         self.location = meta.get("source", {}).get("location")
 
     def check_same_source(self, job: Job) -> None:
         """Raise `CacheError` if the cache was made from a source that shares no image with the job's."""
         if not self.rows or not self.entries or self.location == job.source.location:
             return  # rows without a listing: the manifest was rebuilt from its shards
-        if job.first_shared(self.digests) is None:
+        if job.first_shared(_Plain(self.rows)) is None:
             raise CacheError(
                 f"Expected the source of the cache {str(job.folder)!r}, {self.location!r}. Received: "
                 f"{job.source.location!r}, which shares no image with it. Choose another --cache, or "
                 "--replace-source if you mean it."
             )
+
+
+class _Plain:
+    """The digests of images that have a row as they are."""
+
+    def __init__(self, rows: RowSet) -> None:
+        self._rows = rows
+
+    def __contains__(self, digest: object) -> bool:
+        return isinstance(digest, bytes) and Key(digest, 0, "") in self._rows
 
 
 def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool) -> list[int]:
@@ -177,42 +238,86 @@ def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool) -> list
     unchanged, if the source lies where it lay. Others that could be known images under a new name are
     hashed; their pixels are not needed.
     """
-    same_place = known.location == job.source.location
-    by_path = {entry.path: entry for entry in known.entries} if same_place and not rehash else {}
-    stamps = {(entry.size, entry.mtime_ns) for entry in known.entries if entry.digest}
-    todo, to_hash = [], []
-    for position, item in enumerate(job.source.items):
-        entry = Entry(item.path, item.label, None, item.group, item.size, item.mtime_ns, None, None)
-        old = by_path.get(item.path)
-        if old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns) and item.mtime_ns:
-            if old.digest is not None and old.reason is None:
-                split = job.policy.split_of(item, old.digest)
-                if known.rows.issuperset(job.keys_in(split, old.digest)):
-                    entry = entry._replace(digest=old.digest, split=split)
-                else:
-                    todo.append(position)
-            elif old.reason is not None and old.digest is None:  # it could not be read; perhaps it can now
-                to_hash.append(position)
-            elif old.reason is not None and not retry_failed:
-                entry = entry._replace(digest=old.digest, reason=old.reason)
-            else:
-                todo.append(position)
-        elif known.rows and (not same_place or rehash or (item.size, item.mtime_ns) in stamps):
-            to_hash.append(position)
+    items, old = Items.of(job.source.items), known.entries
+    n, same_place = len(items), known.location == job.source.location
+    before = _before(items, old) if same_place and not rehash else np.full(n, -1)
+    unchanged = before >= 0
+    for now, then in ((items.sizes, old.sizes), (items.stamps, old.stamps)):
+        unchanged[unchanged] = now[unchanged] == then[before[unchanged]]
+    unchanged &= items.stamps != 0
+    read, failed = np.zeros(n, bool), np.zeros(n, bool)
+    read[unchanged] = old.known[before[unchanged]]
+    reasons = {}
+    if old.reasons:
+        bad = np.zeros(len(old), bool)
+        bad[list(old.reasons)] = True
+        failed[unchanged] = bad[before[unchanged]]
+        reasons = {i: old.reasons[int(before[i])] for i in np.flatnonzero(failed & read).tolist()}
+    if retry_failed:
+        reasons = {}
+    settled, digests, splits = _settled(job, items, known, np.flatnonzero(unchanged & read & ~failed), before)
+    to_hash = unchanged & failed & ~read  # it could not be read; perhaps it can now
+    if known.rows:
+        if not same_place or rehash:
+            to_hash |= ~unchanged
         else:
-            todo.append(position)
-        job.entries.append(entry)
-    items = [job.source.items[position] for position in to_hash]
-    failed = {entry.digest: entry.reason for entry in known.entries if entry.reason and entry.digest}
-    for position, (item, found, reason) in zip(to_hash, job.hash_items(items), strict=True):
-        entry = job.entries[position]
-        if found is not None and known.rows.issuperset(job.keys(item, found)):
-            job.entries[position] = with_digest(job, item, entry, found)
-        elif reason is not None or (found in failed and not retry_failed):
-            job.entries[position] = entry._replace(digest=found, reason=reason or failed[found or b""])
+            changed = np.flatnonzero(~unchanged)
+            stamps = Digests(_stamps(old.sizes, old.stamps)[old.known])
+            to_hash[changed] |= stamps.find(_stamps(items.sizes[changed], items.stamps[changed])) >= 0
+    read = settled.copy()
+    failures = {old.digests[i].tobytes(): reason for i, reason in old.reasons.items() if old.known[i]}
+    for i in reasons:
+        read[i], digests[i] = True, old.digests[before[i]]
+    todo = ~settled & ~to_hash
+    todo[list(reasons)] = False
+    positions = np.flatnonzero(to_hash).tolist()
+    for position, (item, found, why) in zip(
+        positions, job.hash_items(items[position] for position in positions), strict=True
+    ):
+        if found is not None and all(key in known.rows for key in job.keys(item, found)):
+            splits[position] = SPLITS.index(job.policy.split_of(item, found))
+        elif why is not None or (found in failures and not retry_failed):
+            reasons[position] = why or failures[found or b""]
         else:
-            todo.append(position)
-    return todo
+            todo[position] = True
+            continue
+        if found is not None:
+            read[position], digests[position] = True, np.frombuffer(found, np.uint8)
+    job.entries = Listing.listed(items, Words(splits, SPLITS), digests, read, reasons)
+    return [int(position) for position in np.flatnonzero(todo)]
+
+
+def _before(items: Items, old: Listing) -> npt.NDArray[np.int64]:
+    """Return where each image was in a listing, shape (n,), -1 where it was not."""
+    if items.paths == old.paths:
+        return np.arange(len(items))
+    return Digests.of_texts(old.paths).find(Digests.of_texts(items.paths).rows)
+
+
+def _settled(
+    job: Job, items: Items, known: Known, unchanged: npt.NDArray[np.int64], before: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
+    """Return which of the unchanged images have all their rows, and the digests and splits of these; shape (n, …)."""
+    everything = len(unchanged) == len(items)
+    some, own = (items, known.entries.digests) if everything else (items.take(unchanged), None)
+    if own is None or len(own) != len(items) or (before != np.arange(len(items))).any():
+        own = known.entries.digests[before[unchanged]]
+    drawn = job.policy.splits_of(some, own).among(SPLITS).astype(np.int8)
+    there = known.rows.have(own, 0, "")
+    train = np.flatnonzero(there & (drawn == SPLITS.index("train")))
+    for view in range(1, job.views + 1):
+        there[train] &= known.rows.have(own[train], view, job.augmentation)
+    if everything and there.all():
+        return there, own, drawn
+    settled, splits = np.zeros(len(items), bool), np.full(len(items), -1, np.int8)
+    digests = np.zeros((len(items), 32), np.uint8)
+    settled[unchanged], splits[unchanged[there]], digests[unchanged[there]] = there, drawn[there], own[there]
+    return settled, digests, splits
+
+
+def _stamps(sizes: npt.NDArray[Any], stamps: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return sizes and time stamps together, shape (n, 16)."""
+    return np.stack([sizes, stamps], axis=1).astype("<i8").view(np.uint8).reshape(-1, 16)
 
 
 def with_digest(job: Job, item: Item, entry: Entry, found: bytes | None) -> Entry:

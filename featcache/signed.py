@@ -19,6 +19,7 @@ from typing import Any
 from featcache.errors import HeadError
 from featcache.files import TEMPORARY, publish, publish_json, swap_folder
 from featcache.recipe import canonical_json
+from featcache.sources import DigestSet
 
 _TRAINED_ON = "trained_on.bin"
 
@@ -34,14 +35,14 @@ class Signed:
     model : bytes
         The model's file.
     trained_on : set of bytes
-        Digests of the training images.
+        Digests of the training images, 32 bytes each in memory, too.
     digest : str
         SHA-256 of the card, which names that of the model.
     """
 
     card: dict[str, Any]
     model: bytes
-    trained_on: set[bytes]
+    trained_on: DigestSet
     digest: str
 
 
@@ -102,7 +103,7 @@ class SignedFolder:
             with (draft / self.model).open("rb") as file:
                 os.fsync(file.fileno())
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            publish(draft / _TRAINED_ON, b"".join(sorted(trained_on)))
+            publish(draft / _TRAINED_ON, DigestSet.of(trained_on).tobytes())
             whole = {"format": self.format, **card, "model": {"file": self.model, "sha256": content}}
             digest = card_digest(whole)
             publish_json(draft / self.card, {**whole, "sha256": digest})
@@ -133,7 +134,7 @@ class SignedFolder:
             model = (path / self.model).read_bytes()
             if hashlib.sha256(model).hexdigest() != card["model"]["sha256"]:
                 raise self._changed(path / self.model)
-            seen = (path / _TRAINED_ON).read_bytes()
+            seen = DigestSet.of([(path / _TRAINED_ON).read_bytes()])
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise HeadError(
@@ -141,7 +142,7 @@ class SignedFolder:
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self.damaged(path, error) from None
-        return Signed(card, model, {seen[start : start + 32] for start in range(0, len(seen), 32)}, digest)
+        return Signed(card, model, seen, digest)
 
     def damaged(self, path: Path, error: Exception) -> HeadError:
         """Return the error for a card that says nonsense."""

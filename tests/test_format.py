@@ -25,10 +25,9 @@ def table(name, order):
     for *values, crc in db.execute(f"SELECT * FROM {name} ORDER BY {order}"):
         columns = [c[1].decode() for c in db.execute(f"PRAGMA table_info({name})")]
         kinds = [c[2] for c in db.execute(f"PRAGMA table_info({name})")]
-        text = [b"" if v is None else b"x" + v.hex().encode() if k == b"BLOB" else
-                b"t" + v if isinstance(v, bytes) else b"%d" % v
+        text = [b"x" + v if k == b"BLOB" else b"t" + v if isinstance(v, bytes) else b"%d" % v
                 for v, k in zip(values, kinds)]
-        assert zlib.crc32(b"\\x1f".join(text)) == crc, (name, values)
+        assert zlib.crc32(b"".join(part + b"\\x1f" for part in text)) == crc, (name, values)
         yield dict(zip(columns, values))
 
 meta = {row["key"].decode(): json.loads(row["value"]) for row in table("meta", "key")}
@@ -64,21 +63,51 @@ for shard in table("shards", "id"):
                 view = int(file["views"][i])
                 augmentation = file.attrs["augmentation"].encode() if view else b""
                 features[layer, bytes(file["digests"][i]), view, augmentation] = (shard["id"], i, row.tolist())
-listing = list(table("listing", "position"))
-assert len(listing) == meta["images"]
-assert db.execute("SELECT count(*) FROM rows").fetchone() == (meta["rows"],)
-places = {(r["digest"], r["view"], r["augmentation"]): (r["shard"], r["position"]) for r in table("rows", "shard")}
+n = meta["images"]
+assert n <= 65536  # else every column has more pieces than one
+column = {row["name"].decode(): row["content"] for row in table("listing", "first")}
+
+def numbers(name, kind):
+    return np.frombuffer(column[name], kind).tolist() or [-1] * n
+
+def words(name):
+    names = [*json.loads(column[f"names of {name}"]), None]
+    return [names[i] for i in numbers(name, "<i4")]
+
+ends = [0, *numbers("ends", "<u4")]
+digests = column["digests"] or bytes(32 * n)
+listing = [
+    {"path": column["paths"][ends[i]:ends[i + 1]], "label": words("labels")[i], "split": numbers("splits", "i1")[i],
+     "known": numbers("known", "u1")[i], "digest": digests[32 * i:32 * i + 32],
+     "reason": json.loads(column["reasons"]).get(str(i))}
+    for i in range(n)
+]
+assert len(numbers("sizes", "<i8")) == len(numbers("stamps", "<i8")) == len(words("groups")) == n
+settled = list(table("settled", "id"))
+assert len(settled) == meta["settled"]
+for row in settled:
+    reasons = json.loads(row["reasons"])
+    for i, position in enumerate(np.frombuffer(row["positions"], "<i8").tolist()):
+        listing[position] |= {
+            "split": int(np.frombuffer(row["splits"], "i1")[i]), "known": row["known"][i],
+            "digest": row["digests"][32 * i:32 * i + 32], "reason": reasons.get(str(i)),
+        }
+places = {}
+for row in table("rows", "shard"):
+    for i, view in enumerate(np.frombuffer(row["views"], "<u2").tolist()):
+        places[row["digests"][32 * i:32 * i + 32], view, row["augmentation"] if view else b""] = (row["shard"], i)
+assert len(places) == meta["rows"]
 names = sorted({row["label"] for row in listing})
 found = {}
 for layer, _ in meta["layers"]:
-    for split in (b"train", b"validation", b"test"):
-        chosen = [r for r in listing if r["split"] == split and r["reason"] is None]
+    for number, split in enumerate(("train", "validation", "test")):
+        chosen = [r for r in listing if r["split"] == number and r["reason"] is None and r["known"]]
         X = []
         for row in chosen:
             shard, position, values = features[layer, row["digest"], 0, b""]
             assert places[row["digest"], 0, b""] == (shard, position)
             X.append(values)
-        found[f"{layer} {split.decode()}"] = [X, [names.index(r["label"]) for r in chosen],
+        found[f"{layer} {split}"] = [X, [names.index(r["label"]) for r in chosen],
                                               [r["path"].decode("latin-1") for r in chosen]]
 assert "featcache" not in sys.modules
 print(json.dumps({"rows": found, "views": sum(view > 0 for _, _, view, _ in features) // len(meta["layers"])}))

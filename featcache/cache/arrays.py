@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.cache.manifest import Entry
+from featcache.cache.listing import Entry
 from featcache.cache.shard import ShardBuilder
 from featcache.cache.writer import CacheWriter
 from featcache.errors import OptionError
@@ -74,7 +74,9 @@ def write_arrays(
                 f"Expected layers {writer.meta()['layers']} as in {str(path)!r}. Received: {meta['layers']}."
             )
         writer.replace_listing(entries, meta)
-        known = {key.digest for key in writer.rows() if key.view == 0}
+        table = writer.rows()
+        there = table.find(np.frombuffer(b"".join(identities), np.uint8).reshape(-1, 32)) >= 0
+        known = {identity for identity, old in zip(identities, there.tolist(), strict=True) if old}
         builder = ShardBuilder(recipe, shapes)
         for i in sorted(range(n), key=lambda i: hashlib.sha256(os.fsencode(names[i])).digest()):
             if identities[i] in known:

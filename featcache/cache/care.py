@@ -14,15 +14,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from featcache.cache.inspection import ShardContents, inspect
+from featcache.cache.listing import Listing
 from featcache.cache.lock import writer_lock
-from featcache.cache.manifest import Entry, Manifest, Place, has_shards
+from featcache.cache.manifest import Manifest, has_shards
 from featcache.cache.reader import read_description
-from featcache.cache.shard import Key, ShardInfo
+from featcache.cache.rows import RowTable
+from featcache.cache.shard import ShardInfo
 from featcache.cache.writer import describe
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import TEMPORARY, publish_json, sync_folder
 from featcache.recipe import FORMAT_VERSION, Recipe
-from featcache.sources import SPLITS
+from featcache.sources import Digests
 
 T = TypeVar("T")
 
@@ -164,8 +166,8 @@ class _Findings:
 
     def _read_manifest(self) -> None:
         self.meta: dict[str, Any] | None = None
-        self.entries: list[Entry] | None = None
-        self.places: dict[Key, Place] | None = None
+        self.entries: Listing | None = None
+        self.places: RowTable | None = None
         self.shards: dict[int, ShardInfo] | None = None
         file = self.path / "manifest.sqlite"
         if not file.is_file():
@@ -179,7 +181,7 @@ class _Findings:
         for text in self._attempt(manifest.integrity) or []:
             self._problem(file.name, text)
         self.meta = self._attempt(manifest.meta)
-        self.entries = self._attempt(manifest.listing)
+        self.entries = self._attempt(lambda: manifest.listing().load())
         self.places = self._attempt(manifest.rows)
         self.shards = self._attempt(manifest.shards)
         manifest.close()
@@ -188,9 +190,8 @@ class _Findings:
             self._problem(file.name, f"it does not say {', '.join(sorted(missing))}")
             self.meta = None
         if self.entries is not None:
-            if any(entry.split not in (None, *SPLITS) for entry in self.entries):
-                self._problem(file.name, "it lists an image in a split that is none")
-            if len({entry.path for entry in self.entries}) != len(self.entries):
+            names = Digests.of_texts(self.entries.paths)
+            if (names.find(names.rows) != np.arange(len(names))).any():
                 self._problem(file.name, "it lists an image twice")
 
     def _read_recipe(self) -> Recipe | None:
@@ -224,26 +225,25 @@ class _Findings:
                 return self._shard_problem(name, "it is not the file that the manifest describes")
         if self.meta is not None and [[n, list(s)] for n, s in contents.layers.items()] != self.meta.get("layers"):
             return self._shard_problem(name, f"it has layers {contents.layers}, the manifest others")
-        self.sound[name] = contents
+        self.sound[name] = replace(contents, paths=[])  # of millions of rows they would be many
         return None
 
-    def _compare_rows(self, places: dict[Key, Place], shards: dict[int, ShardInfo]) -> None:
-        astray = Counter[str]()
-        for key, place in places.items():
-            info = shards.get(place.shard)
-            if info is None:
-                astray["manifest.sqlite"] += 1
-            elif info.name in self.sound:
-                keys = self.sound[info.name].keys
-                if not 0 <= place.position < len(keys) or keys[place.position] != key:
-                    astray[f"shards/{info.name}"] += 1
-        for where, count in astray.items():
-            self._problem(where, f"{count} rows are not where the manifest says")
-        for info in shards.values():
-            if info.name in self.sound:
-                unknown = sum(key not in places for key in self.sound[info.name].keys)
-                if unknown:
-                    self._problem(f"shards/{info.name}", f"the manifest does not know {unknown} of its rows")
+    def _compare_rows(self, places: RowTable, shards: dict[int, ShardInfo]) -> None:
+        for number in sorted(shards.keys() | places.numbers):
+            listed = places.of_shard(number)
+            if number not in shards:
+                self._problem("manifest.sqlite", f"{listed.stop - listed.start} rows are not where the manifest says")
+            elif (name := shards[number].name) in self.sound:
+                sound = self.sound[name]
+                rows = listed.stop - listed.start
+                if rows != len(sound.views):
+                    self._problem(f"shards/{name}", f"the manifest has {rows} of its {len(sound.views)} rows")
+                    continue
+                policies = places.policies_of(number)
+                astray = (places.digests[listed] != sound.digests).any(axis=1) | (places.views[listed] != sound.views)
+                if astray.any() or policies - {sound.augmentation}:
+                    count = int(astray.sum()) or rows
+                    self._problem(f"shards/{name}", f"{count} rows are not where the manifest says")
 
 
 def _received(error: Exception) -> str:
@@ -272,18 +272,19 @@ def _mend(found: _Findings) -> None:
             "listing": {},
             **{key: value for key, value in (meta or {}).items() if key == "views"},
         }
-        entries = []
+        entries = Listing.of([])
     draft = path / f"{TEMPORARY}{uuid.uuid4().hex}"
     manifest = Manifest(draft, create=True)
     try:
         manifest.replace_listing(
             entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "rows": 0}
         )
-        taken: set[Key] = set()
-        for contents in sorted(found.sound.values(), key=lambda contents: contents.info.name in found.orphans):
-            if not taken.issuperset(contents.keys):  # else all its rows are in others: an orphan
+        for name, contents in found.sound.items():
+            if name not in found.orphans:
                 manifest.commit(contents.info, contents.keys, [])
-                taken.update(contents.keys)
+        for name in found.orphans:
+            if name in found.sound and not _all_in(manifest.rows(), found.sound[name]):
+                manifest.commit(found.sound[name].info, found.sound[name].keys, [])
     finally:
         manifest.close()
     target = path / "manifest.sqlite"
@@ -297,6 +298,14 @@ def _mend(found: _Findings) -> None:
         _set_aside(path, target.with_name(target.name + "-journal"))
     draft.replace(target)
     sync_folder(path)
+
+
+def _all_in(rows: RowTable, contents: ShardContents) -> bool:
+    """Whether rows have all keys of a shard."""
+    return all(
+        (rows.find(contents.digests[contents.views == view], view, contents.augmentation if view else "") >= 0).all()
+        for view in np.unique(contents.views).tolist()
+    )
 
 
 def _set_aside(path: Path, file: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from featcache.cache.inspection import check_same, inspect
 from featcache.cache.reader import FeatureCache
 from featcache.cache.shard import SHARD_ROWS, Compression, Key, Shard, ShardBuilder, ShardInfo
@@ -94,17 +96,19 @@ class _Plan:
                 f"Expected to know the source of {str(cache.path)!r}. Received: rows, but no listing of images. "
                 "Run extract, which lists them again, then gc."
             )
-        self.wanted = {
-            key for entry in cache.entries if entry.digest and not entry.reason for key in cache.keys(entry.digest)
-        }
-        self.kept = sum(key in self.wanted for key in places)
-        self.dropped = len(places) - self.kept
-        lost = dict.fromkeys(cache.shards, 0)
-        for key, place in places.items():
-            lost[place.shard] += key not in self.wanted
-        self.losing = {number: cache.shards[number] for number, count in lost.items() if count}
-        self.estimate = sum(cache.shards[n].size * count // cache.shards[n].rows for n, count in lost.items() if count)
-        self.emptied = sum(count == cache.shards[n].rows for n, count in lost.items() if count)
+        entries = cache.entries
+        sound = entries.digests[entries.readable]
+        self.wanted = np.zeros(len(places.views), bool)
+        for view in range(cache.views + 1):
+            rows = places.find(sound, view, cache.augmentation if view else "")
+            self.wanted[rows[rows >= 0]] = True
+        counts = places.effective()
+        self.kept, self.dropped = int(self.wanted.sum()), int((counts & ~self.wanted).sum())
+        numbers, losses = np.unique(places.shards[counts & ~self.wanted], return_counts=True)
+        lost = dict(zip(numbers.tolist(), losses.tolist(), strict=True))
+        self.losing = {number: cache.shards[number] for number in lost}
+        self.estimate = sum(cache.shards[n].size * count // cache.shards[n].rows for n, count in lost.items())
+        self.emptied = sum(count == cache.shards[n].rows for n, count in lost.items())
         self.litter = list(_litter(cache))
 
     def bytes(self) -> int:
@@ -128,12 +132,15 @@ def _rewritten(plan: _Plan) -> Iterator[ShardBuilder]:
     """Yield the kept rows of shards that lose some, compressed as they were, after checking every byte of those."""
     cache = plan.cache
     builders: dict[Compression, ShardBuilder] = {}
-    for info in plan.losing.values():
+    for number, info in plan.losing.items():
+        own = cache.places.of_shard(number)
+        wanted = np.zeros(info.rows, bool)
+        wanted[cache.places.positions[own]] = plan.wanted[own]
         keys, paths, shard = _checked(cache.path / "shards" / info.name, info)
         features = {layer: shard.features(layer) for layer in cache.layers}
         kind = shard.compression
         for position, key in enumerate(keys):
-            if key in plan.wanted and cache.shards[cache.places[key].shard].name == info.name:
+            if wanted[position]:
                 row = {layer: rows[position] for layer, rows in features.items()}
                 if kind not in builders:
                     builders[kind] = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation, kind)

@@ -21,6 +21,8 @@ from featcache.cache.reader import FeatureCache, FeatureRows
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import TEMPORARY, sync_folder
 from featcache.recipe import canonical_json
+from featcache.sources import Texts
+from featcache.sources.columns import PIECE
 
 _PIECE = 16 * 2**20
 """Bytes of features in memory at a time."""
@@ -86,8 +88,9 @@ def export_cache(
         for split in opened.splits
     }
     small: dict[str, Any] = {f"y_{split}": opened.labels(split) for split in opened.splits}
-    texts = {f"paths_{split}": opened.paths(split) for split in opened.splits}
-    texts.update({"class_names": opened.class_names, "recipe": [canonical_json(opened.recipe.to_dict())]})
+    texts = {f"paths_{split}": opened.path_texts(split) for split in opened.splits}
+    texts["class_names"] = Texts.of(opened.class_names)
+    texts["recipe"] = Texts.of([canonical_json(opened.recipe.to_dict())])
     needed = sum(math.prod(rows.shape) * rows.dtype.itemsize for rows in features.values())
     draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}{target.suffix}"
     try:
@@ -109,9 +112,10 @@ def export_cache(
     return ExportReport(target, shapes, target.stat().st_size)
 
 
-def _pieces(rows: FeatureRows | npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+def _pieces(rows: FeatureRows | _Wide | npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     """Yield an array's rows, a few megabytes at a time."""
-    step = max(1, _PIECE // max(1, math.prod(rows.shape[1:]) * rows.dtype.itemsize))
+    row_bytes: int = math.prod(rows.shape[1:]) * rows.dtype.itemsize
+    step = max(1, _PIECE // max(1, row_bytes))
     for start in range(0, len(rows), step):
         yield np.ascontiguousarray(rows[start : start + step])
 
@@ -127,7 +131,7 @@ class _HDF5:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def write(self, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, list[str]]) -> None:
+    def write(self, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, Texts]) -> None:
         import h5py
 
         places = {}
@@ -135,8 +139,9 @@ class _HDF5:
             for name, values in small.items():
                 file[name] = values
             for name, strings in texts.items():
-                encoded = [text.encode("utf-8", "surrogateescape") for text in strings]
-                file.create_dataset(name, data=encoded, dtype=h5py.string_dtype("utf-8"))
+                dataset = file.create_dataset(name, (len(strings),), h5py.string_dtype("utf-8"))
+                for start in range(0, len(strings), PIECE):
+                    dataset[start : start + PIECE] = list(strings.raw(start, start + PIECE))
             early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -159,9 +164,23 @@ class _HDF5:
             for name, values in small.items():
                 _same(name, zlib.crc32(values.tobytes()), zlib.crc32(file[name][()].tobytes()))
             for name, strings in texts.items():
-                back = [text.decode("utf-8", "surrogateescape") for text in file[name][()]]
-                if back != strings:
-                    _same(name, 0, 1)
+                for start in range(0, len(strings), PIECE):
+                    if file[name][start : start + PIECE].tolist() != list(strings.raw(start, start + PIECE)):
+                        _same(name, 0, 1)
+
+
+class _Wide:
+    """Texts as NumPy stores them, four bytes a character, made when they are asked for."""
+
+    def __init__(self, texts: Texts) -> None:
+        longest = int(np.diff(texts.ends, prepend=0).max(initial=1))  # in bytes: no fewer than characters
+        self._texts, self.shape, self.dtype = texts, (len(texts),), np.dtype(f"U{longest}")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        return np.array(self._texts[rows], self.dtype)
 
 
 class _Npz:
@@ -170,8 +189,8 @@ class _Npz:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def write(self, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, list[str]]) -> None:
-        arrays: dict[str, Any] = {**features, **small, **{name: np.array(text, str) for name, text in texts.items()}}
+    def write(self, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, Texts]) -> None:
+        arrays: dict[str, Any] = {**features, **small, **{name: _Wide(text) for name, text in texts.items()}}
         checksums = {}
         with zipfile.ZipFile(self._path, "w", allowZip64=True) as archive:
             for name, rows in arrays.items():

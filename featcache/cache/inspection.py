@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from featcache.cache.shard import (
     HEAD_BYTES,
@@ -33,8 +34,10 @@ class ShardContents:
     ----------
     info : ShardInfo
         As a manifest has it, computed from the file.
-    keys : list of Key
-        Of its rows, in their order.
+    digests : array of uint8, shape (rows, 32)
+    views : array of uint16, shape (rows,)
+    augmentation : str
+        Of views ≥ 1.
     paths : list of str
         Where each image was when it was extracted.
     recipe : Recipe
@@ -44,10 +47,17 @@ class ShardContents:
     """
 
     info: ShardInfo
-    keys: list[Key]
+    digests: npt.NDArray[np.uint8]
+    views: npt.NDArray[np.uint16]
+    augmentation: str
     paths: list[str]
     recipe: Recipe
     layers: dict[str, tuple[int, ...]]
+
+    @property
+    def keys(self) -> list[Key]:
+        """Keys of the rows, in their order."""
+        return row_keys(map(bytes, self.digests), self.views.tolist(), self.augmentation)
 
 
 def inspect(path: Path) -> ShardContents:
@@ -100,8 +110,8 @@ def inspect(path: Path) -> ShardContents:
             "Run verify --fix, then extract again."
         ) from None
     info = ShardInfo(path.name, rows, size, checksum, checksums, {name: shard.offsets[name] for name in layers})
-    keys = row_keys([bytes(digest) for digest in digests], views.tolist(), augmentation)
-    return ShardContents(info, keys, [path.decode("utf-8", "surrogateescape") for path in paths], recipe, layers)
+    names = [path.decode("utf-8", "surrogateescape") for path in paths]
+    return ShardContents(info, digests, views, augmentation, names, recipe, layers)
 
 
 def check_same(path: Path, found: tuple[int, int], info: ShardInfo) -> None:

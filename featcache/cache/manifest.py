@@ -1,27 +1,34 @@
 """The manifest: a SQLite file that says which rows exist, where, and which image is which.
 
-Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (digest, view and
-augmentation → shard and position) and ``listing`` (the source's images in its order). Every row ends in ``crc``,
-CRC-32 of its other columns joined by the byte 0x1f: integers in decimal, ``t`` and the text, ``x`` and a blob in
-hexadecimal, NULL as nothing. ``meta`` also counts rows and images, so that none can vanish unnoticed.
+Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (the digests and views of each shard's
+rows), ``listing`` (the source's images in its order: a piece of a column a row) and ``settled`` (what became of some
+of them since). Every row ends in ``crc``, CRC-32 of its other columns, a byte 0x1f after each: integers in decimal,
+``t`` and the text, ``x`` and a blob. ``meta`` also counts images and rows, so that none can vanish unnoticed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import sqlite3
+import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from featcache.cache import pieces
+from featcache.cache.listing import Entry, Listing
+from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError
 from featcache.recipe import FORMAT_VERSION
+from featcache.sources import SPLITS
+from featcache.sources.columns import encoded
+
+__all__ = ["Entry", "Manifest", "Place", "has_shards"]
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
@@ -29,46 +36,20 @@ CREATE TABLE shards (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rows INT
     size INTEGER NOT NULL, checksum INTEGER NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE blocks (shard INTEGER NOT NULL, layer TEXT NOT NULL, offset INTEGER NOT NULL,
     checksums BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (shard, layer)) WITHOUT ROWID;
-CREATE TABLE rows (digest BLOB NOT NULL, view INTEGER NOT NULL, augmentation TEXT NOT NULL,
-    shard INTEGER NOT NULL, position INTEGER NOT NULL, crc INTEGER NOT NULL,
-    PRIMARY KEY (digest, view, augmentation)) WITHOUT ROWID;
-CREATE TABLE listing (position INTEGER PRIMARY KEY, path TEXT NOT NULL, label TEXT, split TEXT, "group" TEXT,
-    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB, reason TEXT, crc INTEGER NOT NULL);
+CREATE TABLE rows (shard INTEGER PRIMARY KEY, augmentation TEXT NOT NULL, digests BLOB NOT NULL,
+    views BLOB NOT NULL, crc INTEGER NOT NULL);
 """
 
 
-class Entry(NamedTuple):
-    """One image of the source, as the manifest lists it.
-
-    `split` is the settled one and `digest` 32 bytes; both are None until the image was read. `reason`
-    says why it has no row.
-    """
-
-    path: str
-    label: str | None
-    split: str | None
-    group: str | None
-    size: int
-    mtime_ns: int
-    digest: bytes | None
-    reason: str | None
-
-
-class Place(NamedTuple):
-    """Where a row lies."""
-
-    shard: int
-    position: int
-
-
 def _crc(*values: Any) -> int:
-    parts = [f"t{v}" if isinstance(v, str) else f"{v:d}" if isinstance(v, int) else
-             "" if v is None else f"x{v.hex()}" for v in values]  # fmt: skip
-    return zlib.crc32(_encoded("\x1f".join(parts)))
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    crc = 0
+    for value in values:
+        if isinstance(value, bytes):
+            crc = zlib.crc32(value, zlib.crc32(b"x", crc))
+        elif value is not None:
+            crc = zlib.crc32(b"t" + encoded(value) if isinstance(value, str) else b"%d" % value, crc)
+        crc = zlib.crc32(b"\x1f", crc)
+    return crc
 
 
 class Manifest:
@@ -99,13 +80,13 @@ class Manifest:
             )
             raise CacheError(f"Expected a cache. Received: {str(path.parent)!r}, which has no {path.name}.{hint}")
         with self._damage():
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
             self._db.execute("PRAGMA synchronous = FULL")
             if create and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._db.execute("PRAGMA journal_mode = DELETE")
                 with self._transaction():
-                    for statement in _SCHEMA.split(";"):
+                    for statement in (_SCHEMA + pieces.SCHEMA).split(";"):
                         self._db.execute(statement)
                     self.set_meta({"format": FORMAT_VERSION})
             found = self.meta().get("format")
@@ -149,30 +130,31 @@ class Manifest:
             raise
         self._db.execute("COMMIT")
 
-    def _checked(self, query: str) -> Iterator[tuple[Any, ...]]:
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Let all that is read be of one moment."""
+        with self._damage():
+            self._db.execute("SAVEPOINT reading")
+            try:
+                yield
+            except ValueError as error:
+                raise self._damaged(str(error)) from None
+            finally:
+                self._db.execute("RELEASE reading")
+
+    def _checked(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query without their last column, the checksum, which must be right."""
-        with self._damage(), _uncollected():
-            for row in self._db.execute(query):
-                values = row[:-1]
-                if row[-1] != _crc(*values):
+        with self._damage():
+            for row in self._db.execute(query, values):
+                if row[-1] != _crc(*row[:-1]):
                     raise self._damaged(f"a row of it does not have its checksum ({query.split(' FROM ')[1]})")
-                yield values
+                yield row[:-1]
 
-    def _insert(self, table: str, rows: Iterable[Sequence[Any]], *, text: Sequence[int] = ()) -> None:
-        """Insert or replace rows, adding their checksums; columns `text` may hold bytes that are not UTF-8."""
-        marks: list[str] = []
-
-        def prepared() -> Iterator[tuple[Any, ...]]:
-            for row in rows:
-                encoded = [_encoded(v) if i in text and v is not None else v for i, v in enumerate(row)]
-                yield (*encoded, _crc(*row))
-
-        stream = prepared()
-        for first in stream:
-            marks = ["CAST(? AS TEXT)" if i in text else "?" for i in range(len(first))]
-            statement = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join(marks)})"
-            self._db.execute(statement, first)
-            self._db.executemany(statement, stream)
+    def _insert(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Insert or replace rows, adding their checksums."""
+        for row in rows:
+            marks = ", ".join("?" * (len(row) + 1))
+            self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", (*row, _crc(*row)))
 
     # Reading
 
@@ -180,31 +162,53 @@ class Manifest:
         """Return all of ``meta``."""
         return {key: json.loads(value) for key, value in self._checked("SELECT key, value, crc FROM meta")}
 
-    def listing(self) -> list[Entry]:
-        """Return the source's images in its order."""
-        query = (
-            'SELECT position, path, label, split, "group", size, mtime_ns, digest, reason, crc FROM listing '
-            "ORDER BY position"
-        )
-        entries: list[Entry] = []
-        names: dict[str | None, str | None] = {}  # a label is one string, however many images have it
-        for position, values in enumerate(self._checked(query)):
-            if values[0] != position:
-                raise self._damaged(f"image {position} is missing from its listing")
-            path, *words, size, stamp, digest, reason = values[1:]
-            label, split, group = (names.setdefault(word, word) for word in words)
-            entries.append(Entry(path, label, split, group, size, stamp, digest, reason))
-        if len(entries) != self.meta().get("images", 0):
-            raise self._damaged(f"it lists {len(entries)} images instead of {self.meta().get('images', 0)}")
-        return entries
+    def listing(self) -> Listing:
+        """Return the source's images in its order; columns are read when they are first used."""
+        meta = self.meta()
+        images, version = int(meta.get("images", 0)), meta.get("version")
 
-    def rows(self) -> dict[Key, Place]:
-        """Return where each row lies."""
-        query = "SELECT digest, view, augmentation, shard, position, crc FROM rows"
-        rows = {Key._make(values[:3]): Place._make(values[3:]) for values in self._checked(query)}
-        if len(rows) != self.meta().get("rows", 0):
-            raise self._damaged(f"it has {len(rows)} rows instead of {self.meta().get('rows', 0)}")
-        return rows
+        def load(name: str) -> dict[str, Any]:
+            with self._reading():
+                now = self.meta()
+                if now.get("version") != version:
+                    raise CacheError(
+                        f"Expected the listing that {str(self._path.parent)!r} was opened with. Received: another, "
+                        "of an extraction since. Open the cache again."
+                    )
+                return pieces.load(name, images, now.get("settled", 0), self._checked)
+
+        return Listing(images, load)
+
+    def rows(self) -> RowTable:
+        """Return where each row lies; of rows in two shards, the later one's."""
+        with self._reading():
+            count = self.meta().get("rows", 0)
+            digests, views = np.empty((count, 32), np.uint8), np.empty(count, np.uint16)
+            shards, positions = np.empty(count, np.int32), np.empty(count, np.int32)
+            policies = [""]
+            augmentations = np.zeros(count, np.int8)
+            query = "SELECT shard, augmentation, digests, views, crc FROM rows ORDER BY shard DESC"
+            done = 0
+            for shard, augmentation, own, own_views in self._checked(query):
+                n = len(own_views) // 2
+                if done + n > count:
+                    break
+                part = slice(done, done + n)
+                digests[part], views[part] = (
+                    np.frombuffer(own, np.uint8).reshape(n, 32),
+                    np.frombuffer(own_views, "<u2"),
+                )
+                shards[part], positions[part] = shard, np.arange(n)
+                if augmentation:
+                    if augmentation not in policies:
+                        policies.append(augmentation)
+                        augmentations = augmentations.astype(np.min_scalar_type(-len(policies)))
+                    augmentations[part] = policies.index(augmentation)
+                done += n
+            else:
+                if done == count:
+                    return RowTable(digests, views, augmentations, policies, shards, positions)
+            raise ValueError(f"it has {done} rows instead of {count}")
 
     def shards(self) -> dict[int, ShardInfo]:
         """Return every shard by its number."""
@@ -233,12 +237,12 @@ class Manifest:
 
     def replace_listing(self, entries: Iterable[Entry], meta: Mapping[str, Any]) -> None:
         """Make this the source's listing, in one transaction."""
+        listing = Listing.of(entries).load()
         with self._damage(), self._transaction():
             self._db.execute("DELETE FROM listing")
-            numbered = ((position, *entry) for position, entry in enumerate(entries))
-            self._insert("listing", numbered, text=(1, 2, 4, 8))
-            (images,) = self._db.execute("SELECT count(*) FROM listing").fetchone()
-            self.set_meta({**meta, "images": images})
+            self._db.execute("DELETE FROM settled")
+            self._insert("listing", pieces.rows(listing))
+            self.set_meta({**meta, "images": len(listing), "settled": 0, "version": uuid.uuid4().hex})
 
     def commit(self, shard: ShardInfo | None, keys: Sequence[Key], entries: Iterable[tuple[int, Entry]]) -> None:
         """Add a published shard's rows and settle listed images, in one transaction.
@@ -248,20 +252,31 @@ class Manifest:
         shard : ShardInfo or None
             None if images were only settled.
         keys : sequence of Key
-            Of the shard's rows, in their order.
+            Of the shard's rows, in their order; all augmented views are of one augmentation.
         entries : iterable of (position, Entry)
-            Images whose entry has changed.
+            Images whose split, digest or reason has changed.
         """
         with self._damage(), self._transaction():
             if shard is not None:
                 self._add(shard, keys)
-            self._insert("listing", ((position, *entry) for position, entry in entries), text=(1, 2, 4, 8))
+            places, settled = list(zip(*entries, strict=True)) or ((), ())
+            if places:
+                state = Listing.of(settled)
+                reasons = json.dumps({str(i): reason for i, reason in state.reasons.items()}).encode()
+                splits = state.splits.among(SPLITS).astype(np.int8).tobytes()
+                count = self.meta().get("settled", 0)
+                row = (count, np.array(places, "<i8").tobytes(), splits, state.digests.tobytes(),
+                       state.known.tobytes(), reasons)  # fmt: skip
+                self._insert("settled", [row])
+                self.set_meta({"settled": count + 1})
 
     def replace_shards(self, old: Iterable[int], new: Iterable[tuple[ShardInfo, Sequence[Key]]]) -> None:
         """Drop shards with all their rows and add published ones with theirs, in one transaction."""
         with self._damage(), self._transaction():
             for number in old:
-                self._count(-self._db.execute("DELETE FROM rows WHERE shard = ?", (number,)).rowcount)
+                (views,) = self._db.execute("SELECT views FROM rows WHERE shard = ?", (number,)).fetchone()
+                self._count(-len(views) // 2)
+                self._db.execute("DELETE FROM rows WHERE shard = ?", (number,))
                 self._db.execute("DELETE FROM blocks WHERE shard = ?", (number,))
                 self._db.execute("DELETE FROM shards WHERE id = ?", (number,))
             for shard, keys in new:
@@ -272,24 +287,13 @@ class Manifest:
         self._insert("shards", [(number, shard.name, shard.rows, shard.size, shard.checksum)])
         sums = {layer: found.astype("<u4").tobytes() for layer, found in shard.checksums.items()}
         self._insert("blocks", [(number, layer, shard.offsets[layer], found) for layer, found in sums.items()])
-        there = "SELECT 1 FROM rows WHERE digest = ? AND view = ? AND augmentation = ?"
-        self._count(sum(self._db.execute(there, key).fetchone() is None for key in set(keys)))
-        self._insert("rows", ((*key, number, i) for i, key in enumerate(keys)))
+        augmentation = max((key.augmentation for key in keys), default="")
+        digests, views = b"".join(key.digest for key in keys), np.array([key.view for key in keys], "<u2").tobytes()
+        self._insert("rows", [(number, augmentation, digests, views)])
+        self._count(len(keys))
 
     def _count(self, more: int) -> None:
         self.set_meta({"rows": self.meta().get("rows", 0) + more})
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Hold the garbage collector back: it would look through a growing million of tuples again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def has_shards(folder: Path) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,15 @@ import numpy.typing as npt
 
 from featcache.cache.compressed import CompressedRows, RecentBlocks
 from featcache.cache.inspection import check_same, file_checksum
-from featcache.cache.manifest import Entry, Manifest, Place
-from featcache.cache.shard import Key, ShardInfo, block_rows
+from featcache.cache.listing import Entry, Listing
+from featcache.cache.manifest import Manifest
+from featcache.cache.rows import RowTable
+from featcache.cache.shard import ShardInfo, block_rows
 from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
 from featcache.recipe import Recipe
-from featcache.sources import SPLITS
+from featcache.sources import SPLITS, Texts
+
+Ints = npt.NDArray[np.integer[Any]]
 
 Order = Literal["source", "storage"]
 """As the source lists the images, or as the rows lie in the shards, which reads faster."""
@@ -35,9 +40,9 @@ class _Rows:
     """
 
     images: npt.NDArray[np.int64]
-    views: npt.NDArray[np.int64]
-    shards: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.int64]
+    views: Ints
+    shards: Ints
+    positions: Ints
 
     def take(self, rows: npt.NDArray[np.int64]) -> _Rows:
         return _Rows(self.images[rows], self.views[rows], self.shards[rows], self.positions[rows])
@@ -140,15 +145,15 @@ class FeatureCache:
                      digests=digests)  # fmt: skip
         return cls(path)
 
-    def with_listing(self, entries: list[Entry]) -> FeatureCache:
+    def with_listing(self, entries: Iterable[Entry]) -> FeatureCache:
         """Return the same rows under another listing of images, such as those that several caches share."""
         other = FeatureCache(self.path)
         other.adopt(entries, self.places)
         return other
 
-    def adopt(self, entries: list[Entry], places: dict[Key, Place]) -> None:
+    def adopt(self, entries: Iterable[Entry], places: RowTable) -> None:
         """Take over a listing and rows that this process has read, checked or written already."""
-        self.entries, self.places = entries, places
+        self.entries, self.places = Listing.of(entries), places
 
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}: {self.splits}, layers {', '.join(self.layers)})"
@@ -173,17 +178,18 @@ class FeatureCache:
     @cached_property
     def class_names(self) -> list[str]:
         """Class names in alphanumeric order; a label is an index into them."""
-        return sorted({entry.label for entry in self.entries if entry.label is not None})
+        return list(self.entries.labels.names)
 
     @cached_property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Listing:
         """Every image of the source, in its order, those without a row too."""
         return self._manifest.listing()
 
     @property
     def skipped(self) -> list[dict[str, str]]:
         """Images that could not be used: ``path`` and ``reason``."""
-        return [{"path": entry.path, "reason": entry.reason} for entry in self.entries if entry.reason]
+        reasons = self.entries.reasons
+        return [{"path": self.entries.paths[i], "reason": reasons[i]} for i in sorted(reasons)]
 
     @property
     def views(self) -> int:
@@ -198,9 +204,10 @@ class FeatureCache:
     @property
     def missing(self) -> int:
         """Number of rows that have not been extracted yet (of an unread image: one)."""
-        views = self.views
-        wanted = sum(1 + (views if entry.split == "train" else 0) for entry in self.entries if entry.reason is None)
-        return wanted - self.rows
+        entries = self.entries
+        sound = np.ones(len(entries), bool)
+        sound[list(entries.reasons)] = False
+        return int(sound.sum() + self.views * (_is_train(entries) & sound).sum()) - self.rows
 
     @property
     def splits(self) -> dict[str, int]:
@@ -211,8 +218,7 @@ class FeatureCache:
     @cached_property
     def _split_numbers(self) -> npt.NDArray[np.int8]:
         """The split of each usable entry as an index into `SPLITS`, -1 for none."""
-        number = {split: i for i, split in enumerate(SPLITS)}
-        return np.array([number.get(entry.split or "", -1) for entry in self.usable], np.int8)
+        return self.usable.splits.among(SPLITS).astype(np.int8)
 
     @cached_property
     def shards(self) -> dict[int, ShardInfo]:
@@ -223,7 +229,7 @@ class FeatureCache:
         return len(self.usable)
 
     @cached_property
-    def places(self) -> dict[Key, Place]:
+    def places(self) -> RowTable:
         """Where every row lies, those of images that are no longer listed too."""
         return self._manifest.rows()
 
@@ -232,15 +238,17 @@ class FeatureCache:
         """Fingerprint of the policy and seed that make views; empty if there are none."""
         return str(self._meta.get("views", {}).get("augmentation", ""))
 
-    def keys(self, digest: bytes, *, views: bool = True) -> list[Key]:
-        """Return the keys of an image's rows that are wanted: as it is, then its views."""
-        more = range(1, self.views + 1) if views else ()
-        return [Key(digest, 0, ""), *(Key(digest, view, self.augmentation) for view in more)]
+    @cached_property
+    def usable(self) -> Listing:
+        """The listed images that have features, in source order."""
+        return self.entries.take(self._usable[0])
 
     @cached_property
-    def usable(self) -> list[Entry]:
-        """The listed images that have features, in source order."""
-        return [e for e in self.entries if e.reason is None and e.digest and Key(e.digest, 0, "") in self.places]
+    def _usable(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Which listed images have features, and their rows as they are; each of shape (n,)."""
+        readable = np.flatnonzero(self.entries.readable)
+        found = self.places.find(_taken(self.entries.digests, readable))
+        return readable[found >= 0], found[found >= 0]
 
     def _chosen(self, split: str | None, *, views: bool, order: Order = "source") -> _Rows:
         if split is not None and split not in self.splits:
@@ -248,29 +256,33 @@ class FeatureCache:
                 f"Expected a split of {str(self.path)!r}: {', '.join(self.splits) or 'it has none'}. "
                 f"Received: {split!r}."
             )
-        rows = self._with_views if views and self.views else self._plain
-        if split is not None:
-            rows = rows.take(np.flatnonzero(self._split_numbers[rows.images] == SPLITS.index(split)))
-        return rows if order == "source" else rows.take(np.lexsort((rows.positions, rows.shards)))
+        views, stored = views and self.views > 0, order == "storage"
+        if (views, stored) not in self._ordered:
+            rows = self._chosen(None, views=views) if stored else self._find(views=views)
+            self._ordered[views, stored] = rows.take(_by_place(rows.shards, rows.positions)) if stored else rows
+        rows = self._ordered[views, stored]
+        if split is None:
+            return rows
+        return rows.take(np.flatnonzero(self._split_numbers[rows.images] == SPLITS.index(split)))
 
     @cached_property
-    def _plain(self) -> _Rows:
-        return self._find(views=False)
-
-    @cached_property
-    def _with_views(self) -> _Rows:
-        return self._find(views=True)
+    def _ordered(self) -> dict[tuple[bool, bool], _Rows]:
+        return {}
 
     def _find(self, *, views: bool) -> _Rows:
-        places = self.places
-        wanted = [(key.view, key.augmentation) for key in self.keys(b"", views=views)]
-        found = (
-            (i, view, *place)
-            for i, entry in enumerate(self.usable)
-            for view, augmentation in (wanted if entry.split == "train" else wanted[:1])
-            if (place := places.get(Key(entry.digest or b"", view, augmentation))) is not None
-        )
-        return _Rows(*np.ascontiguousarray(np.fromiter(found, np.dtype((np.int64, 4))).T))
+        places, plain = self.places, self._usable[1]
+        if not views:
+            return _Rows(np.arange(len(plain)), np.broadcast_to(np.uint16(0), len(plain)), places.shards[plain],
+                         places.positions[plain])  # fmt: skip
+        found = np.full((len(plain), 1 + self.views), -1)
+        found[:, 0] = plain
+        augmented = np.flatnonzero(_is_train(self.usable))
+        digests = _taken(self.usable.digests, augmented)
+        for view in range(1, self.views + 1):
+            found[augmented, view] = places.find(digests, view, self.augmentation)
+        images, numbers = np.nonzero(found >= 0)
+        rows = found[images, numbers]
+        return _Rows(images, numbers.astype(np.uint16), places.shards[rows], places.positions[rows])
 
     def layer_name(self, layer: str | None) -> str:
         """Return a layer's name, the deepest one's for None.
@@ -317,18 +329,41 @@ class FeatureCache:
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
     ) -> npt.NDArray[np.int64]:
         """Return the class indices of a split, shape (n,); -1 where an image has no label."""
-        number = {name: i for i, name in enumerate(self.class_names)}
-        entries = self.usable
         rows = self._chosen(split, views=views, order=order)
-        return np.array([number.get(entries[i].label or "", -1) for i in rows.images], np.int64)
+        return _taken(self.usable.labels.among(self.class_names), rows.images)
 
     def paths(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[str]:
         """Return the images' paths relative to the source."""
-        return [self.usable[i].path for i in self._chosen(split, views=views, order=order).images]
+        return list(self.path_texts(split, views=views, order=order))
+
+    def path_texts(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Texts:
+        """Return the images' paths without an object for each."""
+        return self.usable.paths.take(self._chosen(split, views=views, order=order).images)
 
     def digests(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[bytes]:
         """Return the images' digests, 32 bytes each: equal for exact duplicates and for views of one image."""
-        return [self.usable[i].digest or b"" for i in self._chosen(split, views=views, order=order).images]
+        rows = self.digest_rows(split, views=views, order=order).tobytes()
+        return [rows[i : i + 32] for i in range(0, len(rows), 32)]
+
+    def digest_rows(
+        self, split: str | None = None, *, views: bool = False, order: Order = "source"
+    ) -> npt.NDArray[np.uint8]:
+        """Return the images' digests as an array of shape (n, 32)."""
+        return _taken(self.usable.digests, self._chosen(split, views=views, order=order).images)
+
+    def identities(
+        self, split: str | None = None, *, views: bool = False, order: Order = "source"
+    ) -> npt.NDArray[np.int64]:
+        """Return a number for each row, shape (n,): equal for exact duplicates and for views of one image alone."""
+        return self._firsts[self._chosen(split, views=views, order=order).images]
+
+    @cached_property
+    def _firsts(self) -> npt.NDArray[np.int64]:
+        """The first usable image with the same content as each."""
+        rows = self._usable[1]
+        first = np.empty(len(self.places.views), np.int64)
+        first[rows[::-1]] = np.arange(len(rows))[::-1]  # of equal indices the last value stays
+        return first[rows]
 
     def groups(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
@@ -342,27 +377,27 @@ class FeatureCache:
 
     @cached_property
     def _components(self) -> npt.NDArray[np.int64]:
-        parent = list(range(len(self.usable)))
+        codes = self.usable.groups.codes
+        grouped = np.flatnonzero(codes >= 0)
+        if not len(grouped):
+            return self._firsts
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
 
-        def root(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            return i
-
-        first: dict[bytes | str, int] = {}
-        for i, entry in enumerate(self.usable):
-            for name in (entry.digest, entry.group):
-                if name is not None:
-                    parent[root(i)] = root(first.setdefault(name, i))
-        return np.array([root(i) for i in range(len(parent))], np.int64)
+        n = len(codes)
+        one, other = np.concatenate([np.arange(n), grouped]), np.concatenate([self._firsts, n + codes[grouped]])
+        size = n + len(self.usable.groups.names)
+        graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(size, size))
+        component: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1][:n]
+        _, first, member = np.unique(component, return_index=True, return_inverse=True)
+        return first[member]
 
     def numbers(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return which image each row is of, among the images that have features, and which view; shapes (n,)."""
         rows = self._chosen(split, views=views, order=order)
-        return rows.images, rows.views
+        return rows.images, rows.views.astype(np.int64)
 
     def load(
         self, split: str | None = None, layer: str | None = None, *, views: bool = False
@@ -404,7 +439,7 @@ class FeatureCache:
                 f"Expected {layer} in the shard {str(path)!r}. Received: {error}. Run verify --fix, then extract again."
             ) from None
 
-    def _shard_rows(self, number: int, layer: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    def _shard_rows(self, number: int, layer: str, positions: Ints) -> npt.NDArray[Any]:
         """Return rows of one shard after checking the blocks they lie in, each once per process."""
         info = self.shards.get(number)
         if info is None or layer not in info.offsets or positions.max() >= info.rows:
@@ -427,7 +462,7 @@ class FeatureCache:
             sound[block] = True
 
         if isinstance(features, CompressedRows):
-            return features.gather(positions, step, check)
+            return features.gather(positions.astype(np.int64), step, check)
         blocks = np.unique(positions // step)
         for block in blocks[~sound[blocks]]:
             check(block, features[block * step : (block + 1) * step])
@@ -450,9 +485,7 @@ class FeatureRows:
         As stored.
     """
 
-    def __init__(
-        self, cache: FeatureCache, layer: str, shards: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
-    ) -> None:
+    def __init__(self, cache: FeatureCache, layer: str, shards: Ints, positions: Ints) -> None:
         self._cache, self._layer, self._shards, self._positions = cache, layer, shards, positions
         self.shape = (len(shards), *cache.layers[layer])
         self.dtype = np.dtype(cache.recipe.dtype)
@@ -473,15 +506,37 @@ class FeatureRows:
     ) -> None:
         """Copy rows to the places `at` (k,) of an array of shape (m, …), converting them to its type."""
         shards, positions = self._shards[rows], self._positions[rows]
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            out[at[here]] = self._cache._shard_rows(int(shard), self._layer, positions[here])
+        if not len(shards):
+            return
+        order = None if (shards[1:] >= shards[:-1]).all() else _by_place(shards, positions)
+        if order is not None:
+            shards, positions, at = shards[order], positions[order], at[order]
+        edges = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
+        for first, last in itertools.pairwise(edges):
+            found = self._cache._shard_rows(int(shards[first]), self._layer, positions[first:last])
+            out[at[first:last]] = found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError("Expected copy=True or None: rows on disk are always copied into an array.")
         rows = self[:]
         return rows if dtype is None else rows.astype(dtype, copy=False)
+
+
+def _is_train(entries: Listing) -> npt.NDArray[np.bool_]:
+    train: npt.NDArray[np.bool_] = entries.splits.among(["train"]) == 0
+    return train
+
+
+def _taken(column: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return some rows of a column; the column itself, uncopied, if they are all in order."""
+    everything = len(rows) == len(column) and bool((rows == np.arange(len(rows))).all())
+    return column if everything else column[rows]
+
+
+def _by_place(shards: Ints, positions: Ints) -> npt.NDArray[np.int64]:
+    """Return the order in which rows are stored."""
+    return np.argsort(shards.astype(np.int64) << 32 | positions, kind="stable")
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from featcache.cache.listing import Entry, Listing
 from featcache.cache.lock import writer_lock
-from featcache.cache.manifest import Entry, Manifest, Place, has_shards
+from featcache.cache.manifest import Manifest, has_shards
 from featcache.cache.reader import read_description
+from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.errors import CacheError
 from featcache.files import publish_json
@@ -85,7 +87,7 @@ class CacheWriter:
             finally:
                 manifest.close()
 
-    def listing(self) -> list[Entry]:
+    def listing(self) -> Listing:
         """Return the images listed so far, in source order."""
         return self._manifest.listing()
 
@@ -93,7 +95,7 @@ class CacheWriter:
         """Return the manifest's values: source, listing, layers, fingerprint."""
         return self._manifest.meta()
 
-    def rows(self) -> dict[Key, Place]:
+    def rows(self) -> RowTable:
         """Return where each row lies."""
         return self._manifest.rows()
 

@@ -65,7 +65,7 @@ def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str
     student = train(plan, dataclasses.replace(examples, labels=answers))
     kept = ("layer_index", "cache", "source", "listing", "recipe", "request")
     estimator = student.estimator.estimator_
-    student.trained_on = set(teacher.trained_on)
+    student.trained_on = teacher.trained_on
     student.card |= {key: teacher.card[key] for key in kept} | {
         "all_params": {**estimator.get_params(), **student.card["params"]},
         "history": getattr(estimator, "history_", {}),

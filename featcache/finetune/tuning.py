@@ -454,7 +454,7 @@ def _known_bad(head: Head) -> dict[str, str]:
         entries = FeatureCache(head.card["cache"]).entries
     except CacheError:
         return {}
-    return {entry.path: entry.reason for entry in entries if entry.reason is not None}
+    return {entries.paths[i]: reason for i, reason in entries.reasons.items()}
 
 
 def _saved(run: _Run, head: Head, result: FineTuned, target: Path) -> PixelModel:

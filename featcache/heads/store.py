@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class Head:
     layer: str
     card: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
-    trained_on: set[bytes] = field(default_factory=set)
+    trained_on: Set[bytes] = field(default_factory=set)
     digest: str | None = None
 
     @property

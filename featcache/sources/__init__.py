@@ -4,17 +4,22 @@ A source lists `Item` s in its own order and reads one at a time; nothing here d
 """
 
 from featcache.sources.arrays import ArraySource
+from featcache.sources.columns import Texts, Words
+from featcache.sources.digests import Digests, DigestSet
 from featcache.sources.files import FileSource
 from featcache.sources.folders import files_source
 from featcache.sources.opening import open_images, open_source
 from featcache.sources.pairs import PairSource
-from featcache.sources.source import SPLITS, Item, Selected, Source, class_names, digest, folder_name
+from featcache.sources.source import SPLITS, Item, Items, Selected, Source, class_names, digest, folder_name
 from featcache.sources.splits import SplitPolicy
 from featcache.sources.tars import TarSource
 
 __all__ = [
     "SPLITS",
+    "DigestSet",
+    "Digests",
     "Item",
+    "Items",
     "Source",
     "SplitPolicy",
     "ArraySource",
@@ -22,6 +27,8 @@ __all__ = [
     "PairSource",
     "Selected",
     "TarSource",
+    "Texts",
+    "Words",
     "class_names",
     "digest",
     "files_source",

@@ -9,7 +9,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import SourceError
-from featcache.sources.source import SPLIT_NAMES, SPLITS, Item, counted, label_name, stamp
+from featcache.sources.columns import Texts, Words
+from featcache.sources.source import SPLIT_NAMES, SPLITS, Item, Items, counted, label_name, stamp
 
 Array = npt.NDArray[Any]
 
@@ -57,13 +58,20 @@ class Part:
     split: str | None = None
     mtime_ns: int | None = None
 
-    def items(self, first: int) -> Iterator[Item]:
-        """Yield the images' items, the first having the place `first`."""
-        prefix = f"{self.split}/" if self.split else ""
-        size = self.images.nbytes // max(1, len(self.images))
-        for index, label in enumerate(self.labels):
-            changed = stamp(self.images[index]) if self.mtime_ns is None else self.mtime_ns
-            yield Item(f"{prefix}{index:06d}", label, self.split, size, changed, None, first + index)
+    def items(self, first: int, location: str) -> Items:
+        """Return the images' items, the first having the place `first`."""
+        n, prefix = len(self.labels), f"{self.split}/" if self.split else ""
+        none, size = np.full(n, -1, np.int8), self.images.nbytes // max(1, len(self.images))
+        stamps = (
+            np.broadcast_to(np.int64(self.mtime_ns), n)
+            if self.mtime_ns is not None
+            else np.fromiter(map(stamp, counted(self.images, location)), np.int64, n)
+        )
+        return Items(
+            Texts.of(f"{prefix}{index:06d}" for index in range(n)), Words.of(self.labels),
+            Words(none + 1, [self.split]) if self.split else Words(none, []), Words(none, []),
+            np.broadcast_to(np.int64(size), n), stamps, np.arange(first, first + n),
+        )  # fmt: skip
 
 
 class PartsSource:
@@ -82,7 +90,8 @@ class PartsSource:
     def __init__(self, name: str, location: str, parts: Sequence[Part]) -> None:
         self.name, self.location, self._parts = name, location, parts
         self._starts = list(itertools.accumulate((len(part.images) for part in parts), initial=0))
-        self.items = list(counted(itertools.chain.from_iterable(map(Part.items, parts, self._starts)), location))
+        listed = [part.items(first, location) for part, first in zip(parts, self._starts, strict=False)]
+        self.items: Sequence[Item] = listed[0] if len(listed) == 1 else Items.of(itertools.chain.from_iterable(listed))
 
     def read(self, item: Item, /) -> Array:
         """Return one image's pixels."""

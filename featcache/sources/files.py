@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import ImageError, SourceError
-from featcache.sources.source import SPLIT_NAMES, Item, Problems, counted, sole_content
+from featcache.sources.source import SPLIT_NAMES, Item, Items, Problems, counted, sole_content
 
 
 class FileSource:
@@ -31,7 +31,7 @@ class FileSource:
         self.root = root.absolute()
         self.name = origin.stem if origin else self.root.name or "root"
         self.location = str(origin.absolute() if origin else self.root)
-        self.items = list(counted(items, self.location))
+        self.items = Items.of(counted(items, self.location))
 
     def read(self, item: Item, /) -> bytes:
         """Return a file's bytes; raise `ImageError` if it cannot be read, or is empty."""

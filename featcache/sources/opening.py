@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import OptionError, SourceError, nearest
@@ -18,7 +19,7 @@ from featcache.sources.arrays import npy_source, npz_source
 from featcache.sources.folders import content, files_source, folder_source
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.pairs import PairSource
-from featcache.sources.source import Item, Selected, Source, class_names
+from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables import table_source
 from featcache.sources.tars import SUFFIXES, TarSource
 
@@ -85,8 +86,8 @@ def open_source(
     for name in wanted:
         if name not in known:
             raise OptionError(f"Expected classes of {opened.location}. Received: {name!r} ({nearest(name, known)}).")
-    keep = set(wanted)
-    return Selected(opened, [item for item in opened.items if item.label in keep])
+    listed = Items.of(opened.items)
+    return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
 
 def _at(path: Path) -> Source:
@@ -153,7 +154,7 @@ class _Chain:
         self._sources = [source for _, source in parts]
         self._starts = list(itertools.accumulate((len(source.items) for source in self._sources), initial=0))
         found = ((prefix + item.path, item) for prefix, source in parts for item in source.items)
-        self.items = [replace(item, path=path, place=place) for place, (path, item) in enumerate(found)]
+        self.items = Items.of(replace(item, path=path, place=place) for place, (path, item) in enumerate(found))
 
     def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:
         """Return what the source has for it."""

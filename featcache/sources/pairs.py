@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from featcache.errors import SourceError
 from featcache.sources.files import Lister, Named, read_file
-from featcache.sources.source import Item, counted, label_name, sole_content, stamp
+from featcache.sources.source import Item, Items, counted, label_name, sole_content, stamp
 
 
 class PairSource:
@@ -27,7 +27,7 @@ class PairSource:
 
     Attributes
     ----------
-    items : list of Item
+    items : Items
         Files under the paths given, others under their position, such as ``000123``.
 
     Raises
@@ -43,7 +43,7 @@ class PairSource:
     def __init__(self, pairs: Iterable[Any]) -> None:
         self._images: list[str | bytes | npt.NDArray[Any]] = []
         lister = Lister(Path())
-        self.items = list(counted(self._listed(pairs, lister), self.location))
+        self.items = Items.of(counted(self._listed(pairs, lister), self.location))
         lister.check(self.location, "Mend the list.")
         if not self.items:
             raise SourceError("Expected (image, label) pairs. Received: none.")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import ImageError
+from featcache.sources.columns import PIECE, Coder, Ints, Texts, Words, encoded
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,67 @@ class Item:
     mtime_ns: int
     group: str | None = None
     place: int = 0
+
+
+class Items(Sequence[Item]):
+    """The items of a source in columns: a hundred bytes each; an `Item` is made when one is asked for.
+
+    Parameters
+    ----------
+    paths, labels, splits, groups : Texts or Words
+    sizes, stamps, places : array of int64, shape (n,)
+        `stamps` are the items' ``mtime_ns``.
+    """
+
+    def __init__(
+        self, paths: Texts, labels: Words, splits: Words, groups: Words, sizes: Ints, stamps: Ints, places: Ints
+    ) -> None:
+        self.paths, self.labels, self.splits, self.groups = paths, labels, splits, groups
+        self.sizes, self.stamps, self.places = sizes, stamps, places
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> Items:
+        """Return any items in columns; a few thousand at a time are objects."""
+        if isinstance(items, Items):
+            return items
+        labels, splits, groups = Coder(), Coder(), Coder()
+        coded: tuple[list[Ints], list[Ints], list[Ints]] = ([], [], [])
+        numbers: list[npt.NDArray[np.int64]] = [np.empty((0, 3), np.int64)]
+        waiting = iter(items)
+
+        def pieces() -> Iterator[list[bytes]]:
+            while piece := list(itertools.islice(waiting, PIECE)):
+                coded[0].append(labels.codes([item.label for item in piece]))
+                coded[1].append(splits.codes([item.split for item in piece]))
+                coded[2].append(groups.codes([item.group for item in piece]))
+                numbers.append(np.array([(item.size, item.mtime_ns, item.place) for item in piece], np.int64))
+                yield [encoded(item.path) for item in piece]
+
+        paths = Texts.joined(pieces())
+        words = [Words.coded(*pair) for pair in zip(coded, (labels, splits, groups), strict=True)]
+        return cls(paths, words[0], words[1], words[2], *np.ascontiguousarray(np.concatenate(numbers).T))
+
+    def take(self, rows: Ints) -> Items:
+        """Return some of them."""
+        columns = (self.paths.take(rows), self.labels.take(rows), self.splits.take(rows), self.groups.take(rows))
+        return Items(*columns, self.sizes[rows], self.stamps[rows], self.places[rows])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Item]:
+        numbers = (map(int, column) for column in (self.sizes, self.stamps))
+        return map(Item, self.paths, self.labels, self.splits, *numbers, self.groups, map(int, self.places))
+
+    @overload
+    def __getitem__(self, row: int) -> Item: ...
+    @overload
+    def __getitem__(self, row: slice) -> Items: ...
+    def __getitem__(self, row: int | slice) -> Item | Items:
+        if isinstance(row, slice):
+            return self.take(np.arange(len(self))[row])
+        size, stamped, place = (int(column[row]) for column in (self.sizes, self.stamps, self.places))
+        return Item(self.paths[row], self.labels[row], self.splits[row], size, stamped, self.groups[row], place)
 
 
 @runtime_checkable
@@ -120,6 +183,8 @@ def stamp(content: bytes | npt.NDArray[Any]) -> int:
 
 def class_names(items: Iterable[Item]) -> list[str]:
     """Return the class names of a listing in alphanumeric order, as Keras orders them."""
+    if isinstance(items, Items):
+        return list(items.labels.names)
     return sorted({item.label for item in items if item.label is not None})
 
 

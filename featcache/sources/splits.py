@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from featcache.errors import OptionError
-from featcache.sources.source import Item, Source
+from featcache.sources.columns import PIECE, Words
+from featcache.sources.source import SPLITS, Item, Items, Source
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class SplitPolicy:
         OptionError
             If it asks for a split that the source already brings.
         """
-        brought = {item.split for item in source.items} - {None}
+        brought = Items.of(source.items).splits.names
         asked = {
             "validation_split": ("validation", self.validation_split),
             "test_split": ("test", self.test_split),
@@ -97,6 +101,27 @@ class SplitPolicy:
         if self.test_from and split == self.test_from[0] and self._draw(b"test", identity) < self.test_from[1]:
             split = "test"
         return split
+
+    def splits_of(self, items: Items, digests: npt.NDArray[np.uint8]) -> Words:
+        """Return what `split_of` says of many images, given their digests, shape (n, 32)."""
+        if not (self.validation_split or self.test_split or self.test_from):
+            brought = items.splits.among(SPLITS)
+            return Words(np.where(brought < 0, 0, brought), SPLITS)
+        if not items.splits.names and not items.groups.names and not self.test_from:
+            drawn = self._draws(b"validation", digests)
+            late = drawn >= 1 - (self.test_split or 0)
+            return Words(np.where(drawn < (self.validation_split or 0), 1, np.where(late, 2, 0)), SPLITS)
+        return Words.of(map(self.split_of, items, (bytes(row) for row in digests)))
+
+    def _draws(self, purpose: bytes, identities: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Return what `_draw` says of many identities (n, 32), shape (n,)."""
+        known, sha256 = b"featcache %s %d " % (purpose, self.seed), hashlib.sha256
+        drawn = np.empty(len(identities))
+        for start in range(0, len(identities), PIECE):
+            part = identities[start : start + PIECE].tobytes()
+            heads = [sha256(known + part[i : i + 32]).digest()[:8] for i in range(0, len(part), 32)]
+            drawn[start : start + PIECE] = np.frombuffer(b"".join(heads), ">u8") / 2**64
+        return drawn
 
     def _draw(self, purpose: bytes, identity: bytes) -> float:
         drawn = hashlib.sha256(b"featcache %s %d " % (purpose, self.seed) + identity).digest()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from featcache.errors import ImageError, SourceError
 from featcache.sources.folders import ignored
-from featcache.sources.source import SPLIT_NAMES, Item, counted, label_name, sole_content
+from featcache.sources.source import SPLIT_NAMES, Item, Items, counted, label_name, sole_content
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class TarSource:
 
     Attributes
     ----------
-    items : list of Item
+    items : Items
         In the tars' own order; paths are ``<tar>/<member>``, or ``<member>`` of a single one.
 
     Raises
@@ -94,11 +94,11 @@ class TarSource:
         splits = [SPLIT_NAMES.get(start[0]) if start else None for start in starts]
         if root in tars or None in splits:
             splits = [None] * len(tars)
-        self.items = [
+        self.items = Items.of(
             item
             for number, (tar, split) in enumerate(zip(tars, splits, strict=True))
             for item in self._listed(number, tar, split, "" if root in tars else f"{tar.name}/")
-        ]
+        )
         if not self.items:
             raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.cache import FeatureCache
-from featcache.cache.manifest import Entry
 from featcache.cache.writer import versions
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.files import csv_text
@@ -26,6 +25,7 @@ from featcache.logme import logme
 from featcache.memory import Peak, available
 from featcache.recipe import canonical_json
 from featcache.significance import holm, mcnemar
+from featcache.sources import Digests
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
 from featcache.train.parallel import Failure, Progress, check_jobs, cores, run_all
@@ -174,7 +174,7 @@ def compare(
             f"{str(first.path)!r}."
         )
     names = names or _heads(first)
-    rows = {cache.path: _rows_digest(cache.usable, cache) for cache in opened}
+    rows = {cache.path: _rows_digest(cache) for cache in opened}
     tasks = [
         task
         for cache, layer in _pairs(opened, layers)
@@ -191,16 +191,21 @@ def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
     first, *others = caches
     if not others:
         return caches
-    digests = [set(cache.digests()) for cache in others]
-    shared = [entry for entry in first.usable if all(entry.digest in known for known in digests)]
+    in_all = np.ones(len(first), bool)
+    for cache in others:
+        in_all &= Digests(cache.usable.digests).find(first.usable.digests) >= 0
+    shared = first.usable.take(np.flatnonzero(in_all))
     paths = ", ".join(repr(str(cache.path)) for cache in caches)
-    if not shared:
+    if not len(shared):
         raise HeadError(f"Expected caches that share images. Received: {paths}, which have none in common.")
     if len(shared) < max(len(cache) for cache in caches):
         log.info("%d images are in all of %s and are compared", len(shared), paths)
-    label = {entry.digest: entry.label for entry in shared}
+    labels, known = shared.labels.among(names := shared.labels.names), Digests(shared.digests)
     for cache in others:
-        differ = sum(label.get(entry.digest, entry.label) != entry.label for entry in cache.usable)
+        at = known.find(cache.usable.digests)
+        theirs = cache.usable.labels.among(names)
+        theirs[(theirs < 0) & (cache.usable.labels.codes >= 0)] = -2  # a class that the first has not
+        differ = int((labels[at[at >= 0]] != theirs[at >= 0]).sum())
         if differ:
             log.warning("%d images have another label in %s than in %s, whose labels count",
                         differ, cache.path, first.path)  # fmt: skip
@@ -251,11 +256,13 @@ def _tasks(
         yield _Task(cache, layer, plan, tune, cv, identity)
 
 
-def _rows_digest(entries: Iterable[Entry], cache: FeatureCache) -> str:
+def _rows_digest(cache: FeatureCache) -> str:
     """Return a digest of everything about the rows that decides a result, but no path."""
     found = hashlib.sha256(f"{cache.recipe.fingerprint} {cache.views} {cache.augmentation}\n".encode())
-    for entry in entries:
-        found.update(canonical_json([(entry.digest or b"").hex(), entry.label, entry.split, entry.group]).encode())
+    entries = cache.usable
+    found.update(np.ascontiguousarray(entries.digests).data)
+    for words in (entries.labels, entries.splits, entries.groups):
+        found.update(canonical_json(words.names).encode() + words.codes.astype("<i4").tobytes())
     return found.hexdigest()
 
 

@@ -79,13 +79,14 @@ def training_examples(cache: FeatureCache, layer: str) -> Examples:
 
 def evaluation_examples(cache: FeatureCache, split: str, layer: str) -> Examples:
     """Return the images of a split as they are; copies of training images are not `scored`."""
-    seen = set(cache.digests("train")) if split != "train" and "train" in cache.splits else set()
+    images = cache.identities(split, order="storage")
+    seen = cache.identities("train") if split != "train" and "train" in cache.splits else images[:0]
     return Examples(
         Rows(cache.features(split, layer, order="storage")),
         cache.labels(split, order="storage"),
         cache.groups(split, order="storage"),
         cache.numbers(split, order="storage")[0],
-        np.array([digest not in seen for digest in cache.digests(split, order="storage")], bool),
+        ~np.isin(images, seen),
     )
 
 

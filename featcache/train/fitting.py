@@ -108,7 +108,7 @@ def fit_head(
     with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
         tuned, protocols = _trained(plan, ready, opened, tune=tune, cv=cv, fewshot=fewshot, tries=tries, jobs=jobs)
     head, estimator = tuned.head, tuned.head.estimator
-    head.trained_on = set(opened.digests("train"))
+    head.trained_on = DigestSet(opened.digest_rows("train"))
     head.card |= {
         "all_params": {key: value for key, value in _inner(estimator).get_params().items() if _plain(value)}
         | head.card["params"],

@@ -2,6 +2,7 @@ import hashlib
 import sqlite3
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,30 +41,36 @@ def test_everything_comes_back(path: Path) -> None:
     assert (number, info.name, info.rows, info.size, info.checksum, more) == (1, "s.h5", 2, 100, 77, [])
     assert info.offsets == {"x": 4096}
     assert info.checksums["x"].tolist() == [1, 2]
-    assert manifest.meta() == {"format": 1, "source": {"name": "n"}, "images": 3, "rows": 2}
+    meta = manifest.meta()
+    assert len(meta.pop("version")) == 32
+    assert meta == {"format": 1, "source": {"name": "n"}, "images": 3, "rows": 2, "settled": 1}
 
 
 def test_a_stranger_can_read_it(path: Path) -> None:
     """sqlite3 alone reads it, in rollback-journal mode, and can recompute a row's checksum."""
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
-    *values, crc = db.execute("SELECT * FROM listing WHERE position = 0").fetchone()
-    kinds = {type(None): lambda v: "", bytes: lambda v: "x" + v.hex(), str: lambda v: "t" + v, int: str}
-    text = "\x1f".join(kinds[type(v)](v) for v in values)
-    assert zlib.crc32(text.encode()) == crc
-    assert db.execute("SELECT path FROM listing WHERE position = 2").fetchone() == ("b/3.png",)
+    *values, crc = db.execute("SELECT * FROM listing WHERE name = 'paths'").fetchone()
+    kinds = {bytes: lambda v: b"x" + v, str: lambda v: b"t" + v.encode(), int: lambda v: b"%d" % v}
+    assert zlib.crc32(b"".join(kinds[type(v)](v) + b"\x1f" for v in values)) == crc
+    (ends,) = db.execute("SELECT content FROM listing WHERE name = 'ends'").fetchone()
+    assert values[2][np.frombuffer(ends, "<u4")[1] :] == b"b/3.png"
 
 
 @pytest.mark.parametrize(
     ("statement", "read"),
     [
-        ("UPDATE listing SET label = 'b' WHERE position = 0", "listing"),
-        ("UPDATE listing SET digest = zeroblob(32) WHERE position = 0", "listing"),
-        ("DELETE FROM listing WHERE position = 0", "listing"),
-        ("DELETE FROM listing WHERE position = 2", "listing"),
-        ("UPDATE rows SET position = 1", "rows"),
-        ("UPDATE rows SET augmentation = x'' WHERE view = 0", "rows"),
-        ("DELETE FROM rows WHERE view = 0", "rows"),
+        ("UPDATE listing SET content = zeroblob(12) WHERE name = 'labels'", "listing"),
+        ("UPDATE listing SET content = zeroblob(96) WHERE name = 'digests'", "listing"),
+        ("UPDATE listing SET name = 'sizes' WHERE name = 'stamps'", "listing"),
+        ("UPDATE listing SET first = 1 WHERE name = 'paths'", "listing"),
+        ("DELETE FROM listing WHERE name = 'reasons'", "listing"),
+        ("DELETE FROM listing", "listing"),
+        ("UPDATE settled SET positions = zeroblob(8)", "listing"),
+        ("DELETE FROM settled", "listing"),
+        ("UPDATE rows SET digests = zeroblob(64)", "rows"),
+        ("UPDATE rows SET augmentation = x''", "rows"),
+        ("DELETE FROM rows", "rows"),
         ("UPDATE shards SET name = 't.h5'", "shards"),
         ("UPDATE blocks SET checksums = zeroblob(8)", "shards"),
         ("""UPDATE meta SET value = '{"name":"m"}' WHERE key = 'source'""", "meta"),
@@ -72,10 +79,11 @@ def test_a_stranger_can_read_it(path: Path) -> None:
 def test_changed_rows_are_found(path: Path, statement: str, read: str) -> None:
     """A value that changed since it was written is never served."""
     db = sqlite3.connect(path)
-    db.execute(statement)
+    db.execute(statement.replace("UPDATE listing SET name", "UPDATE OR REPLACE listing SET name"))
     db.commit()
     with pytest.raises(CacheDamagedError):
-        getattr(Manifest(path), read)()
+        found = getattr(Manifest(path), read)()
+        found.load()
 
 
 def test_failed_transaction_changes_nothing(path: Path) -> None:
@@ -91,6 +99,55 @@ def test_failed_transaction_changes_nothing(path: Path) -> None:
         manifest.replace_listing(broken(), {"source": {}})
     assert manifest.listing() == before
     assert manifest.meta()["source"] == {"name": "n"}
+
+
+def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: Path) -> None:
+    """Columns that were not read before another listing took their place are refused, never taken from that one."""
+    old, writer = Manifest(path).listing(), Manifest(path)
+    assert list(old.paths) == [entry.path for entry in ENTRIES]
+    writer.commit(None, [], [(2, ENTRIES[2]._replace(digest=D[3], reason="not an image"))])
+    assert (old.reasons, old[2].digest) == ({2: "not an image"}, D[3])
+    other = Manifest(path).listing()
+    writer.replace_listing(ENTRIES[::-1], {})
+    assert old.load()[0].path == ENTRIES[0].path
+    with pytest.raises(CacheError, match="Open the cache again"):
+        other.load()
+
+
+def test_what_is_settled_last_counts(path: Path) -> None:
+    """An image that is settled again has its newest digest and reason, and no older one."""
+    manifest = Manifest(path)
+    failed, read = ENTRIES[1]._replace(reason="broken"), ENTRIES[1]._replace(digest=D[2], split="test")
+    manifest.commit(None, [], [(0, ENTRIES[0]), (1, failed)])
+    assert list(manifest.listing()) == [ENTRIES[0], failed, ENTRIES[2]]
+    manifest.commit(None, [], [(1, read)])
+    assert list(manifest.listing()) == [ENTRIES[0], read, ENTRIES[2]]
+    manifest.replace_listing(manifest.listing(), {})
+    assert list(manifest.listing()) == [ENTRIES[0], read, ENTRIES[2]]
+    assert manifest._db.execute("SELECT count(*) FROM settled").fetchone() == (0,)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_listings_of_several_pieces(tmp_path_factory: pytest.TempPathFactory, n: int, size: int, random: Any) -> None:
+    """Wherever a listing is divided, it reads back whole, and a missing piece is found."""
+    listing = [
+        random.choice(ENTRIES)._replace(path=f"{i}", label=random.choice("xyz"), split=random.choice([None, "test"]))
+        for i in range(n)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featcache.cache.pieces.PIECE", size)
+        manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True)
+        manifest.replace_listing(listing, {})
+        assert list(manifest.listing()) == listing
+        assert list(manifest.listing().paths) == [entry.path for entry in listing]
+        for name in ("paths", "digests", "reasons", "names of labels") if n else ():
+            manifest._db.execute("BEGIN")
+            manifest._db.execute("DELETE FROM listing WHERE name = ? AND first = ?", (name, (n - 1) // size * size))
+            with pytest.raises(CacheDamagedError, match=r"missing|where they belong"):
+                manifest.listing().load()
+            manifest._db.execute("ROLLBACK")
+        manifest.close()
 
 
 def test_other_format_is_refused(path: Path) -> None:

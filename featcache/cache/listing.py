@@ -1,0 +1,180 @@
+"""The images of a source as a cache lists them, in columns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.sources import Item, Items, Texts, Words
+from featcache.sources.columns import PIECE, Ints
+
+COLUMNS = ("paths", "labels", "splits", "groups", "sizes", "stamps", "digests", "known", "reasons")
+
+
+class Entry(NamedTuple):
+    """One image of the source, as the manifest lists it.
+
+    `split` is the settled one and `digest` 32 bytes; both are None until the image was read. `reason`
+    says why it has no row.
+    """
+
+    path: str
+    label: str | None
+    split: str | None
+    group: str | None
+    size: int
+    mtime_ns: int
+    digest: bytes | None
+    reason: str | None
+
+
+class Listing(Sequence[Entry]):
+    """Images in the source's order; an `Entry` is made when one is asked for.
+
+    Parameters
+    ----------
+    images : int
+        How many, n.
+    load : callable, optional
+        Returns a column of the given name, and others that must be read with it, when it is first used.
+    columns
+        Those that are there already.
+
+    Attributes
+    ----------
+    paths, labels, splits, groups : Texts or Words
+    sizes, stamps : array of int64, shape (n,)
+        Bytes and ``mtime_ns``.
+    digests : array of uint8, shape (n, 32)
+        Zero where an image has not been read.
+    known : array of bool, shape (n,)
+        Whether an image has a digest.
+    reasons : dict
+        Why an image has no row, by its position.
+    """
+
+    paths: Texts
+    labels: Words
+    splits: Words
+    groups: Words
+    sizes: Ints
+    stamps: Ints
+    digests: npt.NDArray[np.uint8]
+    known: npt.NDArray[np.bool_]
+    reasons: dict[int, str]
+
+    def __init__(self, images: int, load: Callable[[str], Mapping[str, Any]] | None = None, **columns: Any) -> None:
+        self._images, self._load = images, load
+        vars(self).update(columns)
+
+    def __getattr__(self, name: str) -> Any:
+        load = vars(self).get("_load")
+        if name not in COLUMNS or load is None:
+            raise AttributeError(name)
+        for column, values in load(name).items():
+            vars(self).setdefault(column, values)
+        return vars(self)[name]
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Listing:
+        """Return any entries in columns; a few thousand at a time are objects."""
+        if isinstance(entries, Listing):
+            return entries
+        digests: list[bytes] = []
+        known: list[bool] = []
+        reasons: dict[int, str] = {}
+        splits: list[Words] = []
+
+        def items() -> Iterator[Item]:
+            waiting, first = iter(entries), 0
+            while piece := list(itertools.islice(waiting, PIECE)):
+                digests.append(b"".join(entry.digest or bytes(32) for entry in piece))
+                known.extend(entry.digest is not None for entry in piece)
+                reasons.update((i, entry.reason) for i, entry in enumerate(piece, first) if entry.reason is not None)
+                splits.append(Words.of(entry.split for entry in piece))
+                first += len(piece)
+                yield from (Item(e.path, e.label, e.split, e.size, e.mtime_ns, e.group) for e in piece)
+
+        listed = Items.of(items())
+        rows = np.frombuffer(bytearray().join(digests), np.uint8).reshape(-1, 32)
+        return cls.listed(listed, listed.splits, rows, np.array(known, bool), reasons)
+
+    @classmethod
+    def listed(
+        cls, items: Items, splits: Words, digests: npt.NDArray[np.uint8], known: npt.NDArray[np.bool_],
+        reasons: dict[int, str],
+    ) -> Listing:  # fmt: skip
+        """Return a source's items as a listing with what is known of them."""
+        return cls(len(items), paths=items.paths, labels=items.labels, splits=splits, groups=items.groups,
+                   sizes=items.sizes, stamps=items.stamps, digests=digests, known=known, reasons=reasons)  # fmt: skip
+
+    def load(self) -> Listing:
+        """Read all columns that were not read yet, and return the same listing."""
+        for name in COLUMNS:
+            getattr(self, name)
+        return self
+
+    @property
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Which images have a digest and no reason against them, shape (n,)."""
+        readable = self.known.copy()
+        readable[list(self.reasons)] = False
+        return readable
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Listing:
+        """Return some images; their columns are read when they are used."""
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
+
+        def load(name: str) -> dict[str, Any]:
+            if name == "reasons":
+                return {name: {i: self.reasons[row] for i, row in enumerate(rows.tolist()) if row in self.reasons}}
+            column = getattr(self, name)
+            return {name: column[rows] if isinstance(column, np.ndarray) else column.take(rows)}
+
+        return Listing(len(rows), load)
+
+    def __len__(self) -> int:
+        return self._images
+
+    def __iter__(self) -> Iterator[Entry]:
+        for start in range(0, len(self), PIECE):
+            part = slice(start, start + PIECE)
+            rows, known = self.digests[part].tobytes(), self.known[part].tolist()
+            digests = (rows[32 * i : 32 * i + 32] if there else None for i, there in enumerate(known))
+            reasons = map(self.reasons.get, range(start, start + len(known)))
+            yield from map(
+                Entry, (text.decode("utf-8", "surrogateescape") for text in self.paths.raw(start, start + PIECE)),
+                self.labels[part], self.splits[part], self.groups[part], self.sizes[part].tolist(),
+                self.stamps[part].tolist(), digests, reasons,
+            )  # fmt: skip
+
+    @overload
+    def __getitem__(self, row: int) -> Entry: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Entry]: ...
+    def __getitem__(self, row: int | slice) -> Entry | list[Entry]:
+        if isinstance(row, slice):
+            return list(self.take(np.arange(len(self))[row]))
+        row = range(len(self))[row]
+        return Entry(
+            self.paths[row], self.labels[row], self.splits[row], self.groups[row], int(self.sizes[row]),
+            int(self.stamps[row]), self.digests[row].tobytes() if self.known[row] else None, self.reasons.get(row),
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, list):
+            return list(self) == other
+        if not isinstance(other, Listing):
+            return NotImplemented
+        return len(self) == len(other) and all(_equal(getattr(self, name), getattr(other, name)) for name in COLUMNS)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return one is other or (np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one == other))

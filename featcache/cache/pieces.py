@@ -1,0 +1,155 @@
+"""The table ``listing`` of a manifest: columns in pieces of 65,536 images, and what was settled since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.cache.listing import Listing
+from featcache.sources import SPLITS, Texts, Words
+
+PIECE = 65_536
+"""Images in one row of the table."""
+
+SCHEMA = """
+CREATE TABLE listing (name TEXT NOT NULL, first INTEGER NOT NULL, content BLOB NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (name, first));
+CREATE TABLE settled (id INTEGER PRIMARY KEY, positions BLOB NOT NULL, splits BLOB NOT NULL, digests BLOB NOT NULL,
+    known BLOB NOT NULL, reasons BLOB NOT NULL, crc INTEGER NOT NULL);
+"""
+
+_NUMBERS = {"ends": "<u4", "labels": "<i4", "splits": "i1", "groups": "<i4", "sizes": "<i8", "stamps": "<i8",
+            "known": "u1"}  # fmt: skip
+_SPARSE = ("labels", "splits", "groups")
+"""Columns that are empty where no image of a piece has a value."""
+_STATE = ("splits", "digests", "known", "reasons")
+"""Columns that an extraction settles, image by image."""
+
+Read = Callable[[str, Sequence[Any]], Iterator[tuple[Any, ...]]]
+"""Yields the checked rows of a query with its values."""
+
+
+def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
+    """Return a column of a `Listing`, with all that must be read at the same moment.
+
+    Parameters
+    ----------
+    name : str
+        As `Listing` calls it.
+    images, settled : int
+        How many are listed, and how often some were settled since.
+    read : callable
+
+    Raises
+    ------
+    ValueError
+        If the table is not as it was written.
+    """
+    if name in _STATE:
+        return _state(images, settled, read)
+    if name == "paths":
+        return {name: _paths(images, read)}
+    if name in ("sizes", "stamps"):
+        return {name: _joined(_numbers(name, images, read), np.int64)}
+    number: dict[str, int] = {}
+    codes = []
+    for piece, text in zip(_numbers(name, images, read), _pieces(f"names of {name}", images, read), strict=True):
+        places = [number.setdefault(one, len(number)) for one in json.loads(text)]
+        codes.append(np.array([*places, -1], np.int32)[piece])
+    return {name: Words(_joined(codes, np.int32), list(number))}
+
+
+def _paths(images: int, read: Read) -> Texts:
+    contents = list(_pieces("paths", images, read))
+    starts = np.cumsum([0, *map(len, contents)]).tolist()
+    ends = [piece + start for piece, start in zip(_numbers("ends", images, read), starts, strict=False)]
+    return Texts(b"".join(contents), _joined(ends, np.int64))
+
+
+def _state(images: int, settled: int, read: Read) -> dict[str, Any]:
+    """Return what is known of the images by now."""
+    splits = _joined(_numbers("splits", images, read), np.int8)
+    known = _joined(_numbers("known", images, read), np.uint8).astype(bool)
+    digests = np.zeros((images, 32), np.uint8)
+    reasons: dict[int, str] = {}
+    for i, content in enumerate(_pieces("digests", images, read)):
+        if content:
+            digests[i * PIECE : (i + 1) * PIECE] = np.frombuffer(content, np.uint8).reshape(-1, 32)
+    for i, text in enumerate(_pieces("reasons", images, read)):
+        reasons.update({i * PIECE + int(place): reason for place, reason in json.loads(text).items()})
+    query = "SELECT id, positions, splits, digests, known, reasons, crc FROM settled ORDER BY id"
+    count = 0
+    for _, positions, own_splits, own_digests, own_known, text in read(query, ()):
+        count += 1
+        at = np.frombuffer(positions, "<i8")
+        splits[at] = np.frombuffer(own_splits, np.int8)
+        digests[at] = np.frombuffer(own_digests, np.uint8).reshape(-1, 32)
+        known[at] = np.frombuffer(own_known, np.bool_)
+        for place in reasons.keys() & set(at.tolist()) if reasons else ():
+            del reasons[place]
+        reasons.update({int(at[int(place)]): reason for place, reason in json.loads(text).items()})
+    if count != settled:
+        raise ValueError(f"it settled images {count} times instead of {settled}")
+    return {"splits": Words(splits, SPLITS), "digests": digests, "known": known, "reasons": reasons}
+
+
+def _numbers(name: str, images: int, read: Read) -> Iterator[npt.NDArray[Any]]:
+    """Yield the pieces of a column of numbers, -1 where an image has none."""
+    for i, content in enumerate(_pieces(name, images, read)):
+        values = np.frombuffer(content, _NUMBERS[name])
+        yield values if len(values) or name not in _SPARSE else np.full(min(PIECE, images - i * PIECE), -1)
+
+
+def _pieces(name: str, images: int, read: Read) -> Iterator[bytes]:
+    """Yield all pieces of a column."""
+    wanted = iter(range(0, images, PIECE))
+    query = "SELECT name, first, content, crc FROM listing WHERE name = ? ORDER BY first"
+    for _, first, content in read(query, (name,)):
+        if first != next(wanted, None):
+            raise ValueError(f"images from {first} on are not where they belong in its listing")
+        yield content
+    if next(wanted, None) is not None:
+        raise ValueError("images are missing from its listing")
+
+
+def _joined(pieces: Iterator[npt.NDArray[Any]] | list[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, kind), *(piece.astype(kind, copy=False) for piece in pieces)])
+
+
+def rows(listing: Listing) -> Iterator[tuple[str, int, bytes]]:
+    """Yield the rows of the table that hold a listing: name, first and content.
+
+    Raises
+    ------
+    ValueError
+        If an image is in a split that is none.
+    """
+    if not set(listing.splits.names) <= set(SPLITS):
+        raise ValueError(f"Expected splits to be of {SPLITS}. Received: {listing.splits.names}.")
+    splits = listing.splits.among(SPLITS)
+    for first in range(0, len(listing), PIECE):
+        part = slice(first, first + PIECE)
+        begin = int(listing.paths.ends[first - 1]) if first else 0
+        ends = listing.paths.ends[part]
+        yield "paths", first, listing.paths.content[begin : int(ends[-1])]
+        yield "digests", first, listing.digests[part].tobytes() if listing.known[part].any() else b""
+        numbers: dict[str, npt.NDArray[Any]] = {
+            "ends": ends - begin,
+            "splits": splits[part],
+            "sizes": listing.sizes[part],
+            "stamps": listing.stamps[part],
+            "known": listing.known[part],
+        }
+        for name, words in (("labels", listing.labels), ("groups", listing.groups)):
+            some = Words(words.codes[part], words.names)
+            numbers[name] = some.codes
+            yield f"names of {name}", first, json.dumps(some.names).encode()
+        for name, values in numbers.items():
+            empty = name in _SPARSE and (values < 0).all()
+            yield name, first, b"" if empty else values.astype(_NUMBERS[name]).tobytes()
+        own = {str(i - first): reason for i, reason in listing.reasons.items() if first <= i < first + PIECE}
+        yield "reasons", first, json.dumps(own).encode()
