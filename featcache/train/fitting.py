@@ -15,7 +15,7 @@ from featcache.cache.writer import versions
 from featcache.errors import GateError, HeadError, OptionError
 from featcache.heads import Head
 from featcache.heads.store import FOLDER
-from featcache.sources import folder_name
+from featcache.sources import DigestSet, folder_name
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
 from featcache.train.parallel import check_jobs
