@@ -294,16 +294,17 @@ class Extraction:
                 writer.replace_listing(job.entries, meta)
             driver = Driver(job, self._work(job, meta), writer, known.rows)
             rows = len(known.rows)
-            nothing_to_do, todo = not todo, driver.adopt(todo)
+            nothing_to_do = not todo
             if todo:
                 if self.compression == "none":  # else nobody knows how much it will be
                     _check_space(job, len(todo), meta["layers"])
                 todo = _without_poison(job, writer, todo, known, journal.suspects, self.on_error)
-                tasks = self._tasks(job, todo, meta)
-                if self.engine == "local":
-                    driver.run_local(tasks, journal, progress)
-                elif tasks:
-                    driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, progress)
+            tasks = self._tasks(job, todo, meta)
+            driver.adopt(tasks)
+            if self.engine == "local":
+                driver.run_local(tasks, journal, progress)
+            else:
+                driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, progress)
             result = FeatureCache(job.folder)
             if nothing_to_do and len(known.rows) == rows:  # what was read under the lock is what there is
                 result.adopt(job.entries, places)

@@ -17,9 +17,9 @@ from featcache.cache.inspection import inspect
 from featcache.cache.manifest import Entry
 from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
 from featcache.engines.known import KnownRows
-from featcache.engines.parts import forget, parts_folder, read_part
+from featcache.engines.parts import discard, forget, found_part, parts_folder, read_part
 from featcache.engines.processes import default_workers, run_processes
-from featcache.engines.running import Runner
+from featcache.engines.running import Done, Runner
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheError, ImageError, OptionError
 from featcache.planning import Job, with_digest
@@ -59,64 +59,73 @@ class Driver:
         self.computed = 0
         self._shards = writer.path / "shards"
 
-    def adopt(self, todo: Sequence[int]) -> list[int]:
-        """Commit the parts that others have published and return the positions that are still to do.
+    def adopt(self, tasks: Sequence[Task]) -> None:
+        """Commit the rows of parts that are of none of these tasks, as the source has changed since.
 
-        A part of another recipe is left alone, a damaged one removed. Images that have changed since stay to do;
-        if their bytes have not, their rows are found.
+        The tasks find them there; parts that are of one of them are committed in its turn. A part of another recipe
+        is left alone, a damaged one removed.
         """
         folder = parts_folder(self._writer.path)
         if not folder.is_dir():
-            return list(todo)
-        places = {self._job.source.items[position].path: position for position in todo}
-        for file in sorted(folder.glob("*.json")):
+            return
+        expected = {task.name(self._work) for task in tasks}
+        for file in sorted(file for file in folder.glob("*.json") if file.stem not in expected):
             try:
                 part = read_part(file)
-            except (CacheError, OSError) as error:
-                log.warning("a part is computed again: %s", error)
-                file.unlink(missing_ok=True)
+            except CacheError as error:
+                discard(file, error)
                 continue
             if part.fingerprint != self._work.recipe.fingerprint:
                 log.warning("%s is of another recipe and was left alone", file)
                 continue
-            settled = []
-            brought = {key for _, keys in part.shards for key in keys}
-            for image in part.images if part.location == self._job.source.location else ():
-                position = places.get(image.path)
-                item = None if position is None else self._job.source.items[position]
-                if position is None or item is None or not item.mtime_ns:
-                    continue
-                same = (item.size, item.mtime_ns) == (image.size, image.mtime_ns)
-                wanted = self._job.keys(item, image.digest) if image.digest and not image.reason else []
-                if same and (image.reason or wanted) and all(k in brought or k in self._known for k in wanted):
-                    settled.append((position, image.digest, image.reason))
-                    del places[image.path]
-            self._commit(folder, part.shards, settled)
+            self._commit(folder, part.shards, [])
             file.unlink(missing_ok=True)
         for file in folder.iterdir():
             with contextlib.suppress(OSError):
                 if file.suffix == ".known" or time.time() - file.stat().st_mtime > STALE:
                     file.unlink()
-        left = set(places.values())
-        return [position for position in todo if position in left]
 
     def run_local(self, tasks: Sequence[Task], journal: poison.Journal, progress: Progress | None) -> None:
         """Do tasks in this process, decoding ahead across them."""
         done = _counted(tasks, progress)
+        following: list[Task] = []
+        for task in tasks:
+            found = found_part(self._work, task)
+            if found is None:
+                following.append(task)
+            else:
+                self._compute(following, journal, done)
+                self._take(task, found, parts_folder(self._writer.path))
+                done(len(task.items))
+                following = []
+        self._compute(following, journal, done)
+        self._clear()
+
+    def _compute(self, tasks: Sequence[Task], journal: poison.Journal, done: Done) -> None:
+        if not tasks:
+            return
+        by_number = {task.number: task for task in tasks}
         runner = Runner(self._work, self._job.extractor, self._job.source, self._known)
         with contextlib.closing(runner.run(tasks, self._shards, journal, done=done)) as outcomes:
             for outcome in outcomes:
                 try:
-                    self._take(tasks[outcome.number], outcome, self._shards)
+                    self._take(by_number[outcome.number], outcome, self._shards)
                 except KeyboardInterrupt:
-                    self._take(tasks[outcome.number], outcome, self._shards)  # what is done is done
+                    self._take(by_number[outcome.number], outcome, self._shards)  # what is done is done
                     raise
+
+    def _clear(self) -> None:
+        """Remove the folder of parts, if none is left."""
+        with contextlib.suppress(OSError):
+            parts_folder(self._writer.path).rmdir()
 
     def run_elsewhere(
         self, tasks: Sequence[Task], engine: Engine, workers: int | None, scheduler: str | None,
         progress: Progress | None,
     ) -> None:  # fmt: skip
         """Have tasks done by an engine's workers and commit them in their order."""
+        if not tasks:
+            return self._clear()
         folder, done, known = parts_folder(self._writer.path), _counted(tasks, progress), None
         folder.mkdir(exist_ok=True)
         count = default_workers() if workers is None else workers
@@ -149,8 +158,7 @@ class Driver:
         finally:
             if known is not None:
                 known.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            self._clear()
 
     def _take(self, task: Task, outcome: Outcome, folder: Path) -> None:
         """Commit what became of a task; raise `ImageError` if it ended at an image."""
@@ -158,7 +166,8 @@ class Driver:
             log.log(level, "%s", text)
         images = zip(task.positions, outcome.images, strict=False)
         settled = [(position, identity, reason) for position, (identity, reason) in images]
-        self.computed += self._commit(folder, outcome.shards, settled)
+        count = self._commit(folder, outcome.shards, settled)
+        self.computed += 0 if outcome.found else count
         if folder != self._shards:
             forget(self._work, task)
         if outcome.failure is not None:
@@ -232,7 +241,7 @@ def check_engine(engine: str, workers: int | None, scheduler: str | None) -> Non
         )
 
 
-def _counted(tasks: Sequence[Task], progress: Progress | None) -> Callable[[int], None]:
+def _counted(tasks: Sequence[Task], progress: Progress | None) -> Done:
     """Return what adds up images done, for progress out of all."""
     total, count = sum(len(task.items) for task in tasks), 0
 

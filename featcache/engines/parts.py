@@ -1,14 +1,15 @@
 """Parts: tasks that other processes have done, in the cache's folder ``parts`` until somebody commits them.
 
-``<task>.json`` says in its first line what the part is of (fingerprint, location, augmentation, shards), then of each
-image ``[path, size, mtime_ns, digest, reason]``; the shards lie beside it. ``<task>.decoding`` and ``<task>.guilty``
-are there while a task is at work: what is being decoded, and which images killed whoever did.
+``<task>.json`` says what a part is of (fingerprint), which shards it has (they lie beside it), and digest and reason
+of each of the task's images, as `Outcome` has them. ``<task>.decoding`` and ``<task>.guilty`` are there while a task
+is at work: what is being decoded, and which images killed whoever did.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,24 +25,15 @@ from featcache.errors import CacheError, ImageError
 from featcache.files import publish, publish_json
 from featcache.sources import Item
 
-
-class Image(NamedTuple):
-    """An image of a part, as it was when it was read."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    digest: bytes | None
-    reason: str | None
+log = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
     """A part that was read, every byte of its shards checked."""
 
     fingerprint: str
-    location: str
     shards: list[tuple[ShardInfo, list[Key]]]
-    images: list[Image]
+    images: list[tuple[bytes | None, str | None]]
 
 
 def parts_folder(cache: Path) -> Path:
@@ -64,19 +56,43 @@ def run_part(runner: Runner, task: Task, done: Done = lambda more: None) -> Outc
     folder, name = parts_folder(work.folder), task.name(work)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(CacheError, FileNotFoundError):
-            part = read_part(folder / f"{name}.json")
+        found = found_part(work, task)
+        if found is not None:
             done(len(task.items))
-            return Outcome(task.number, part.shards, [(image.digest, image.reason) for image in part.images])
+            return found
         with poison.Journal(folder / f"{name}.decoding") as journal:
             guilty = _find_guilty(runner, task, journal.suspects, folder / f"{name}.guilty")
             (outcome,) = runner.run([task], folder, journal, guilty=guilty, done=done)
         if outcome.failure is None:
-            _publish(folder / f"{name}.json", work, task, outcome)
+            _publish(folder / f"{name}.json", work, outcome)
         (folder / f"{name}.guilty").unlink(missing_ok=True)
     except OSError as error:
         raise unwritten(work.folder, error) from None
     return outcome
+
+
+def found_part(work: Work, task: Task) -> Outcome | None:
+    """Return what a former run has published of a task; what is damaged is removed."""
+    file = parts_folder(work.folder) / f"{task.name(work)}.json"
+    if not file.exists() or not all(item.mtime_ns for item in task.items):  # 0: nobody knows whether it has changed
+        return None
+    try:
+        part = read_part(file)
+        if len(part.images) != len(task.items):
+            raise CacheError(f"Expected {len(task.items)} images in {str(file)!r}. Received: {len(part.images)}.")
+    except CacheError as error:
+        discard(file, error)
+        return None
+    return Outcome(task.number, part.shards, part.images, found=True)
+
+
+def discard(file: Path, error: CacheError) -> None:
+    """Remove a damaged part, and say so."""
+    log.warning("a part is computed again: %s", error)
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        for name in json.loads(file.read_text())["shards"]:
+            (file.parent / os.path.basename(name)).unlink(missing_ok=True)  # noqa: PTH119
+    file.unlink(missing_ok=True)
 
 
 def guilty_count(work: Work, task: Task) -> int:
@@ -101,38 +117,27 @@ def read_part(file: Path) -> Part:
         If anything in it is not as it was written.
     """
     try:
-        head, *lines = file.read_text().splitlines()
-        described = json.loads(head)
-        images = [Image(path, size, stamp, digest and bytes.fromhex(digest), reason)
-                  for path, size, stamp, digest, reason in map(json.loads, lines)]  # fmt: skip
-        names = [os.path.basename(name) for name in described["shards"]]  # noqa: PTH119
+        described = json.loads(file.read_text())
+        images = [(digest and bytes.fromhex(digest), reason) for digest, reason in described["images"]]
         moved = file.parent.with_name("shards")  # where they are if a driver was killed as it committed them
-        contents = [
-            inspect(next((f for f in (file.parent / n, moved / n) if f.exists()), file.parent / n)) for n in names
-        ]
-        if len(images) != described["images"] or any(
-            found.recipe.fingerprint != described["fingerprint"] for found in contents
-        ):
-            raise ValueError("it does not hold what it says")
-        shards = [(found.info, found.keys) for found in contents]
-        return Part(described["fingerprint"], described["location"], shards, images)
-    except (ValueError, KeyError, TypeError) as error:
+        contents = []
+        for name in map(os.path.basename, described["shards"]):
+            contents.append(inspect((moved if (moved / name).exists() else file.parent) / name))
+        if any(found.recipe.fingerprint != described["fingerprint"] for found in contents):
+            raise ValueError("its shards are of another recipe")
+        return Part(described["fingerprint"], [(found.info, found.keys) for found in contents], images)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
         raise CacheError(f"Expected a part of a cache. Received: {str(file)!r}: {text}. Run extract again.") from None
 
 
-def _publish(file: Path, work: Work, task: Task, outcome: Outcome) -> None:
-    head = {
+def _publish(file: Path, work: Work, outcome: Outcome) -> None:
+    described = {
         "fingerprint": work.recipe.fingerprint,
-        "location": work.location,
         "shards": [info.name for info, _ in outcome.shards],
-        "images": len(task.items),
+        "images": [[identity and identity.hex(), reason] for identity, reason in outcome.images],
     }
-    images = (
-        [item.path, item.size, item.mtime_ns, identity and identity.hex(), reason]
-        for item, (identity, reason) in zip(task.items, outcome.images, strict=True)
-    )
-    publish(file, "".join(json.dumps(line) + "\n" for line in (head, *images)).encode())
+    publish(file, json.dumps(described).encode())
 
 
 def _find_guilty(runner: Runner, task: Task, suspects: set[str], file: Path) -> dict[str, str]:

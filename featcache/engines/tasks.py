@@ -123,6 +123,8 @@ class Outcome:
         The path and reason it stopped at.
     said : list of (level, text)
         What is to be logged where the run was started.
+    found : bool
+        Whether a former run had done it.
     """
 
     number: int
@@ -130,6 +132,7 @@ class Outcome:
     images: list[tuple[bytes | None, str | None]]
     failure: str | None = None
     said: list[tuple[int, str]] = field(default_factory=list)
+    found: bool = False
 
 
 def task_size(row_bytes: int, *, views: int, shard_rows: int, batch_size: int) -> int:
