@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_extract
 import bench_heads
+import bench_scale
 import bench_start
 
 
@@ -51,3 +52,13 @@ def test_bench_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert {"centroid", "ridge", "sgd", "dense"} < set(found["streamed"])
     assert set(found["reading"]) == {"in order", "shuffled"}
     assert "plain scikit-learn" in capsys.readouterr().out
+
+
+def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The local engine and two processes leave the same shards, and the table has both."""
+    target = tmp_path / "scale.json"
+    bench_scale.main(["--images", "24", "--side", "40", "--image-size", "32", "--shard-rows", "4", "--batch-size", "4",
+                      "--repeat", "1", "--runs", "local", "processes 2", "--to", str(target)])  # fmt: skip
+    found = json.loads(target.read_text())
+    assert {name: values["images"] for name, values in found["runs"].items()} == {"local": 24, "processes 2": 24}
+    assert "processes 2" in capsys.readouterr().out

@@ -49,7 +49,15 @@ def test_python_in_the_readme_runs(tmp_path: Path, oracle: Path, split_photos: P
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/format.md", "docs/heads.md", "docs/serving.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/format.md",
+        "docs/heads.md",
+        "docs/scaling.md",
+        "docs/serving.md",
+    ],
 )
 def test_files_named_in_the_documents_exist(name: str) -> None:
     """A path in a document leads somewhere."""

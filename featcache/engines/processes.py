@@ -39,8 +39,9 @@ def gpus() -> list[str]:
 
 
 def threads_each(workers: int) -> int:
-    """Return how many processors each of so many workers has."""
-    return max(1, (os.cpu_count() or 1) // workers)
+    """Return how many threads each of so many workers has: what ``TF_NUM_INTRAOP_THREADS`` says, else its part."""
+    given = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) else max(1, (os.cpu_count() or 1) // workers)
 
 
 def run_processes(
