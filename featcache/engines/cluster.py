@@ -100,6 +100,7 @@ def _outcomes(
                 outcome = losses.killed(task, deaths)
             elif error is not None:
                 raise error if isinstance(error, FeatcacheError) else RuntimeError(f"{type(error).__name__}: {error}")
+            future.release()  # else the scheduler does it again if the worker dies that has the result
             if outcome is None:  # killed, or lost with the scheduler's memory of it
                 waiting.appendleft(task)
             employ()

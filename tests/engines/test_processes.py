@@ -119,8 +119,8 @@ def test_a_driver_that_dies(oracle, many: Path, local, tmp_path: Path, engine: s
     deadline = time.monotonic() + 90
     while not list((tmp_path / "c").glob("*/*.h5")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    below = children()
-    driver = next(pid for pid in below if pid != first.pid and _parent(pid) == first.pid)
+    below = children(first.pid)
+    driver = next(pid for pid in below if _parent(pid) == first.pid)
     os.kill(driver, number)
     first.communicate(timeout=60)
     deadline = time.monotonic() + 30
