@@ -172,3 +172,33 @@ def test_a_file_that_is_no_part(tmp_path: Path) -> None:
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(CacheError, match="Expected a part"):
             read_part(tmp_path / "x.json")
+
+
+def test_a_suspect_is_decoded_elsewhere_first(oracle, many: Path, tmp_path: Path, monkeypatch) -> None:
+    """A task at which a process died names what it was decoding: the guilty image is left out, the others have rows."""
+    import sys
+
+    from featcache import poison
+
+    faulty = Path(__file__).parents[1] / "reliability" / "faulty.py"
+    monkeypatch.setattr(poison, "PROBE", [sys.executable, str(faulty), "60", "--probe"])
+    source = Path(shutil.copytree(many, tmp_path / "photos"))
+    with (source / "a" / "001.png").open("ab") as file:
+        file.write(b"crash")
+    plan = extraction(oracle, source, tmp_path / "c")
+    job = plan._job()
+    todo, meta = plan._todo(job, plan._known(job)), plan._meta(job, plan._known(job))
+    work = plan._work(job, meta)
+    task = next(one for one in plan._tasks(job, todo, meta) if "a/001.png" in [item.path for item in one.items])
+    (tmp_path / "c" / "parts").mkdir(parents=True)
+    died = b"".join(
+        (len(name).to_bytes(2, "little") + name).ljust(4098, b"\0")
+        for name in (item.path.encode() for item in task.items)
+    )
+    (tmp_path / "c" / "parts" / f"{task.name(work)}.decoding").write_bytes(died)
+    report = plan.run_part(1, 1)
+    reasons = {one["path"]: one["reason"] for one in report.skipped}
+    assert reasons.pop("a/001.png") == "crashes the process that decodes it (signal 11)"
+    assert reasons.keys() == {"a/005.png", "b/020.png"}
+    assert {file.suffix for file in (tmp_path / "c" / "parts").iterdir()} == {".h5", ".json"}
+    assert len(plan.run()) == 37
