@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bench_cache_io
 import bench_extract
 import bench_heads
+import bench_scale
 import bench_start
 import bench_workflow
 
@@ -85,3 +86,13 @@ def test_bench_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     out = capsys.readouterr().out
     assert "times as fast" in out
     assert "linear-svm" in out
+
+
+def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The local engine and two processes leave the same shards, and the table has both."""
+    target = tmp_path / "scale.json"
+    bench_scale.main(["--images", "24", "--side", "40", "--image-size", "32", "--shard-rows", "4", "--batch-size", "4",
+                      "--repeat", "1", "--runs", "local", "processes 2", "--to", str(target)])  # fmt: skip
+    found = json.loads(target.read_text())
+    assert {name: values["images"] for name, values in found["runs"].items()} == {"local": 24, "processes 2": 24}
+    assert "processes 2" in capsys.readouterr().out

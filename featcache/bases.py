@@ -15,6 +15,7 @@ import json
 import math
 import random
 import re
+import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -317,13 +318,20 @@ def _network(request: Request) -> tuple[Any, Application | None]:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Make fresh weights depend on the seed alone: Keras draws each initialiser's seed from `random`."""
-    state = random.getstate()
-    random.seed(seed)
+    """Make fresh weights depend on the seed alone: Keras draws each initialiser's seed from `random.randint`.
+
+    Other threads (a dask worker's, for one) draw at the same time, and must not draw from the same numbers.
+    """
+    here, own, shared = threading.get_ident(), random.Random(seed), random.randint
+
+    def randint(a: int, b: int) -> int:
+        return (own.randint if threading.get_ident() == here else shared)(a, b)
+
+    random.randint = randint
     try:
         yield
     finally:
-        random.setstate(state)
+        random.randint = shared
 
 
 def _model_file(path: Path) -> Any:

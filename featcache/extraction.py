@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -20,13 +19,26 @@ import numpy as np
 from featcache import poison
 from featcache.augmentation import Augmentation
 from featcache.cache import CacheWriter, FeatureCache
-from featcache.cache.listing import Entry, Listing
-from featcache.cache.shard import SHARD_ROWS, Compression, Key, ShardBuilder, check_compression
+from featcache.cache.listing import Listing
+from featcache.cache.shard import SHARD_ROWS, Compression, check_compression
 from featcache.cache.writer import check_recipe
-from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
-from featcache.planning import Job, Known, RowSet, compare, with_digest
+from featcache.engines import (
+    Driver,
+    Engine,
+    Runner,
+    Task,
+    Work,
+    check_engine,
+    cut,
+    in_order,
+    run_part,
+    task_size,
+    travelling,
+)
+from featcache.errors import CacheError, ImageError, OptionError
+from featcache.planning import Job, Known, compare
 from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Request, Resize
-from featcache.sources import Item, Items, Source, SplitPolicy, digest, open_source
+from featcache.sources import Item, Source, SplitPolicy, digest, open_source
 
 if TYPE_CHECKING:
     from featcache.extractor import Progress
@@ -96,6 +108,9 @@ def extract(
     batch_size: int = 32,
     shard_rows: int = SHARD_ROWS,
     compression: Compression = "none",
+    engine: Engine = "local",
+    workers: int | None = None,
+    scheduler: str | None = None,
     on_error: Literal["skip", "fail"] = "skip",
     retry_failed: bool = False,
     rehash: bool = False,
@@ -128,6 +143,13 @@ def extract(
         Rows per file at most: what a kill can cost.
     compression : {"none", "zstd", "lz4"}
         How the shards of this call are stored, without loss; needs the extra ``compression``. A cache may mix.
+    engine : {"local", "processes", "dask"}
+        Where shards are computed: here, in processes of this machine, or by the workers of a dask cluster (extra
+        ``dask``). With as many threads for each worker, the shards are the same byte for byte.
+    workers : int, optional
+        How many processes; default: one for each GPU, else one for each processor, 8 at most.
+    scheduler : str, optional
+        Of a dask cluster that is running, such as ``tcp://host:8786``; default: one is started for this call.
     on_error : {"skip", "fail"}
         Whether an image that cannot be read is recorded with its reason, or ends the extraction: the first
         in source order, which shards then follow too.
@@ -179,6 +201,9 @@ def extract(
         batch_size=batch_size,
         shard_rows=shard_rows,
         compression=compression,
+        engine=engine,
+        workers=workers,
+        scheduler=scheduler,
         on_error=on_error,
         retry_failed=retry_failed,
         rehash=rehash,
@@ -227,6 +252,9 @@ class Extraction:
     batch_size: int = 32
     shard_rows: int = SHARD_ROWS
     compression: Compression = "none"
+    engine: Engine = "local"
+    workers: int | None = None
+    scheduler: str | None = None
     on_error: Literal["skip", "fail"] = "skip"
     retry_failed: bool = False
     rehash: bool = False
@@ -241,6 +269,7 @@ class Extraction:
             if getattr(self, name) < least:
                 raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
         check_compression(self.compression)
+        check_engine(self.engine, self.workers, self.scheduler)
         if bool(self.views) != (self.augment is not None):
             raise OptionError(
                 f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
@@ -263,52 +292,93 @@ class Extraction:
             meta = self._meta(job, known)
             if job.entries != known.entries or any(known.meta.get(key) != value for key, value in meta.items()):
                 writer.replace_listing(job.entries, meta)
-            computed, nothing_to_do = 0, not todo
+            driver = Driver(job, self._work(job, meta), writer, known.rows)
+            nothing_to_do = not todo
             if todo:
                 if self.compression == "none":  # else nobody knows how much it will be
                     _check_space(job, len(todo), meta["layers"])
-                names = [name for name, _ in meta["layers"]]
                 todo = _without_poison(job, writer, todo, known, journal.suspects, self.on_error)
-                computed = _compute(
-                    job,
-                    writer,
-                    todo,
-                    known.rows,
-                    names,
-                    self.batch_size,
-                    self.shard_rows,
-                    self.compression,
-                    self.on_error,
-                    journal,
-                    progress,
-                )
+            tasks = self._tasks(job, todo, meta)
+            driver.adopt(tasks)
+            if self.engine == "local":
+                driver.run_local(tasks, journal, progress)
+            else:
+                driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, progress)
             result = FeatureCache(job.folder)
-            if nothing_to_do:  # what was read under the lock is what there is
+            if nothing_to_do and not known.rows.added:  # what was read under the lock is what there is
                 result.adopt(job.entries, places)
         seconds = time.perf_counter() - start
         result.report = ExtractionReport(
             cache=job.folder,
             images=len(result),
             rows=result.rows,
-            computed=computed,
-            reused=result.rows - computed,
+            computed=driver.computed,
+            reused=result.rows - driver.computed,
             skipped=result.skipped,
             seconds=seconds,
-            images_per_second=computed / seconds,
+            images_per_second=driver.computed / seconds,
             bytes=sum(shard.size for shard in result.shards.values()),
             warnings=[*_one_sided_classes(result), *_contradictions(result)],
         )
         return result
 
+    def run_part(self, part: int, of: int, progress: Progress | None = None) -> PartReport:
+        """Compute every `of`-th task, from the `part`-th on, and leave them for `run` to commit.
+
+        Nothing but the folder ``parts`` of the cache is written, so that all parts may run at once, on any machine
+        that sees the cache and the source at the same paths. Which tasks there are follows from the source and
+        what the cache holds. A part that was stopped goes on where it was.
+
+        Parameters
+        ----------
+        part, of : int
+            1 ≤ part ≤ of.
+        progress : callable, optional
+            As in `extract`.
+
+        Raises
+        ------
+        OptionError, SourceError, BaseError, CacheError, ImageError
+            As `extract`.
+        """
+        start = time.perf_counter()
+        if not 1 <= part <= of:
+            raise OptionError(f"Expected a part I/N with 1 <= I <= N. Received: {part}/{of}.")
+        if self.engine != "local":
+            raise OptionError(f"Expected a part to be computed by --engine local. Received: {self.engine!r}.")
+        job = self._job()
+        known = self._known(job)
+        todo = self._todo(job, known)
+        meta = self._meta(job, known)
+        work = self._work(job, meta)
+        tasks = self._tasks(job, todo, meta)[part - 1 :: of]
+        rows, skipped = 0, []
+        if tasks:
+            runner = Runner(work, job.extractor, job.source, known.rows)
+            total, done = sum(len(task.items) for task in tasks), 0
+
+            def more(count: int) -> None:
+                nonlocal done
+                done += count
+                if progress is not None:
+                    progress(done, total)
+
+            for task in tasks:
+                outcome = run_part(runner, task, more)
+                if outcome.failure:
+                    raise ImageError(outcome.failure)
+                rows += sum(len(keys) for _, keys in outcome.shards)
+                for item, (_, reason) in zip(task.items, outcome.images, strict=True):
+                    if reason is not None:
+                        log.warning("skipped %s: %s", item.path, reason)
+                        skipped.append({"path": item.path, "reason": reason})
+        return PartReport(job.folder, part, of, len(tasks), sum(len(task.items) for task in tasks), rows, skipped,
+                          time.perf_counter() - start)  # fmt: skip
+
     def plan(self) -> ExtractionPlan:
         """Say what `run` would do, from the listing and a timed batch; write nothing."""
         job = self._job()
-        known = Known({}, Listing.of([]), None)
-        if (job.folder / "recipe.json").is_file():
-            there = FeatureCache(job.folder)
-            check_recipe(job.folder, there.recipe, job.recipe)
-            layers = [[name, list(shape)] for name, shape in there.layers.items()]
-            known = Known({"source": there.source, "layers": layers}, there.entries, there.places)
+        known = self._known(job)
         todo = self._todo(job, known)
         layers = self._meta(job, known)["layers"]
         rate = _timed(job, [job.source.items[i] for i in todo[: 2 * self.batch_size]], self.batch_size) if todo else 0.0
@@ -346,6 +416,52 @@ class Extraction:
         folder = None if self.cache is None else Path(self.cache)
         return Job(source, policy, request, Path(self.cache_root), folder, self.views, augment)
 
+    def _known(self, job: Job) -> Known:
+        """Return what a cache holds, without its lock."""
+        if not (job.folder / "recipe.json").is_file():
+            return Known({}, Listing.of([]), None)
+        there = FeatureCache(job.folder)
+        check_recipe(job.folder, there.recipe, job.recipe)
+        layers = [[name, list(shape)] for name, shape in there.layers.items()]
+        return Known({"source": there.source, "layers": layers}, there.entries, there.places)
+
+    def _work(self, job: Job, meta: Mapping[str, Any]) -> Work:
+        """Return what all tasks have in common, fit for the engine."""
+        request = job.request
+        source: Source | str = job.source
+        if self.engine != "local":
+            if request.in_memory:
+                raise OptionError(
+                    f"Expected a base that other processes can load, for --engine {self.engine}. Received: a model in "
+                    "memory. Save it to a .keras file and name that, or take --engine local."
+                )
+            request, source = request.absolute(), travelling(job.source, self.source, self.engine)
+        return Work(
+            request=request,
+            recipe=job.recipe,
+            shapes={name: tuple(shape) for name, shape in meta["layers"]},
+            source=source,
+            location=job.source.location,
+            policy=job.policy,
+            views=job.views,
+            augment=job.augment,
+            folder=job.folder.absolute(),
+            size=self._task_size(job, meta),
+            batch_size=self.batch_size,
+            shard_rows=self.shard_rows,
+            compression=self.compression,
+            on_error=self.on_error,
+        )
+
+    def _task_size(self, job: Job, meta: Mapping[str, Any]) -> int:
+        row_bytes = _row_bytes(job, meta["layers"])
+        return task_size(row_bytes, views=job.views, shard_rows=self.shard_rows, batch_size=self.batch_size)
+
+    def _tasks(self, job: Job, todo: Sequence[int], meta: Mapping[str, Any]) -> list[Task]:
+        """Cut what is to do, shuffled unless the source or the end at the first image that fails forbids it."""
+        shuffled = not job.source.sequential and self.on_error == "skip"
+        return cut(in_order(todo, job.entries.paths, shuffled=shuffled), job.source.items, self._task_size(job, meta))
+
     def _todo(self, job: Job, known: Known) -> list[int]:
         if not self.replace_source:
             known.check_same_source(job)
@@ -366,6 +482,34 @@ class Extraction:
         }
         result: dict[str, Any] = json.loads(json.dumps(meta))
         return result
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What a part of an extraction did.
+
+    Attributes
+    ----------
+    cache : Path
+        The cache's folder, which may not be a cache yet.
+    part, of : int
+        Which.
+    tasks, images, rows : int
+        That it has published, those of a former call too.
+    skipped : list of dict
+        ``path`` and ``reason`` of every image without features.
+    seconds : float
+        Of the call.
+    """
+
+    cache: Path
+    part: int
+    of: int
+    tasks: int
+    images: int
+    rows: int
+    skipped: list[dict[str, str]]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -457,82 +601,6 @@ def _without_poison(
                         raise ImageError(f"{item.path}: {reason}")
                     log.warning("skipped %s: %s", item.path, reason)
     return [position for position in todo if position not in guilty]
-
-
-def _compute(
-    job: Job,
-    writer: CacheWriter,
-    todo: Sequence[int],
-    known: RowSet,
-    layer_names: Sequence[str],
-    batch_size: int,
-    shard_rows: int,
-    compression: Compression,
-    on_error: str,
-    journal: poison.Journal,
-    progress: Progress | None,
-) -> int:
-    """Send images through the base, shard by shard, and return the number of rows computed.
-
-    The order is shuffled by a hash of the path, so that every shard is a random sample; a sequential
-    source keeps its own, and so does a run that is to end at the first image that fails.
-    """
-    if job.extractor.recipe != job.recipe:
-        raise CacheError(
-            f"Expected the base that {str(job.folder)!r} was made with. Received another behind the same names and "
-            f"time stamps: {'; '.join(job.recipe.differences(job.extractor.recipe))}. Choose another --cache."
-        )
-    order = sorted(todo)
-    if not job.source.sequential and on_error == "skip":
-        paths = job.entries.paths
-        order.sort(key=lambda i: hashlib.sha256(os.fsencode(paths[i])).digest())
-    shapes = dict(zip(layer_names, job.extractor.layers.values(), strict=True))
-    computed = 0
-
-    def empty() -> ShardBuilder:
-        return ShardBuilder(job.recipe, shapes, shard_rows, job.augmentation, compression)
-
-    builder = empty()
-    settled: list[tuple[int, Entry]] = []
-
-    def wanted(item: Item, identity: bytes) -> list[int]:
-        return [key.view for key in job.keys(item, identity) if key not in known]
-
-    items = Items.of(job.source.items).take(np.array(order))
-    stream = job.extractor.stream(
-        job.source, items, wanted=wanted, augmentation=job.augment, batch_size=batch_size, journal=journal
-    )
-    try:
-        for done, (position, extracted) in enumerate(zip(order, stream, strict=True), 1):
-            item, identity = extracted.item, extracted.digest
-            entry = job.entries[position]
-            if extracted.reason is not None:
-                settled.append((position, entry._replace(digest=identity, reason=extracted.reason)))
-                if on_error == "fail":
-                    raise ImageError(f"{item.path}: {extracted.reason}")
-                log.warning("skipped %s: %s", item.path, extracted.reason)
-            elif identity is not None:
-                settled.append((position, with_digest(job, item, entry, identity)))
-                for view, features in extracted.views.items():
-                    key = Key(identity, view, job.augmentation if view else "")
-                    if key not in known:  # a copy of this image may have come first
-                        builder.append(
-                            identity, item.path, dict(zip(layer_names, features.values(), strict=True)), view
-                        )
-                        known.add(key)
-                        computed += 1
-            if builder.full:
-                writer.commit(builder, settled)
-                builder, settled = empty(), []
-            if progress is not None:
-                progress(done, len(order))
-    except (KeyboardInterrupt, FeatcacheError) as error:
-        stream.close()
-        if not isinstance(error, CacheError):
-            writer.commit(builder, settled)  # what is done is done
-        raise
-    writer.commit(builder, settled)
-    return computed
 
 
 def _contradictions(cache: FeatureCache) -> list[str]:

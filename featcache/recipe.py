@@ -276,6 +276,15 @@ class Request:
             seed=int(values["seed"]),
         )
 
+    def absolute(self) -> Request:
+        """Return the request with absolute paths, for a process with another working folder."""
+        own = self.weights in (None, "imagenet", "none")
+        return dataclasses.replace(
+            self,
+            base=Path(self.base).absolute() if self.is_file else self.base,
+            weights=self.weights if own else Path(str(self.weights)).absolute(),
+        )
+
     @property
     def base_name(self) -> str:
         """A short name for people and folders."""

@@ -17,7 +17,7 @@ from featcache.errors import CacheError
 from featcache.files import TEMPORARY
 
 _YOUNG = 60.0
-"""Seconds in which a temporary file beside the manifest may be another process's draft of a lock."""
+"""Seconds in which a temporary file may be another process's draft of a lock or of a part."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def _litter(cache: FeatureCache) -> Iterator[Path]:
     for file in sorted((cache.path / "shards").iterdir()):
         if file.name.startswith(TEMPORARY) or (file.suffix == ".h5" and file.name not in known):
             yield file
-    for file in sorted(cache.path.glob(f"{TEMPORARY}*")):
+    drafts = [*cache.path.glob(f"{TEMPORARY}*"), *(cache.path / "parts").glob(f"{TEMPORARY}*")]
+    for file in sorted(drafts):
         if file.is_file() and time.time() - file.stat().st_mtime > _YOUNG:
             yield file
 

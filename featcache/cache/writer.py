@@ -17,7 +17,7 @@ from featcache.cache.reader import read_description
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.errors import CacheError
-from featcache.files import publish_json
+from featcache.files import publish_json, sync_folder
 from featcache.recipe import FORMAT_VERSION, Recipe
 
 
@@ -118,7 +118,26 @@ class CacheWriter:
             elif entries:
                 self._manifest.commit(None, [], entries)
         except OSError as error:
-            raise self._unwritten(error) from None
+            raise unwritten(self.path, error) from None
+
+    def add(self, file: Path, info: ShardInfo, keys: Sequence[Key], entries: Sequence[tuple[int, Entry]] = ()) -> None:
+        """Commit the rows of a shard that was published as `file`, together with the images they settle.
+
+        It is moved to its place if it lies elsewhere.
+
+        Raises
+        ------
+        CacheError
+            If the disk cannot be written; what was committed before stays.
+        """
+        place = self.path / "shards" / info.name
+        try:
+            if file != place:
+                file.replace(place)
+                sync_folder(place.parent)
+            self._manifest.commit(info, keys, entries)
+        except OSError as error:
+            raise unwritten(self.path, error) from None
 
     def replace_shards(self, old: Mapping[int, ShardInfo], builders: Iterable[ShardBuilder]) -> None:
         """Publish new shards, put them in the place of old ones in one transaction, then delete those.
@@ -136,17 +155,19 @@ class CacheWriter:
             for info, _ in published:
                 (self.path / "shards" / info.name).unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise self._unwritten(error) from None
+                raise unwritten(self.path, error) from None
             raise
         self._manifest.replace_shards(old, published)  # interrupted here, nobody knows: gc deletes what is not in it
         for info in old.values():
             (self.path / "shards" / info.name).unlink(missing_ok=True)
 
-    def _unwritten(self, error: OSError) -> CacheError:
-        return CacheError(
-            f"Expected to write a shard to {str(self.path)!r}. Received: {error.strerror or error}. Free some "
-            "space and run the same command again: it goes on where it was."
-        )
+
+def unwritten(path: Path, error: OSError) -> CacheError:
+    """Return the error of a cache whose disk does not take a shard."""
+    return CacheError(
+        f"Expected to write a shard to {str(path)!r}. Received: {error.strerror or error}. Free some space and run "
+        "the same command again: it goes on where it was."
+    )
 
 
 def check_recipe(path: Path, theirs: Recipe, recipe: Recipe) -> None:
@@ -170,6 +191,7 @@ def _strangers(path: Path) -> bool:
         "results",
         "damaged",
         "decoding",
+        "parts",
     }
     return any(entry.name not in ours and not entry.name.startswith(".tmp-") for entry in path.iterdir())
 

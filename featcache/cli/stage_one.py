@@ -23,7 +23,7 @@ from featcache.errors import OptionError
 from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Resize
 
 if TYPE_CHECKING:
-    from featcache.extraction import ExtractionPlan
+    from featcache.extraction import ExtractionPlan, PartReport
 
 
 @command("extract", example="featcache extract photos/ --base mobilenetv2 --pooling avg")
@@ -74,6 +74,18 @@ def extract(
     compression: Annotated[Literal["none", "zstd", "lz4"], typer.Option(
         help="How new shards are stored, without loss; needs featcache[compression]."
     )] = "none",
+    engine: Annotated[Literal["local", "processes", "dask"], typer.Option(
+        help="Where shards are computed: here, in processes of this machine, or on a dask cluster (featcache[dask])."
+    )] = "local",
+    workers: Annotated[int | None, typer.Option(
+        min=1, help="Processes. Default: one for each GPU, else one for each processor, 8 at most."
+    )] = None,
+    scheduler: Annotated[str | None, typer.Option(
+        metavar="ADDRESS", help="Of a dask cluster, tcp://host:8786. Default: one is started for this run."
+    )] = None,
+    shard: Annotated[str | None, typer.Option(
+        metavar="I/N", help="Compute the I-th of N parts only, for job arrays; a last extract without it commits all."
+    )] = None,
     on_error: Annotated[Literal["skip", "fail"], typer.Option(
         help="Whether an unreadable image is recorded and skipped, or ends the run."
     )] = "skip",
@@ -115,6 +127,9 @@ def extract(
         batch_size=batch_size,
         shard_rows=shard_rows,
         compression=compression,
+        engine=engine,
+        workers=workers,
+        scheduler=scheduler,
         on_error=on_error,
         retry_failed=retry_failed,
         rehash=rehash,
@@ -123,6 +138,9 @@ def extract(
     )
     if dry_run:
         return _planned(extraction.plan())
+    if shard is not None:
+        with progress("extracting") as shown:
+            return _published(extraction.run_part(*_share(shard), shown))
     with progress("extracting") as shown:
         result = extraction.run(shown)
     report = result.report
@@ -156,6 +174,15 @@ def extract(
     return Outcome(data, "\n".join(line for line in lines if line), SKIPPED if report.skipped else DONE)
 
 
+def _published(report: PartReport) -> Outcome:
+    text = (
+        f"part {report.part}/{report.of}: {report.images} images in {report.tasks} tasks, {report.rows} rows, "
+        f"{len(report.skipped)} skipped in {report.seconds:.1f} s; extract without --shard commits them to "
+        f"{printable(str(report.cache))}"
+    )
+    return Outcome(asdict(report), text, SKIPPED if report.skipped else DONE)
+
+
 def _planned(plan: ExtractionPlan) -> Outcome:
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in plan.layers.items())
     if not plan.rows_to_compute:
@@ -166,6 +193,13 @@ def _planned(plan: ExtractionPlan) -> Outcome:
         f"{layers}; in {printable(str(plan.cache))}"
     )
     return Outcome({**asdict(plan), "dry_run": True}, text)
+
+
+def _share(text: str) -> tuple[int, int]:
+    part, _, of = text.partition("/")
+    if not (part.isdecimal() and of.isdecimal()):
+        raise OptionError(f"Expected --shard I/N, such as 1/8. Received: {text!r}.")
+    return int(part), int(of)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -156,11 +156,11 @@ class Selected:
 
     def __init__(self, source: Source, items: Sequence[Item]) -> None:
         self.name, self.location, self.sequential = source.name, source.location, source.sequential
-        self.items, self._source = items, source
+        self.items, self.origin = items, source
 
     def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:
         """Return what the source has for it."""
-        return self._source.read(item)
+        return self.origin.read(item)
 
 
 def digest(content: bytes | npt.NDArray[Any]) -> bytes:

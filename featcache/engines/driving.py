@@ -1,0 +1,254 @@
+"""The driver of a run: hands tasks to an engine and commits what comes back, in order."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import time
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from featcache import poison
+from featcache.cache import CacheWriter
+from featcache.cache.inspection import inspect
+from featcache.cache.listing import Entry
+from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
+from featcache.engines.known import KnownRows
+from featcache.engines.parts import discard, forget, found_part, parts_folder, read_part
+from featcache.engines.processes import default_workers, run_processes
+from featcache.engines.running import Done, Runner
+from featcache.engines.tasks import Outcome, Task, Work
+from featcache.errors import CacheError, ImageError, OptionError
+from featcache.planning import Job, RowSet, with_digest
+
+log = logging.getLogger(__name__)
+
+Engine = Literal["local", "processes", "dask"]
+
+STALE = 24 * 3600.0
+"""Seconds after which a file among the parts that belongs to none is nobody's any more."""
+
+Progress = Callable[[int, int], None]
+
+
+class Driver:
+    """The one who writes a cache's manifest.
+
+    Parameters
+    ----------
+    job : Job
+        What is extracted; its entries are the listing.
+    work : Work
+        What the tasks have in common.
+    writer : CacheWriter
+        The cache, locked.
+    known : RowSet
+        Its rows; grows.
+
+    Attributes
+    ----------
+    computed : int
+        Rows that were computed and committed.
+    """
+
+    def __init__(self, job: Job, work: Work, writer: CacheWriter, known: RowSet) -> None:
+        self._job, self._work, self._writer, self._known = job, work, writer, known
+        self.computed = 0
+        self._shards = writer.path / "shards"
+
+    def adopt(self, tasks: Sequence[Task]) -> None:
+        """Commit the rows of parts that are of none of these tasks, as the source has changed since.
+
+        The tasks find them there; parts that are of one of them are committed in its turn. A part of another recipe
+        is left alone, a damaged one removed.
+        """
+        folder = parts_folder(self._writer.path)
+        if not folder.is_dir():
+            return
+        expected = {task.name(self._work) for task in tasks}
+        for file in sorted(file for file in folder.glob("*.json") if file.stem not in expected):
+            try:
+                part = read_part(file)
+            except CacheError as error:
+                discard(file, error)
+                continue
+            if part.fingerprint != self._work.recipe.fingerprint:
+                log.warning("%s is of another recipe and was left alone", file)
+                continue
+            self._commit(folder, part.shards, [])
+            file.unlink(missing_ok=True)
+        for file in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if file.suffix == ".known" or time.time() - file.stat().st_mtime > STALE:
+                    file.unlink()
+
+    def run_local(self, tasks: Sequence[Task], journal: poison.Journal, progress: Progress | None) -> None:
+        """Do tasks in this process, decoding ahead across them."""
+        done = _counted(tasks, progress)
+        following: list[Task] = []
+        for task in tasks:
+            found = found_part(self._work, task)
+            if found is None:
+                following.append(task)
+            else:
+                self._compute(following, journal, done)
+                self._take(task, found, parts_folder(self._writer.path))
+                done(len(task.items))
+                following = []
+        self._compute(following, journal, done)
+        self._clear()
+
+    def _compute(self, tasks: Sequence[Task], journal: poison.Journal, done: Done) -> None:
+        if not tasks:
+            return
+        by_number = {task.number: task for task in tasks}
+        runner = Runner(self._work, self._job.extractor, self._job.source, self._known)
+        with contextlib.closing(runner.run(tasks, self._shards, journal, done=done)) as outcomes:
+            for outcome in outcomes:
+                try:
+                    self._take(by_number[outcome.number], outcome, self._shards)
+                except KeyboardInterrupt:
+                    self._take(by_number[outcome.number], outcome, self._shards)  # what is done is done
+                    raise
+
+    def _clear(self) -> None:
+        """Remove the folder of parts, if none is left."""
+        with contextlib.suppress(OSError):
+            parts_folder(self._writer.path).rmdir()
+
+    def run_elsewhere(
+        self, tasks: Sequence[Task], engine: Engine, workers: int | None, scheduler: str | None,
+        progress: Progress | None,
+    ) -> None:  # fmt: skip
+        """Have tasks done by an engine's workers and commit them in their order."""
+        if not tasks:
+            return self._clear()
+        folder, done, known = parts_folder(self._writer.path), _counted(tasks, progress), None
+        folder.mkdir(exist_ok=True)
+        count = default_workers() if workers is None else workers
+        if scheduler is None and len(tasks) < count:
+            log.warning("%d tasks for %d workers: a lower --shard-rows makes more", len(tasks), count)
+        if self._known:
+            known = folder / f"{uuid.uuid4().hex}.known"
+            KnownRows.write(known, self._known)
+        outcomes: Generator[Outcome, None, None]
+        if engine == "processes":
+            outcomes = run_processes(self._work, tasks, known, count, done)
+        else:
+            from featcache.engines.cluster import run_dask
+
+            outcomes = run_dask(self._work, tasks, known, count, scheduler, done)
+        held: dict[int, Outcome] = {}
+        following = 0
+        try:
+            with contextlib.closing(outcomes):
+                for outcome in outcomes:
+                    held[outcome.number] = outcome
+                    while following in held:
+                        self._take(tasks[following], held.pop(following), folder)
+                        following += 1
+        except BaseException as error:
+            for number in sorted(held):  # what came is kept
+                if held[number].failure is None and not isinstance(error, CacheError):
+                    self._take(tasks[number], held[number], folder)
+            raise
+        finally:
+            if known is not None:
+                known.unlink(missing_ok=True)
+            self._clear()
+
+    def _take(self, task: Task, outcome: Outcome, folder: Path) -> None:
+        """Commit what became of a task; raise `ImageError` if it ended at an image."""
+        for level, text in outcome.said:
+            log.log(level, "%s", text)
+        images = zip(task.positions, outcome.images, strict=False)
+        settled = [(position, identity, reason) for position, (identity, reason) in images]
+        count = self._commit(folder, outcome.shards, settled)
+        self.computed += 0 if outcome.found else count
+        if folder != self._shards:
+            forget(self._work, task)
+        if outcome.failure is not None:
+            raise ImageError(outcome.failure)
+        for position, _, reason in settled:
+            if reason is not None:
+                log.warning("skipped %s: %s", self._job.entries[position].path, reason)
+
+    def _commit(
+        self,
+        folder: Path,
+        shards: Sequence[tuple[ShardInfo, list[Key]]],
+        settled: Sequence[tuple[int, bytes | None, str | None]],
+    ) -> int:
+        """Commit shards and images, and return how many rows are new."""
+        entries: list[tuple[int, Entry]] = []
+        for position, identity, reason in settled:
+            entry, item = self._job.entries[position], self._job.source.items[position]
+            if reason is None:
+                entry = with_digest(self._job, item, entry, identity)
+            else:
+                entry = entry._replace(digest=identity, reason=reason)
+            entries.append((position, entry))
+        count = 0
+        for i, (info, keys) in enumerate(shards):
+            file = folder / info.name
+            if not file.exists():  # killed before, just after it had been moved
+                file = self._shards / info.name
+            fresh = [key not in self._known for key in keys]
+            settling = entries if i == len(shards) - 1 else []
+            if all(fresh):
+                self._writer.add(file, info, keys, settling)
+            else:  # a copy of one of its images was committed before
+                self._writer.commit(self._thinned(file, fresh) if any(fresh) else None, settling)
+                if file.parent != self._shards:
+                    file.unlink(missing_ok=True)
+            self._known.update(keys)
+            count += sum(fresh)
+        if not shards:
+            self._writer.commit(None, entries)
+        return count
+
+    def _thinned(self, file: Path, keep: Sequence[bool]) -> ShardBuilder:
+        """Return some rows of a shard."""
+        contents, shard, work = inspect(file), Shard(file), self._work
+        builder = ShardBuilder(work.recipe, work.shapes, len(keep), work.augmentation, shard.compression)
+        for i, key in enumerate(contents.keys):
+            if keep[i]:
+                row = {layer: shard.features(layer)[i] for layer in work.shapes}
+                builder.append(key.digest, contents.paths[i], row, key.view)
+        return builder
+
+
+def check_engine(engine: str, workers: int | None, scheduler: str | None) -> None:
+    """Raise `OptionError` if there is no such engine, or options do not go together or need what is not installed."""
+    if engine not in ("local", "processes", "dask"):
+        raise OptionError(f"Expected engine to be local, processes or dask. Received: engine={engine!r}.")
+    if workers is not None and workers < 1:
+        raise OptionError(f"Expected workers of 1 or more. Received: {workers}.")
+    if workers is not None and (engine == "local" or scheduler is not None):
+        raise OptionError(
+            f"Expected workers with engine processes, or dask without a scheduler. Received: workers={workers}, "
+            f"engine={engine}. Leave one out."
+        )
+    if scheduler is not None and engine != "dask":
+        raise OptionError(f"Expected scheduler with engine dask only. Received: engine={engine}. Add --engine dask.")
+    if engine == "dask" and not importlib.util.find_spec("distributed"):
+        raise OptionError(
+            "Expected dask and distributed, for --engine dask. Received: they are not installed. "
+            "pip install 'featcache[dask]'"
+        )
+
+
+def _counted(tasks: Sequence[Task], progress: Progress | None) -> Done:
+    """Return what adds up images done, for progress out of all."""
+    total, count = sum(len(task.items) for task in tasks), 0
+
+    def done(more: int) -> None:
+        nonlocal count
+        count += more
+        if progress is not None and more:
+            progress(min(count, total), total)
+
+    return done

@@ -1,0 +1,187 @@
+"""What is to be computed, cut into tasks, and what becomes of each."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.augmentation import Augmentation
+from featcache.cache.shard import SHARD_BYTES, Compression, Key, ShardInfo
+from featcache.errors import OptionError, SourceError
+from featcache.recipe import Recipe, Request, canonical_json
+from featcache.sources import FileSource, Item, Items, PairSource, Selected, Source, SplitPolicy, open_source
+from featcache.sources.arrays import PartsSource
+from featcache.sources.named import NAMED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What all tasks of a run have in common; it can be sent to other processes.
+
+    Attributes
+    ----------
+    request, recipe : Request, Recipe
+        The base, and what it must turn out to be.
+    shapes : dict
+        Shape of one row by layer, named as the manifest names them.
+    source : Source or str
+        What reads the items, or where a process that gets it opens that (`reader`).
+    location : str
+        The source's.
+    policy, views, augment
+        Which rows an image must have, and how its views are made.
+    folder : Path
+        The cache's, absolute.
+    size : int
+        Images of a task.
+    batch_size, shard_rows, compression, on_error
+        As in `featcache.extract`.
+    """
+
+    request: Request
+    recipe: Recipe
+    shapes: Mapping[str, tuple[int, ...]]
+    source: Source | str
+    location: str
+    policy: SplitPolicy
+    views: int
+    augment: Augmentation | None
+    folder: Path
+    size: int
+    batch_size: int
+    shard_rows: int
+    compression: Compression
+    on_error: str
+
+    @property
+    def augmentation(self) -> str:
+        """Fingerprint of how views are made, empty without any."""
+        return "" if self.augment is None else self.augment.fingerprint
+
+    def keys(self, item: Item, identity: bytes) -> list[Key]:
+        """Return the rows an image must have: augmented views are for training images only."""
+        views = self.views if self.policy.split_of(item, identity) == "train" else 0
+        return [Key(identity, view, self.augmentation if view else "") for view in range(views + 1)]
+
+    def reader(self) -> Source:
+        """Return the source, opened here."""
+        if not isinstance(self.source, str):
+            return self.source
+        source = open_source(self.source)
+        if source.location != self.location:
+            raise SourceError(
+                f"Expected the source {self.location!r} here, too. Received: {source.location!r}. Mount it at the "
+                "same path everywhere."
+            )
+        return source
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images that are computed together: what a killed worker costs.
+
+    Attributes
+    ----------
+    number : int
+        Its place among the tasks of the run.
+    positions : tuple of int
+        Of its images in the source's listing.
+    items : sequence of Item
+        The images; in columns until they are sent to another process.
+    """
+
+    number: int
+    positions: tuple[int, ...]
+    items: Sequence[Item]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "items": tuple(self.items)}  # without the names that columns share
+
+    def name(self, work: Work) -> str:
+        """Return 16 hex digits that stand for these images, unchanged, and what is to be made of them."""
+        images = [[item.path, item.size, item.mtime_ns] for item in self.items]
+        what = [work.recipe.fingerprint, work.location, work.augmentation, work.views, work.batch_size, images]
+        return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes
+    ----------
+    number : int
+        The task's.
+    shards : list of (ShardInfo, list of Key)
+        Files with its rows, published but not committed.
+    images : list of (digest, reason)
+        Of each image, in order, its digest if it could be read, and why it has no row, if it has none; fewer than
+        the task's if it stopped at one.
+    failure : str or None
+        The path and reason it stopped at.
+    said : list of (level, text)
+        What is to be logged where the run was started.
+    found : bool
+        Whether a former run had done it.
+    """
+
+    number: int
+    shards: list[tuple[ShardInfo, list[Key]]]
+    images: list[tuple[bytes | None, str | None]]
+    failure: str | None = None
+    said: list[tuple[int, str]] = field(default_factory=list)
+    found: bool = False
+
+
+def task_size(row_bytes: int, *, views: int, shard_rows: int, batch_size: int) -> int:
+    """Return how many images make a task: one shard's, or a batch's if a shard holds fewer rows of such maps.
+
+    Where bytes are what limits a shard, batches of a task are whole ones.
+    """
+    by_bytes = max(1, SHARD_BYTES // row_bytes // (1 + views) // batch_size) * batch_size
+    return max(1, min(by_bytes, shard_rows // (1 + views)))
+
+
+def in_order(positions: Sequence[int], paths: Sequence[str], *, shuffled: bool) -> list[int]:
+    """Return positions as they go into shards: as listed, or by a hash of their path, so that each is a sample."""
+    order = sorted(positions)
+    if shuffled:
+        order.sort(key=lambda i: hashlib.sha256(os.fsencode(paths[i])).digest())
+    return order
+
+
+def cut(order: Sequence[int], items: Sequence[Item], size: int) -> list[Task]:
+    """Cut images, given by their positions, into tasks of `size`."""
+    columns, pieces = Items.of(items), (order[start : start + size] for start in range(0, len(order), size))
+    return [Task(number, tuple(piece), columns.take(np.array(piece))) for number, piece in enumerate(pieces)]
+
+
+def travelling(source: Source, given: object, engine: str) -> Source | str:
+    """Return what another process needs to read a source: itself without its listing, or where to open it.
+
+    Raises
+    ------
+    OptionError
+        If it is in this process's memory only.
+    """
+    origin = source.origin if isinstance(source, Selected) else source
+    if isinstance(origin, FileSource):
+        light = copy.copy(origin)
+        light.items = Items.of([])
+        return light
+    if isinstance(given, str | os.PathLike):
+        name = os.fspath(given)
+        return name if name in NAMED else str(Path(name).absolute())
+    if isinstance(origin, PairSource | PartsSource):
+        raise OptionError(
+            f"Expected a source on disk for --engine {engine}. Received: images in memory, which other processes "
+            "cannot read. Take --engine local, or write them to files."
+        )
+    return origin
