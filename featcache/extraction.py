@@ -25,13 +25,16 @@ from featcache.cache.shard import SHARD_ROWS, Compression, Key, ShardBuilder, ch
 from featcache.cache.writer import check_recipe
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.planning import Job, Known, compare, with_digest
-from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Request, Resize
+from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Request, Resize, Runtime
 from featcache.sources import Item, Source, SplitPolicy, digest, open_source
 
 if TYPE_CHECKING:
     from featcache.extractor import Progress
 
 log = logging.getLogger(__name__)
+
+_HINT_ABOVE = 1000
+"""Images to compute above which a faster runtime is worth a line."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ def extract(
     interpolation: Interpolation = "bilinear",
     preprocess: Preprocess = "auto",
     dtype: Dtype = "float32",
+    precision: Precision = "float32",
+    runtime: Runtime = "tensorflow",
+    fast_decode: bool = False,
     classes: Sequence[str] | None = None,
     validation_split: float | None = None,
     test_split: float | None = None,
@@ -111,6 +117,8 @@ def extract(
     source : str, path, Source or iterable of (image, label)
         As `featcache.sources.open_source` takes it.
     base, layers, settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype
+        As in `featcache.recipe.Request`.
+    precision, runtime, fast_decode
         As in `featcache.recipe.Request`.
     classes : sequence of str, optional
         Keep these classes only.
@@ -168,6 +176,9 @@ def extract(
         interpolation=interpolation,
         preprocess=preprocess,
         dtype=dtype,
+        precision=precision,
+        runtime=runtime,
+        fast_decode=fast_decode,
         classes=classes,
         validation_split=validation_split,
         test_split=test_split,
@@ -216,6 +227,9 @@ class Extraction:
     interpolation: Interpolation = "bilinear"
     preprocess: Preprocess = "auto"
     dtype: Dtype = "float32"
+    precision: Precision = "float32"
+    runtime: Runtime = "tensorflow"
+    fast_decode: bool = False
     classes: Sequence[str] | None = None
     validation_split: float | None = None
     test_split: float | None = None
@@ -265,6 +279,8 @@ class Extraction:
                 writer.replace_listing(job.entries, meta)
             computed, nothing_to_do = 0, not todo
             if todo:
+                if len(todo) > _HINT_ABOVE:
+                    _hint(job.request)
                 if self.compression == "none":  # else nobody knows how much it will be
                     _check_space(job, len(todo), meta["layers"])
                 names = [name for name, _ in meta["layers"]]
@@ -337,6 +353,9 @@ class Extraction:
             interpolation=self.interpolation,
             preprocess=self.preprocess,
             dtype=self.dtype,
+            precision=self.precision,
+            runtime=self.runtime,
+            fast_decode=self.fast_decode,
             seed=self.seed,
         )
         policy = SplitPolicy(self.validation_split, self.test_from, self.seed, self.test_split).settled(source)
@@ -396,6 +415,14 @@ class ExtractionPlan:
     bytes_free: int
     images_per_second: float
     seconds: float
+
+
+def _hint(request: Request) -> None:
+    from featcache.runtimes import faster_on_this_cpu
+
+    hint = faster_on_this_cpu(request)
+    if hint:
+        log.info("%s", hint)
 
 
 def _row_bytes(job: Job, layers: Sequence[tuple[str, Sequence[int]]]) -> int:

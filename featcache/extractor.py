@@ -28,15 +28,19 @@ from featcache.errors import BaseError, ImageError
 from featcache.images import PixelSpec, load
 from featcache.poison import Journal
 from featcache.recipe import (
+    DECODE,
+    FAST_DECODE,
     Dtype,
     Interpolation,
     Pooling,
+    Precision,
     Preprocess,
     Recipe,
     Request,
     Resize,
+    Runtime,
 )
-from featcache.runtimes import TensorFlowRuntime
+from featcache.runtimes import compiled
 from featcache.sources import Item, Source, digest, files_source
 
 log = logging.getLogger(__name__)
@@ -109,7 +113,7 @@ class Extractor:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.base: Base = load_base(request)
-        self._runtime = TensorFlowRuntime(self.base, request.pooling)
+        self._runtime = compiled(self.base, request)
         base = self.base
         self.recipe = Recipe(
             architecture=base.architecture,
@@ -121,8 +125,13 @@ class Extractor:
             interpolation=request.interpolation,
             preprocess=base.preprocess,
             dtype=request.dtype,
+            decode=FAST_DECODE if request.fast_decode else DECODE,
+            precision=request.precision,
+            runtime=request.runtime,
         )
-        self.spec = PixelSpec(base.height, base.width, base.channels, request.resize, request.interpolation)
+        self.spec = PixelSpec(
+            base.height, base.width, base.channels, request.resize, request.interpolation, request.fast_decode
+        )
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -131,9 +140,13 @@ class Extractor:
 
     def features(self, pixels: npt.NDArray[np.float32], batch_size: int = BATCH_SIZE) -> dict[str, npt.NDArray[Any]]:
         """Return features of up to `batch_size` images as they are stored: by layer, one row for each image."""
-        computed = self._runtime(pixels, batch_size)
+        count = len(pixels)
+        if count < batch_size:  # kernels for other batch sizes give other last bits
+            padding = np.broadcast_to(pixels[:1], (batch_size - count, *pixels.shape[1:]))
+            pixels = np.concatenate([pixels, padding])
+        computed = self._runtime(pixels)
         with np.errstate(over="ignore"):  # an overflow is an inf, which `stream` names
-            return {layer: values.astype(self.recipe.dtype) for layer, values in computed.items()}
+            return {layer: values[:count].astype(self.recipe.dtype) for layer, values in computed.items()}
 
     def stream(
         self,
@@ -252,11 +265,10 @@ class Extractor:
         for layer, values in features.items():
             finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
             if not finite.all():
-                advice = (
-                    "float16 ends at 65504: take --dtype float32"
-                    if self.recipe.dtype == "float16"
-                    else "check the base's weights and --preprocess"
-                )
+                advice = "check the base's weights and --preprocess"
+                if "float16" in (self.recipe.dtype, self.recipe.precision):
+                    option = "--dtype float32" if self.recipe.dtype == "float16" else "--precision float32"
+                    advice = f"float16 ends at 65504: take {option}"
                 raise BaseError(
                     f"Expected finite features. Received: inf or NaN in layer {layer!r} for image "
                     f"{owners[int(np.argmin(finite))]!r}; {advice}."
@@ -325,7 +337,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         A Keras application's name, a model file, or a model.
     layer : str, optional
         Where to cut; default: the base's output.
-    settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype
+    settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype, precision, runtime, fast_decode
         As in `featcache.recipe.Request`.
     batch_size : int, default 32
         Images per forward pass.
@@ -358,6 +370,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         interpolation: Interpolation = "bilinear",
         preprocess: Preprocess = "auto",
         dtype: Dtype = "float32",
+        precision: Precision = "float32",
+        runtime: Runtime = "tensorflow",
+        fast_decode: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> None:
         self.base = base
@@ -370,6 +385,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.interpolation = interpolation
         self.preprocess = preprocess
         self.dtype = dtype
+        self.precision = precision
+        self.runtime = runtime
+        self.fast_decode = fast_decode
         self.batch_size = batch_size
 
     def fit(self, X: Sequence[str | os.PathLike[str]], y: Any = None) -> FeatureExtractor:
@@ -391,6 +409,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 interpolation=self.interpolation,
                 preprocess=self.preprocess,
                 dtype=self.dtype,
+                precision=self.precision,
+                runtime=self.runtime,
+                fast_decode=self.fast_decode,
             )
         )
 

@@ -74,6 +74,7 @@ class PixelModel:
         return Request(
             base=self.model, layers=(self.model.layers[-1].name,), pooling="none", preprocess="none",
             image_size=(spec.height, spec.width), resize=spec.resize, interpolation=spec.interpolation,
+            fast_decode=spec.fast,
         )  # fmt: skip
 
     def predict_proba(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -103,7 +104,7 @@ class PixelModel:
                 "format": MODEL_FORMAT,
                 "class_names": self.class_names,
                 "trained_classes": self.trained_classes,
-                "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation],
+                "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation, spec.fast],
                 **self.card,
                 "sha256_model": hashlib.sha256((draft / _MODEL).read_bytes()).hexdigest(),
             }

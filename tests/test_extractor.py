@@ -94,11 +94,11 @@ def test_out_of_memory_halves_the_batch(extractor: Extractor, monkeypatch, caplo
 
     real, sizes = extractor._runtime, []
 
-    def small(pixels: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-        sizes.append(batch_size)
-        if batch_size > 4:
+    def small(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        sizes.append(len(pixels))
+        if len(pixels) > 4:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
-        return real(pixels, batch_size)
+        return real(pixels)
 
     monkeypatch.setattr(extractor, "_runtime", small)
     source = ArraySource("made", np.stack([random_image(i) for i in range(40)]), ["a"] * 40)
@@ -108,7 +108,7 @@ def test_out_of_memory_halves_the_batch(extractor: Extractor, monkeypatch, caplo
     assert "batch size of 8" in caplog.text
     assert sizes.count(16) == 1
 
-    def never(pixels: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    def never(pixels: np.ndarray) -> dict[str, np.ndarray]:
         raise MemoryError
 
     monkeypatch.setattr(extractor, "_runtime", never)

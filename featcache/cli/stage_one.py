@@ -20,7 +20,7 @@ from featcache.cli.app import (
     skipped_text,
 )
 from featcache.errors import OptionError
-from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Resize
+from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
 
 if TYPE_CHECKING:
     from featcache.extraction import ExtractionPlan
@@ -53,6 +53,13 @@ def extract(
         help="How pixels are scaled; auto: as the application's own module does."
     )] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="How features are stored.")] = "float32",
+    runtime: Annotated[Runtime, typer.Option(
+        help="What executes the base; openvino: on the CPU, needs featcache[openvino]."
+    )] = "tensorflow",
+    precision: Annotated[Precision, typer.Option(help="In what the network computes.")] = "float32",
+    fast_decode: Annotated[bool, typer.Option(
+        "--fast-decode", help="Decode a JPEG at the smallest eighth, quarter or half that is not below the image size."
+    )] = False,
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Keep these classes only.")] = None,
     validation_split: Annotated[float | None, typer.Option(
         help="Part that becomes validation where the source brings no split (default 0.2)."
@@ -104,6 +111,9 @@ def extract(
         interpolation=interpolation,
         preprocess=preprocess,
         dtype=dtype,
+        precision=precision,
+        runtime=runtime,
+        fast_decode=fast_decode,
         classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
         validation_split=validation_split,
         test_split=test_split,

@@ -37,7 +37,6 @@ from featcache.recipe import Fill, canonical_json
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
 _RATE, _FRESH_RATE = 1e-5, 1e-3
 
 
@@ -318,7 +317,7 @@ class _Run:
         metrics, expected = self._scored("validation", by_head)
         composed, found = self._scored("validation", self._by_model)
         difference = float(np.abs(expected - found).max())
-        tolerance = _TOLERANCE[self.recipe.dtype]
+        tolerance = self.recipe.tolerance
         if difference > tolerance:
             raise HeadError(
                 f"Expected base and head as one model to say what the head says, within {tolerance}. "
