@@ -16,8 +16,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from featcache.batching import BATCH_SIZE
 from featcache.errors import HeadError, OptionError, WeightsError
-from featcache.extractor import BATCH_SIZE, Extracted, Extractor, Progress
+from featcache.extractor import Extracted, Extractor, Progress
 from featcache.heads import Head
 from featcache.metrics import coverage_table, split_metrics
 from featcache.models import PixelModel, is_model

@@ -24,9 +24,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from featcache.augmentation import Augmentation
 from featcache.bases import Base, load_base
+from featcache.batching import BATCH_SIZE, fastest_batch, largest_batch
 from featcache.errors import BaseError, ImageError
 from featcache.images import PixelSpec, load
+from featcache.memory import available
 from featcache.poison import Journal
+from featcache.profiling import Profile, step
 from featcache.recipe import (
     DECODE,
     FAST_DECODE,
@@ -45,7 +48,6 @@ from featcache.sources import Item, Source, digest, files_source
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = 32
 CHECK_SECONDS = 1.0
 
 
@@ -103,6 +105,8 @@ class Extractor:
         Shape of one image's features by layer, the deepest last.
     spec : PixelSpec
         How images must look for it.
+    profile : Profile or None
+        Where `stream` notes what took how long; None: nowhere.
 
     Raises
     ------
@@ -132,6 +136,23 @@ class Extractor:
         self.spec = PixelSpec(
             base.height, base.width, base.channels, request.resize, request.interpolation, request.fast_decode
         )
+
+        self.profile: Profile | None = None
+
+    def fastest_batch(self, images: int) -> int:
+        """Return the batch size for so many images: 32, or for thousands whichever is fastest here and fits."""
+        height, width, channels = self.spec.height, self.spec.width, self.spec.channels
+        rng = np.random.default_rng(0)
+
+        def seconds(size: int) -> tuple[float, float]:
+            pixels = rng.uniform(0, 255, (size, height, width, channels)).astype(np.float32)
+            times = [time.perf_counter()]
+            for _ in range(2):
+                self.features(pixels, size)
+                times.append(time.perf_counter())
+            return times[1] - times[0], times[2] - times[1]
+
+        return fastest_batch(seconds, images, largest_batch(height * width, available()))
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -196,23 +217,27 @@ class Extractor:
             image.
         """
 
-        noted = journal or Journal()
+        noted, profile = journal or Journal(), self.profile
+        if profile is not None:
+            profile.ready()
 
         def prepare(item: Item) -> _Pending:
             pending = _Pending(item)
             try:
-                content = source.read(item)
-                pending.digest = digest(content)
+                with step(profile, "read"):
+                    content = source.read(item)
+                    pending.digest = digest(content)
                 views = wanted(item, pending.digest)
                 if views:
-                    with noted.decoding(item.path):
-                        plain = load(content, self.spec)
-                    for view in views:
-                        if view:
-                            assert augmentation is not None
-                            pending.pixels.append((view, augmentation.apply(plain, pending.digest, view)))
-                        else:
-                            pending.pixels.append((view, plain))
+                    with step(profile, "decode"):
+                        with noted.decoding(item.path):
+                            plain = load(content, self.spec)
+                        for view in views:
+                            if view:
+                                assert augmentation is not None
+                                pending.pixels.append((view, augmentation.apply(plain, pending.digest, view)))
+                            else:
+                                pending.pixels.append((view, plain))
                 pending.wanted = len(pending.pixels)
             except ImageError as error:
                 pending.reason = str(error)
@@ -222,7 +247,7 @@ class Extractor:
         with contextlib.closing(mapped_ahead(threads, prepare, items, 3 * batch_size, noted.check)) as prepared:
             waiting: collections.deque[_Pending] = collections.deque()
             rows: list[tuple[_Pending, int, npt.NDArray[np.float32]]] = []
-            for count, pending in enumerate(prepared, 1):
+            for count, pending in enumerate(_waited_for(prepared, profile), 1):
                 waiting.append(pending)
                 rows.extend((pending, view, pixels) for view, pixels in pending.pixels)
                 pending.pixels = []
@@ -233,10 +258,14 @@ class Extractor:
                 if rows and (ended or len(waiting) > 16 * batch_size):  # many that need nothing wait behind one
                     batch_size = self._run(rows, batch_size)
                     rows = []
-                yield from _finished(waiting)
+                for done in _finished(waiting):
+                    with step(profile, "write"):
+                        yield done
             if rows:
                 self._run(rows, batch_size)
-            yield from _finished(waiting)
+            for done in _finished(waiting):
+                with step(profile, "write"):
+                    yield done
 
     def _run(self, rows: Sequence[tuple[_Pending, int, npt.NDArray[np.float32]]], batch_size: int) -> int:
         """Compute rows, padded to a batch size, and return the batch size that memory allows."""
@@ -245,7 +274,8 @@ class Extractor:
         size = batch_size if len(rows) > batch_size // 2 else max(2, 1 << (len(rows) - 1).bit_length())
         size = min(size, batch_size)
         try:
-            features = self.features(np.stack([pixels for *_, pixels in rows]), size)
+            with step(self.profile, "forward"):
+                features = self.features(np.stack([pixels for *_, pixels in rows]), size)
         except (tf.errors.ResourceExhaustedError, MemoryError):
             if size == 1:
                 raise BaseError(
@@ -273,6 +303,15 @@ class Extractor:
                     f"Expected finite features. Received: inf or NaN in layer {layer!r} for image "
                     f"{owners[int(np.argmin(finite))]!r}; {advice}."
                 )
+
+
+def _waited_for(prepared: Iterator[_Pending], profile: Profile | None) -> Iterator[_Pending]:
+    while True:
+        with step(profile, "wait"):
+            pending = next(prepared, None)
+        if pending is None:
+            return
+        yield pending
 
 
 def _finished(queue: collections.deque[_Pending]) -> Iterator[Extracted]:

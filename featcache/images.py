@@ -255,6 +255,10 @@ def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float3
     size = (spec.height, spec.width)
     if spec.resize == "crop":
         pixels = _cropped_to_aspect(pixels, spec.height / spec.width)
+    if spec.interpolation == "bilinear" and spec.resize in ("stretch", "crop"):  # `tf.image.resize` without detours
+        image = tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, half_pixel_centers=True)
+        resized: npt.NDArray[np.float32] = image.numpy()[0]
+        return resized
     if spec.resize == "pad":
         image = tf.image.resize_with_pad(pixels, *size, method=spec.interpolation)
     elif spec.resize in ("stretch", "crop"):

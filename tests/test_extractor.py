@@ -125,6 +125,29 @@ def test_batch_size_hardly_matters(extractor: Extractor, batch_size: int) -> Non
     assert np.allclose([one.views[0]["mix"] for one in done], expected, rtol=1e-5)
 
 
+def test_the_batch_size_is_tried_out_unless_given(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """An extraction asks which is fastest for its rows, and computes in batches of that."""
+    asked, sizes, real = [], [], Extractor._run
+    monkeypatch.setattr(Extractor, "fastest_batch", lambda self, images: (asked.append(images), 5)[1])
+    monkeypatch.setattr(Extractor, "_run", lambda self, rows, size: (sizes.append(size), real(self, rows, size))[1])
+    extracting(photos, tmp_path / "c", batch_size=None)
+    assert asked == [12]
+    assert sizes == [5, 5, 5]
+    extracting(photos, tmp_path / "d", batch_size=6)
+    assert asked == [12]
+    assert sizes[3:] == [6, 6]
+
+
+def test_a_trial_runs_the_base(extractor: Extractor, monkeypatch) -> None:
+    """Each size is a batch of its own, run twice; the usual one is what few images get."""
+    sizes, real = [], extractor._runtime
+    monkeypatch.setattr(extractor, "_runtime", lambda pixels: (sizes.append(len(pixels)), real(pixels))[1])
+    assert extractor.fastest_batch(100) == 32
+    assert sizes == []
+    assert extractor.fastest_batch(10**9) in (8, 16, 32, 64, 128)
+    assert sorted(sizes) == [8, 8, 16, 16, 32, 32, 64, 64, 128, 128]
+
+
 def test_few_batches_are_read_ahead(extractor: Extractor) -> None:
     """Reading stays a few batches ahead of what is consumed."""
     read = []

@@ -20,10 +20,11 @@ from featcache.cli.app import (
     skipped_text,
 )
 from featcache.errors import OptionError
+from featcache.profiling import AHEAD, STEPS
 from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
 
 if TYPE_CHECKING:
-    from featcache.extraction import ExtractionPlan
+    from featcache.extraction import ExtractionPlan, ExtractionReport
 
 
 @command("extract", example="featcache extract photos/ --base mobilenetv2 --pooling avg")
@@ -76,7 +77,9 @@ def extract(
         metavar="SPEC", help="How: flip,rotation=0.2,zoom=0.3,shift=0.3,brightness=0.1,contrast=0.1,crop=0.2."
     )] = None,
     fill: Annotated[Fill, typer.Option(help="What appears beyond an augmented image's edges.")] = "nearest",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
+    batch_size: Annotated[int | None, typer.Option(
+        min=1, help="Images per forward pass. Default: 32, or for thousands of images the fastest in a short trial."
+    )] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows per file at most: what a kill can cost.")] = 4096,
     compression: Annotated[Literal["none", "zstd", "lz4"], typer.Option(
         help="How new shards are stored, without loss; needs featcache[compression]."
@@ -94,6 +97,7 @@ def extract(
     cache: Annotated[Path | None, typer.Option(
         help="The cache's own folder. Default: cache/<source>-<base>-<fingerprint>."
     )] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
 ) -> Outcome:  # fmt: skip
     """Run a frozen base over a source once; what the cache has already is not computed again."""
@@ -130,12 +134,15 @@ def extract(
         rehash=rehash,
         replace_source=replace_source,
         cache=cache,
+        profile=profile,
     )
     if dry_run:
         return _planned(extraction.plan())
     with progress("extracting") as shown:
         result = extraction.run(shown)
     report = result.report
+    if report.profile is not None:
+        log.info("%s", _where_the_time_went(report))
     for text in report.warnings:
         log.warning("%s", text)
     data = {
@@ -153,6 +160,7 @@ def extract(
         "images_per_second": report.images_per_second,
         "bytes": report.bytes,
         "warnings": report.warnings,
+        "profile": report.profile,
     }
     splits = ", ".join(f"{n} {split}" for split, n in result.splits.items()) or "none of them readable"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result.layers.items())
@@ -164,6 +172,16 @@ def extract(
         skipped_text(report.skipped),
     ]
     return Outcome(data, "\n".join(line for line in lines if line), SKIPPED if report.skipped else DONE)
+
+
+def _where_the_time_went(report: ExtractionReport) -> str:
+    assert report.profile is not None
+    seconds, bottleneck = report.profile["seconds"], report.profile["bottleneck"]
+    own = ", ".join(f"{name} {seconds[name]:.1f} s" for name in STEPS)
+    ahead = ", ".join(f"{name} {seconds[name]:.1f} s" for name in AHEAD)
+    if not any(seconds.values()):
+        return f"profile: nothing to compute in {report.seconds:.1f} s"
+    return f"profile of {report.seconds:.1f} s: {own}; ahead, in all threads: {ahead}; bottleneck: {bottleneck}"
 
 
 def _planned(plan: ExtractionPlan) -> Outcome:

@@ -127,7 +127,7 @@ def export_model(
         if worst > tolerance:
             raise ExportError(
                 f"Expected probabilities within {tolerance:g} of the classifier's. Received: {worst:.3g} from the "
-                f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; take another format."
+                f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; {_advice(classifier)}."
             )
         notes = _notes(kind, classifier, spec, shown, refused)
         known = _metadata(kind, classifier, spec, written, notes)
@@ -173,6 +173,14 @@ def _whole(classifier: ImageClassifier, tolerance: float) -> tuple[Any, PixelSpe
     promised = Recipe.from_dict(described).tolerance if described else 0.0
     promised = max(promised, tolerance, 0.0 if _in_float32(composed) else LOW_PRECISION)
     return with_every_class(composed, trained, count), spec, promised
+
+
+def _advice(classifier: ImageClassifier) -> str:
+    described = classifier.head.card.get("recipe")
+    precision = Recipe.from_dict(described).precision if described else "float32"
+    if isinstance(classifier.head, Head) and precision != "float32":
+        return f"its features are of {precision}, exports compute in float32: extract with --precision float32"
+    return "take another format"
 
 
 def _in_float32(layer: Any) -> bool:

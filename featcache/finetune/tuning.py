@@ -19,12 +19,12 @@ import numpy.typing as npt
 from featcache import charts
 from featcache.augmentation import Augmentation
 from featcache.bases import fresh_weights
+from featcache.batching import BATCH_SIZE
 from featcache.cache import FeatureCache
 from featcache.cache.writer import versions
 from featcache.classifier import ImageClassifier, own_source
 from featcache.composition import Composition, composition
 from featcache.errors import CacheError, HeadError, OptionError
-from featcache.extractor import BATCH_SIZE
 from featcache.finetune.distillation import distilled
 from featcache.finetune.layers import Unfreezing, counts, layer_table, unfreeze
 from featcache.finetune.pictures import Picture, Pictures, listed
@@ -319,9 +319,12 @@ class _Run:
         difference = float(np.abs(expected - found).max())
         tolerance = self.recipe.tolerance
         if difference > tolerance:
+            remedy = "Report it, with this head."
+            if self.recipe.precision != "float32":
+                remedy = f"Its features are of {self.recipe.precision}: extract with --precision float32."
             raise HeadError(
                 f"Expected base and head as one model to say what the head says, within {tolerance}. "
-                f"Received: a probability that differs by {difference:.2g}. Report it, with this head."
+                f"Received: a probability that differs by {difference:.2g}. {remedy}"
             )
         log.info("before training: accuracy %.4f of the head, %.4f as one model; probabilities differ by %.1e at most",
                  metrics["accuracy"], composed["accuracy"], difference)  # fmt: skip
