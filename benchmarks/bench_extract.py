@@ -1,13 +1,24 @@
-"""Extraction against plain Keras on the same images: images per second, and whether the features are equal."""
+"""Extraction beside plain Keras on the same images, beside what decoding and the forward pass alone allow, and PyTorch.
+
+All ways of one base take turns, so that they meet the same machine. Weights are drawn at random from a seed: speed
+does not depend on them. Features of every way are compared with plain Keras'.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import os
+import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +26,267 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
+RESULTS = Path(__file__).parent / "results"
+BATCH = 32
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of the largest feature
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base: the application, its image size, where it is cut, and what PyTorch calls it."""
+
+    base: str
+    size: int
+    layer: str | None
+    torch: str
+
+
+CASES = {
+    "mobilenetv2": Case("MobileNetV2", 160, None, "mobilenet_v2"),
+    "vgg19": Case("VGG19", 160, "block2_pool", "vgg19"),
+    "resnet50": Case("ResNet50", 224, None, "resnet50"),
+    "densenet121": Case("DenseNet121", 160, None, "densenet121"),
+}
+WAYS = ("tensorflow float32", "tensorflow bfloat16", "openvino float32", "openvino bfloat16")
+
+
+def linked(data: Path, count: int | None, folder: Path) -> int:
+    """Make a folder of class folders with links to so many images, evenly chosen; return how many."""
+    from featcache.sources import open_source
+
+    items = [item for item in open_source(data).items if item.label is not None]
+    count = min(count or len(items), len(items))
+    for number in range(count):
+        item = items[number * len(items) // count]
+        target = folder / str(item.label) / f"{number:06d}{Path(item.path).suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to((data / item.path).resolve())
+    return count
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Return how many seconds a call took, and what it returned."""
+    begin = time.perf_counter()
+    found = function()
+    return time.perf_counter() - begin, found
+
+
+def plain_model(case: Case, size: int) -> tuple[Any, Any, Any]:
+    """Return the whole network with seeded weights, the part that is used with average pooling, and preprocessing."""
+    import keras
+
+    from featcache.bases import find_application
+
+    application = find_application(case.base)
+    keras.utils.set_random_seed(0)
+    whole = application.build(include_top=False, weights=None, input_shape=(size, size, 3))
+    output = whole.output if case.layer is None else whole.get_layer(case.layer).output
+    used = keras.Model(whole.input, keras.layers.GlobalAveragePooling2D()(output))
+    module = getattr(keras.applications, application.build.__module__.rpartition(".")[2])
+    return whole, used, module.preprocess_input
+
 
 def plain_keras(data: Path, model: Any, preprocess: Any, size: int) -> np.ndarray:
     """Return average-pooled features as the usual script computes them."""
     import keras
 
-    images = keras.utils.image_dataset_from_directory(data, image_size=(size, size), shuffle=False, verbose=False)
+    images = keras.utils.image_dataset_from_directory(
+        data, image_size=(size, size), shuffle=False, verbose=False, batch_size=BATCH
+    )
     result: np.ndarray = model.predict(images.map(lambda x, y: preprocess(x)).prefetch(2), verbose=0)
     return result
 
 
-def compare(data: Path, base: str, size: int, weights: str, settings: dict[str, Any], repeat: int) -> dict[str, Any]:
-    """Time both ways in turn; return medians, spreads and the largest relative difference of features."""
-    import keras
+def decoded(data: Path, size: int) -> int:
+    """Read, decode and resize all images in as many threads as extraction does, and nothing else."""
+    from featcache.extractor import mapped_ahead
+    from featcache.images import PixelSpec, load
+    from featcache.sources import open_source
 
+    source, spec = open_source(data), PixelSpec(size, size, 3)
+    images = mapped_ahead((os.cpu_count() or 1) + 1, lambda item: load(source.read(item), spec), source.items,
+                          3 * BATCH, lambda: None)  # fmt: skip
+    return sum(1 for _ in images)
+
+
+def torch_rates(case: Case, size: int, batches: int) -> dict[str, float]:
+    """Return images per second of forward passes in PyTorch, eager and with channels last, in this process."""
+    import torch
+    import torchvision
+
+    network = getattr(torchvision.models, case.torch)(weights=None)
+    maps = list(network.children())[:-2] if case.torch == "resnet50" else [network.features]
+    network = torch.nn.Sequential(*maps) if case.layer is None else network.features[:10]  # VGG19's first two blocks
+    network.eval()
+    pixels, rates = torch.rand(BATCH, 3, size, size), {}
+    for name, layout in (("eager", torch.contiguous_format), ("channels_last", torch.channels_last)):
+        network.to(memory_format=layout)
+        images = pixels.to(memory_format=layout)
+        with torch.inference_mode():
+            network(images).mean(dim=(2, 3))
+            seconds, _ = timed(lambda images=images: [network(images).mean(dim=(2, 3)) for _ in range(batches)])
+        rates[f"torch {name} forward"] = batches * BATCH / seconds
+    return rates
+
+
+def torch_apart(name: str, size: int, batches: int) -> dict[str, float]:
+    """Return what `torch_rates` finds in a process of its own: PyTorch crashes where TensorFlow came first."""
+    if importlib.util.find_spec("torchvision") is None:
+        return {}
+    done = subprocess.run([sys.executable, __file__, "--torch", name, str(size), str(batches)], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def possible(way: str) -> bool:
+    """Whether this machine can go a way."""
+    runtime, precision = way.split()
+    if runtime == "tensorflow":
+        return True
+    if importlib.util.find_spec("openvino") is None:
+        return False
+    import openvino
+
+    kinds = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return precision == "float32" or "BF16" in kinds
+
+
+def compare(
+    data: Path, case: Case, *, size: int, ways: Sequence[str], repeat: int, count: int, batches: int
+) -> dict[str, Any]:
+    """Measure one base in all ways; return images per second by turn, differences of features, and profiles."""
     from featcache import extract
-    from featcache.bases import find_application
+    from featcache.extractor import Extractor
+    from featcache.recipe import Request
 
-    application = find_application(base)
-    module = getattr(keras.applications, application.build.__module__.rpartition(".")[2])
-    seconds: dict[str, list[float]] = {"featcache": [], "plain Keras": []}
-    difference = 0.0
+    rates: dict[str, list[float]] = {}
+    differences: dict[str, float] = {}
+    profiles: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        weights_file = Path(scratch) / "base.weights.h5"
-        start = None if weights == "none" else weights
-        model = application.build(
-            include_top=False, weights=start, input_shape=(size, size, 3), pooling="avg", **settings
-        )
-        model.save_weights(weights_file)
-        for turn in range(repeat + 1):  # the first warms up
-            begin = time.perf_counter()
-            cache = extract(data, base=base, settings=settings, weights=weights_file, image_size=size,
-                            cache=Path(scratch) / f"cache-{turn}", validation_split=0.0)  # fmt: skip
-            middle = time.perf_counter()
-            expected = plain_keras(data, model, module.preprocess_input, size)
-            end = time.perf_counter()
-            difference = float(np.abs(np.asarray(cache.features()) - expected).max() / np.abs(expected).max())
-            if turn:
-                seconds["featcache"].append(middle - begin)
-                seconds["plain Keras"].append(end - middle)
-    images = len(cache)
-    return {
-        "images": images,
-        "difference": difference,
-        "rates": {name: sorted(images / s for s in times) for name, times in seconds.items()},
-        "ratio": sorted(k / f for f, k in zip(seconds["featcache"], seconds["plain Keras"], strict=True)),
-    }
+        file = Path(scratch) / "base.weights.h5"
+        whole, model, preprocess = plain_model(case, size)
+        whole.save_weights(file)
+        layers = () if case.layer is None else (case.layer,)
+        pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, size, size, 3)).astype(np.float32)
+        runs: dict[str, Callable[[], Any]] = {}
+        for way in ways:
+            runtime, precision = way.split()
+            extractor = Extractor(Request(case.base, weights=file, image_size=size, layers=layers, runtime=runtime,
+                                          precision=precision))  # type: ignore[arg-type]  # fmt: skip
+            runs[f"{way} forward"] = lambda extractor=extractor: extractor.features(pixels, BATCH)
+        for run in runs.values():
+            run()
+        plain_keras(data, model, preprocess, size)
+        for turn in range(repeat):
+            seconds, expected = timed(lambda: plain_keras(data, model, preprocess, size))
+            rates.setdefault("plain Keras", []).append(count / seconds)
+            rates.setdefault("decode", []).append(count / timed(lambda: decoded(data, size))[0])
+            for name, run in runs.items():
+                seconds, _ = timed(lambda run=run: [run() for _ in range(batches)])
+                rates.setdefault(name, []).append(batches * BATCH / seconds)
+            for name, rate in torch_apart(case.base.lower(), size, batches).items():
+                rates.setdefault(name, []).append(rate)
+            for way in ways:
+                runtime, precision = way.split()
+                seconds, cache = timed(
+                    lambda runtime=runtime, precision=precision, way=way, turn=turn: extract(
+                        data, base=case.base, weights=file, image_size=size, layers=layers, runtime=runtime,
+                        precision=precision, cache=Path(scratch) / f"{way} {turn}", validation_split=0.0, profile=True,
+                    )
+                )  # fmt: skip
+                rates.setdefault(way, []).append(count / seconds)
+                profiles.setdefault(way, []).append(cache.report.profile)
+                found = np.asarray(cache.features())
+                differences[way] = max(
+                    differences.get(way, 0.0), float(np.abs(found - expected).max() / np.abs(expected).max())
+                )
+                if differences[way] > TOLERANCE[precision]:
+                    raise SystemExit(f"{case.base} {way}: features differ by {differences[way]:.1e} of the largest one")
+    return {"images": count, "image_size": size, "rates": rates, "differences": differences, "profiles": profiles,
+            **ratios(rates, ways)}  # fmt: skip
+
+
+def ratios(rates: dict[str, list[float]], ways: Sequence[str]) -> dict[str, Any]:
+    """Return, turn by turn, each way against plain Keras and against decoding and forward pass one after the other."""
+    beside: dict[str, list[float]] = {}
+    share: dict[str, list[float]] = {}
+    for way in ways:
+        beside[way] = [a / b for a, b in zip(rates[way], rates["plain Keras"], strict=True)]
+        parts = zip(rates[way], rates["decode"], rates[f"{way} forward"], strict=True)
+        share[way] = [ours * (1 / decode + 1 / forward) for ours, decode, forward in parts]
+    return {"beside_plain_keras": beside, "share_of_ceiling": share}
+
+
+def middle(values: Sequence[float], digits: int) -> str:
+    """Return the median and the range of some values."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def shown(name: str, found: dict[str, Any]) -> str:
+    """Return the table of one base."""
+    lines = [f"{name} at {found['image_size']}, {found['images']} images, images per second: median (range)"]
+    for way, rates in found["rates"].items():
+        line = f"  {way:28} {middle(rates, 0):>22}"
+        if way in found["differences"]:
+            line += (
+                f"  {middle(found['beside_plain_keras'][way], 2):>18} x plain Keras"
+                f"  {middle(found['share_of_ceiling'][way], 2):>18} of decode + forward"
+                f"  differs by {found['differences'][way]:.0e}"
+            )
+        lines.append(line)
+    for way, profiles in found["profiles"].items():
+        seconds = {step: statistics.median(one["seconds"][step] for one in profiles) for step in profiles[0]["seconds"]}
+        parts = ", ".join(f"{step} {value:.1f}" for step, value in seconds.items())
+        lines.append(f"  {way:28} seconds: {parts}; bottleneck: {profiles[-1]['bottleneck']}")
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Return what is installed of the libraries that matter."""
+    found = {"python": platform.python_version()}
+    for name in ("featcache", "tensorflow", "keras", "openvino", "torch", "torchvision", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of class folders")
-    parser.add_argument("--base", default="mobilenetv2")
-    parser.add_argument("--image-size", type=int, default=160)
-    parser.add_argument("--weights", default="none", help="none, imagenet or a file that the application takes")
-    parser.add_argument("--alpha", type=float, help="for MobileNets")
+    """Print a table for each base, and keep the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help="a folder of class folders, or of splits of those")
+    parser.add_argument("--images", type=int, help="how many of them, default all")
+    parser.add_argument("--bases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="runtime and precision")
+    parser.add_argument("--image-size", type=int, help="instead of each base's own")
+    parser.add_argument("--batches", type=int, default=8, help="of each forward pass alone, in each turn")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--to", type=Path, default=RESULTS / "extract.json")
     options = parser.parse_args(arguments)
-    settings = {} if options.alpha is None else {"alpha": options.alpha}
-    found = compare(options.data, options.base, options.image_size, options.weights, settings, options.repeat)
-    print(f"{found['images']} images, {options.base} at {options.image_size}, {options.repeat} runs each")
-    for name, rates in found["rates"].items():
-        print(f"  {name:12} {statistics.median(rates):8.1f} images/s (from {rates[0]:.1f} to {rates[-1]:.1f})")
-    ratio = found["ratio"]
-    print(f"  ratio        {statistics.median(ratio):8.2f} (from {ratio[0]:.2f} to {ratio[-1]:.2f})")
-    print(f"  largest difference / largest feature: {found['difference']:.1e}")
+    if options.torch:
+        print(json.dumps(torch_rates(CASES[options.torch[0]], int(options.torch[1]), int(options.torch[2]))))
+        return
+    if options.data is None:
+        parser.error("--data is needed")
+    ways = [way for way in options.ways if possible(way)]
+    result: dict[str, Any] = {
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "versions": versions(),
+        "bases": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        count = linked(options.data, options.images, Path(folder))
+        for name in options.bases:
+            case = CASES[name]
+            found = compare(Path(folder), case, size=options.image_size or case.size, ways=ways,
+                            repeat=options.repeat, count=count, batches=options.batches)  # fmt: skip
+            result["bases"][name] = found
+            print(shown(name, found), flush=True)
+            options.to.parent.mkdir(parents=True, exist_ok=True)
+            options.to.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

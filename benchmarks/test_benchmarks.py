@@ -18,19 +18,37 @@ import bench_start
 import bench_workflow
 
 
-def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both ways give the same features, and the table has both."""
+@pytest.mark.parametrize(("base", "size"), [("mobilenetv2", 32), ("vgg19", 32)])
+def test_bench_extract(base: str, size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All ways give plain Keras' features, of which the benchmark makes sure, and the table has each of them."""
     for i in range(6):
         folder = tmp_path / "photos" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
-    found = bench_extract.compare(tmp_path / "photos", "mobilenetv2", 32, "none", {"alpha": 0.35}, 1)
-    assert found["difference"] <= 1e-4
-    bench_extract.main(["--data", str(tmp_path / "photos"), "--image-size", "32", "--alpha", "0.35", "--repeat", "1"])
+    target = tmp_path / "extract.json"
+    bench_extract.main(["--data", str(tmp_path / "photos"), "--image-size", str(size), "--bases", base, "--images", "5",
+                        "--repeat", "2", "--batches", "1", "--to", str(target)])  # fmt: skip
+    found = json.loads(target.read_text())["bases"][base]
     out = capsys.readouterr().out
-    assert "plain Keras" in out
-    assert "ratio" in out
+    assert found["images"] == 5
+    assert found["differences"]["tensorflow float32"] <= 1e-4
+    assert all(len(rates) == 2 for rates in found["rates"].values())
+    assert all(way in out for way in found["rates"])
+    assert {"plain Keras", "decode", "tensorflow float32", "tensorflow bfloat16 forward"} <= set(found["rates"])
+
+
+def test_a_wrong_way_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A speed whose features are wrong is not reported."""
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "1.png")
+    Image.fromarray(np.full((9, 9, 3), 9, np.uint8)).save(folder / "2.png")
+    monkeypatch.setattr(bench_extract, "plain_keras", lambda *_: np.ones((2, 1280), np.float32))
+    with pytest.raises(SystemExit, match="features differ"):
+        bench_extract.main(["--data", str(tmp_path / "photos"), "--image-size", "32", "--bases", "mobilenetv2",
+                            "--ways", "tensorflow float32", "--repeat", "1", "--batches", "1",
+                            "--to", str(tmp_path / "x.json")])  # fmt: skip
 
 
 def test_bench_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,18 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.batching import BATCH_SIZE
 from featcache.errors import HeadError, OptionError, WeightsError
-from featcache.extractor import BATCH_SIZE, Extracted, Extractor, Progress
+from featcache.extractor import Extracted, Extractor, Progress
 from featcache.heads import Head
 from featcache.metrics import coverage_table, split_metrics
 from featcache.models import PixelModel, is_model
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
-from featcache.recipe import Recipe, Request
+from featcache.recipe import FAST_DECODE, Precision, Recipe, Request, Runtime
 from featcache.sources import (
     SPLITS,
     FileSource,
@@ -93,8 +94,8 @@ class ImageClassifier:
             self._request = Request(
                 base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size,
                 resize=recipe.resize, interpolation=recipe.interpolation, preprocess=recipe.preprocess,
-                dtype=recipe.dtype,
-                canonical=True,
+                dtype=recipe.dtype, precision=cast(Precision, recipe.precision), runtime=cast(Runtime, recipe.runtime),
+                fast_decode=recipe.decode == FAST_DECODE, canonical=True,
             )  # fmt: skip
         else:
             request = Request.from_dict(described)

@@ -9,7 +9,7 @@ from featcache.bases import Base, copied
 from featcache.heads import Head
 from featcache.heads.expression import Expression, expressed
 from featcache.recipe import Recipe
-from featcache.runtimes.tensorflow import pooled, preprocessed
+from featcache.runtimes.graph import pooled, preprocessed
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from featcache import poison
 from featcache.augmentation import Augmentation
+from featcache.batching import BATCH_SIZE
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.listing import Listing
 from featcache.cache.shard import SHARD_ROWS, Compression, check_compression
@@ -37,13 +38,17 @@ from featcache.engines import (
 )
 from featcache.errors import CacheError, ImageError, OptionError
 from featcache.planning import Job, Known, compare
-from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Request, Resize
+from featcache.profiling import Profile
+from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Request, Resize, Runtime
 from featcache.sources import Item, Source, SplitPolicy, digest, open_source
 
 if TYPE_CHECKING:
     from featcache.extractor import Progress
 
 log = logging.getLogger(__name__)
+
+_HINT_ABOVE = 1000
+"""Images to compute above which a faster runtime is worth a line."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ class ExtractionReport:
         Of all shards.
     warnings : list of str
         What the caller should know.
+    profile : dict or None
+        Where the time went, if that was asked for: ``seconds`` by step, see `featcache.profiling.Profile`, and the
+        ``bottleneck``.
     """
 
     cache: Path
@@ -82,6 +90,7 @@ class ExtractionReport:
     images_per_second: float
     bytes: int
     warnings: list[str] = field(default_factory=list)
+    profile: dict[str, Any] | None = None
 
 
 def extract(
@@ -97,6 +106,9 @@ def extract(
     interpolation: Interpolation = "bilinear",
     preprocess: Preprocess = "auto",
     dtype: Dtype = "float32",
+    precision: Precision = "float32",
+    runtime: Runtime = "tensorflow",
+    fast_decode: bool = False,
     classes: Sequence[str] | None = None,
     validation_split: float | None = None,
     test_split: float | None = None,
@@ -105,7 +117,7 @@ def extract(
     views: int = 0,
     augment: str | Augmentation | None = None,
     fill: Fill = "nearest",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     shard_rows: int = SHARD_ROWS,
     compression: Compression = "none",
     engine: Engine = "local",
@@ -117,6 +129,7 @@ def extract(
     replace_source: bool = False,
     cache: str | os.PathLike[str] | None = None,
     cache_root: str | os.PathLike[str] = "cache",
+    profile: bool = False,
     progress: Progress | None = None,
 ) -> FeatureCache:
     """Run a frozen base over a source once; compute only rows that are not in the cache yet.
@@ -126,6 +139,8 @@ def extract(
     source : str, path, Source or iterable of (image, label)
         As `featcache.sources.open_source` takes it.
     base, layers, settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype
+        As in `featcache.recipe.Request`.
+    precision, runtime, fast_decode
         As in `featcache.recipe.Request`.
     classes : sequence of str, optional
         Keep these classes only.
@@ -137,8 +152,9 @@ def extract(
         How views are made, such as ``"flip,rotation=0.2"``; see `featcache.augmentation.Augmentation`.
     fill : {"nearest", "reflect", "constant"}
         What appears beyond an augmented image's edges.
-    batch_size : int
-        Images per forward pass.
+    batch_size : int, optional
+        Images per forward pass; decides no more than the last bits of features. Default: 32, or with thousands of
+        images whichever of 8 to 128 a short trial finds fastest.
     shard_rows : int
         Rows per file at most: what a kill can cost.
     compression : {"none", "zstd", "lz4"}
@@ -163,6 +179,8 @@ def extract(
         The cache's own folder; default: ``<cache_root>/<source>-<base>-<fingerprint8>``.
     cache_root : path
         Where default caches lie.
+    profile : bool
+        Note where the time goes, in the report.
     progress : callable, optional
         Called with (done, to do).
 
@@ -190,6 +208,9 @@ def extract(
         interpolation=interpolation,
         preprocess=preprocess,
         dtype=dtype,
+        precision=precision,
+        runtime=runtime,
+        fast_decode=fast_decode,
         classes=classes,
         validation_split=validation_split,
         test_split=test_split,
@@ -210,6 +231,7 @@ def extract(
         replace_source=replace_source,
         cache=cache,
         cache_root=cache_root,
+        profile=profile,
     ).run(progress)
 
 
@@ -241,6 +263,9 @@ class Extraction:
     interpolation: Interpolation = "bilinear"
     preprocess: Preprocess = "auto"
     dtype: Dtype = "float32"
+    precision: Precision = "float32"
+    runtime: Runtime = "tensorflow"
+    fast_decode: bool = False
     classes: Sequence[str] | None = None
     validation_split: float | None = None
     test_split: float | None = None
@@ -249,7 +274,7 @@ class Extraction:
     views: int = 0
     augment: str | Augmentation | None = None
     fill: Fill = "nearest"
-    batch_size: int = 32
+    batch_size: int | None = None
     shard_rows: int = SHARD_ROWS
     compression: Compression = "none"
     engine: Engine = "local"
@@ -261,12 +286,13 @@ class Extraction:
     replace_source: bool = False
     cache: str | os.PathLike[str] | None = None
     cache_root: str | os.PathLike[str] = "cache"
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.on_error not in ("skip", "fail"):
             raise OptionError(f"Expected on_error to be skip or fail. Received: {self.on_error!r}.")
         for name, least in (("batch_size", 1), ("shard_rows", 1), ("views", 0)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
         check_compression(self.compression)
         check_engine(self.engine, self.workers, self.scheduler)
@@ -278,6 +304,7 @@ class Extraction:
     def run(self, progress: Progress | None = None) -> FeatureCache:
         """Do what `extract` does."""
         start = time.perf_counter()
+        profile = Profile() if self.profile else None
         job = self._job()
         with (
             CacheWriter.open_for_writing(job.folder, job.recipe, job.request.to_dict()) as writer,
@@ -292,16 +319,19 @@ class Extraction:
             meta = self._meta(job, known)
             if job.entries != known.entries or any(known.meta.get(key) != value for key, value in meta.items()):
                 writer.replace_listing(job.entries, meta)
-            driver = Driver(job, self._work(job, meta), writer, known.rows)
             nothing_to_do = not todo
             if todo:
+                if len(todo) > _HINT_ABOVE:
+                    _hint(job.request)
                 if self.compression == "none":  # else nobody knows how much it will be
                     _check_space(job, len(todo), meta["layers"])
                 todo = _without_poison(job, writer, todo, known, journal.suspects, self.on_error)
-            tasks = self._tasks(job, todo, meta)
+            batch = self._batch(job, len(todo))
+            driver = Driver(job, self._work(job, meta, batch), writer, known.rows)
+            tasks = self._tasks(job, todo, meta, batch)
             driver.adopt(tasks)
             if self.engine == "local":
-                driver.run_local(tasks, journal, progress)
+                driver.run_local(tasks, journal, progress, profile)
             else:
                 driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, progress)
             result = FeatureCache(job.folder)
@@ -319,6 +349,7 @@ class Extraction:
             images_per_second=driver.computed / seconds,
             bytes=sum(shard.size for shard in result.shards.values()),
             warnings=[*_one_sided_classes(result), *_contradictions(result)],
+            profile=None if profile is None else {"seconds": profile.seconds, "bottleneck": profile.bottleneck},
         )
         return result
 
@@ -350,8 +381,9 @@ class Extraction:
         known = self._known(job)
         todo = self._todo(job, known)
         meta = self._meta(job, known)
-        work = self._work(job, meta)
-        tasks = self._tasks(job, todo, meta)[part - 1 :: of]
+        batch = self.batch_size or BATCH_SIZE  # the same for all parts
+        work = self._work(job, meta, batch)
+        tasks = self._tasks(job, todo, meta, batch)[part - 1 :: of]
         rows, skipped = 0, []
         if tasks:
             runner = Runner(work, job.extractor, job.source, known.rows)
@@ -381,7 +413,8 @@ class Extraction:
         known = self._known(job)
         todo = self._todo(job, known)
         layers = self._meta(job, known)["layers"]
-        rate = _timed(job, [job.source.items[i] for i in todo[: 2 * self.batch_size]], self.batch_size) if todo else 0.0
+        size = self.batch_size or BATCH_SIZE
+        rate = _timed(job, [job.source.items[i] for i in todo[: 2 * size]], size) if todo else 0.0
         rows = len(todo) * (1 + self.views)
         return ExtractionPlan(
             cache=job.folder,
@@ -407,6 +440,9 @@ class Extraction:
             interpolation=self.interpolation,
             preprocess=self.preprocess,
             dtype=self.dtype,
+            precision=self.precision,
+            runtime=self.runtime,
+            fast_decode=self.fast_decode,
             seed=self.seed,
         )
         policy = SplitPolicy(self.validation_split, self.test_from, self.seed, self.test_split).settled(source)
@@ -425,7 +461,13 @@ class Extraction:
         layers = [[name, list(shape)] for name, shape in there.layers.items()]
         return Known({"source": there.source, "layers": layers}, there.entries, there.places)
 
-    def _work(self, job: Job, meta: Mapping[str, Any]) -> Work:
+    def _batch(self, job: Job, images: int) -> int:
+        """Return the batch size: the given one, or for large runs in this process the fastest."""
+        if self.batch_size is not None or not images or self.engine != "local":
+            return self.batch_size or BATCH_SIZE
+        return job.extractor.fastest_batch(images * (1 + self.views))
+
+    def _work(self, job: Job, meta: Mapping[str, Any], batch_size: int) -> Work:
         """Return what all tasks have in common, fit for the engine."""
         request = job.request
         source: Source | str = job.source
@@ -446,21 +488,22 @@ class Extraction:
             views=job.views,
             augment=job.augment,
             folder=job.folder.absolute(),
-            size=self._task_size(job, meta),
-            batch_size=self.batch_size,
+            size=self._task_size(job, meta, batch_size),
+            batch_size=batch_size,
             shard_rows=self.shard_rows,
             compression=self.compression,
             on_error=self.on_error,
         )
 
-    def _task_size(self, job: Job, meta: Mapping[str, Any]) -> int:
+    def _task_size(self, job: Job, meta: Mapping[str, Any], batch_size: int) -> int:
         row_bytes = _row_bytes(job, meta["layers"])
-        return task_size(row_bytes, views=job.views, shard_rows=self.shard_rows, batch_size=self.batch_size)
+        return task_size(row_bytes, views=job.views, shard_rows=self.shard_rows, batch_size=batch_size)
 
-    def _tasks(self, job: Job, todo: Sequence[int], meta: Mapping[str, Any]) -> list[Task]:
+    def _tasks(self, job: Job, todo: Sequence[int], meta: Mapping[str, Any], batch_size: int) -> list[Task]:
         """Cut what is to do, shuffled unless the source or the end at the first image that fails forbids it."""
         shuffled = not job.source.sequential and self.on_error == "skip"
-        return cut(in_order(todo, job.entries.paths, shuffled=shuffled), job.source.items, self._task_size(job, meta))
+        order = in_order(todo, job.entries.paths, shuffled=shuffled)
+        return cut(order, job.source.items, self._task_size(job, meta, batch_size))
 
     def _todo(self, job: Job, known: Known) -> list[int]:
         if not self.replace_source:
@@ -540,6 +583,14 @@ class ExtractionPlan:
     bytes_free: int
     images_per_second: float
     seconds: float
+
+
+def _hint(request: Request) -> None:
+    from featcache.runtimes import faster_on_this_cpu
+
+    hint = faster_on_this_cpu(request)
+    if hint:
+        log.info("%s", hint)
 
 
 def _row_bytes(job: Job, layers: Sequence[tuple[str, Sequence[int]]]) -> int:

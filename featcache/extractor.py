@@ -24,24 +24,30 @@ from sklearn.utils.validation import check_is_fitted
 
 from featcache.augmentation import Augmentation
 from featcache.bases import Base, load_base
+from featcache.batching import BATCH_SIZE, fastest_batch, largest_batch
 from featcache.errors import BaseError, ImageError
 from featcache.images import PixelSpec, load
+from featcache.memory import available
 from featcache.poison import Journal
+from featcache.profiling import Profile, step
 from featcache.recipe import (
+    DECODE,
+    FAST_DECODE,
     Dtype,
     Interpolation,
     Pooling,
+    Precision,
     Preprocess,
     Recipe,
     Request,
     Resize,
+    Runtime,
 )
-from featcache.runtimes import TensorFlowRuntime
+from featcache.runtimes import compiled
 from featcache.sources import Item, Source, digest, files_source
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = 32
 CHECK_SECONDS = 1.0
 
 
@@ -99,6 +105,8 @@ class Extractor:
         Shape of one image's features by layer, the deepest last.
     spec : PixelSpec
         How images must look for it.
+    profile : Profile or None
+        Where `stream` notes what took how long; None: nowhere.
 
     Raises
     ------
@@ -109,7 +117,7 @@ class Extractor:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.base: Base = load_base(request)
-        self._runtime = TensorFlowRuntime(self.base, request.pooling)
+        self._runtime = compiled(self.base, request)
         base = self.base
         self.recipe = Recipe(
             architecture=base.architecture,
@@ -121,8 +129,30 @@ class Extractor:
             interpolation=request.interpolation,
             preprocess=base.preprocess,
             dtype=request.dtype,
+            decode=FAST_DECODE if request.fast_decode else DECODE,
+            precision=request.precision,
+            runtime=request.runtime,
         )
-        self.spec = PixelSpec(base.height, base.width, base.channels, request.resize, request.interpolation)
+        self.spec = PixelSpec(
+            base.height, base.width, base.channels, request.resize, request.interpolation, request.fast_decode
+        )
+
+        self.profile: Profile | None = None
+
+    def fastest_batch(self, images: int) -> int:
+        """Return the batch size for so many images: 32, or for thousands whichever is fastest here and fits."""
+        height, width, channels = self.spec.height, self.spec.width, self.spec.channels
+        rng = np.random.default_rng(0)
+
+        def seconds(size: int) -> tuple[float, float]:
+            pixels = rng.uniform(0, 255, (size, height, width, channels)).astype(np.float32)
+            times = [time.perf_counter()]
+            for _ in range(2):
+                self.features(pixels, size)
+                times.append(time.perf_counter())
+            return times[1] - times[0], times[2] - times[1]
+
+        return fastest_batch(seconds, images, largest_batch(height * width, available()))
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -131,9 +161,13 @@ class Extractor:
 
     def features(self, pixels: npt.NDArray[np.float32], batch_size: int = BATCH_SIZE) -> dict[str, npt.NDArray[Any]]:
         """Return features of up to `batch_size` images as they are stored: by layer, one row for each image."""
-        computed = self._runtime(pixels, batch_size)
+        count = len(pixels)
+        if count < batch_size:  # kernels for other batch sizes give other last bits
+            padding = np.broadcast_to(pixels[:1], (batch_size - count, *pixels.shape[1:]))
+            pixels = np.concatenate([pixels, padding])
+        computed = self._runtime(pixels)
         with np.errstate(over="ignore"):  # an overflow is an inf, which `stream` names
-            return {layer: values.astype(self.recipe.dtype) for layer, values in computed.items()}
+            return {layer: values[:count].astype(self.recipe.dtype) for layer, values in computed.items()}
 
     def stream(
         self,
@@ -183,23 +217,27 @@ class Extractor:
             image.
         """
 
-        noted = journal or Journal()
+        noted, profile = journal or Journal(), self.profile
+        if profile is not None:
+            profile.ready()
 
         def prepare(item: Item) -> _Pending:
             pending = _Pending(item)
             try:
-                content = source.read(item)
-                pending.digest = digest(content)
+                with step(profile, "read"):
+                    content = source.read(item)
+                    pending.digest = digest(content)
                 views = wanted(item, pending.digest)
                 if views:
-                    with noted.decoding(item.path):
-                        plain = load(content, self.spec)
-                    for view in views:
-                        if view:
-                            assert augmentation is not None
-                            pending.pixels.append((view, augmentation.apply(plain, pending.digest, view)))
-                        else:
-                            pending.pixels.append((view, plain))
+                    with step(profile, "decode"):
+                        with noted.decoding(item.path):
+                            plain = load(content, self.spec)
+                        for view in views:
+                            if view:
+                                assert augmentation is not None
+                                pending.pixels.append((view, augmentation.apply(plain, pending.digest, view)))
+                            else:
+                                pending.pixels.append((view, plain))
                 pending.wanted = len(pending.pixels)
             except ImageError as error:
                 pending.reason = str(error)
@@ -209,7 +247,7 @@ class Extractor:
         with contextlib.closing(mapped_ahead(threads, prepare, items, 3 * batch_size, noted.check)) as prepared:
             waiting: collections.deque[_Pending] = collections.deque()
             rows: list[tuple[_Pending, int, npt.NDArray[np.float32]]] = []
-            for count, pending in enumerate(prepared, 1):
+            for count, pending in enumerate(_waited_for(prepared, profile), 1):
                 waiting.append(pending)
                 rows.extend((pending, view, pixels) for view, pixels in pending.pixels)
                 pending.pixels = []
@@ -220,10 +258,14 @@ class Extractor:
                 if rows and (ended or len(waiting) > 16 * batch_size):  # many that need nothing wait behind one
                     batch_size = self._run(rows, batch_size)
                     rows = []
-                yield from _finished(waiting)
+                for done in _finished(waiting):
+                    with step(profile, "write"):
+                        yield done
             if rows:
                 self._run(rows, batch_size)
-            yield from _finished(waiting)
+            for done in _finished(waiting):
+                with step(profile, "write"):
+                    yield done
 
     def _run(self, rows: Sequence[tuple[_Pending, int, npt.NDArray[np.float32]]], batch_size: int) -> int:
         """Compute rows, padded to a batch size, and return the batch size that memory allows."""
@@ -232,7 +274,8 @@ class Extractor:
         size = batch_size if len(rows) > batch_size // 2 else max(2, 1 << (len(rows) - 1).bit_length())
         size = min(size, batch_size)
         try:
-            features = self.features(np.stack([pixels for *_, pixels in rows]), size)
+            with step(self.profile, "forward"):
+                features = self.features(np.stack([pixels for *_, pixels in rows]), size)
         except (tf.errors.ResourceExhaustedError, MemoryError):
             if size == 1:
                 raise BaseError(
@@ -252,15 +295,23 @@ class Extractor:
         for layer, values in features.items():
             finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
             if not finite.all():
-                advice = (
-                    "float16 ends at 65504: take --dtype float32"
-                    if self.recipe.dtype == "float16"
-                    else "check the base's weights and --preprocess"
-                )
+                advice = "check the base's weights and --preprocess"
+                if "float16" in (self.recipe.dtype, self.recipe.precision):
+                    option = "--dtype float32" if self.recipe.dtype == "float16" else "--precision float32"
+                    advice = f"float16 ends at 65504: take {option}"
                 raise BaseError(
                     f"Expected finite features. Received: inf or NaN in layer {layer!r} for image "
                     f"{owners[int(np.argmin(finite))]!r}; {advice}."
                 )
+
+
+def _waited_for(prepared: Iterator[_Pending], profile: Profile | None) -> Iterator[_Pending]:
+    while True:
+        with step(profile, "wait"):
+            pending = next(prepared, None)
+        if pending is None:
+            return
+        yield pending
 
 
 def _finished(queue: collections.deque[_Pending]) -> Iterator[Extracted]:
@@ -325,7 +376,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         A Keras application's name, a model file, or a model.
     layer : str, optional
         Where to cut; default: the base's output.
-    settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype
+    settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype, precision, runtime, fast_decode
         As in `featcache.recipe.Request`.
     batch_size : int, default 32
         Images per forward pass.
@@ -358,6 +409,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         interpolation: Interpolation = "bilinear",
         preprocess: Preprocess = "auto",
         dtype: Dtype = "float32",
+        precision: Precision = "float32",
+        runtime: Runtime = "tensorflow",
+        fast_decode: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> None:
         self.base = base
@@ -370,6 +424,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.interpolation = interpolation
         self.preprocess = preprocess
         self.dtype = dtype
+        self.precision = precision
+        self.runtime = runtime
+        self.fast_decode = fast_decode
         self.batch_size = batch_size
 
     def fit(self, X: Sequence[str | os.PathLike[str]], y: Any = None) -> FeatureExtractor:
@@ -391,6 +448,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 interpolation=self.interpolation,
                 preprocess=self.preprocess,
                 dtype=self.dtype,
+                precision=self.precision,
+                runtime=self.runtime,
+                fast_decode=self.fast_decode,
             )
         )
 

@@ -57,6 +57,8 @@ class PixelSpec:
         3 for RGB, 1 for grey.
     resize, interpolation
         As in `featcache.recipe.Request`.
+    fast : bool
+        As its `fast_decode`.
     """
 
     height: int
@@ -64,6 +66,7 @@ class PixelSpec:
     channels: int
     resize: Resize = "stretch"
     interpolation: Interpolation = "bilinear"
+    fast: bool = False
 
 
 def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
@@ -87,11 +90,14 @@ def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.f
     ImageError
         If it cannot be decoded; the message is the reason.
     """
-    pixels = decode(content, spec.channels) if isinstance(content, bytes) else _from_array(content, spec.channels)
+    if isinstance(content, bytes):
+        pixels = decode(content, spec.channels, (spec.height, spec.width) if spec.fast else None)
+    else:
+        pixels = _from_array(content, spec.channels)
     return _resized(pixels, spec)
 
 
-def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
+def decode(content: bytes, channels: int, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
     """Return an encoded image's pixels, upright, the first frame of an animation.
 
     Parameters
@@ -100,6 +106,8 @@ def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
         Any format TensorFlow or Pillow reads, told by its content.
     channels : int
         3 for RGB, 1 for grey. Transparency is dropped, as Keras does.
+    at_least : tuple of int, optional
+        A JPEG may come out reduced to its smallest eighth, quarter or half that is not below this height and width.
 
     Returns
     -------
@@ -131,7 +139,12 @@ def decode(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error):
         pass  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
     try:
-        pixels = _decoded_by_tensorflow(content, channels)
+        if at_least is not None and header is not None and content[:3] == b"\xff\xd8\xff":
+            turned = _UPRIGHT.get(orientation, (0, False))[0] % 2
+            ratio = _ratio((header.height, header.width), at_least[::-1] if turned else at_least)
+            pixels: npt.NDArray[np.uint8] = tf.io.decode_jpeg(content, channels=channels, ratio=ratio).numpy()
+        else:
+            pixels = _decoded_by_tensorflow(content, channels)
     except (tf.errors.OpError, ValueError) as error:
         if header is None:
             raise ImageError(_why_unknown(content)) from None
@@ -149,6 +162,18 @@ def _pillow_formats() -> tuple[str, ...]:
 
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _ratio(size: tuple[int, int], at_least: tuple[int, int]) -> int:
+    """Return by how much a JPEG of this height and width can be reduced, 8, 4, 2 or 1, without going below another."""
+    return next(
+        (
+            ratio
+            for ratio in (8, 4, 2)
+            if all(-(-have // ratio) >= want for have, want in zip(size, at_least, strict=True))
+        ),
+        1,
+    )
 
 
 def _decoded_by_tensorflow(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
@@ -230,6 +255,10 @@ def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float3
     size = (spec.height, spec.width)
     if spec.resize == "crop":
         pixels = _cropped_to_aspect(pixels, spec.height / spec.width)
+    if spec.interpolation == "bilinear" and spec.resize in ("stretch", "crop"):  # `tf.image.resize` without detours
+        image = tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, half_pixel_centers=True)
+        resized: npt.NDArray[np.float32] = image.numpy()[0]
+        return resized
     if spec.resize == "pad":
         image = tf.image.resize_with_pad(pixels, *size, method=spec.interpolation)
     elif spec.resize in ("stretch", "crop"):

@@ -64,6 +64,7 @@ class PixelModel:
         return Request(
             base=self.model, layers=(self.model.layers[-1].name,), pooling="none", preprocess="none",
             image_size=(spec.height, spec.width), resize=spec.resize, interpolation=spec.interpolation,
+            fast_decode=spec.fast,
         )  # fmt: skip
 
     def predict_proba(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -85,7 +86,7 @@ class PixelModel:
         card = {
             "class_names": self.class_names,
             "trained_classes": self.trained_classes,
-            "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation],
+            "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation, spec.fast],
             **self.card,
         }
         self.path, self.digest = FOLDER.write(folder, self.model.save, card, self.trained_on)

@@ -31,7 +31,12 @@ Resize = Literal["stretch", "pad", "crop"]
 Interpolation = Literal["bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5"]
 Preprocess = Literal["auto", "none", "caffe", "torch", "tf", "rescale"]
 Dtype = Literal["float32", "float16"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Runtime = Literal["tensorflow", "openvino"]
 Fill = Literal["nearest", "reflect", "constant"]
+
+DECODE = "tensorflow, else pillow; exif orientation applied"
+FAST_DECODE = f"{DECODE}; jpeg at the smallest eighth, quarter or half that is not below image_size"
 
 
 def choices(kind: Any) -> tuple[str, ...]:
@@ -73,7 +78,7 @@ class Recipe:
     interpolation: Interpolation
     preprocess: Preprocess
     dtype: Dtype
-    decode: str = "tensorflow, else pillow; exif orientation applied"
+    decode: str = DECODE
     precision: str = "float32"
     runtime: str = "tensorflow"
     format: int = FORMAT_VERSION
@@ -106,6 +111,12 @@ class Recipe:
             )
         settled = {**values, "layers": tuple(values["layers"]), "image_size": tuple(values["image_size"])}
         return cls(**settled)
+
+    @property
+    def tolerance(self) -> float:
+        """How far a probability may be from the one that base and head have as one float32 network in TensorFlow."""
+        plain = (self.dtype, self.precision, self.runtime) == ("float32", "float32", "tensorflow")
+        return 1e-4 if plain else 5e-3
 
     @property
     def fingerprint(self) -> str:
@@ -156,6 +167,12 @@ class Request:
         How pixels in 0…255 are scaled for the base; ``auto``: as the application's own module does.
     dtype : {"float32", "float16"}
         How features are stored.
+    precision : {"float32", "bfloat16", "float16"}
+        In what the network computes; preprocessing and pooling are always float32.
+    runtime : {"tensorflow", "openvino"}
+        What executes the network; ``openvino`` runs on the CPU.
+    fast_decode : bool
+        Decode a JPEG at the smallest eighth, quarter or half of its size that is not below `image_size`.
     seed : int
         For ``weights="none"``.
     canonical : bool
@@ -177,6 +194,9 @@ class Request:
     interpolation: Interpolation = "bilinear"
     preprocess: Preprocess = "auto"
     dtype: Dtype = "float32"
+    precision: Precision = "float32"
+    runtime: Runtime = "tensorflow"
+    fast_decode: bool = False
     seed: int = 0
     canonical: bool = False
 
@@ -187,6 +207,8 @@ class Request:
             ("interpolation", Interpolation),
             ("preprocess", Preprocess),
             ("dtype", Dtype),
+            ("precision", Precision),
+            ("runtime", Runtime),
         ):
             value = getattr(self, name)
             if value not in choices(kind):
@@ -249,6 +271,9 @@ class Request:
             "interpolation": self.interpolation,
             "preprocess": self.preprocess,
             "dtype": self.dtype,
+            "precision": self.precision,
+            "runtime": self.runtime,
+            "fast_decode": self.fast_decode,
             "seed": self.seed if weights == "none" else 0,
             "keras": version("keras"),
             "format": FORMAT_VERSION,
@@ -273,6 +298,9 @@ class Request:
             interpolation=values["interpolation"],
             preprocess=values["preprocess"],
             dtype=values["dtype"],
+            precision=values["precision"],
+            runtime=values["runtime"],
+            fast_decode=values["fast_decode"],
             seed=int(values["seed"]),
         )
 

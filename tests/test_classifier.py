@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import random_image, write_image
+from PIL import Image
 
 from featcache import classifier as classifier_module
-from featcache import predictions
+from featcache import export_model, predictions
 from featcache.classifier import ImageClassifier
 from featcache.errors import BaseError, HeadError, OptionError, SourceError, WeightsError
 from featcache.heads import Head
@@ -35,6 +36,34 @@ def test_pixels_give_what_cached_features_gave(extracting, split_photos, tmp_pat
     cached = head.predict_proba(np.asarray(cache.features()))
     assert np.abs(live - cached).max() <= 1e-4
     assert [one.label for one in predictions] == list(head.predict(np.asarray(cache.features())))
+
+
+@pytest.mark.parametrize(
+    "options", [{"precision": "bfloat16"}, {"precision": "float16"}, {"runtime": "openvino"}, {"fast_decode": True}]
+)
+def test_a_classifier_computes_as_its_cache_was_made(extracting, tmp_path, options: dict[str, object]) -> None:
+    """Runtime, precision and decoding are the cache's; one model of base and head is not far from it."""
+    if "runtime" in options:
+        pytest.importorskip("openvino")
+    for i in range(8):
+        for name, shade in (("dark", 0), ("light", 60)):
+            pixels = np.kron(random_image(i, 20) // 3 + shade, np.ones((2, 2, 1))).astype(np.uint8)
+            (tmp_path / "p" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "p" / name / f"{i}.jpg", quality=90)
+    cache = extracting(tmp_path / "p", tmp_path / "c", **options)
+    plain = extracting(tmp_path / "p", tmp_path / "plain")
+    assert cache.recipe.fingerprint != plain.recipe.fingerprint
+    if options.keys() == {"fast_decode"} or options.get("precision") == "bfloat16":
+        assert not np.array_equal(cache.features(), plain.features())
+    head = fit_head(cache, params={"C": 1e-4})
+    classifier = ImageClassifier.load(head.path)
+    predictions = classifier.predict([tmp_path / "p" / path for path in cache.paths()])
+    live = np.array([list(one.probabilities.values()) for one in predictions])
+    assert np.abs(live - head.predict_proba(np.asarray(cache.features()))).max() <= 1e-4
+    report = export_model(head.path, tmp_path / "saved")
+    assert report.compared > 0
+    assert report.max_difference <= cache.recipe.tolerance
+    assert json.loads(report.metadata.read_text())["comparison"]["tolerance"] == cache.recipe.tolerance
 
 
 def test_head_on_a_shallow_layer(cache, split_photos: Path) -> None:

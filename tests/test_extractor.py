@@ -94,11 +94,11 @@ def test_out_of_memory_halves_the_batch(extractor: Extractor, monkeypatch, caplo
 
     real, sizes = extractor._runtime, []
 
-    def small(pixels: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-        sizes.append(batch_size)
-        if batch_size > 4:
+    def small(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        sizes.append(len(pixels))
+        if len(pixels) > 4:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
-        return real(pixels, batch_size)
+        return real(pixels)
 
     monkeypatch.setattr(extractor, "_runtime", small)
     source = ArraySource("made", np.stack([random_image(i) for i in range(40)]), ["a"] * 40)
@@ -108,7 +108,7 @@ def test_out_of_memory_halves_the_batch(extractor: Extractor, monkeypatch, caplo
     assert "batch size of 8" in caplog.text
     assert sizes.count(16) == 1
 
-    def never(pixels: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    def never(pixels: np.ndarray) -> dict[str, np.ndarray]:
         raise MemoryError
 
     monkeypatch.setattr(extractor, "_runtime", never)
@@ -123,6 +123,29 @@ def test_batch_size_hardly_matters(extractor: Extractor, batch_size: int) -> Non
     done = list(extractor.stream(source, source.items, batch_size=batch_size))
     expected = [predicted_mean(random_image(i)) for i in range(7)]
     assert np.allclose([one.views[0]["mix"] for one in done], expected, rtol=1e-5)
+
+
+def test_the_batch_size_is_tried_out_unless_given(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """An extraction asks which is fastest for its rows, and computes in batches of that."""
+    asked, sizes, real = [], [], Extractor._run
+    monkeypatch.setattr(Extractor, "fastest_batch", lambda self, images: (asked.append(images), 5)[1])
+    monkeypatch.setattr(Extractor, "_run", lambda self, rows, size: (sizes.append(size), real(self, rows, size))[1])
+    extracting(photos, tmp_path / "c", batch_size=None)
+    assert asked == [12]
+    assert sizes == [5, 5, 5]
+    extracting(photos, tmp_path / "d", batch_size=6)
+    assert asked == [12]
+    assert sizes[3:] == [6, 6]
+
+
+def test_a_trial_runs_the_base(extractor: Extractor, monkeypatch) -> None:
+    """Each size is a batch of its own, run twice; the usual one is what few images get."""
+    sizes, real = [], extractor._runtime
+    monkeypatch.setattr(extractor, "_runtime", lambda pixels: (sizes.append(len(pixels)), real(pixels))[1])
+    assert extractor.fastest_batch(100) == 32
+    assert sizes == []
+    assert extractor.fastest_batch(10**9) in (8, 16, 32, 64, 128)
+    assert sorted(sizes) == [8, 8, 16, 16, 32, 32, 64, 64, 128, 128]
 
 
 def test_few_batches_are_read_ahead(extractor: Extractor) -> None:

@@ -183,6 +183,32 @@ def test_crop_takes_the_centre() -> None:
     assert load(image, PixelSpec(20, 20, 3, "crop")).min() == 255
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("target", "size"),
+    [((8, 5), (8, 5)), ((9, 5), (15, 10)), ((8, 6), (15, 10)), ((16, 5), (30, 20)), ((31, 20), (60, 40))],
+)
+def test_fast_decoding_reduces_no_further_than_the_target(
+    target: tuple[int, int], size: tuple[int, int], orientation: int
+) -> None:
+    """A JPEG of 60x40, turned or not, comes out at the smallest of its sizes that covers the target, much the same."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.add.outer(np.arange(60) * 2, np.arange(40) * 3).astype(np.uint8)
+    stored = upright if orientation == 1 else np.rot90(upright)  # 6: to be turned clockwise
+    content = encoded(Image.fromarray(stored).convert("RGB"), "JPEG", exif=exif, quality=95)
+    assert decode(content, 3, target).shape == (*size, 3)
+    fast, slow = (load(content, PixelSpec(*target, 3, fast=fast)) for fast in (True, False))
+    assert np.abs(fast - slow).mean() < 8
+
+
+def test_fast_decoding_leaves_other_formats_and_full_size_as_they_are() -> None:
+    """PNG has no smaller sizes; a JPEG that is none too large is decoded as ever."""
+    for content in (PNG, JPEG):
+        assert np.array_equal(load(content, PixelSpec(40, 60, 3, fast=True)), load(content, PixelSpec(40, 60, 3)))
+    assert np.array_equal(load(PNG, PixelSpec(4, 6, 3, fast=True)), load(PNG, PixelSpec(4, 6, 3)))
+
+
 def test_header_limit_is_stated() -> None:
     """The pixel limit is a documented number."""
     assert images.MAX_PIXELS == 250_000_000

@@ -64,7 +64,7 @@ def test_canonical_json_ignores_order(values: dict[str, int]) -> None:
     assert canonical_json(values) == canonical_json(dict(reversed(values.items())))
 
 
-@pytest.mark.parametrize("field", ["pooling", "resize", "interpolation", "preprocess", "dtype"])
+@pytest.mark.parametrize("field", ["pooling", "resize", "interpolation", "preprocess", "dtype", "precision", "runtime"])
 def test_request_refuses_unknown_choices(field: str) -> None:
     """A wrong choice is an error with the possible ones and what was received."""
     with pytest.raises(OptionError, match=f"Expected {field} to be one of .* Received: {field}='sideways'"):
@@ -106,9 +106,20 @@ def test_request_survives_json(tmp_path: Path) -> None:
     """A request read back asks for the same."""
     file = tmp_path / "w.h5"
     file.write_bytes(b"1")
-    request = Request("vgg19", {"a": 1}, file, ("x",), "max", (3, 4), "pad", "nearest", "tf", "float16")
+    request = Request("vgg19", {"a": 1}, file, ("x",), "max", (3, 4), "pad", "nearest", "tf", "float16",
+                      "bfloat16", "openvino", True)  # fmt: skip
     kept = json.loads(json.dumps(request.to_dict()))
     assert Request.from_dict(kept).to_dict() == kept
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dtype", "float16"), ("precision", "bfloat16"), ("precision", "float16"),
+                         ("runtime", "openvino")],
+)  # fmt: skip
+def test_less_exact_recipes_have_the_wider_tolerance(field: str, value: str) -> None:
+    """float32 in TensorFlow promises 1e-4, everything else 5e-3."""
+    assert RECIPE.tolerance == 1e-4
+    assert dataclasses.replace(RECIPE, **{field: value}).tolerance == 5e-3
 
 
 def test_model_in_memory_has_no_request() -> None:

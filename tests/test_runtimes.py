@@ -1,12 +1,17 @@
+import sys
+
 import numpy as np
 import pytest
 from conftest import MIX, SHIFT, predicted_mean, predicted_relu_max, random_image
 
+from featcache import extraction, runtimes
 from featcache.bases import load_base
-from featcache.errors import BaseError
+from featcache.errors import BaseError, OptionError
+from featcache.extractor import Extractor
 from featcache.recipe import Request
-from featcache.runtimes import TensorFlowRuntime
-from featcache.runtimes.tensorflow import pooled, preprocessed
+from featcache.runtimes import OpenVINORuntime, TensorFlowRuntime, faster_on_this_cpu
+from featcache.runtimes.graph import pooled, preprocessed
+from featcache.sources import ArraySource
 
 IMAGES = np.stack([random_image(i) for i in range(5)]).astype(np.float32)
 
@@ -47,9 +52,9 @@ def test_pooling_of_maps_and_tokens() -> None:
 
 def test_features_are_what_numpy_predicts(base) -> None:
     """Average- and max-pooled features of a known network come out as computed by hand."""
-    mean = TensorFlowRuntime(base, "avg")(IMAGES, 5)["mix"]
+    mean = TensorFlowRuntime(base, "avg")(IMAGES)["mix"]
     assert np.allclose(mean, [predicted_mean(image) for image in IMAGES], rtol=1e-5)
-    largest = TensorFlowRuntime(base, "max")(IMAGES, 5)["positive"]
+    largest = TensorFlowRuntime(base, "max")(IMAGES)["positive"]
     assert np.allclose(largest, [predicted_relu_max(image) for image in IMAGES], rtol=1e-5)
 
 
@@ -57,14 +62,7 @@ def test_unpooled_maps(base) -> None:
     """Without pooling the map itself is stored."""
     runtime = TensorFlowRuntime(base, "none")
     assert runtime.shapes == {"mix": (8, 8, 4), "positive": (8, 8, 4)}
-    assert np.allclose(runtime(IMAGES, 5)["mix"], IMAGES @ MIX + SHIFT, rtol=1e-4, atol=1e-3)
-
-
-def test_padding_does_not_change_a_bit(base) -> None:
-    """The images of a short batch have the features they have in a full one."""
-    runtime = TensorFlowRuntime(base, "avg")
-    full = runtime(np.concatenate([IMAGES, IMAGES[:3]]), 8)["mix"]
-    assert np.array_equal(runtime(IMAGES, 8)["mix"], full[:5])
+    assert np.allclose(runtime(IMAGES)["mix"], IMAGES @ MIX + SHIFT, rtol=1e-4, atol=1e-3)
 
 
 def test_base_without_a_channel_axis() -> None:
@@ -73,7 +71,7 @@ def test_base_without_a_channel_axis() -> None:
 
     model = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten(name="flat")])
     runtime = TensorFlowRuntime(load_base(Request(model, preprocess="none")), "avg")
-    assert runtime(np.ones((2, 28, 28, 1), np.float32), 2)["flat"].shape == (2, 784)
+    assert runtime(np.ones((2, 28, 28, 1), np.float32))["flat"].shape == (2, 784)
 
 
 def test_layer_of_unknown_size_is_refused() -> None:
@@ -92,3 +90,197 @@ def test_layer_of_unknown_size_is_refused() -> None:
     model = keras.Sequential([keras.Input((8, 8, 3)), Ragged(name="ragged")])
     with pytest.raises(BaseError, match="ragged"):
         TensorFlowRuntime(load_base(Request(model, preprocess="none")), "none")
+
+
+def convolutional() -> object:
+    """Return a network of 16x16 with batch normalisation that has seen data, and a branch."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    pixels = x = keras.Input((16, 16, 3))
+    x = keras.layers.Normalization(mean=(120.0, 110.0, 100.0), variance=(60.0**2, 70.0**2, 80.0**2), name="scaled")(x)
+    x = keras.layers.Conv2D(16, 3, name="conv")(x)
+    x = keras.layers.BatchNormalization(name="normed")(x)
+    x = keras.layers.ReLU(6.0, name="relu")(x)
+    y = keras.layers.DepthwiseConv2D(3, padding="same", activation="swish", name="depth")(x)
+    model = keras.Model(pixels, keras.layers.Add(name="sum")([x, y]))
+    rng = np.random.default_rng(0)
+    model.get_layer("normed").set_weights([rng.uniform(0.5, 1.5, 16) for _ in range(4)])
+    return model
+
+
+def recurrent() -> object:
+    """Return a network that takes grey 16x16 without a channel axis, with a loop in it."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    inner = keras.Sequential([keras.Input((16, 16)), keras.layers.Rescaling(1 / 255, name="small"),
+                              keras.layers.LSTM(7, return_sequences=True, name="steps")], name="inner")  # fmt: skip
+    return keras.Sequential([keras.Input((16, 16)), inner, keras.layers.LayerNormalization(name="normed")])
+
+
+def attentive() -> object:
+    """Return a small transformer over rows of patches."""
+    import keras
+
+    keras.utils.set_random_seed(2)
+    pixels = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 127.5, -1.0, name="scaled")(pixels)
+    x = keras.layers.Conv2D(8, 4, 4, name="patches")(x)
+    x = keras.layers.Reshape((16, 8), name="tokens")(x)
+    y = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    return keras.Model(pixels, keras.layers.LayerNormalization(name="normed")(keras.layers.Add(name="sum")([x, y])))
+
+
+BASES = {
+    "convolutional": (convolutional, ("conv", "relu", "sum")),
+    "recurrent": (recurrent, ("inner/steps", "normed")),
+    "attentive": (attentive, ("patches", "attention", "normed")),
+}
+RUNTIMES = [
+    (TensorFlowRuntime, "float32", 1e-4),
+    (TensorFlowRuntime, "bfloat16", 3e-2),
+    (TensorFlowRuntime, "float16", 3e-3),
+    (OpenVINORuntime, "float32", 1e-4),
+    (OpenVINORuntime, "bfloat16", 3e-2),
+]
+
+
+def available(kind: type, precision: str) -> None:
+    """Skip where OpenVINO is not installed, or the CPU has no such arithmetic."""
+    if kind is OpenVINORuntime:
+        openvino = pytest.importorskip("openvino")
+        name = {"float32": "FP32", "bfloat16": "BF16"}[precision]
+        if name not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip(f"this CPU has no {precision}")
+
+
+@pytest.mark.parametrize(("kind", "precision", "tolerance"), RUNTIMES)
+@pytest.mark.parametrize("name", BASES)
+def test_every_runtime_gives_plain_keras_numbers(name: str, kind: type, precision: str, tolerance: float) -> None:
+    """All cuts of several kinds of networks, pooled in every way, are those of plain Keras, to the precision."""
+    import keras
+
+    available(kind, precision)
+    build, layers = BASES[name]
+    model = build()
+    squeeze = len(model.input_shape) == 3
+    pixels = np.random.default_rng(0).uniform(0, 255, (5, 16, 16, 1 if squeeze else 3)).astype(np.float32)
+    inner = model.get_layer("inner") if name == "recurrent" else None
+    base = load_base(Request(model, layers=layers, preprocess="none"))
+    for pooling, reduce in (
+        ("none", lambda x: x),
+        ("flatten", lambda x: x.reshape(len(x), -1)),
+        ("avg", lambda x: x.mean(axis=tuple(range(1, x.ndim - 1)))),
+        ("max", lambda x: x.max(axis=tuple(range(1, x.ndim - 1)))),
+    ):
+        runtime = kind(base, pooling, precision)
+        found = runtime(pixels)
+        assert list(found) == list(runtime.shapes) == list(layers)
+        for layer in layers:
+            whole = inner if layer.startswith("inner/") else model
+            cut = keras.Model(whole.inputs, whole.get_layer(layer.rpartition("/")[2]).output)
+            expected = reduce(np.asarray(cut(pixels[..., 0] if squeeze else pixels, training=False)))
+            assert found[layer].dtype == np.float32
+            assert found[layer].shape == expected.shape == (5, *runtime.shapes[layer])
+            error = np.abs(found[layer] - expected).max() / np.abs(expected).max()
+            assert error <= tolerance, (layer, pooling)
+            assert precision == "float32" or error > 0  # it did compute in something else
+
+
+def test_precision_leaves_the_model_as_it_was() -> None:
+    """The network that a runtime was made of computes in float32 as before, and so does the next runtime."""
+    base = load_base(Request(convolutional(), layers=("sum",), preprocess="none"))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    before, exact = np.asarray(base.model(pixels)[0]), TensorFlowRuntime(base, "none")(pixels)["sum"]
+    TensorFlowRuntime(base, "none", "bfloat16")
+    assert np.array_equal(np.asarray(base.model(pixels)[0]), before)
+    assert np.array_equal(TensorFlowRuntime(base, "none")(pixels)["sum"], exact)
+
+
+def test_preprocessing_stays_float32_in_low_precision() -> None:
+    """Pixels that bfloat16 cannot tell apart are scaled before they are rounded."""
+    import keras
+
+    model = keras.Sequential([keras.Input((2, 2, 3)),
+                              keras.layers.Normalization(mean=200.0, variance=1e-2, name="scaled"),
+                              keras.layers.Activation("relu", name="out")])  # fmt: skip
+    pixels = np.full((1, 2, 2, 3), 200.25, np.float32)
+    (found,) = TensorFlowRuntime(load_base(Request(model, preprocess="none")), "avg", "bfloat16")(pixels).values()
+    assert np.allclose(found, 2.5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("runtime", ["tensorflow", "openvino"])
+def test_a_run_traces_its_base_once(runtime: str) -> None:
+    """Whole batches, the last one and one of another size all go through one trace."""
+    import keras
+
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    calls = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            calls.append(x.shape)
+            return x * 2.0
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), Counting(name="counting")])
+    base = load_base(Request(model, preprocess="none"))
+    calls.clear()
+    kind = OpenVINORuntime if runtime == "openvino" else TensorFlowRuntime
+    compiled = kind(base, "avg")
+    extractor = Extractor.__new__(Extractor)
+    extractor.__dict__.update(Extractor(Request(model, preprocess="none")).__dict__, _runtime=compiled)
+    calls.clear()
+    source = ArraySource("made", np.stack([random_image(i) for i in range(11)]), ["a"] * 11)
+    done = [one for size in (4, 3) for one in extractor.stream(source, source.items, batch_size=size)]
+    assert np.allclose(done[10].views[0]["counting"], 2 * random_image(10).mean(axis=(0, 1)), rtol=1e-5)
+    assert len(done) == 22
+    assert calls == []
+
+
+def test_missing_openvino_says_what_to_install(monkeypatch: pytest.MonkeyPatch, base) -> None:
+    """One line names the extra."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(OptionError, match=r"pip install 'featcache\[openvino\]'"):
+        OpenVINORuntime(base, "avg")
+
+
+def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, base) -> None:
+    """OpenVINO would compute in float32 without a word."""
+    openvino = pytest.importorskip("openvino")
+
+    class Old(openvino.Core):
+        def get_property(self, *_):
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino, "Core", Old)
+    with pytest.raises(OptionError, match=r"Received: bfloat16\. Take --precision float32"):
+        OpenVINORuntime(base, "avg", "bfloat16")
+
+
+def test_the_hint_says_what_openvino_would_bring(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """Where the CPU has bfloat16 it is recommended, too; whoever uses OpenVINO or a GPU hears nothing."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    cpu = tmp_path / "cpuinfo"
+    monkeypatch.setattr(runtimes, "_CPU_FLAGS", cpu)
+    assert faster_on_this_cpu(Request()).startswith("--runtime openvino computed 1.0 to 1.4 times")
+    cpu.write_text("flags: sse avx512_bf16")
+    assert "--precision bfloat16 computed 2.0 to 2.9 times" in faster_on_this_cpu(Request())
+    assert faster_on_this_cpu(Request(runtime="openvino")) is None
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    assert faster_on_this_cpu(Request()) is None
+
+
+def test_the_hint_comes_once_and_with_many_images_only(extracting, photos, tmp_path, monkeypatch, caplog) -> None:
+    """A run of few images is over before another runtime is installed; one without work says nothing."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(runtimes, "faster_on_this_cpu", lambda request: "faster!")
+    extracting(photos, tmp_path / "few")
+    assert "faster!" not in caplog.text
+    monkeypatch.setattr(extraction, "_HINT_ABOVE", 5)
+    for _ in range(2):
+        extracting(photos, tmp_path / "many")
+    assert caplog.text.count("faster!") == 1

@@ -20,10 +20,11 @@ from featcache.cli.app import (
     skipped_text,
 )
 from featcache.errors import OptionError
-from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Preprocess, Resize
+from featcache.profiling import AHEAD, STEPS
+from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
 
 if TYPE_CHECKING:
-    from featcache.extraction import ExtractionPlan, PartReport
+    from featcache.extraction import ExtractionPlan, ExtractionReport, PartReport
 
 
 @command("extract", example="featcache extract photos/ --base mobilenetv2 --pooling avg")
@@ -53,6 +54,13 @@ def extract(
         help="How pixels are scaled; auto: as the application's own module does."
     )] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="How features are stored.")] = "float32",
+    runtime: Annotated[Runtime, typer.Option(
+        help="What executes the base; openvino: on the CPU, needs featcache[openvino]."
+    )] = "tensorflow",
+    precision: Annotated[Precision, typer.Option(help="In what the network computes.")] = "float32",
+    fast_decode: Annotated[bool, typer.Option(
+        "--fast-decode", help="Decode a JPEG at the smallest eighth, quarter or half that is not below the image size."
+    )] = False,
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Keep these classes only.")] = None,
     validation_split: Annotated[float | None, typer.Option(
         help="Part that becomes validation where the source brings no split (default 0.2)."
@@ -69,7 +77,9 @@ def extract(
         metavar="SPEC", help="How: flip,rotation=0.2,zoom=0.3,shift=0.3,brightness=0.1,contrast=0.1,crop=0.2."
     )] = None,
     fill: Annotated[Fill, typer.Option(help="What appears beyond an augmented image's edges.")] = "nearest",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
+    batch_size: Annotated[int | None, typer.Option(
+        min=1, help="Images per forward pass. Default: 32, or for thousands of images the fastest in a short trial."
+    )] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows per file at most: what a kill can cost.")] = 4096,
     compression: Annotated[Literal["none", "zstd", "lz4"], typer.Option(
         help="How new shards are stored, without loss; needs featcache[compression]."
@@ -99,6 +109,7 @@ def extract(
     cache: Annotated[Path | None, typer.Option(
         help="The cache's own folder. Default: cache/<source>-<base>-<fingerprint>."
     )] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
 ) -> Outcome:  # fmt: skip
     """Run a frozen base over a source once; what the cache has already is not computed again."""
@@ -116,6 +127,9 @@ def extract(
         interpolation=interpolation,
         preprocess=preprocess,
         dtype=dtype,
+        precision=precision,
+        runtime=runtime,
+        fast_decode=fast_decode,
         classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
         validation_split=validation_split,
         test_split=test_split,
@@ -135,6 +149,7 @@ def extract(
         rehash=rehash,
         replace_source=replace_source,
         cache=cache,
+        profile=profile,
     )
     if dry_run:
         return _planned(extraction.plan())
@@ -144,6 +159,8 @@ def extract(
     with progress("extracting") as shown:
         result = extraction.run(shown)
     report = result.report
+    if report.profile is not None:
+        log.info("%s", _where_the_time_went(report))
     for text in report.warnings:
         log.warning("%s", text)
     data = {
@@ -161,6 +178,7 @@ def extract(
         "images_per_second": report.images_per_second,
         "bytes": report.bytes,
         "warnings": report.warnings,
+        "profile": report.profile,
     }
     splits = ", ".join(f"{n} {split}" for split, n in result.splits.items()) or "none of them readable"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result.layers.items())
@@ -181,6 +199,16 @@ def _published(report: PartReport) -> Outcome:
         f"{printable(str(report.cache))}"
     )
     return Outcome(asdict(report), text, SKIPPED if report.skipped else DONE)
+
+
+def _where_the_time_went(report: ExtractionReport) -> str:
+    assert report.profile is not None
+    seconds, bottleneck = report.profile["seconds"], report.profile["bottleneck"]
+    own = ", ".join(f"{name} {seconds[name]:.1f} s" for name in STEPS)
+    ahead = ", ".join(f"{name} {seconds[name]:.1f} s" for name in AHEAD)
+    if not any(seconds.values()):
+        return f"profile: nothing to compute in {report.seconds:.1f} s"
+    return f"profile of {report.seconds:.1f} s: {own}; ahead, in all threads: {ahead}; bottleneck: {bottleneck}"
 
 
 def _planned(plan: ExtractionPlan) -> Outcome:

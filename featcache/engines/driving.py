@@ -23,6 +23,7 @@ from featcache.engines.running import Done, Runner
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheError, ImageError, OptionError
 from featcache.planning import Job, RowSet, with_digest
+from featcache.profiling import Profile
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +86,12 @@ class Driver:
                 if file.suffix == ".known" or time.time() - file.stat().st_mtime > STALE:
                     file.unlink()
 
-    def run_local(self, tasks: Sequence[Task], journal: poison.Journal, progress: Progress | None) -> None:
+    def run_local(
+        self, tasks: Sequence[Task], journal: poison.Journal, progress: Progress | None, profile: Profile | None = None
+    ) -> None:
         """Do tasks in this process, decoding ahead across them."""
+        if tasks:
+            self._job.extractor.profile = profile
         done = _counted(tasks, progress)
         following: list[Task] = []
         for task in tasks:

@@ -22,13 +22,13 @@ from featcache.export.formats import format_of, with_every_class, write
 from featcache.files import TEMPORARY, publish_json, swap_folder, sync_folder
 from featcache.heads import Head
 from featcache.images import PixelSpec
-from featcache.recipe import Request
+from featcache.recipe import Recipe, Request
 
 TOLERANCE = {"keras": 1e-4, "savedmodel": 1e-4, "tflite": 5e-3, "onnx": 5e-3}
 """How far a probability may be from the classifier's, in float32."""
 
 LOW_PRECISION = 5e-3
-"""The same of features kept in float16, and of networks that compute in less than float32."""
+"""The same of networks that compute in less than float32."""
 
 METADATA_FORMAT = 1
 
@@ -125,7 +125,7 @@ def export_model(
         if worst > tolerance:
             raise ExportError(
                 f"Expected probabilities within {tolerance:g} of the classifier's. Received: {worst:.3g} from the "
-                f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; take another format."
+                f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; {_advice(classifier)}."
             )
         notes = _notes(kind, classifier, spec, shown, refused)
         known = _metadata(kind, classifier, spec, written, notes)
@@ -188,9 +188,18 @@ def _whole(classifier: ImageClassifier, tolerance: float) -> tuple[Any, PixelSpe
         trained, spec = [int(number) for number in head.estimator.classes_], classifier.extractor.spec
     else:
         composed, trained, spec = head.model, head.trained_classes, head.spec
-    stored = (head.card.get("recipe") or {}).get("dtype", "float32")
-    exact = stored == "float32" and _in_float32(composed)
-    return with_every_class(composed, trained, count), spec, tolerance if exact else max(tolerance, LOW_PRECISION)
+    described = head.card.get("recipe")
+    promised = Recipe.from_dict(described).tolerance if described else 0.0
+    promised = max(promised, tolerance, 0.0 if _in_float32(composed) else LOW_PRECISION)
+    return with_every_class(composed, trained, count), spec, promised
+
+
+def _advice(classifier: ImageClassifier) -> str:
+    described = classifier.head.card.get("recipe")
+    precision = Recipe.from_dict(described).precision if described else "float32"
+    if isinstance(classifier.head, Head) and precision != "float32":
+        return f"its features are of {precision}, exports compute in float32: extract with --precision float32"
+    return "take another format"
 
 
 def _in_float32(layer: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from featcache.images import PixelSpec
@@ -28,12 +29,34 @@ def loaded(content: Any, spec: PixelSpec) -> Any:
     """
     import tensorflow as tf
 
-    image = tf.io.decode_image(content, channels=spec.channels, expand_animations=False)
-    image.set_shape((None, None, spec.channels))
     number = orientation(content)
+    image = _decoded(content, number, spec)
+    image.set_shape((None, None, spec.channels))
     image = tf.image.rot90(image, tf.gather(tf.constant(_TURNS), number))
     image = tf.cond(tf.gather(tf.constant(_MIRRORED), number), lambda: tf.reverse(image, [1]), lambda: image)
     return resized(image, spec)
+
+
+def _decoded(content: Any, number: Any, spec: PixelSpec) -> Any:
+    import tensorflow as tf
+
+    def whole() -> Any:
+        return tf.io.decode_image(content, channels=spec.channels, expand_animations=False)
+
+    def reduced() -> Any:
+        size = tf.io.extract_jpeg_shape(content)[:2]
+        wanted = tf.constant((spec.height, spec.width))
+        wanted = tf.where(tf.gather(tf.constant(_TURNS), number) % 2 == 1, wanted[::-1], wanted)
+        fitting = [tf.reduce_all((size + ratio - 1) // ratio >= wanted) for ratio in (2, 4, 8)]
+        steps = tf.add_n([tf.cast(fits, tf.int32) for fits in fitting])  # what fits at 8 fits at 4 and 2
+        return tf.switch_case(steps, [decoder(ratio) for ratio in (1, 2, 4, 8)])
+
+    def decoder(ratio: int) -> Callable[[], Any]:
+        return lambda: tf.io.decode_jpeg(content, channels=spec.channels, ratio=ratio)
+
+    if not spec.fast:
+        return whole()
+    return tf.cond(tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff", reduced, whole)
 
 
 def resized(images: Any, spec: PixelSpec) -> Any:

@@ -20,13 +20,13 @@ import numpy.typing as npt
 from featcache import charts
 from featcache.augmentation import Augmentation
 from featcache.bases import fresh_weights
+from featcache.batching import BATCH_SIZE
 from featcache.cache import FeatureCache
 from featcache.cache.lock import writer_lock
 from featcache.cache.writer import versions
 from featcache.classifier import ImageClassifier, own_source
 from featcache.composition import Composition, composition
 from featcache.errors import CacheError, HeadError, OptionError
-from featcache.extractor import BATCH_SIZE
 from featcache.finetune.distillation import distilled
 from featcache.finetune.layers import Unfreezing, counts, layer_table, unfreeze
 from featcache.finetune.pictures import Picture, Pictures, listed
@@ -39,7 +39,6 @@ from featcache.signed import card_digest
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
 _RATE, _FRESH_RATE = 1e-5, 1e-3
 
 
@@ -356,11 +355,14 @@ class _Run:
         metrics, expected = self._scored("validation", by_head)
         composed, found = self._scored("validation", self._by_model)
         difference = float(np.abs(expected - found).max())
-        tolerance = _TOLERANCE[self.recipe.dtype]
+        tolerance = self.recipe.tolerance
         if difference > tolerance:
+            remedy = "Report it, with this head."
+            if self.recipe.precision != "float32":
+                remedy = f"Its features are of {self.recipe.precision}: extract with --precision float32."
             raise HeadError(
                 f"Expected base and head as one model to say what the head says, within {tolerance}. "
-                f"Received: a probability that differs by {difference:.2g}. Report it, with this head."
+                f"Received: a probability that differs by {difference:.2g}. {remedy}"
             )
         log.info("before training: accuracy %.4f of the head, %.4f as one model; probabilities differ by %.1e at most",
                  metrics["accuracy"], composed["accuracy"], difference)  # fmt: skip

@@ -86,6 +86,32 @@ def test_extract_compression(options: list[object], photos: Path, tmp_path: Path
     assert run(*arguments, "--compression", "gzip")[0] == 2
 
 
+def test_extract_runtime(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """--precision, --runtime and --fast-decode are the recipe's: a cache of another one is refused, naming them."""
+    arguments = ["extract", photos, *options, "--cache", tmp_path / "c", "--json"]
+    assert run(*arguments, "--precision", "bfloat16")[0] == 0
+    recipe = json.loads((tmp_path / "c" / "recipe.json").read_text())["recipe"]
+    assert (recipe["precision"], recipe["runtime"]) == ("bfloat16", "tensorflow")
+    code, _, err = run(*arguments, "--fast-decode")
+    assert code == 1
+    assert "precision: bfloat16 → float32" in err
+    assert "decode:" in err
+    assert run(*arguments, "--runtime", "sideways")[0] == 2
+
+
+def test_extract_profile(options: list[object], photos: Path, tmp_path: Path) -> None:
+    """--profile says on stderr and in JSON where the time went; without it there is nothing of the kind."""
+    arguments = ["extract", photos, *options, "--json"]
+    _, out, err = run(*arguments, "--cache", tmp_path / "c", "--profile")
+    profile = json.loads(out)["profile"]
+    assert re.search(r"profile of .* s: start .* wait .* forward .* write .* decode .*; bottleneck: \w+", err)
+    assert err.rstrip().endswith(f"bottleneck: {profile['bottleneck']}")
+    assert "nothing to compute" in run(*arguments, "--cache", tmp_path / "c", "--profile")[2]
+    _, out, err = run(*arguments, "--cache", tmp_path / "d")
+    assert json.loads(out)["profile"] is None
+    assert "bottleneck" not in err
+
+
 def test_extract_json(options: list[object], photos: Path, tmp_path: Path) -> None:
     """--json prints one object with the promised keys and nothing else on stdout."""
     code, out, _ = run("extract", photos, *options, "--cache", tmp_path / "c", "--json")

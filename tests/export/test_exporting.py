@@ -211,6 +211,19 @@ def test_exif_behind_other_segments_is_found() -> None:
     assert all(graph.orientation(tf.constant(content[:end])).numpy() in (1, 8) for end in range(0, 120, 7))
 
 
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+@pytest.mark.parametrize("size", [(7, 3), (8, 6), (12, 12), (40, 8)])
+def test_the_graph_decodes_fast_as_featcache_does(size: tuple[int, int], orientation: int) -> None:
+    """A JPEG is reduced by as much, turned or not; a PNG by nothing."""
+    import tensorflow as tf
+
+    spec = PixelSpec(*size, 3, fast=True)
+    run = tf.function(lambda content: graph.loaded(content, spec), input_signature=[tf.TensorSpec((), tf.string)])
+    for kind in ("JPEG", "PNG"):
+        content = encoded(random_image(3, 64)[:59, :37], kind, tiff(orientation, "<"))
+        assert np.array_equal(run(tf.constant(content)), load(content, spec))
+
+
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest", "bicubic", "lanczos3", "gaussian", "area"])
 def test_the_graph_resizes_as_featcache_does(resize: str, interpolation: str) -> None:
@@ -379,7 +392,8 @@ def test_arrays_are_compared_too(extracting, tmp_path: Path, at_once: None) -> N
 def test_whose_weights_they_are(request_: dict[str, object], expected: str) -> None:
     """The note names their origin, and their licence as far as it is known."""
     whole = {"settings": {}, "layers": [], "pooling": "avg", "image_size": None, "resize": "pad", "preprocess": "auto",
-             "interpolation": "bilinear", "dtype": "float32", "seed": 0, **request_}  # fmt: skip
+             "interpolation": "bilinear", "dtype": "float32", "precision": "float32",
+             "runtime": "tensorflow", "fast_decode": False, "seed": 0, **request_}  # fmt: skip
     assert expected in exporting._licence({"request": whole})
     assert "drawn at random" in exporting._licence({"request": whole, "options": {"reinitialise": True}})
 

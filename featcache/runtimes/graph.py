@@ -1,0 +1,141 @@
+"""A base as a graph of constants, from a batch of pixels to pooled features: what every runtime executes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from featcache.bases import Base
+from featcache.errors import BaseError
+from featcache.recipe import Pooling, Precision, Preprocess
+
+_CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, as keras.applications.imagenet_utils has them
+_TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def preprocessed(pixels: Any, mode: Preprocess) -> Any:
+    """Scale pixels for a base: the operations of ``imagenet_utils.preprocess_input``, in its order.
+
+    Parameters
+    ----------
+    pixels : tensor, shape (n, height, width, channels), float32
+        Values in 0…255; left untouched.
+    mode : str
+        ``caffe``: BGR minus ImageNet's mean; ``torch``: 0…1, then ImageNet's mean and deviation;
+        ``tf``: -1…1; ``rescale``: 0…1; ``none``.
+
+    Returns
+    -------
+    tensor of the same shape
+    """
+    if mode == "caffe":
+        return pixels[..., ::-1] - np.array(_CAFFE_MEAN, np.float32)
+    if mode == "torch":
+        return (pixels / 255.0 - np.array(_TORCH_MEAN, np.float32)) / np.array(_TORCH_STD, np.float32)
+    if mode == "tf":
+        return pixels / 127.5 - 1.0
+    return pixels / 255.0 if mode == "rescale" else pixels
+
+
+def pooled(features: Any, pooling: Pooling) -> Any:
+    """Reduce maps to one row per image: over all axes between the first and the last, or flattened.
+
+    Parameters
+    ----------
+    features : tensor, shape (n, …, channels)
+        A tensor of shape (n, channels) has nothing to pool and is returned as it is.
+    pooling : {"avg", "max", "flatten", "none"}
+
+    Returns
+    -------
+    tensor, shape (n, channels), (n, values) or as it came
+    """
+    import keras
+
+    if pooling == "none" or len(features.shape) <= 2:
+        return features
+    if pooling == "flatten":
+        return keras.ops.reshape(features, (-1, int(np.prod(features.shape[1:]))))
+    axes = tuple(range(1, len(features.shape) - 1))
+    return (keras.ops.mean if pooling == "avg" else keras.ops.max)(features, axis=axes)
+
+
+def frozen(base: Base, pooling: Pooling, precision: Precision) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Trace a base once, with its variables made constants, so that batch normalisation folds into convolutions.
+
+    Parameters
+    ----------
+    base : Base
+    pooling : {"avg", "max", "flatten", "none"}
+        What becomes of spatial maps, in float32.
+    precision : {"float32", "bfloat16", "float16"}
+        In what the network computes.
+
+    Returns
+    -------
+    function
+        TensorFlow's, from float32 pixels (n, height, width, channels) in 0…255 to a list of float32 tensors, one
+        for each layer, whatever n is.
+    shapes : dict
+        Of one image's features by layer.
+
+    Raises
+    ------
+    BaseError
+        If TensorFlow cannot run the base, or the size of a layer's output is not known.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    def forward(pixels: Any) -> list[Any]:
+        scaled = preprocessed(pixels, base.preprocess)
+        outputs = base.model(scaled[..., 0] if base.squeeze else scaled, training=False)
+        listed = outputs if isinstance(outputs, list | tuple) else [outputs]
+        return [pooled(tf.cast(output, tf.float32), pooling) for output in listed]
+
+    signature = tf.TensorSpec((None, base.height, base.width, base.channels), tf.float32, "pixels")
+    try:
+        with computing_in(base.model, precision):
+            traced = tf.function(forward, input_signature=[signature], autograph=False).get_concrete_function()
+        function = convert_variables_to_constants_v2(traced)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise BaseError(f"Expected a base that TensorFlow can run. Received: {base.name!r}: {text}") from None
+    shapes = {}
+    for layer, output in zip(base.layers, traced.outputs, strict=True):
+        shape = tuple(output.shape[1:])
+        if not shape or None in shape:
+            raise BaseError(
+                f"Expected a layer whose output size is known. Received: {layer!r} with {shape}. "
+                "Choose another --layer or --pooling avg."
+            )
+        shapes[layer] = tuple(int(n) for n in shape)
+    return function, shapes
+
+
+@contextlib.contextmanager
+def computing_in(network: Any, precision: Precision) -> Iterator[None]:
+    """Let a network compute in another precision while it is traced; its variables stay float32.
+
+    Layers that scale pixels keep float32, and so do layers that were given a precision of their own.
+    """
+    import keras
+
+    kept = keras.layers.InputLayer | keras.layers.Normalization | keras.layers.Rescaling | keras.Model
+    policies = [
+        (layer, layer.dtype_policy)
+        for layer in network._flatten_layers(include_self=False)
+        if not isinstance(layer, kept) and layer.dtype_policy.name == "float32"
+    ]
+    if precision == "float32":
+        policies = []
+    for layer, _ in policies:
+        layer.dtype_policy = keras.DTypePolicy(f"mixed_{precision}")
+    try:
+        yield
+    finally:
+        for layer, policy in policies:
+            layer.dtype_policy = policy
