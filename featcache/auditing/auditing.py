@@ -104,7 +104,7 @@ def _alike(
     mean = mean_row(rows)
     units, uncertainty = directions(rows, mean)
     indices, cosines = nearest(units, NEIGHBORS, progress=progress)
-    pairs = candidates(indices, cosines, CANDIDATE - 4 * uncertainty * (1 - CANDIDATE**2))
+    pairs = candidates(indices, cosines, CANDIDATE - 3 * uncertainty * (1 - CANDIDATE**2))
     exact = pair_cosines(rows, mean, pairs[:, 0], pairs[:, 1])
     entries = [usable[i] for i in numbers.tolist()]
     near, more = near_copies(originals, entries, pairs[exact >= CANDIDATE], exact[exact >= CANDIDATE])

@@ -17,7 +17,7 @@ from featcache.similarity import Floats
 
 log = logging.getLogger(__name__)
 
-CANDIDATE = 0.7
+CANDIDATE = 0.5
 """Cosine of features less their mean from which two images are compared on pixels."""
 CONFIRMED = 0.98
 """Correlation of thumbnails from which they are copies."""
@@ -25,6 +25,8 @@ UNSEEN = 0.95
 """Cosine from which they are taken for copies where pixels cannot be read."""
 MOST = 20_000
 """Candidate pairs that are compared on pixels, the most similar first."""
+CHECKED = 10 * MOST
+"""Pairs whose cosine is computed from features again, where neighbours were found by sketches."""
 SIDE = 32
 """Pixels of a thumbnail's side."""
 
@@ -67,9 +69,9 @@ def near_copies(
     pairs, cosines = pairs[order], cosines[order]
     wanted = np.unique(pairs)
 
-    def look(i: int) -> Floats | None:
+    def look(i: int) -> npt.NDArray[np.uint8] | None:
         try:
-            return _standardised(originals.thumbnail(entries[i], SIDE))
+            return originals.thumbnail(entries[i], SIDE).round().astype(np.uint8)  # small, as there may be many
         except ImageError as error:
             log.debug("%s: %s", entries[i].path, error)
             return None
@@ -83,7 +85,7 @@ def near_copies(
             unseen += 1
             alike, least = cosine, UNSEEN
         else:
-            alike, least = float((left * right).sum()), CONFIRMED
+            alike, least = float((_standardised(left) * _standardised(right)).sum()), CONFIRMED
         if alike >= least:
             found.append((a, b, alike))
     if unseen:
@@ -94,8 +96,9 @@ def near_copies(
     return found, notes
 
 
-def _standardised(pixels: npt.NDArray[np.float32]) -> Floats:
+def _standardised(thumbnail: npt.NDArray[np.uint8]) -> Floats:
     """Return pixels less their mean and of length 1; a picture of one colour has its colour only."""
+    pixels = thumbnail.astype(np.float32)
     values = pixels - pixels.mean()
     length = float(np.linalg.norm(values))
     return values / length if length > SIDE else pixels / max(float(np.linalg.norm(pixels)), 1.0)
@@ -160,7 +163,13 @@ def _finding(members: list[Entry], link: float) -> Finding:
 
 
 def candidates(indices: npt.NDArray[np.int32], cosines: Floats, least: float) -> npt.NDArray[np.int64]:
-    """Return each pair of neighbours of at least a cosine once, shape (m, 2), the smaller index first."""
+    """Return each pair of neighbours of at least a cosine once, shape (m, 2), the smaller index first.
+
+    Of many, about the `CHECKED` most similar.
+    """
+    kept = cosines[cosines >= least]
+    if len(kept) > 2 * CHECKED:  # mostly each is there twice
+        least = float(np.partition(kept, -2 * CHECKED)[-2 * CHECKED])
     row, place = np.nonzero(cosines >= least)
     pairs = np.sort(np.column_stack([row, indices[row, place]]).astype(np.int64), axis=1)
     return np.unique(pairs, axis=0)
