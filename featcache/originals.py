@@ -35,8 +35,14 @@ class Originals:
     """
 
     def __init__(self, cache: FeatureCache) -> None:
+        self._cache = cache
         self._location = Path(cache.source["location"] or ".")
         self.root = self._location.parent if self._location.is_file() else self._location
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every image that the cache lists."""
+        return self._cache.entries
 
     def file(self, entry: Entry) -> Path | None:
         """Return an image's file, None if it is none or not there."""

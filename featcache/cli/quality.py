@@ -88,3 +88,29 @@ def _findings(report: AuditReport, top: int) -> str:
     if not parts:
         parts.append(f"nothing found in {report.images:,} images")
     return "\n".join([*parts, *(f"note: {printable(note)}" for note in report.notes)])
+
+
+@command("neighbors", example="featcache neighbors cache/photos-vgg19-1a2b3c4d cat.jpg --png similar.png")
+def neighbors(
+    cache: Annotated[Path, typer.Argument(help="A cache.")],
+    image: Annotated[str, typer.Argument(help="A file, or the path of an image of the cache.")],
+    top_k: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    layer: Layer = None,
+    png: Annotated[Path | None, typer.Option(help="Write a contact sheet of them, the image first.")] = None,
+) -> Outcome:  # fmt: skip
+    """Show the images of a cache that are most similar to one, by the cosine of their features."""
+    from featcache.neighboring import contact_sheet
+    from featcache.neighboring import neighbors as run
+
+    if png is not None and png.suffix.lower() != ".png":
+        raise OptionError(f"Expected --png FILE.png. Received: {str(png)!r}.")
+    found = run(cache, image, top_k=top_k, layer=layer)
+    if png is not None:
+        contact_sheet(cache, found, png)
+    rows = [["similarity", "label", "split", "path"]]
+    rows += [
+        [f"{one.similarity:.4f}", printable(one.label or ""), one.split or "", printable(one.path)]
+        for one in found.neighbors
+    ]
+    data = {**found.to_dict(), "png": None if png is None else str(png)}
+    return Outcome(data, table(rows, right={0}) + (f"\n{printable(str(png))}" if png is not None else ""))
