@@ -12,6 +12,7 @@ from featcache.cli.heads import newest
 from featcache.errors import OptionError
 
 if TYPE_CHECKING:
+    from featcache.advising import Advice
     from featcache.auditing import AuditReport, Cleaned
 
 Cache = Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")]
@@ -114,3 +115,53 @@ def neighbors(
     ]
     data = {**found.to_dict(), "png": None if png is None else str(png)}
     return Outcome(data, table(rows, right={0}) + (f"\n{printable(str(png))}" if png is not None else ""))
+
+
+@command("advise", example="featcache advise cache/photos-vgg19-1a2b3c4d")
+def advise(
+    cache: Cache = None,
+    seed: Annotated[int, typer.Option(min=0, help="For everything random.")] = 0,
+) -> Outcome:
+    """Say what to do next: more data, another layer, augmentation or fine-tuning; and what cannot be told."""
+    from featcache.advising import advise as run
+
+    with progress("training heads", "heads") as shown:
+        found = run(cache or newest(), seed=seed, progress=shown)
+    return Outcome(found.to_dict(), _advice(found))
+
+
+def _advice(found: Advice) -> str:
+    """Return layers, learning curve, ways to go on, and the recommendation last, where it is seen."""
+    held = found.held_out
+    layers = [["layer", "accuracy", "95 %", "LogME"]]
+    layers += [
+        [printable(one["layer"]), f"{one['accuracy']:.4f}", "{:.4f}-{:.4f}".format(*one["accuracy_ci95"]),
+         f"{one['logme']:.4f}"]
+        for one in found.layers
+    ]  # fmt: skip
+    parts = [f"ridge heads on {held['images']:,} images held out of {held['from']}, chance {held['chance']:.4f}",
+             table(layers, right={1, 2, 3})]  # fmt: skip
+    if found.curve:
+        rows = [["images", "accuracy", "sd of draws", "95 %", ""]]
+        rows += [
+            [f"{one['images']:,}", f"{one['accuracy']:.4f}", f"{one['accuracy_sd']:.4f}" if one["draws"] > 1 else "",
+             "{:.4f}-{:.4f}".format(*one["accuracy_ci95"]), "measured"]
+            for one in found.curve
+        ]  # fmt: skip
+        rows += [
+            [f"{one['images']:,}", f"{one['accuracy']:.4f}", "",
+             "{:+.4f} to {:+.4f}".format(*one["gain_ci95"]), f"extrapolated gain of {one['times']} times the images"]
+            for one in found.extrapolation
+        ]  # fmt: skip
+        parts.append(table(rows, right={0, 1, 2, 3}))
+    for way in found.ways:
+        parts.append(f"{way.name}: {_EXPECTED[way.expected]}: {printable(way.reason)}")
+        if way.command and way.command != found.command:
+            parts.append(f"  {printable(way.command)}")
+    parts += [f"note: {printable(note)}" for note in found.notes]
+    parts.append(f"recommended: {printable(found.recommendation)}")
+    parts += [f"  because {printable(reason)}" for reason in found.reasons]
+    return "\n".join([*parts, *([f"next: {printable(found.command)}"] if found.command else [])])
+
+
+_EXPECTED = {"helps": "can be expected to help", "no": "not expected to help", "unknown": "not known"}
