@@ -179,9 +179,11 @@ def _augmentation_way(cache: FeatureCache, evidence: Evidence) -> Way:
         expected = "unknown" if p_value > 0.05 else "helps" if gain > 0 else "no"
         return Way("augmentation", expected, f"{cache.views} views bring {100 * gain:+.1f} points (McNemar p = "
                    f"{p_value:.2g}, n={evidence.held_out})")  # fmt: skip
-    command = extract_command(cache, views=VIEWS, augment=AUGMENT)
-    return Way("augmentation", "unknown", "cached features do not show it before there are views; it helps most where "
-               "images are few (add flip where a mirror image has the same class), and costs an extraction of each view", command)  # fmt: skip
+    reason = (
+        "cached features do not show it before there are views; it helps most where images are few (add flip where a "
+        "mirror image has the same class), and costs an extraction of each view"
+    )
+    return Way("augmentation", "unknown", reason, extract_command(cache, views=VIEWS, augment=AUGMENT))
 
 
 def _fine_tuning_way(

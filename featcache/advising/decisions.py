@@ -123,9 +123,7 @@ def similarity(evidence: Evidence, *, last: bool) -> tuple[str, str]:
             f"({_interval(best.accuracy_ci95)}), chance {evidence.chance:.3f}"
         )
         if covered >= FITS:
-            late = (
-                "what the base has learned carries over" if last else "the base goes on, so that is not its late layers"
-            )
+            late = "what the base has learned carries over" if last else "of its late layers that says nothing"
             return "similar" if last else "unknown", f"{what}: {late}"
         return "unknown", f"{what}: one layer does not show whether the base's domain or the classes are the reason"
     depth = ", ".join(f"{one.layer} {one.accuracy:.3f} (LogME {one.logme:.3f})" for one in evidence.layers)
@@ -136,10 +134,7 @@ def similarity(evidence: Evidence, *, last: bool) -> tuple[str, str]:
         )
     if best is deepest:
         if not last:
-            return (
-                "unknown",
-                f"by depth: {depth}; the base goes on: whether its late layers suit these images is not shown",
-            )
+            return "unknown", f"by depth: {depth}; whether the base's later layers suit is not shown"
         return "similar", f"by depth: {depth}; the deepest is the best"
     return "similar", (
         f"by depth: {depth}; {best.layer} is not distinguishable from {deepest.layer} (McNemar p = "
