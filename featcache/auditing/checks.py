@@ -20,7 +20,7 @@ COMMON = 0.1
 """From this part on, being small is how the images are, and one finding says it."""
 UNEQUAL = 10
 """A class is small if the largest has more than so many times its images."""
-DEVIATIONS = 6
+DEVIATIONS = 2.5
 """An image is an outlier if its distance to its neighbours is so many robust deviations above the median."""
 SHOWN = 5
 """Images that a finding about many names."""
@@ -99,27 +99,29 @@ def imbalance(entries: Sequence[Entry]) -> list[Finding]:
 def outliers(entries: Sequence[Entry], cosines: Floats) -> list[Finding]:
     """Return the images that are far from their neighbours.
 
-    An image's distance is 1 less the mean cosine with its neighbours. It is an outlier if that is more than
-    `DEVIATIONS` times 1.4826 times the median absolute deviation above the median of all (Leys et al. 2013).
+    An image's distance is 1 less the cosine with the k-th of its neighbours, so that fewer than k odd images do not
+    hide each other (Ramaswamy, Rastogi and Shim, SIGMOD 2000). It is an outlier if that is more than `DEVIATIONS`
+    times 1.4826 times the median absolute deviation above the median of all (Leys et al. 2013).
 
     Parameters
     ----------
     entries : sequence of Entry
         n images.
     cosines : array, shape (n, k)
-        With the k nearest others.
+        With the k nearest others, the nearest first.
     """
     if cosines.shape[1] == 0:
         return []
-    distance = 1 - cosines.mean(axis=1)
+    distance = 1 - cosines[:, -1]
     middle = float(np.median(distance))
     spread = 1.4826 * float(np.median(np.abs(distance - middle)))
     deviations = (distance - middle) / max(spread, np.finfo(np.float32).eps)
-    return [
-        Finding(
-            "outlier", (image_of(entries[i]),), float(min(distance[i] / 2, 1)),
-            f"mean cosine {1 - distance[i]:.3f} with its {cosines.shape[1]} nearest images, median of all "
-            f"{1 - middle:.3f}", "look whether it belongs here",
+    found = []
+    for i in np.flatnonzero(deviations > DEVIATIONS).tolist():
+        reason = (
+            f"cosine {1 - distance[i]:.3f} with its neighbour number {cosines.shape[1]}, median of all "
+            f"{1 - middle:.3f}, {deviations[i]:.1f} robust deviations"
         )
-        for i in np.flatnonzero(deviations > DEVIATIONS).tolist()
-    ]  # fmt: skip
+        score = float(min(distance[i] / 2, 1))
+        found.append(Finding("outlier", (image_of(entries[i]),), score, reason, "look whether it belongs here"))
+    return found

@@ -12,6 +12,8 @@ from PIL import Image
 
 from featcache.auditing import AuditReport, audit, copies
 from featcache.auditing import auditing as module
+from featcache.auditing import labels as labels_module
+from featcache.auditing.labels import joined
 from featcache.cache import FeatureCache
 from featcache.errors import OptionError
 
@@ -137,14 +139,37 @@ def test_samples_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_outliers_stand_out(tmp_path: Path) -> None:
-    """One image far from all others is an outlier, those of a cluster are not."""
+    """Three images alike, but far from all others, are outliers; those of clusters are not."""
     rng = np.random.default_rng(0)
     X = np.repeat(np.eye(3, 30), 40, axis=0) * 5 + 0.3 * rng.normal(size=(120, 30))
-    X[17] = 5 * np.eye(30)[20]
+    odd = [17, 50, 110]
+    X[odd] = 5 * np.eye(30)[20] + 0.3 * rng.normal(size=(3, 30))
     cache = FeatureCache.from_arrays(X.astype(np.float32), np.arange(120) // 40, None, {"made": 2}, path=tmp_path / "c",
                                      class_names=["a", "b", "c"])  # fmt: skip
     found = kinds(audit(cache, labels=False), "outlier")
-    assert [one.images[0].path for one in found] == [cache.paths()[17]]
+    assert {cache.paths()[i] for i in odd} <= {one.images[0].path for one in found[:3]}
+    assert len(found) <= 6
+
+
+def test_no_head_sees_the_images_it_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each group, copies included, is kept from exactly one of the five heads."""
+    seen = []
+    plain = labels_module.train
+
+    def spy(plan: Any, examples: Any) -> Any:
+        seen.append(set(examples.groups.tolist()))
+        return plain(plan, examples)
+
+    monkeypatch.setattr(labels_module, "train", spy)
+    cache, _ = mislabelled(tmp_path, n=90, flip=3)
+    groups = joined(cache.groups(), [[0, 3], [3, 7, 11]])
+    assert len({groups[i] for i in (0, 3, 7, 11)}) == 1
+    assert len(set(groups.tolist())) == 87
+    monkeypatch.setattr(module, "families", lambda entries, near: [([0, 3], 1.0), ([3, 7, 11], 1.0)])
+    audit(cache)
+    assert len(seen) == 5
+    assert all(sum(group in part for part in seen) == 4 for group in set().union(*seen))
+    assert len(set().union(*seen)) == 87
 
 
 def test_unequal_classes(made: Callable[..., FeatureCache], tmp_path: Path) -> None:
