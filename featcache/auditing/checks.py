@@ -115,7 +115,7 @@ def outliers(entries: Sequence[Entry], cosines: Floats) -> list[Finding]:
     distance = 1 - cosines[:, -1]
     middle = float(np.median(distance))
     spread = 1.4826 * float(np.median(np.abs(distance - middle)))
-    deviations = (distance - middle) / max(spread, np.finfo(np.float32).eps)
+    deviations = (distance - middle) / max(spread, 1e-6)
     found = []
     for i in np.flatnonzero(deviations > DEVIATIONS).tolist():
         reason = (
