@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featcache.advising import advise
+    from featcache.auditing import audit
     from featcache.cache import FeatureCache
     from featcache.classifier import ImageClassifier
     from featcache.errors import FeatcacheError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from featcache.extractor import FeatureExtractor
     from featcache.finetune import fine_tune
     from featcache.heads import Head
+    from featcache.neighboring import neighbors
     from featcache.train import Comparison, compare, fit_head
 
 __version__ = "0.1.0"
@@ -27,6 +30,9 @@ _HOME = {
     "fit_head": "featcache.train",
     "compare": "featcache.train",
     "fine_tune": "featcache.finetune",
+    "audit": "featcache.auditing",
+    "neighbors": "featcache.neighboring",
+    "advise": "featcache.advising",
     "Comparison": "featcache.train",
     "FeatureCache": "featcache.cache",
     "FeatureExtractor": "featcache.extractor",
@@ -41,6 +47,9 @@ __all__ = [
     "fit_head",
     "compare",
     "fine_tune",
+    "audit",
+    "neighbors",
+    "advise",
     "Comparison",
     "FeatureCache",
     "FeatureExtractor",

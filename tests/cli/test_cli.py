@@ -20,7 +20,7 @@ from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
 COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "bases", "layers", "info",
-            "verify", "gc", "export-cache", "demo"]  # fmt: skip
+            "audit", "neighbors", "advise", "verify", "gc", "export-cache", "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:

@@ -1,0 +1,140 @@
+"""An audit: everything that looks wrong with a cache's images, the worst first."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.auditing.checks import image_of, imbalance, outliers, small, unreadable
+from featcache.auditing.copies import CANDIDATE, candidates, copies, families, near_copies
+from featcache.auditing.findings import AuditReport, Finding, ordered
+from featcache.auditing.labels import joined, label_errors, labelled
+from featcache.cache import FeatureCache
+from featcache.cache.listing import Entry
+from featcache.errors import OptionError
+from featcache.heads import Rows
+from featcache.originals import Originals
+from featcache.similarity import directions, mean_row, nearest, pair_cosines
+from featcache.train.examples import Examples
+
+log = logging.getLogger(__name__)
+
+NEIGHBORS = 10
+MOST = 1_000_000
+"""Distinct images among which neighbours are sought; of more, so many drawn at random."""
+
+
+def audit(
+    cache: FeatureCache | str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    labels: bool = True,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> AuditReport:
+    """Find bad data: copies, leaks between splits, wrong labels, unusable, small and odd images, unequal classes.
+
+    Parameters
+    ----------
+    cache : FeatureCache or path
+        What to look at. Pixels are read from where its source lies; where they cannot be, the notes say what that
+        leaves out.
+    layer : str, optional
+        Whose features tell which images are alike; default: the deepest.
+    labels : bool
+        Look for label errors, which needs cleanlab (``pip install 'featcache[audit]'``) and trains five heads.
+    seed : int
+        For folds and samples.
+    progress : callable, optional
+        Called with (images done, images) while neighbours are sought: all pairs are looked at, a block at a time.
+
+    Returns
+    -------
+    AuditReport
+        Findings, the worst first, and notes on what was not done.
+
+    Raises
+    ------
+    OptionError
+        If there is no such layer, or no image has features.
+    """
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+    layer = cache.layer_name(layer)
+    if not len(cache):
+        raise OptionError(f"Expected images with features in {str(cache.path)!r}. Received: none. Run extract first.")
+    originals = Originals(cache)
+    usable = cache.usable
+    numbers = cache.numbers(order="storage")[0]
+    rows = Rows(cache.features(layer=layer, order="storage"))
+    alike, found, notes = _alike(originals, usable, numbers, rows, seed, progress)
+    everyone = families(usable, alike)
+    found += copies(usable, everyone)
+    if labels:
+        members = [family for family, _ in everyone]
+        more, own = _labels(cache, layer, numbers, rows, members, seed)
+        found, notes = found + more, notes + own
+    if cache.recipe.spec is None:
+        more, own = small(originals, usable, cache.recipe.image_size, seed=seed)
+        found, notes = found + more, notes + own
+    found += [*unreadable(cache.entries), *imbalance(usable)]
+    return AuditReport(cache.path, layer, len(cache.entries), ordered(found), tuple(notes))
+
+
+def _alike(
+    originals: Originals,
+    usable: Sequence[Entry],
+    numbers: npt.NDArray[np.int64],
+    rows: Rows,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[tuple[int, int, float]], list[Finding], list[str]]:
+    """Return near copies as pairs of images and how alike they are, outliers, and notes."""
+    notes = []
+    digests = np.array([usable[i].digest for i in numbers.tolist()], object)
+    distinct = np.sort(np.unique(digests, return_index=True)[1])
+    if len(distinct) > MOST:
+        notes.append(f"near copies and outliers were sought among {MOST:,} of {len(distinct):,} distinct images, "
+                     "drawn at random")  # fmt: skip
+        distinct = np.sort(np.random.default_rng(seed).choice(distinct, MOST, replace=False))
+    numbers, rows = numbers[distinct], rows.take(distinct)
+    mean = mean_row(rows)
+    units, uncertainty = directions(rows, mean)
+    indices, cosines = nearest(units, NEIGHBORS, progress=progress)
+    pairs = candidates(indices, cosines, CANDIDATE - 3 * uncertainty * (1 - CANDIDATE**2))
+    exact = pair_cosines(rows, mean, pairs[:, 0], pairs[:, 1])
+    entries = [usable[i] for i in numbers.tolist()]
+    near, more = near_copies(originals, entries, pairs[exact >= CANDIDATE], exact[exact >= CANDIDATE])
+    images = numbers.tolist()
+    alike = [(images[a], images[b], link) for a, b, link in near]
+    return alike, outliers(entries, cosines), [*notes, *more]
+
+
+def _labels(
+    cache: FeatureCache,
+    layer: str,
+    numbers: npt.NDArray[np.int64],
+    rows: Rows,
+    members: list[list[int]],
+    seed: int,
+) -> tuple[list[Finding], list[str]]:
+    """Return labels that are probably wrong; copies are on one side of every fold."""
+    groups = joined(cache.groups(), members)
+    examples, classes = labelled(
+        Examples(rows, cache.labels(order="storage"), groups[numbers], numbers, np.ones(len(numbers), bool))
+    )
+    names = [cache.class_names[i] for i in classes.tolist()]
+    wrong, best, shares, notes = label_errors(examples, names, layer, seed=seed)
+    found = []
+    for row, other, share in zip(wrong.tolist(), best.tolist(), shares, strict=True):
+        entry, given = cache.usable[int(examples.images[row])], int(examples.labels[row])
+        likely = names[other] if other != given else None
+        reason = f"labelled {names[given]}, which has probability {share[given]:.3f}"
+        reason += f"; {names[other]} has {share[other]:.3f}" if likely else ""
+        image = image_of(entry, "relabel" if likely else "look", likely)
+        advice = f"look, and relabel to {likely} if that is what it shows" if likely else "look which class it shows"
+        found.append(Finding("label", (image,), float(1 - share[given]), reason, advice))
+    return found, notes

@@ -1,0 +1,134 @@
+"""A source without the images that somebody decided to drop, as a table; images are never touched."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.auditing.findings import harmless_path, plain
+from featcache.cache import FeatureCache
+from featcache.errors import OptionError
+from featcache.files import csv_text, publish
+from featcache.originals import Originals
+
+ACTIONS = ("drop", "relabel", "keep")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A table that was written.
+
+    Attributes
+    ----------
+    path : Path
+        The table: ``path,label,split,group``, paths relative to it.
+    images, dropped, relabelled : int
+        How many it lists, how many were left out, how many have another label.
+    gone : list of str
+        Images that were left out because their files are no longer there.
+    """
+
+    path: Path
+    images: int
+    dropped: int
+    relabelled: int
+    gone: list[str]
+
+
+def clean(
+    cache: FeatureCache | str | os.PathLike[str],
+    decisions: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+) -> Cleaned:
+    """Write a cache's listing as a table without the images that were decided against.
+
+    Parameters
+    ----------
+    cache : FeatureCache or path
+        Whose images are files. Splits are kept as they are settled; images that could not be used stay listed
+        unless they are dropped.
+    decisions : path
+        A CSV file with a column ``path``, as the cache has them. Without a column ``action``, all that it lists are
+        dropped; with one, ``drop`` drops, ``relabel`` gives the label in the column ``new_label``, and ``keep`` or
+        nothing changes nothing. The findings of `audit`, with actions filled in, are such a file. An image may be
+        named several times, with one action.
+    out : path
+        The table to write; what is there is replaced, but never the source's own table.
+
+    Returns
+    -------
+    Cleaned
+        What was written.
+
+    Raises
+    ------
+    OptionError
+        If images are no files, the decisions contradict each other, or name images or actions that there are not.
+    """
+    cache = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+    target, originals = Path(out).absolute(), Originals(cache)
+    _check_target(cache, Path(decisions), target)
+    chosen = _decisions(Path(decisions))
+    known = {entry.path for entry in cache.entries}
+    if unknown := [path for path in chosen if path not in known]:
+        raise OptionError(
+            f"Expected images of {str(cache.path)!r} in {str(decisions)!r}. Received: {len(unknown)} others, such as "
+            f"{', '.join(map(repr, unknown[:_SHOWN]))}. Take paths as audit --out writes them."
+        )
+    kept = [entry for entry in cache.entries if chosen.get(entry.path, ("keep", ""))[0] != "drop"]
+    gone = [entry.path for entry in kept if originals.file(entry) is None]
+    if kept and len(gone) == len(kept):
+        raise OptionError(
+            f"Expected images that are files under {str(originals.root)!r}. Received: none of {len(kept):,}. "
+            "A cleaned source can be made of folders and tables, where they lie."
+        )
+    missing = set(gone)
+    rows = [["path", "label", "split", "group"]]
+    relabelled = 0
+    for entry in kept:
+        if entry.path not in missing:
+            action, label = chosen.get(entry.path, ("keep", ""))
+            relabelled += action == "relabel"
+            path = os.path.relpath(originals.root.absolute() / entry.path, target.parent).replace(os.sep, "/")
+            label = label if action == "relabel" else entry.label or ""
+            rows.append([harmless_path(path), label, entry.split or "", entry.group or ""])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    publish(target, csv_text(rows).encode("utf-8", "surrogateescape"))
+    return Cleaned(target, len(kept) - len(gone), len(cache.entries) - len(kept), relabelled, gone)
+
+
+def _check_target(cache: FeatureCache, decisions: Path, target: Path) -> None:
+    source = Path(cache.source["location"] or ".").absolute()
+    for taken, what in ((source, "the source itself"), (decisions.absolute(), "the decisions")):
+        if os.path.realpath(taken) == os.path.realpath(target):
+            raise OptionError(f"Expected another file to write to. Received: {str(target)!r}, which is {what}.")
+    if target.suffix.lower() != ".csv":
+        raise OptionError(f"Expected a .csv file to write to. Received: {str(target)!r}.")
+
+
+def _decisions(path: Path) -> dict[str, tuple[str, str]]:
+    """Return action and new label of each path that a table lists."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        header = list(reader.fieldnames or [])
+        if "path" not in header:
+            raise OptionError(f"Expected a column path in {str(path)!r}. Received: {', '.join(header) or 'none'}.")
+        everything = "action" not in header
+        chosen: dict[str, tuple[str, str]] = {}
+        for row in reader:
+            image = os.path.normpath(row["path"]) if row["path"].startswith("./") else row["path"]
+            action = "drop" if everything else (row["action"] or "").strip().lower()
+            label = plain((row.get("new_label") or "").strip()) if action == "relabel" else ""
+            where = f"line {reader.line_num} of {str(path)!r}"
+            if not action:
+                continue
+            if action not in ACTIONS:
+                raise OptionError(f"Expected an action: {', '.join(ACTIONS)}. Received: {action!r} in {where}.")
+            if action == "relabel" and not label:
+                raise OptionError(f"Expected a new_label to relabel {image!r} to. Received: none in {where}.")
+            if chosen.setdefault(image, (action, label)) != (action, label):
+                raise OptionError(f"Expected one action for {image!r}. Received: another one in {where}.")
+    return chosen
