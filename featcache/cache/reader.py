@@ -232,6 +232,12 @@ class FeatureCache:
         """Fingerprint of the policy and seed that make views; empty if there are none."""
         return str(self._meta.get("views", {}).get("augmentation", ""))
 
+    @property
+    def augmentation_policy(self) -> dict[str, Any] | None:
+        """What makes views, the arguments of `featcache.augmentation.Augmentation`; None if there are none."""
+        policy: dict[str, Any] | None = self._meta.get("views", {}).get("policy")
+        return policy
+
     def keys(self, digest: bytes, *, views: bool = True) -> list[Key]:
         """Return the keys of an image's rows that are wanted: as it is, then its views."""
         more = range(1, self.views + 1) if views else ()
