@@ -172,7 +172,7 @@ def calibration_error(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[A
     mean probability and accuracy are averaged, weighted by the bins' sizes (Naeini et al. 2015; Guo et al. 2017).
     """
     bins = calibration_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
-    return sum(abs(one["confidence"] - one["accuracy"]) * one["n"] for one in bins) / len(truth)
+    return float(sum(abs(one["confidence"] - one["accuracy"]) * one["n"] for one in bins) / len(truth))
 
 
 def calibration_bins(confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
