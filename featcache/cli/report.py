@@ -18,7 +18,7 @@ def report(
         help="The folder of a head, of a fine-tuned model, or of a cache, whose best head answers.",
     )],
     out: Annotated[Path | None, typer.Option(
-        help="The HTML file. Default: report.html in a cache's folder, beside a model's folder NAME-report.html."
+        help="The HTML file. Default: report.html in that folder."
     )] = None,
     png: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the charts as PNG files, too.")] = None,
     projection: Annotated[Literal["tsne", "pca"], typer.Option(

@@ -1,7 +1,7 @@
 """A trained head and its folder.
 
 The folder holds ``head.json`` (all that is known of it), ``model.skops`` (the estimator), and ``trained_on.bin``
-(the digests of its training images, 32 bytes each, sorted).
+(the digests of its training images, 32 bytes each, sorted); a report about it may lie beside them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEAD_FORMAT = 1
 
 _TRAINED_ON = "trained_on.bin"
 _MODEL = "model.skops"
-_FILES = {"head.json", _MODEL, _TRAINED_ON}
+_FILES = {"head.json", _MODEL, _TRAINED_ON, "report.html"}
 
 _TRUSTED = [
     "featcache.heads.calibration.CalibratedHead",

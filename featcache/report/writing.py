@@ -71,8 +71,7 @@ def write_report(
     subject : path
         The folder of one of them. Of a cache, its best saved head answers.
     out : path, optional
-        The file; default: ``report.html`` in a cache's folder, ``<model's folder>-report.html`` beside a model's,
-        whose folder holds nothing but the model.
+        The file; default: ``report.html`` in the folder of what it is about.
     png : path, optional
         A folder for the charts as PNG files, too.
     projection : {"tsne", "pca"}
@@ -95,7 +94,7 @@ def write_report(
     if projection not in ("tsne", "pca"):
         raise OptionError(f"Expected projection to be tsne or pca. Received: {projection!r}.")
     opened = open_subject(Path(subject))
-    target = Path(out) if out is not None else _default(opened)
+    target = Path(out) if out is not None else opened.path / "report.html"
     answers = ask(opened, progress)
     page, pictures = _page(opened, answers, projection, progress)
     html = render(page).encode("utf-8", "backslashreplace")
@@ -111,13 +110,6 @@ def write_report(
         found = {"split": answers.split, "n": len(answers), "accuracy": float(answers.right.mean())}
     keys = [section.key for section in page.sections]
     return Report(target, len(html), keys, pngs, found, pictures.missing, list(page.notes))
-
-
-def _default(subject: Subject) -> Path:
-    path = subject.path
-    return (
-        path / "report.html" if subject.is_cache else path.absolute().with_name(f"{path.absolute().name}-report.html")
-    )
 
 
 def _page(

@@ -19,7 +19,7 @@ from featcache.cli import app
 from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
-COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "bases", "layers", "info",
+COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "report", "bases", "layers", "info",
             "verify", "gc", "export-cache", "demo"]  # fmt: skip
 
 
