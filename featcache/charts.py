@@ -90,7 +90,8 @@ def _curve(rows: list[dict[str, Any]], starts: list[dict[str, Any]], measure: st
         color=alt.Color("of:N", title=None, legend=alt.Legend(orient="bottom")), detail="phase:N",
     ).transform_filter(f"datum.measure == '{measure}'")  # fmt: skip
     rules = alt.Chart(alt.InlineData(values=starts[1:])).mark_rule(strokeDash=[4, 4]).encode(x="epoch:Q")
-    return alt.layer(lines, rules).properties(title=measure, width=360, height=240)
+    layers = [lines, rules] if starts[1:] else [lines]  # without data, Vega complains in the console
+    return alt.layer(*layers).properties(title=measure, width=360, height=240)
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, Any]:

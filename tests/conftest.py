@@ -203,7 +203,7 @@ def hostile_head(extracting: Callable[..., Any], tmp_path_factory: pytest.TempPa
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
     extracting(folder / "table.csv", folder / "cache", layers=["mix", "positive"], views=2, augment="flip,rotation=0.1")
     compare(folder / "cache", ["ridge", "centroid"], jobs=1)
-    head = fit_head(folder / "cache", "ridge")
+    head = fit_head(folder / "cache", "dense", params={"epochs": 5, "hidden": 8})
     assert head.path is not None
     return head.path
 

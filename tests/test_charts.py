@@ -31,7 +31,7 @@ def test_one_phase_has_no_line() -> None:
     """A head without epochs leaves the second phase alone."""
     chart = charts.curves({"head": {}, "fine-tune": TUNE})
     assert chart is not None
-    assert chart["hconcat"][0]["layer"][1]["data"]["values"] == []
+    assert len(chart["hconcat"][0]["layer"]) == 1
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
@@ -60,9 +60,7 @@ def test_one_panel_is_the_same_as_in_the_pair() -> None:
 def test_a_confusion_matrix_has_counts_and_parts_of_rows() -> None:
     """Each cell has its count and its part of the true class; an empty class has parts of 0."""
     chart = charts.confusion([[8, 2], [0, 0]], ["a", "b"])
-    cells = {
-        (one["true"], one["predicted"]): (one["count"], one["part"]) for one in chart["layer"][0]["data"]["values"]
-    }
+    cells = {(one["true"], one["predicted"]): (one["count"], one["part"]) for one in chart["data"]["values"]}
     assert cells == {("a", "a"): (8, 0.8), ("a", "b"): (2, 0.2), ("b", "a"): (0, 0), ("b", "b"): (0, 0)}
     assert [layer["mark"]["type"] for layer in chart["layer"]] == ["rect", "text"]
     many = charts.confusion([[1] * 16] * 16, [str(i) for i in range(16)])

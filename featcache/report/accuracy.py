@@ -215,13 +215,6 @@ def confusion(answers: Answers) -> Section:
     chart = Chart("confusion", charts.confusion(part.tolist(), labels), "Confusion matrix",
                   "Confusion matrix; the table has the numbers.", fixed=True)  # fmt: skip
     blocks: list[Chart | Table] = [chart]
-    if len(names) <= 12:
-        rows = [
-            [Cell(name), *(Cell(f"{n:,} · {percent(n / max(counts[i].sum(), 1))}") for n in counts[i])]
-            for i, name in enumerate(names)
-        ]
-        columns = [Column("true \\ predicted"), *(Column(name, True) for name in names)]
-        blocks.append(Table("Counts and percent of each row", columns, rows))
     pairs = np.argsort(-off, axis=None, kind="stable")[:20]
     found = [(int(i), int(j)) for i, j in zip(*np.unravel_index(pairs, off.shape), strict=True) if off[i, j]]
     if found and len(names) > 2:
@@ -231,6 +224,13 @@ def confusion(answers: Answers) -> Section:
         ]
         columns = [Column("true"), Column("taken for"), Column("times", True), Column("of the class", True)]
         blocks.append(Table("What is confused most", columns, rows))
+    if len(names) <= 12:
+        rows = [
+            [Cell(name), *(Cell(f"{n:,} · {percent(n / max(counts[i].sum(), 1))}") for n in counts[i])]
+            for i, name in enumerate(names)
+        ]
+        columns = [Column("true \\ predicted"), *(Column(name, True) for name in names)]
+        blocks.append(Table("Counts and percent of each row", columns, rows, broad=len(names) > 3))
     return Section("confusion", "Confusion", texts, blocks)
 
 

@@ -32,12 +32,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names its rows; with `sortable`, buttons in its head sort it."""
+    """A table whose first column names its rows; `sortable` by buttons in its head, `broad` as wide as the page."""
 
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     sortable: bool = False
+    broad: bool = False
     note: str = ""
     kind: str = "table"
 

@@ -50,7 +50,7 @@ def test_every_chart_is_drawn(browser, opened: Open) -> None:
     """Each has a picture with marks and a description."""
     opened()
     names = browser.execute_script("return [...document.querySelectorAll('[data-drawn]')].map(e => e.dataset.chart)")
-    assert names == ["confusion", "calibration", "map", "layers"]
+    assert names == ["confusion", "calibration", "map", "layers", "learning-accuracy", "learning-loss"]
     for name in names:
         svg = browser.execute_script(f"return document.querySelector('[data-chart={name}] svg').outerHTML")
         assert "mark-" in svg

@@ -49,14 +49,12 @@ def test_the_page_says_what_the_head_scored(hostile_head: Path, hostile_report: 
     """Accuracy, interval and counts on the page are those of the head's card; names are there as they are."""
     metrics = json.loads((hostile_head / "head.json").read_text())["metrics"]["validation"]
     text = words(hostile_report).text
-    assert f"{100 * metrics['accuracy']:.1f}%accuracy on {metrics['n']} validation images".replace("%", "% ") in (
-        text.replace("\n", " ")
-    )
+    assert f"{100 * metrics['accuracy']:.1f}% accuracy on {metrics['n']} validation images" in text
     low, high = metrics["accuracy_ci95"]
     assert f"from {100 * low:.1f} to {100 * high:.1f}%" in text
     assert IMAGE in text
     assert QUOTE in text
-    cells = charts_of(hostile_report)["confusion"]["layer"][0]["data"]["values"]
+    cells = charts_of(hostile_report)["confusion"]["data"]["values"]
     counts = [one["count"] for one in cells]
     assert counts == [n for row in metrics["confusion"] for n in row]
 
@@ -65,7 +63,7 @@ def test_every_section_is_there(hostile_report: Path) -> None:
     """What the page promises, from the summary to the commands."""
     ids = [attributes["id"] for tag, attributes in words(hostile_report).tags if tag == "section"]
     assert ids == ["scores", "confusion", "classes", "calibration", "mistakes", "doubts", "map", "leaderboard", "layers",
-                   "samples", "data", "recipe", "again"]  # fmt: skip
+                   "learning", "samples", "data", "recipe", "again"]  # fmt: skip
 
 
 def test_nothing_on_the_page_leads_elsewhere(hostile_report: Path) -> None:
@@ -79,10 +77,11 @@ def test_nothing_on_the_page_leads_elsewhere(hostile_report: Path) -> None:
 
 def test_names_cannot_end_a_script(extracting, tmp_path: Path) -> None:
     """A class called </script> ends no script, and a control character is shown escaped."""
-    for i, name in enumerate(["</script><b>x", "plain\x1b[31m"]):
+    names = ["</script><b>x", "plain\x1b[31m"]
+    for i in range(2):
         for k in range(10):
             write_image(tmp_path / "s" / f"{i}-{k}.png", random_image(10 * i + k) // 4 + np.uint8(100 * i))
-    lines = [f"s/{i}-{k}.png,{name}" for i, name in enumerate(["</script><b>x", "plain\x1b[31m"]) for k in range(10)]
+    lines = [f"s/{i}-{k}.png,{name}" for i, name in enumerate(names) for k in range(10)]
     (tmp_path / "t.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
     cache = extracting(tmp_path / "t.csv", tmp_path / "c")
     head = fit_head(cache, "ridge")
@@ -221,10 +220,9 @@ def test_scripts_are_allowed_by_digest_alone(hostile_report: Path) -> None:
 
     html = hostile_report.read_text("utf-8")
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
-    scripts = [
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in words(hostile_report).scripts
-    ]
-    assert re.findall(r"sha256-([^'&]+)", policy) == scripts[1:]
+    _, *scripts = words(hostile_report).scripts
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    assert re.findall(r"sha256-([^'&]+)", policy) == digests
     assert "default-src 'none'" in policy
     assert "script-src" in policy
     assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
