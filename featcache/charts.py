@@ -127,7 +127,7 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str
     cells = base.mark_rect(color=BLUE).encode(
         opacity=alt.Opacity("part:Q", scale=alt.Scale(domain=[0, 1], range=[0.06, 1]), legend=None)
     )
-    side = max(30, min(72, 440 // len(names))) if len(names) <= _NUMBERED else 14
+    side = max(30, min(56, 440 // len(names))) if len(names) <= _NUMBERED else 14
     layers = [cells]
     if len(names) <= _NUMBERED:
         text = base.mark_text(fontSize=13 if len(names) <= 6 else 11).encode(

@@ -129,9 +129,12 @@ def test_a_point_of_the_map_shows_its_image(browser, opened: Open) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     opened()
+    chart = browser.find_element("css selector", "[data-chart=map]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    title = browser.find_element("css selector", "#map-title")
     seen = set()
-    for point in browser.find_elements("css selector", "[data-chart=map] .mark-symbol.role-mark path")[:24]:
-        ActionChains(browser).scroll_to_element(point).move_to_element(point).perform()
+    for point in chart.find_elements("css selector", ".mark-symbol.role-mark path")[:24]:
+        ActionChains(browser, duration=20).move_to_element(title).move_to_element(point).move_by_offset(1, 0).perform()
         wait(browser, "return document.querySelector('#vg-tooltip-element.visible img') !== null")
         tip = browser.find_element("id", "vg-tooltip-element")
         (image,) = tip.find_elements("css selector", "img")
