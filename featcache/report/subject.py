@@ -94,7 +94,8 @@ class Subject:
                 raise SourceError("nobody knows where the images are")
             return open_source(location, classes=self.listing.get("classes"))
         except (SourceError, OptionError, OSError) as error:
-            self.notes.append(f"No pictures: {error}")
+            elsewhere = self.recipe is not None and self.recipe.spec is not None
+            self.notes.append(f"No pictures: {'the features came from elsewhere.' if elsewhere else error}")
             return None
 
 

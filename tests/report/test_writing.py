@@ -137,6 +137,7 @@ def test_features_from_elsewhere(made) -> None:
     cache = made()
     found = write_report(fit_head(cache, "ridge").path)
     assert "samples" not in found.sections
+    assert found.notes == ["No pictures: the features came from elsewhere."]
     assert "FeatureCache.from_arrays" in words(found.path).text
 
 
