@@ -101,3 +101,8 @@ def nearest(name: str, known: Iterable[str], *, n: int = 5) -> str:
         return "nearest: " + ", ".join(folded[match] for match in close)
     more = f", … ({len(names)} in all)" if len(names) > n else ""
     return "known: " + ", ".join(names[:n]) + more
+
+
+def printable(text: str) -> str:
+    """Return text with control characters and what is not UTF-8 escaped, fit for a terminal or a page."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

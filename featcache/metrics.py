@@ -63,7 +63,6 @@ def classification_metrics(
     size, predicted = len(class_names), probabilities.argmax(axis=1)
     confusion = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
     correct = int(np.trace(confusion))
-    precision, recall, f1 = _per_class(confusion)
     return {
         "n": n,
         "accuracy": correct / n,
@@ -72,16 +71,22 @@ def classification_metrics(
         "macro_f1_ci95": _bootstrap(truth * size + predicted, size, groups),
         "log_loss": log_loss(truth, probabilities),
         "ece": calibration_error(truth, probabilities),
-        "per_class": {
-            name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "n": int(confusion[i].sum()),
-            }
-            for i, name in enumerate(class_names)
-        },
+        "per_class": class_scores(confusion, class_names),
         "confusion": confusion.tolist(),
+    }
+
+
+def class_scores(confusion: npt.NDArray[Any], class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return precision, recall, f1 and n of each class from a confusion matrix (k, k), rows the true class."""
+    precision, recall, f1 = _per_class(confusion)
+    return {
+        name: {
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "f1": float(f1[i]),
+            "n": int(confusion[i].sum()),
+        }
+        for i, name in enumerate(class_names)
     }
 
 
@@ -166,11 +171,29 @@ def calibration_error(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[A
     Images are put into 15 bins of equal width by the probability of their predicted class; the differences between
     mean probability and accuracy are averaged, weighted by the bins' sizes (Naeini et al. 2015; Guo et al. 2017).
     """
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == truth
-    number = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = np.bincount(number, confidence - right, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(truth))
+    bins = calibration_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
+    return float(sum(abs(one["confidence"] - one["accuracy"]) * one["n"] for one in bins) / len(truth))
+
+
+def calibration_bins(confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Return mean ``confidence``, ``accuracy`` and ``n`` of each of 15 bins of equal width that is not empty.
+
+    Parameters
+    ----------
+    confidence : array, shape (n,)
+        Probability of each predicted class.
+    right : array of bool, shape (n,)
+        Whether it is the true one.
+    """
+    exact = confidence.astype(np.float64)
+    number = np.minimum((exact * ECE_BINS).astype(int), ECE_BINS - 1)
+    counts = np.bincount(number, minlength=ECE_BINS)
+    sums, hits = (np.bincount(number, values, minlength=ECE_BINS) for values in (exact, right))
+    return [
+        {"confidence": float(sums[i] / n), "accuracy": float(hits[i] / n), "n": int(n)}
+        for i, n in enumerate(counts)
+        if n
+    ]
 
 
 def _per_class(confusion: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -16,6 +18,13 @@ from PIL import Image
 SIDE = 8
 MIX = np.array([[1.0, -2.0, 0.5, 0.0], [0.25, 1.0, -1.0, 2.0], [0.0, 0.5, 1.5, -0.5]], np.float32)
 SHIFT = np.array([3.0, -1.0, 0.0, 7.0], np.float32)
+
+IMAGE, QUOTE = "<img src=x onerror=alert(1)>", '"; DROP'
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+"""Class names that would run, or end a text, where they are not escaped; flags of Chromium."""
 
 
 def predicted_mean(image: np.ndarray) -> np.ndarray:
@@ -149,3 +158,59 @@ def made(tmp_path: Path) -> Callable[..., object]:
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return Debian's Chromium, or skip."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install 'featcache[test]'")
+    from selenium.common.exceptions import WebDriverException
+
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = os.environ.get("CHROMEDRIVER") or shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    try:
+        started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    except WebDriverException as error:
+        pytest.skip(f"the browser does not start: {error.msg}")
+    yield started
+    started.quit()
+
+
+@pytest.fixture(scope="session")
+def hostile_head(extracting: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a head on images whose classes and files have names that are markup, with mistakes on validation."""
+    from featcache import compare, fit_head
+
+    folder = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    rows = ["path,label,split"]
+    for split, count in (("train", 12), ("validation", 8)):
+        for i in range(count):
+            for number, label in enumerate((IMAGE, QUOTE, "plain")):
+                seed = int(rng.integers(2**31))
+                look = (number if i % 4 or split == "train" else number + 1) % 3  # every fourth looks like another
+                name = f"{split}-{i}-{number}-{['<b>x', 'q', 'p'][number]}.png"
+                write_image(folder / "images" / name, random_image(seed) // 6 + np.uint8(80 * look))
+                cell = label.replace('"', '""')
+                rows.append(f'images/{name},"{cell}",{split}')
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    extracting(folder / "table.csv", folder / "cache", layers=["mix", "positive"], views=2, augment="flip,rotation=0.1")
+    compare(folder / "cache", ["ridge", "centroid"], jobs=1)
+    head = fit_head(folder / "cache", "dense", params={"epochs": 5, "hidden": 8})
+    assert head.path is not None
+    return head.path
+
+
+@pytest.fixture(scope="session")
+def hostile_report(hostile_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the report of that head."""
+    from featcache.report import write_report
+
+    return write_report(hostile_head, out=tmp_path_factory.mktemp("page") / "report.html").path

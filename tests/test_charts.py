@@ -31,7 +31,7 @@ def test_one_phase_has_no_line() -> None:
     """A head without epochs leaves the second phase alone."""
     chart = charts.curves({"head": {}, "fine-tune": TUNE})
     assert chart is not None
-    assert chart["hconcat"][0]["layer"][1]["data"]["values"] == []
+    assert len(chart["hconcat"][0]["layer"]) == 1
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
@@ -46,3 +46,43 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         assert charts.curves({"fine-tune": TUNE}) is None
     assert "featcache[report]" in caplog.text
+
+
+def test_one_panel_is_the_same_as_in_the_pair() -> None:
+    """What a page shows as two charts is what the picture shows as one."""
+    both = charts.curves({"head": HEAD, "fine-tune": TUNE})
+    panels = [charts.curve({"head": HEAD, "fine-tune": TUNE}, measure) for measure in ("accuracy", "loss")]
+    assert both is not None
+    assert [panel["layer"] for panel in panels if panel is not None] == [one["layer"] for one in both["hconcat"]]
+    assert charts.curve({"head": {}}, "loss") is None
+
+
+def test_a_confusion_matrix_has_counts_and_parts_of_rows() -> None:
+    """Each cell has its count and its part of the true class; an empty class has parts of 0."""
+    chart = charts.confusion([[8, 2], [0, 0]], ["a", "b"])
+    cells = {(one["true"], one["predicted"]): (one["count"], one["part"]) for one in chart["data"]["values"]}
+    assert cells == {("a", "a"): (8, 0.8), ("a", "b"): (2, 0.2), ("b", "a"): (0, 0), ("b", "b"): (0, 0)}
+    assert [layer["mark"]["type"] for layer in chart["layer"]] == ["rect", "text"]
+    many = charts.confusion([[1] * 16] * 16, [str(i) for i in range(16)])
+    assert [layer["mark"]["type"] for layer in many["layer"]] == ["rect"]
+    assert charts.png(many).startswith(b"\x89PNG")
+
+
+def test_a_map_keeps_its_points_and_shows_their_pictures() -> None:
+    """The points are in the chart as they are, coloured by what is chosen, with their image in the tooltip."""
+    points = [{"x": 1.0, "y": 2.0, "image": "data:,", "file": "f", "class": "c", "split": "train", "wrong": True}]
+    chart = charts.scatter(points, ["class", "split"], ("", "second"))
+    assert chart["data"]["values"] == points
+    shown = [one["field"] for one in chart["encoding"]["tooltip"]]
+    assert shown == ["image", "file", "class", "split"]
+    assert chart["encoding"]["x"]["title"] is None
+    assert chart["params"][0]["bind"]["options"] == ["class", "split"]
+
+
+def test_calibration_and_depth_are_pictures() -> None:
+    """Both can be drawn, from one value on."""
+    one = {"confidence": 0.97, "accuracy": 1.0, "n": 3, "low": 0.4, "high": 1.0}
+    assert charts.reliability([one])["layer"][0]["data"]["values"][0] == {"confidence": 0.9, "accuracy": 0.9}
+    row = {"layer": "a", "head": "ridge", "accuracy": 0.5, "low": 0.4, "high": 0.6, "best": True}
+    for chart in (charts.reliability([one]), charts.depth([row], ["a"])):
+        assert charts.png(chart).startswith(b"\x89PNG")

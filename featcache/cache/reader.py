@@ -238,6 +238,12 @@ class FeatureCache:
         """Fingerprint of the policy and seed that make views; empty if there are none."""
         return str(self._meta.get("views", {}).get("augmentation", ""))
 
+    @property
+    def augmentation_policy(self) -> dict[str, Any] | None:
+        """What makes views, the arguments of `featcache.augmentation.Augmentation`; None if there are none."""
+        policy: dict[str, Any] | None = self._meta.get("views", {}).get("policy")
+        return policy
+
     @cached_property
     def usable(self) -> Listing:
         """The listed images that have features, in source order."""

@@ -23,6 +23,7 @@ from typer.models import OptionInfo
 
 from featcache.cli import supervision
 from featcache.errors import FeatcacheError, GateError, HungError, OptionError
+from featcache.errors import printable as printable
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
@@ -196,11 +197,6 @@ def _say(text: str, stream: TextIO) -> None:
         print(text, file=stream, flush=True)
     except BrokenPipeError:  # `| head` has seen enough; spare Python its complaint at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def printable(text: str) -> str:
-    """Return text with control characters and what is not UTF-8 escaped, fit for a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Progress:

@@ -94,7 +94,7 @@ class _Task:
     plan: Plan | None
     tune: bool
     cv: int | None
-    identity: str
+    of: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def compare(
             f"{str(first.path)!r}."
         )
     names = names or _heads(first)
-    rows = {cache.path: _rows_digest(cache) for cache in opened}
+    rows = {cache.path: rows_digest(cache) for cache in opened}
     tasks = [
         task
         for cache, layer in _pairs(opened, layers)
@@ -245,18 +245,12 @@ def _tasks(
 ) -> Iterator[_Task]:
     for name in [None, *clf]:
         plan = None if name is None else Plan(name, layer, cache.class_names, {}, calibrate, seed)
-        settings = None if plan is None else [dataclasses.asdict(plan), tune, cv]
-        described = {
-            "rows": rows,
-            "layer": layer,
-            "settings": settings,
-            "versions": versions(),
-        }
-        identity = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:32]
-        yield _Task(cache, layer, plan, tune, cv, identity)
+        settings = None if plan is None else {**dataclasses.asdict(plan), "tune": tune, "cv": cv}
+        described = {"rows": rows, "layer": layer, "settings": settings, "versions": versions()}
+        yield _Task(cache, layer, plan, tune, cv, described)
 
 
-def _rows_digest(cache: FeatureCache) -> str:
+def rows_digest(cache: FeatureCache) -> str:
     """Return a digest of everything about the rows that decides a result, but no path."""
     found = hashlib.sha256(f"{cache.recipe.fingerprint} {cache.views} {cache.augmentation}\n".encode())
     entries = cache.usable
@@ -268,7 +262,7 @@ def _rows_digest(cache: FeatureCache) -> str:
 
 def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progress | None) -> list[Any]:
     """Return the result of each task, kept or computed; a layer at a time, so that one is laid out at a time."""
-    found: list[Any] = [None if fresh else kept(task.cache.path, task.identity) for task in tasks]
+    found: list[Any] = [None if fresh else kept(task.cache.path, task.of) for task in tasks]
     layers: dict[tuple[Path, str], list[int]] = {}
     for i, task in enumerate(tasks):
         if found[i] is None:
@@ -277,7 +271,7 @@ def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progres
     def take(i: int, result: Any) -> None:
         found[i] = result
         if not isinstance(result, Failure):
-            keep(tasks[i].cache.path, tasks[i].identity, result)
+            keep(tasks[i].cache.path, tasks[i].of, result)
         if progress is not None:
             progress(len(found) - found.count(None), len(found))
 
@@ -370,8 +364,8 @@ def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, A
     assert task.plan is not None
     if "test" not in task.cache.splits:
         return None
-    identity = hashlib.sha256(f"{task.identity} on test".encode()).hexdigest()[:32]
-    known = None if fresh else kept(task.cache.path, identity)
+    of = {**task.of, "on": "test"}
+    known = None if fresh else kept(task.cache.path, of)
     if known is None:
         with contextlib.ExitStack() as stack:
             train, others = _laid_out(task.cache, task.layer, stack)
@@ -380,7 +374,7 @@ def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, A
         if isinstance(found, Failure):
             raise HeadError(found.reason)
         known = {"test": found}
-        keep(task.cache.path, identity, known)
+        keep(task.cache.path, of, known)
     if known["test"] is None:
         log.warning("every image of test is a copy of a training image: it is not scored")
     metrics: dict[str, Any] | None = known["test"]

@@ -19,8 +19,8 @@ from featcache.cli import app
 from featcache.cli.app import printable, settings, table
 from featcache.errors import OptionError
 
-COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "bases", "layers", "info",
-            "audit", "neighbors", "advise", "verify", "gc", "export-cache", "demo"]  # fmt: skip
+COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "report", "bases", "layers",
+            "info", "audit", "neighbors", "advise", "verify", "gc", "export-cache", "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -585,3 +585,31 @@ def test_wrong_options_of_heads_are_one_line(made, arguments: list[str], message
     assert code == 1
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_report(head: Path, tmp_path: Path) -> None:
+    """report writes a page, pictures of its charts, and says in JSON what is in them; a bad folder is one line."""
+    code, text, _ = run("report", head, "--out", tmp_path / "r.html", "--png", tmp_path / "png", "--json")
+    data = json.loads(text)
+    assert code == 0
+    assert data["path"] == str(tmp_path / "r.html")
+    assert data["bytes"] == (tmp_path / "r.html").stat().st_size
+    assert {"mistakes", "map", "leaderboard", "again"} <= set(data["sections"])
+    assert (data["accuracy"]["split"], data["accuracy"]["n"], data["missing"]) == ("validation", 10, {})
+    assert sorted(data["pngs"]) == sorted(map(str, (tmp_path / "png").iterdir()))
+    assert all(Path(file).read_bytes().startswith(b"\x89PNG") for file in data["pngs"])
+    assert run("report", head, "--map", "pca")[0] == 0
+    assert (head / "report.html").exists()
+    assert run("fit-head", tmp_path / "c", "--out", head)[0] == 0  # a report in its folder is no stranger
+    code, _, error = run("report", tmp_path)
+    assert code == 1
+    assert error.count("\n") == 1
+    assert error.startswith("error: Expected the folder of a head, of a fine-tuned model or of a cache.")
+
+
+def test_report_without_its_libraries(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, report says in one line what to install."""
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, _, error = run("report", head)
+    assert code == 1
+    assert error.strip().endswith("Received: no jinja2. Run pip install 'featcache[report]'.")
