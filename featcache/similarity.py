@@ -99,11 +99,11 @@ def nearest(
             # Where a row has k already, few of a block are nearer: they are picked before anything is sorted.
             nearer = products > best[:, -1:]
             if np.count_nonzero(nearer) > 8 * best.size and products.shape[1] > k:
-                kept = np.argpartition(-products, k - 1, axis=1)[:, :k]
+                kept = np.argpartition(products, -k, axis=1)[:, -k:]
                 few = np.zeros_like(nearer)
                 np.put_along_axis(few, kept, True, axis=1)
                 nearer &= few
-            row, column = np.nonzero(nearer)
+            row, column = np.divmod(np.flatnonzero(nearer), nearer.shape[1])
             if len(row):
                 _merge(best, where, row, column + other, products[row, column])
         indices[start : start + BLOCK], cosines[start : start + BLOCK] = where, best

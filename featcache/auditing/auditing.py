@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 NEIGHBORS = 10
 MOST = 1_000_000
-"""Distinct images among which neighbours are sought; of more, so many drawn at random."""
+"""What is compared unless another number is given."""
 
 
 def audit(
@@ -33,6 +33,7 @@ def audit(
     *,
     layer: str | None = None,
     labels: bool = True,
+    most: int = MOST,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
@@ -47,6 +48,9 @@ def audit(
         Whose features tell which images are alike; default: the deepest.
     labels : bool
         Look for label errors, which needs cleanlab (``pip install 'featcache[audit]'``) and trains five heads.
+    most : int
+        Distinct images among which near copies and outliers are sought: time grows with its square. Of more, so
+        many are drawn.
     seed : int
         For folds and samples.
     progress : callable, optional
@@ -60,17 +64,19 @@ def audit(
     Raises
     ------
     OptionError
-        If there is no such layer, or no image has features.
+        If there is no such layer, no image has features, or `most` is no number of images.
     """
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
     layer = cache.layer_name(layer)
+    if most < 1:
+        raise OptionError(f"Expected 1 or more images to compare. Received: most={most}.")
     if not len(cache):
         raise OptionError(f"Expected images with features in {str(cache.path)!r}. Received: none. Run extract first.")
     originals = Originals(cache)
     usable = cache.usable
     numbers = cache.numbers(order="storage")[0]
     rows = Rows(cache.features(layer=layer, order="storage"))
-    alike, found, notes = _alike(originals, usable, numbers, rows, seed, progress)
+    alike, found, notes = _alike(originals, usable, numbers, rows, most, seed, progress)
     everyone = families(usable, alike)
     found += copies(usable, everyone)
     if labels:
@@ -89,6 +95,7 @@ def _alike(
     usable: Sequence[Entry],
     numbers: npt.NDArray[np.int64],
     rows: Rows,
+    most: int,
     seed: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[tuple[int, int, float]], list[Finding], list[str]]:
@@ -96,10 +103,10 @@ def _alike(
     notes = []
     digests = np.array([usable[i].digest for i in numbers.tolist()], object)
     distinct = np.sort(np.unique(digests, return_index=True)[1])
-    if len(distinct) > MOST:
-        notes.append(f"near copies and outliers were sought among {MOST:,} of {len(distinct):,} distinct images, "
+    if len(distinct) > most:
+        notes.append(f"near copies and outliers were sought among {most:,} of {len(distinct):,} distinct images, "
                      "drawn at random")  # fmt: skip
-        distinct = np.sort(np.random.default_rng(seed).choice(distinct, MOST, replace=False))
+        distinct = np.sort(np.random.default_rng(seed).choice(distinct, most, replace=False))
     numbers, rows = numbers[distinct], rows.take(distinct)
     mean = mean_row(rows)
     units, uncertainty = directions(rows, mean)

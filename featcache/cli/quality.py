@@ -36,6 +36,9 @@ def audit(
              "new_label, keep or nothing keeps: findings of --out with actions filled in. Images are never touched."
     )] = None,
     top: Annotated[int, typer.Option(min=1, help="How many findings of each kind to show.")] = 10,
+    most: Annotated[int, typer.Option(
+        min=1, help="Compare so many images at most, drawn at random: time grows with the square."
+    )] = 1_000_000,
     seed: Annotated[int, typer.Option(min=0, help="For folds and samples.")] = 0,
 ) -> Outcome:  # fmt: skip
     """Find bad data: copies, leaks between splits, wrong labels, unusable and odd images, unequal classes."""
@@ -49,7 +52,7 @@ def audit(
     if out is not None and out.suffix.lower() != ".csv":
         raise OptionError(f"Expected --out FILE.csv. Received: {str(out)!r}.")
     with progress("comparing images") as shown:
-        report = auditing.audit(chosen, layer=layer, labels=labels, seed=seed, progress=shown)
+        report = auditing.audit(chosen, layer=layer, labels=labels, most=most, seed=seed, progress=shown)
     if out is not None:
         from featcache.files import publish
 

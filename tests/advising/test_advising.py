@@ -118,6 +118,16 @@ def test_without_validation_groups_of_train_are_held_out(tmp_path: Path) -> None
     assert found.curve[-1]["images"] == 320
 
 
+def test_copies_of_training_images_do_not_count(tmp_path: Path) -> None:
+    """Images of validation that train has too are no evidence."""
+    X, y = clusters(400, 3)
+    X[300:320], y[300:320] = X[:20], y[:20]
+    digests = [(i if not 300 <= i < 320 else i - 300).to_bytes(32, "big") for i in range(400)]
+    cache = FeatureCache.from_arrays({"f": X}, y, None, {"a": 1}, path=tmp_path / "c", digests=digests,
+                                     splits=["train"] * 300 + ["validation"] * 100, class_names=["a", "b"])  # fmt: skip
+    assert advise(cache).held_out["images"] == 80
+
+
 def test_what_cannot_be_advised(tmp_path: Path) -> None:
     """One class, or images without one, are refused."""
     X, _ = clusters(60, 3)

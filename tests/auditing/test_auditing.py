@@ -130,12 +130,13 @@ def test_similar_features_are_no_copies(extracting: Callable[..., FeatureCache],
 def test_samples_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is only done on a sample is in the notes."""
     cache, _ = mislabelled(tmp_path, n=120, flip=0)
-    monkeypatch.setattr(module, "MOST", 50)
     monkeypatch.setattr(copies, "MOST", 3)
     monkeypatch.setattr(module, "CANDIDATE", -1.0)
-    notes = " ".join(audit(cache, labels=False).notes)
+    notes = " ".join(audit(cache, labels=False, most=50).notes)
     assert "among 50 of 120" in notes
     assert "the 3 most similar" in notes
+    with pytest.raises(OptionError, match="1 or more"):
+        audit(cache, most=0)
 
 
 def test_outliers_stand_out(tmp_path: Path) -> None:
