@@ -27,6 +27,7 @@ from featcache.cache.writer import versions
 from featcache.classifier import ImageClassifier, own_source
 from featcache.composition import Composition, composition
 from featcache.errors import CacheError, HeadError, OptionError
+from featcache.files import TEMPORARY
 from featcache.finetune.distillation import distilled
 from featcache.finetune.layers import Unfreezing, counts, layer_table, unfreeze
 from featcache.finetune.pictures import Picture, Pictures, listed
@@ -232,6 +233,8 @@ def _alone(folder: Path) -> Iterator[Path]:
         ) from None
     try:
         with writer_lock(folder):
+            for litter in folder.glob(f"{TEMPORARY}*"):  # of a run that was killed
+                litter.unlink(missing_ok=True)
             yield folder
     finally:
         with contextlib.suppress(OSError):  # a checkpoint lies in it

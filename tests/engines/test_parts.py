@@ -152,7 +152,7 @@ def test_a_task_may_kill_three(oracle, many: Path, tmp_path: Path, monkeypatch: 
     job = plan._job()
     meta = plan._meta(job, plan._known(job))
     plan._todo(job, plan._known(job))
-    work, task = plan._work(job, meta), plan._tasks(job, range(40), meta)[2]
+    work, task = plan._work(job, meta, 4), plan._tasks(job, range(40), meta, 4)[2]
     found = 0
     monkeypatch.setattr("featcache.engines.losses.guilty_count", lambda *_: found)
     losses = Losses(work)
@@ -188,8 +188,10 @@ def test_a_suspect_is_decoded_elsewhere_first(oracle, many: Path, tmp_path: Path
     plan = extraction(oracle, source, tmp_path / "c")
     job = plan._job()
     todo, meta = plan._todo(job, plan._known(job)), plan._meta(job, plan._known(job))
-    work = plan._work(job, meta)
-    task = next(one for one in plan._tasks(job, todo, meta) if "a/001.png" in [item.path for item in one.items])
+    work = plan._work(job, meta, plan.batch_size)
+    task = next(
+        one for one in plan._tasks(job, todo, meta, plan.batch_size) if "a/001.png" in [item.path for item in one.items]
+    )
     (tmp_path / "c" / "parts").mkdir(parents=True)
     died = b"".join(
         (len(name).to_bytes(2, "little") + name).ljust(4098, b"\0")

@@ -56,6 +56,9 @@ class Extractor:
     def __init__(self, request: Any) -> None:
         self.request, self.recipe, self.layers = request, RECIPE, LAYERS
 
+    def fastest_batch(self, images: int) -> int:
+        return 32
+
     def stream(self, source: Source, items: list[Item], *, wanted: Callable[..., Any], **_: Any) -> Iterator[Extracted]:
         for item in items:
             try:
