@@ -51,16 +51,24 @@ WAYS = ("tensorflow float32", "tensorflow bfloat16", "openvino float32", "openvi
 
 
 def linked(data: Path, count: int | None, folder: Path) -> int:
-    """Make a folder of class folders with links to so many images, evenly chosen; return how many."""
+    """Make a folder of class folders with links to so many images, evenly chosen; return how many.
+
+    Where more are wanted than there are, the same files are written again with other bytes behind their end, so that
+    they are other images for a cache and the same for a decoder.
+    """
     from featcache.sources import open_source
 
     items = [item for item in open_source(data).items if item.label is not None]
-    count = min(count or len(items), len(items))
+    count = count or len(items)
     for number in range(count):
-        item = items[number * len(items) // count]
+        again, place = divmod(number, len(items))
+        item = items[place if count > len(items) else number * len(items) // count]
         target = folder / str(item.label) / f"{number:06d}{Path(item.path).suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to((data / item.path).resolve())
+        if again:
+            target.write_bytes((data / item.path).read_bytes() + bytes(again))
+        else:
+            target.symlink_to((data / item.path).resolve())
     return count
 
 
