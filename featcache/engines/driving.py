@@ -155,12 +155,7 @@ class Driver:
                     while following in held:
                         self._take(tasks[following], held.pop(following), folder)
                         following += 1
-        except BaseException as error:
-            for number in sorted(held):  # what came is kept
-                if held[number].failure is None and not isinstance(error, CacheError):
-                    self._take(tasks[number], held[number], folder)
-            raise
-        finally:
+        finally:  # what came before its turn stays a part, which the next run takes in its turn
             if known is not None:
                 known.unlink(missing_ok=True)
             self._clear()
