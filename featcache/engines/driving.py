@@ -17,7 +17,7 @@ from featcache.cache.inspection import inspect
 from featcache.cache.listing import Entry
 from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
 from featcache.engines.known import KnownRows
-from featcache.engines.parts import discard, forget, found_part, parts_folder, read_part
+from featcache.engines.parts import discard, forget, found_part, parts_folder, read_part, shard_names
 from featcache.engines.processes import default_workers, run_processes
 from featcache.engines.running import Done, Runner
 from featcache.engines.tasks import Outcome, Task, Work
@@ -81,9 +81,10 @@ class Driver:
                 continue
             self._commit(folder, part.shards, [])
             file.unlink(missing_ok=True)
+        mine = {name for part in folder.glob("*.json") for name in (part.name, *shard_names(part))}
         for file in folder.iterdir():
             with contextlib.suppress(OSError):
-                if file.suffix == ".known" or time.time() - file.stat().st_mtime > STALE:
+                if file.suffix == ".known" or (file.name not in mine and time.time() - file.stat().st_mtime > STALE):
                     file.unlink()
 
     def run_local(

@@ -89,10 +89,16 @@ def found_part(work: Work, task: Task) -> Outcome | None:
 def discard(file: Path, error: CacheError) -> None:
     """Remove a damaged part, and say so."""
     log.warning("a part is computed again: %s", error)
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        for name in json.loads(file.read_text())["shards"]:
-            (file.parent / os.path.basename(name)).unlink(missing_ok=True)  # noqa: PTH119
+    for name in shard_names(file):
+        (file.parent / name).unlink(missing_ok=True)
     file.unlink(missing_ok=True)
+
+
+def shard_names(file: Path) -> list[str]:
+    """Return the names of a part's shards; none if it is damaged."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return [os.path.basename(name) for name in json.loads(file.read_text())["shards"]]  # noqa: PTH119
+    return []
 
 
 def guilty_count(work: Work, task: Task) -> int:

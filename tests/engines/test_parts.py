@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,18 @@ def test_parts_are_the_whole(oracle, many: Path, local, tmp_path: Path, order: t
     done = extraction(oracle, many, tmp_path / "c").run().report
     assert (done.computed, len(done.skipped)) == (0, 2)
     assert content(tmp_path / "c") == local
+
+
+def test_old_parts_wait_as_long_as_they_must(oracle, many: Path, local, tmp_path: Path) -> None:
+    """Days pass before somebody commits: nothing of a part is litter; what belongs to none is, after a day."""
+    extraction(oracle, many, tmp_path / "c").run_part(1, 1)
+    (tmp_path / "c" / "parts" / ".tmp-draft").write_text("of a killed worker")
+    for file in (tmp_path / "c" / "parts").iterdir():
+        os.utime(file, (1, 1))
+    done = extraction(oracle, many, tmp_path / "c").run().report
+    assert (done.computed, len(done.skipped)) == (0, 2)
+    assert content(tmp_path / "c") == local
+    assert not (tmp_path / "c" / "parts").exists()
 
 
 def test_a_missing_part_is_computed(oracle, many: Path, local, tmp_path: Path) -> None:
