@@ -68,15 +68,15 @@ def faster_on_this_cpu(request: Request) -> str | None:
 
     if request.runtime != "tensorflow" or tf.config.list_physical_devices("GPU"):
         return None
-    option, factor = "--runtime openvino", "1.0 to 1.4"
+    option, factor = "--runtime openvino", "1.1 to 1.7"
     try:
         low = "avx512_bf16" in _CPU_FLAGS.read_text()
     except OSError:
         low = False
     if low:
-        option, factor = f"{option} --precision bfloat16", "2.0 to 2.9"
+        option, factor = f"{option} --precision bfloat16", "2.1 to 3.2"
     install = "" if importlib.util.find_spec("openvino") else "; pip install 'featcache[openvino]'"
     return (
-        f"{option} computed {factor} times as fast as TensorFlow in float32 on four networks and two cores "
-        f"(docs/architecture.md); its cache is another one{install}"
+        f"{option} computed {factor} times as fast as TensorFlow in float32 on three networks and two cores "
+        f"(benchmarks/README.md); its cache is another one{install}"
     )

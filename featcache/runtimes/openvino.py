@@ -23,17 +23,13 @@ class OpenVINORuntime:
 
     Parameters
     ----------
-    base : Base
-        What to run.
-    pooling : {"avg", "max", "flatten", "none"}
-        What becomes of spatial maps.
-    precision : {"float32", "bfloat16", "float16"}
-        In what the network computes.
+    base, pooling, precision
+        As of `featcache.runtimes.TensorFlowRuntime`.
 
     Attributes
     ----------
     shapes : dict
-        Shape of one image's features for each layer.
+        As there.
 
     Raises
     ------
@@ -90,7 +86,7 @@ class OpenVINORuntime:
 def _converted(core: Any, function: Any) -> Any:
     """Return a frozen function as OpenVINO's model.
 
-    It goes through a file, as ``openvino.convert_model`` reports to its makers over the network.
+    It goes through a file, as ``openvino.convert_model`` calls ``openvino_telemetry``, made to report to its makers.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "base.pb")
