@@ -93,9 +93,10 @@ def test_a_damaged_part_is_computed_again(oracle, many: Path, local, tmp_path: P
     """One flipped bit in a shard, or half a list of images, costs that part only."""
     for part in (1, 2, 3):
         extraction(oracle, many, tmp_path / "c").run_part(part, 3)
-    shard, _ = sorted((tmp_path / "c" / "parts").glob("*.h5"))[:2]
-    shard.write_bytes(shard.read_bytes()[:-9] + b"x" + shard.read_bytes()[-8:])
-    listed = sorted((tmp_path / "c" / "parts").glob("*.json"))[-1]
+    shard = sorted((tmp_path / "c" / "parts").glob("*.h5"))[0]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    listed = next(file for file in (tmp_path / "c" / "parts").glob("*.json") if shard.name not in file.read_text())
     listed.write_text(listed.read_text().replace('", null]', '", nul]', 1))
     done = extraction(oracle, many, tmp_path / "c").run().report
     assert 0 < done.computed <= 16
