@@ -12,6 +12,7 @@ from featcache.bases import Base
 from featcache.errors import BaseError
 from featcache.recipe import Pooling, Precision, Preprocess
 
+_CALLS = ("Call", "While", "If", "Case")  # ends of the operations that hold functions: loops, nested models
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, as keras.applications.imagenet_utils has them
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -64,7 +65,7 @@ def pooled(features: Any, pooling: Pooling) -> Any:
 
 
 def frozen(base: Base, pooling: Pooling, precision: Precision) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Trace a base once, with its variables made constants, so that batch normalisation folds into convolutions.
+    """Trace a base once, with its variables as constants, so that batch normalisation folds into convolutions.
 
     Parameters
     ----------
@@ -87,12 +88,16 @@ def frozen(base: Base, pooling: Pooling, precision: Precision) -> tuple[Any, dic
     BaseError
         If TensorFlow cannot run the base, or the size of a layer's output is not known.
     """
+    import keras
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    weights = [(variable, variable.numpy()) for variable in base.model.variables]
+
     def forward(pixels: Any) -> list[Any]:
         scaled = preprocessed(pixels, base.preprocess)
-        outputs = base.model(scaled[..., 0] if base.squeeze else scaled, training=False)
+        with keras.StatelessScope([(variable, tf.constant(values)) for variable, values in weights]):
+            outputs = base.model(scaled[..., 0] if base.squeeze else scaled, training=False)
         listed = outputs if isinstance(outputs, list | tuple) else [outputs]
         return [pooled(tf.cast(output, tf.float32), pooling) for output in listed]
 
@@ -100,7 +105,9 @@ def frozen(base: Base, pooling: Pooling, precision: Precision) -> tuple[Any, dic
     try:
         with computing_in(base.model, precision):
             traced = tf.function(forward, input_signature=[signature], autograph=False).get_concrete_function()
-        function = convert_variables_to_constants_v2(traced)
+        function = traced
+        if traced.captured_inputs or any(op.type.endswith(_CALLS) for op in traced.graph.get_operations()):
+            function = convert_variables_to_constants_v2(traced)  # slow, and most networks have nothing for it to do
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise BaseError(f"Expected a base that TensorFlow can run. Received: {base.name!r}: {text}") from None
