@@ -15,9 +15,9 @@ _GAIN = 1.03  # below which a difference may be noise
 _BYTES_PER_PIXEL = 768  # that the maps of a network's widest layers take: 64 channels, float32, three at a time
 
 
-def largest_batch(pixels: int, memory: int | None) -> int:
-    """Return the largest batch of images of so many pixels that a quarter of the memory (bytes) surely holds."""
-    return 128 if memory is None else min(128, memory // 4 // (pixels * _BYTES_PER_PIXEL))
+def largest_batch(pixels: int, memory: int | None, passes: int = 1) -> int:
+    """Return the largest batch of images of so many pixels of which a quarter of the memory surely holds `passes`."""
+    return 128 if memory is None else min(128, memory // 4 // (pixels * _BYTES_PER_PIXEL * passes))
 
 
 def fastest_batch(seconds: Callable[[int], tuple[float, float]], images: int, largest: int) -> int:

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as futures_wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from featcache import processors
 from featcache.augmentation import Augmentation
 from featcache.bases import Base, load_base
 from featcache.batching import BATCH_SIZE, fastest_batch, largest_batch
@@ -29,6 +30,7 @@ from featcache.errors import BaseError, ImageError
 from featcache.images import PixelSpec, load
 from featcache.memory import available
 from featcache.poison import Journal
+from featcache.processors import decoding_threads
 from featcache.profiling import Profile, step
 from featcache.recipe import (
     DECODE,
@@ -84,6 +86,9 @@ class _Pending:
     done: dict[int, dict[str, npt.NDArray[Any]]] = field(default_factory=dict)
     wanted: int = 0
 
+
+_Row = tuple[_Pending, int, npt.NDArray[np.float32]]
+"""An image, which view of it, and its pixels."""
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images to do) as work goes on."""
@@ -147,12 +152,14 @@ class Extractor:
         def seconds(size: int) -> tuple[float, float]:
             pixels = rng.uniform(0, 255, (size, height, width, channels)).astype(np.float32)
             times = [time.perf_counter()]
-            for _ in range(2):
-                self.features(pixels, size)
-                times.append(time.perf_counter())
-            return times[1] - times[0], times[2] - times[1]
+            with ThreadPoolExecutor(passes) as forward:
+                for _ in range(2):
+                    list(forward.map(lambda _: self.features(pixels, size), range(passes)))
+                    times.append(time.perf_counter())
+            return (times[1] - times[0]) / passes, (times[2] - times[1]) / passes
 
-        return fastest_batch(seconds, images, largest_batch(height * width, available()))
+        passes = processors.passes
+        return fastest_batch(seconds, images, largest_batch(height * width, available(), passes))
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -201,7 +208,7 @@ class Extractor:
             Rows per forward pass; does not change features beyond their last bits. Halved for good when
             memory runs out.
         workers : int, optional
-            Decoding threads; default: one more than the processors.
+            Decoding threads; default: one more than the processors that this process has.
         journal : Journal, optional
             Where they note what they decode.
         flush_every : int, optional
@@ -243,39 +250,63 @@ class Extractor:
                 pending.reason = str(error)
             return pending
 
-        threads = workers or (os.cpu_count() or 1) + 1
-        with contextlib.closing(mapped_ahead(threads, prepare, items, 3 * batch_size, noted.check)) as prepared:
-            waiting: collections.deque[_Pending] = collections.deque()
-            rows: list[tuple[_Pending, int, npt.NDArray[np.float32]]] = []
+        threads, passes = workers or decoding_threads(), processors.passes
+        waiting: collections.deque[_Pending] = collections.deque()
+        rows: list[_Row] = []
+        with (
+            ThreadPoolExecutor(passes, "featcache-forward") as forward,
+            contextlib.closing(
+                mapped_ahead(threads, prepare, items, (2 + passes) * batch_size, noted.check)
+            ) as prepared,
+        ):
+            running: collections.deque[Future[None]] = collections.deque()
+
+            def compute(batch: list[_Row]) -> None:
+                nonlocal batch_size
+                while batch:
+                    size = batch_size  # another thread may have found that less memory is left
+                    now, batch = batch[:size], batch[size:]
+                    batch_size = min(batch_size, self._run(now, size))
+
+            def run(batch: list[_Row]) -> None:
+                """Have a batch computed, as soon as no more than one waits for that."""
+                wait_for_all_but(passes)
+                running.append(forward.submit(compute, batch))
+
+            def wait_for_all_but(some: int) -> None:
+                while len(running) > some:
+                    with step(profile, "forward"):
+                        running.popleft().result()
+
             for count, pending in enumerate(_waited_for(prepared, profile), 1):
                 waiting.append(pending)
                 rows.extend((pending, view, pixels) for view, pixels in pending.pixels)
                 pending.pixels = []
-                while len(rows) >= batch_size:
-                    batch, rows = rows[:batch_size], rows[batch_size:]
-                    batch_size = self._run(batch, batch_size)
+                while len(rows) >= (size := batch_size):
+                    run(rows[:size])
+                    rows = rows[size:]
                 ended = flush_every is not None and count % flush_every == 0
                 if rows and (ended or len(waiting) > 16 * batch_size):  # many that need nothing wait behind one
-                    batch_size = self._run(rows, batch_size)
+                    run(rows)
                     rows = []
                 for done in _finished(waiting):
                     with step(profile, "write"):
                         yield done
             if rows:
-                self._run(rows, batch_size)
+                run(rows)
+            wait_for_all_but(0)
             for done in _finished(waiting):
                 with step(profile, "write"):
                     yield done
 
-    def _run(self, rows: Sequence[tuple[_Pending, int, npt.NDArray[np.float32]]], batch_size: int) -> int:
+    def _run(self, rows: Sequence[_Row], batch_size: int) -> int:
         """Compute rows, padded to a batch size, and return the batch size that memory allows."""
         import tensorflow as tf
 
         size = batch_size if len(rows) > batch_size // 2 else max(2, 1 << (len(rows) - 1).bit_length())
         size = min(size, batch_size)
         try:
-            with step(self.profile, "forward"):
-                features = self.features(np.stack([pixels for *_, pixels in rows]), size)
+            features = self.features(np.stack([pixels for *_, pixels in rows]), size)
         except (tf.errors.ResourceExhaustedError, MemoryError):
             if size == 1:
                 raise BaseError(

@@ -11,7 +11,7 @@ AHEAD = ("read", "decode")
 """Steps of the threads that work ahead, added up over them."""
 
 STEPS = ("start", "wait", "forward", "write")
-"""Steps of the thread that runs the base; what is missing to the whole time is listing the source and committing."""
+"""Steps of the thread that has features computed and stores them; the rest is listing the source and committing."""
 
 
 class Profile:
@@ -21,7 +21,7 @@ class Profile:
     ----------
     seconds : dict
         By step: ``start`` until the base is ready, ``read`` (and hash), ``decode`` (resize and augment), ``wait`` for
-        these two, ``forward``, and ``write``, whatever is done with features.
+        these two, ``forward``, the wait for the base, and ``write``, whatever is done with features.
     """
 
     def __init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, progress, skipped_text, table
+from featcache.processors import pass_side_by_side
 
 if TYPE_CHECKING:
     from featcache.predictions import Prediction
@@ -44,6 +45,8 @@ def predict(
     """Predict the class of images."""
     from featcache.classifier import ImageClassifier
 
+    if out is not None:
+        pass_side_by_side()
     classifier = ImageClassifier.load(model, base=base, weights=weights)
     with progress("predicting") as shown:
         if out is None:

@@ -20,6 +20,7 @@ from featcache.cli.app import (
     skipped_text,
 )
 from featcache.errors import OptionError
+from featcache.processors import pass_side_by_side
 from featcache.profiling import AHEAD, STEPS
 from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
 
@@ -151,6 +152,8 @@ def extract(
         cache=cache,
         profile=profile,
     )
+    if engine == "local":
+        pass_side_by_side()
     if dry_run:
         return _planned(extraction.plan())
     if shard is not None:

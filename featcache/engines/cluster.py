@@ -17,11 +17,11 @@ import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed
 
 from featcache.engines.losses import Losses
-from featcache.engines.processes import threads_each
 from featcache.engines.running import Done, Runner
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.engines.worker import load, run_and_note
 from featcache.errors import FeatcacheError, HungError, OptionError
+from featcache.processors import threads_each
 
 log = logging.getLogger(__name__)
 

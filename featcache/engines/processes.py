@@ -18,6 +18,7 @@ from featcache.engines.losses import Losses
 from featcache.engines.running import Done
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheError
+from featcache.processors import gpus, threads_each
 
 MOST_WORKERS = 8
 """How many there are unless somebody says: each holds TensorFlow and the base."""
@@ -26,22 +27,6 @@ MOST_WORKERS = 8
 def default_workers() -> int:
     """Return one for each GPU; without any, one for each processor up to `MOST_WORKERS`."""
     return len(gpus()) or min(os.cpu_count() or 1, MOST_WORKERS)
-
-
-def gpus() -> list[str]:
-    """Return what names each GPU in ``CUDA_VISIBLE_DEVICES``, without loading TensorFlow."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name.strip() and not name.strip().startswith("-")]
-    with contextlib.suppress(OSError):
-        return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").iterdir())]
-    return []
-
-
-def threads_each(workers: int) -> int:
-    """Return how many threads each of so many workers has: what ``TF_NUM_INTRAOP_THREADS`` says, else its part."""
-    given = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) else max(1, (os.cpu_count() or 1) // workers)
 
 
 def run_processes(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +101,6 @@ class Runner:
             wanted=lambda item, identity: [key.view for key in work.keys(item, identity) if key not in self._known],
             augmentation=work.augment,
             batch_size=work.batch_size,
-            workers=decoding_threads(),
             journal=journal,
             flush_every=work.size,
         )
@@ -147,12 +145,6 @@ class Runner:
                     f"Expected the source that was listed when the run began. Received: another {item.path!r} in "
                     f"{self.source.location!r}. Run extract again."
                 )
-
-
-def decoding_threads() -> int:
-    """Return one thread more than TensorFlow may use here."""
-    given = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
-    return (int(given) if given.isdecimal() and int(given) else os.cpu_count() or 1) + 1
 
 
 class _Shards:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import queue
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache import processors
 from featcache.bases import Base
 from featcache.errors import BaseError, OptionError
+from featcache.processors import threads_given
 from featcache.recipe import Pooling, Precision
 from featcache.runtimes.graph import frozen
 
@@ -55,9 +58,9 @@ class OpenVINORuntime:
                 "Take --precision float32."
             )
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
-        if threads.isdecimal() and int(threads):  # whoever divides the cores among processes says so there
-            self._options["INFERENCE_NUM_THREADS"] = int(threads)
+        threads = threads_given()
+        if threads is not None:
+            self._options |= {"NUM_STREAMS": processors.passes, "INFERENCE_NUM_THREADS": threads * processors.passes}
         function, self.shapes = frozen(base, pooling, "float32")
         try:
             self._model = _converted(self._core, function)
@@ -67,20 +70,28 @@ class OpenVINORuntime:
                 f"Expected a base that OpenVINO can hold. Received: {base.name!r}: {text}. Take --runtime tensorflow."
             ) from None
         self._outputs = [output.name for output in function.outputs]
-        self._requests: dict[int, Any] = {}
+        self._requests: dict[int, queue.SimpleQueue[Any]] = {}
+        self._compiling = threading.Lock()
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """Return the features of a batch, see `featcache.runtimes.Runtime`."""
-        if len(pixels) not in self._requests:
-            self._model.reshape(list(pixels.shape))  # a fixed size is faster, and as fast to compile as a free one
-            compiled = self._core.compile_model(self._model, "CPU", self._options)
-            self._requests[len(pixels)] = compiled.create_infer_request()
-        request = self._requests[len(pixels)]
-        request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
-        return {
-            layer: np.array(request.get_tensor(output).data)
-            for layer, output in zip(self.shapes, self._outputs, strict=True)
-        }
+        with self._compiling:
+            if len(pixels) not in self._requests:
+                self._model.reshape(list(pixels.shape))  # a fixed size is faster, and as fast to compile as a free one
+                compiled = self._core.compile_model(self._model, "CPU", self._options)
+                self._requests[len(pixels)] = queue.SimpleQueue()
+                for _ in range(processors.passes):
+                    self._requests[len(pixels)].put(compiled.create_infer_request())
+        requests = self._requests[len(pixels)]
+        request = requests.get()
+        try:
+            request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+            return {
+                layer: np.array(request.get_tensor(output).data)
+                for layer, output in zip(self.shapes, self._outputs, strict=True)
+            }
+        finally:
+            requests.put(request)
 
 
 def _converted(core: Any, function: Any) -> Any:
