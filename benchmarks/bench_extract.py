@@ -1,6 +1,7 @@
 """Extraction beside plain Keras on the same images, beside what decoding and the forward pass alone allow, and PyTorch.
 
-All ways of one base take turns, so that they meet the same machine. Weights are drawn at random from a seed: speed
+All ways of one base take turns, so that they meet the same machine; ours are in processes of their own, as on the
+command line, which may divide the processors as they like. Weights are drawn at random from a seed: speed
 does not depend on them. Features of every way are compared with plain Keras'.
 """
 
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -160,13 +162,54 @@ def possible(way: str) -> bool:
     return precision == "float32" or "BF16" in kinds
 
 
+def ours(arguments: dict[str, Any], runtime: str, precision: str, batches: int) -> dict[str, Any]:
+    """Extract as the command line does, in a process of its own, and compute batches that are in memory already.
+
+    TensorFlow is imported before the clock starts, as it is for plain Keras; the base is not loaded yet.
+    """
+    asked = {**arguments, "runtime": runtime, "precision": precision}
+    done = subprocess.run([sys.executable, __file__, "--ours", json.dumps(asked), str(batches)],
+                          check=False, capture_output=True, text=True)  # fmt: skip
+    if done.returncode:
+        raise SystemExit((done.stderr.strip().splitlines() or ["killed"])[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def extracted(arguments: dict[str, Any], batches: int) -> dict[str, Any]:
+    """Do in this process what `ours` asks for."""
+    from featcache import processors
+    from featcache.startup import import_tensorflow
+
+    processors.pass_side_by_side()
+    import_tensorflow()
+    import tensorflow as tf
+
+    from featcache import extract
+    from featcache.extractor import Extractor
+    from featcache.recipe import Request
+
+    tf.constant(0.0).numpy()
+    seconds, cache = timed(lambda: extract(**arguments, validation_split=0.0, profile=True))
+    size, passes = arguments["image_size"], processors.passes
+    asked = {key: arguments[key] for key in ("base", "weights", "image_size", "runtime", "precision")}
+    extractor = Extractor(Request(**asked, layers=tuple(arguments["layers"])))
+    pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, size, size, 3)).astype(np.float32)
+    with ThreadPoolExecutor(passes) as side_by_side:
+
+        def forward(count: int) -> None:
+            list(side_by_side.map(lambda _: extractor.features(pixels, BATCH), range(count)))
+
+        forward(passes)
+        alone, _ = timed(lambda: forward(batches))
+    return {"seconds": seconds, "forward": batches * BATCH / alone, "passes": passes, "profile": cache.report.profile}
+
+
 def compare(
     data: Path, case: Case, *, size: int, ways: Sequence[str], repeat: int, count: int, batches: int
 ) -> dict[str, Any]:
     """Measure one base in all ways; return images per second by turn, differences of features, and profiles."""
-    from featcache import extract
-    from featcache.extractor import Extractor
-    from featcache.recipe import Request
+    from featcache.cache import FeatureCache
 
     rates: dict[str, list[float]] = {}
     differences: dict[str, float] = {}
@@ -175,39 +218,25 @@ def compare(
         file = Path(scratch) / "base.weights.h5"
         whole, model, preprocess = plain_model(case, size)
         whole.save_weights(file)
-        layers = () if case.layer is None else (case.layer,)
-        pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, size, size, 3)).astype(np.float32)
-        runs: dict[str, Callable[[], Any]] = {}
-        for way in ways:
-            runtime, precision = way.split()
-            extractor = Extractor(Request(case.base, weights=file, image_size=size, layers=layers, runtime=runtime,
-                                          precision=precision))  # type: ignore[arg-type]  # fmt: skip
-            runs[f"{way} forward"] = lambda extractor=extractor: extractor.features(pixels, BATCH)
-        for run in runs.values():
-            run()
+        layers = [] if case.layer is None else [case.layer]
+        arguments = {"source": str(data), "base": case.base, "weights": str(file), "image_size": size, "layers": layers}
         plain_keras(data, model, preprocess, size)
         for turn in range(repeat):
             seconds, expected = timed(lambda: plain_keras(data, model, preprocess, size))
             rates.setdefault("plain Keras", []).append(count / seconds)
             rates.setdefault("decode", []).append(count / timed(lambda: decoded(data, size))[0])
-            for name, run in runs.items():
-                seconds, _ = timed(lambda run=run: [run() for _ in range(batches)])
-                rates.setdefault(name, []).append(batches * BATCH / seconds)
             for name, rate in torch_apart(case.base.lower(), size, batches).items():
                 rates.setdefault(name, []).append(rate)
             for way in ways:
                 runtime, precision = way.split()
-                seconds, cache = timed(
-                    lambda runtime=runtime, precision=precision, way=way, turn=turn: extract(
-                        data, base=case.base, weights=file, image_size=size, layers=layers, runtime=runtime,
-                        precision=precision, cache=Path(scratch) / f"{way} {turn}", validation_split=0.0, profile=True,
-                    )
-                )  # fmt: skip
-                rates.setdefault(way, []).append(count / seconds)
-                profiles.setdefault(way, []).append(cache.report.profile)
-                found = np.asarray(cache.features())
+                cache = f"{scratch}/{way} {turn}"
+                found = ours({**arguments, "cache": cache}, runtime, precision, batches)
+                rates.setdefault(f"{way} forward", []).append(found["forward"])
+                rates.setdefault(way, []).append(count / found["seconds"])
+                profiles.setdefault(way, []).append(found["profile"])
+                features = np.asarray(FeatureCache(cache).features())
                 differences[way] = max(
-                    differences.get(way, 0.0), float(np.abs(found - expected).max() / np.abs(expected).max())
+                    differences.get(way, 0.0), float(np.abs(features - expected).max() / np.abs(expected).max())
                 )
                 if differences[way] > TOLERANCE[precision]:
                     raise SystemExit(f"{case.base} {way}: features differ by {differences[way]:.1e} of the largest one")
@@ -265,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table for each base, and keep the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help="a folder of class folders, or of splits of those")
     parser.add_argument("--images", type=int, help="how many of them, default all")
     parser.add_argument("--bases", nargs="+", choices=CASES, default=list(CASES))
@@ -276,6 +306,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.torch:
         print(json.dumps(torch_rates(CASES[options.torch[0]], int(options.torch[1]), int(options.torch[2]))))
+        return
+    if options.ours:
+        print(json.dumps(extracted(json.loads(options.ours[0]), int(options.ours[1]))))
         return
     if options.data is None:
         parser.error("--data is needed")

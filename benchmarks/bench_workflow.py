@@ -51,9 +51,10 @@ def plain_keras(data: Path, options: argparse.Namespace, weights: Path) -> dict[
 
 
 def extraction(data: Path, cache: Path, options: argparse.Namespace, weights: Path) -> dict[str, Any]:
-    """Extract, and say how many images there are."""
-    from featcache import extract
+    """Extract as the command line does, and say how many images there are."""
+    from featcache import extract, processors
 
+    processors.pass_side_by_side()
     found = extract(data, base=options.base, settings=_settings(options), weights=weights,
                     image_size=options.image_size, cache=cache)  # fmt: skip
     return {"images": len(found), "computing": found.report.seconds}
