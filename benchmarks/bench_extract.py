@@ -111,10 +111,11 @@ def decoded(data: Path, size: int) -> int:
     """Read, decode and resize all images in as many threads as extraction does, and nothing else."""
     from featcache.extractor import mapped_ahead
     from featcache.images import PixelSpec, load
+    from featcache.processors import decoding_threads
     from featcache.sources import open_source
 
     source, spec = open_source(data), PixelSpec(size, size, 3)
-    images = mapped_ahead((os.cpu_count() or 1) + 1, lambda item: load(source.read(item), spec), source.items,
+    images = mapped_ahead(decoding_threads(), lambda item: load(source.read(item), spec), source.items,
                           3 * BATCH, lambda: None)  # fmt: skip
     return sum(1 for _ in images)
 

@@ -28,10 +28,15 @@ def pass_side_by_side() -> None:
     global passes
     if "tensorflow" in sys.modules or threads_given() or gpus():
         return
-    processors, memory = os.cpu_count() or 1, available()
+    processors, memory = count(), available()
     fitting = MOST_PASSES if memory is None else memory // 4 // _PASS_BYTES
     passes = max(1, min(processors, MOST_PASSES, fitting))
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(processors // passes)
+
+
+def count() -> int:
+    """Return how many processors this process may run on: what a job was given, not what the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def threads_given() -> int | None:
@@ -43,12 +48,12 @@ def threads_given() -> int | None:
 def decoding_threads() -> int:
     """Return one thread more than forward passes use here."""
     given = threads_given()
-    return (os.cpu_count() or 1 if given is None else given * passes) + 1
+    return (count() if given is None else given * passes) + 1
 
 
 def threads_each(workers: int) -> int:
     """Return how many threads each of so many workers has: what ``TF_NUM_INTRAOP_THREADS`` says, else its part."""
-    return threads_given() or max(1, (os.cpu_count() or 1) // workers)
+    return threads_given() or max(1, count() // workers)
 
 
 def gpus() -> list[str]:

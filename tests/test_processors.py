@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "modules", {name: it for name, it in sys.modules.items() if name != "tensorflow"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "")
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(processors, "count", lambda: 16)
     monkeypatch.setattr(processors, "available", lambda: None)
 
 
@@ -31,7 +32,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_passes_have_a_part_of_the_processors_each(monkeypatch, count, memory, passes, threads) -> None:
     """There are as many passes as processors, or fewer with more threads each, as many as the memory holds."""
-    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    monkeypatch.setattr(processors, "count", lambda: count)
     monkeypatch.setattr(processors, "available", lambda: memory)
     pass_side_by_side()
     assert (processors.passes, os.environ["TF_NUM_INTRAOP_THREADS"]) == (passes, str(threads))
@@ -65,3 +66,13 @@ def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch, device
     """What CUDA_VISIBLE_DEVICES names, as TensorFlow would see it."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
     assert gpus() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which processors a process may use")
+def test_a_job_has_the_processors_it_was_given() -> None:
+    """A process that is kept on one processor counts one."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from featcache import processors; "
+        "print(processors.count())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"

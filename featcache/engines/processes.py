@@ -18,7 +18,7 @@ from featcache.engines.losses import Losses
 from featcache.engines.running import Done
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheError
-from featcache.processors import gpus, threads_each
+from featcache.processors import count, gpus, threads_each
 
 MOST_WORKERS = 8
 """How many there are unless somebody says: each holds TensorFlow and the base."""
@@ -26,7 +26,7 @@ MOST_WORKERS = 8
 
 def default_workers() -> int:
     """Return one for each GPU; without any, one for each processor up to `MOST_WORKERS`."""
-    return len(gpus()) or min(os.cpu_count() or 1, MOST_WORKERS)
+    return len(gpus()) or min(count(), MOST_WORKERS)
 
 
 def run_processes(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from featcache.errors import ImageError, OptionError
 from featcache.extractor import mapped_ahead
 from featcache.images import PixelSpec, load
 from featcache.poison import Journal
+from featcache.processors import decoding_threads
 from featcache.sources import Item, Source, SplitPolicy, digest
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Pictures:
             return picture, pixels if augmentation is None else augmentation.apply(pixels, picture.digest, view), ""
 
         known = [picture for picture in chosen if picture.item.path not in self.skipped]
-        threads = (os.cpu_count() or 1) + 1
+        threads = decoding_threads()
         with contextlib.closing(mapped_ahead(threads, prepare, known, 3 * size, journal.check)) as prepared:
             some: list[tuple[Picture, npt.NDArray[np.float32]]] = []
             for picture, pixels, reason in prepared:
@@ -159,7 +159,7 @@ def listed(
 
     pictures, groups = Pictures(source, spec, skipped=dict(known)), dict[object, int]()
     wanted = [item for item in source.items if item.path not in known]
-    threads = (os.cpu_count() or 1) + 1
+    threads = decoding_threads()
     with contextlib.closing(mapped_ahead(threads, identified, wanted, _AHEAD, Journal().check)) as results:
         for item, identity, reason in results:
             if identity is None:

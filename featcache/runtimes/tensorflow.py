@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from featcache import processors
 from featcache.bases import Base
 from featcache.recipe import Pooling, Precision
 from featcache.runtimes.graph import frozen
@@ -32,6 +33,7 @@ class TensorFlowRuntime:
         import tensorflow as tf
 
         for device in tf.config.list_physical_devices("GPU"):
+            processors.passes = 1  # one that `processors.gpus` did not see
             try:
                 tf.config.experimental.set_memory_growth(device, True)
             except RuntimeError:
