@@ -6,20 +6,18 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keeping import RESULTS, keep
 
-RESULTS = Path(__file__).parent / "results"
 BATCH = 256
 RANDOM_ROWS = 20_000
 
@@ -159,12 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"  shuffled batches / in order, {state}: {ratio:.2f}")
     result = {
         "rows": options.rows, "width": options.width, "repeat": options.repeat, "reading": found,
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(),
-                     **{name: version(name) for name in ("featcache", "numpy", "h5py")}},
     }  # fmt: skip
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    options.to.write_text(json.dumps(result, indent=2) + "\n")
+    keep(options.to, result, "numpy", "h5py")
 
 
 if __name__ == "__main__":

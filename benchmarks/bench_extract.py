@@ -11,7 +11,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,15 +19,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from keeping import RESULTS, keep
 
-RESULTS = Path(__file__).parent / "results"
 BATCH = 32
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of the largest feature
 
@@ -280,17 +278,6 @@ def shown(name: str, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def versions() -> dict[str, str]:
-    """Return what is installed of the libraries that matter."""
-    found = {"python": platform.python_version()}
-    for name in ("featcache", "tensorflow", "keras", "openvino", "torch", "torchvision", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table for each base, and keep the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -315,8 +302,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--data is needed")
     ways = [way for way in options.ways if possible(way)]
     result: dict[str, Any] = {
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": versions(),
         "bases": {},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -327,8 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                             repeat=options.repeat, count=count, batches=options.batches)  # fmt: skip
             result["bases"][name] = found
             print(shown(name, found), flush=True)
-            options.to.parent.mkdir(parents=True, exist_ok=True)
-            options.to.write_text(json.dumps(result, indent=2) + "\n")
+            keep(options.to, result, "tensorflow", "keras", "openvino", "torch", "torchvision", "numpy")
 
 
 if __name__ == "__main__":

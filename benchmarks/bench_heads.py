@@ -11,20 +11,18 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keeping import RESULTS, keep
 
-RESULTS = Path(__file__).parent / "results"
 ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4)
 TEST_ROWS = 10_000
 NOISE = 2.0
@@ -256,9 +254,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {
         "width": options.width,
         "classes": options.classes,
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(),
-                     **{name: version(name) for name in ("featcache", "numpy", "scikit-learn", "keras")}},
     }  # fmt: skip
     if options.rows != [0]:
         print(f"{'rows':>9} {'head':10} {'plain scikit-learn':>33} | {'ours, not calibrated':>33} | {'ours':>33}")
@@ -277,8 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result["reading"] = child(["--read", str(cache)], 3600)
             for name, speeds in result["reading"].items():
                 print(f"reading {name}: {statistics.median(speeds):.2f} GB/s ({speeds[0]:.2f} to {speeds[-1]:.2f})")
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    options.to.write_text(json.dumps(result, indent=2) + "\n")
+    keep(options.to, result, "numpy", "scikit-learn", "keras")
 
 
 if __name__ == "__main__":

@@ -12,20 +12,18 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keeping import RESULTS, keep
 
-RESULTS = Path(__file__).parent / "results"
 RUNS = {"local": ("local", None), "processes 1": ("processes", 1), "processes 2": ("processes", 2),
         "dask 1": ("dask", 1), "dask 2": ("dask", 2)}  # fmt: skip
 
@@ -146,12 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads": 1,
         "repeat": options.repeat,
         "runs": runs,
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(),
-                     **{name: version(name) for name in ("featcache", "tensorflow", "keras", "distributed")}},
     }  # fmt: skip
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    options.to.write_text(json.dumps(result, indent=2) + "\n")
+    keep(options.to, result, "tensorflow", "keras", "distributed")
     print(table(result))
 
 

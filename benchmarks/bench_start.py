@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -14,18 +13,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keeping import RESULTS, keep
 
 CLASSES, WIDTH = 10, 8
 BASE = {"base": "mobilenetv2", "weights": "none"}
 FILES = 200_000
 """Images that are files of their own; more are pixels of one file that is mapped."""
 BATCHES, BATCH = 200, 256
-RESULTS = Path(__file__).parent / "results"
 
 
 def make_source(root: Path, count: int) -> None:
@@ -218,15 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(table(found[-1]), flush=True)
     result = {
         "sizes": found,
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("featcache", "numpy", "h5py", "keras", "tensorflow")},
-        },
     }
     target = options.to or RESULTS / f"start-{max(options.rows)}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(result, indent=2) + "\n")
+    keep(target, result, "numpy", "h5py", "keras", "tensorflow")
 
 
 if __name__ == "__main__":

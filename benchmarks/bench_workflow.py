@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from keeping import RESULTS, keep
+
 CHEAP = ("logreg", "ridge", "linear-svm", "centroid", "sgd")
 HEADS: dict[str, list[str]] = {
     "one head": ["logreg"],
@@ -180,12 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(found, options.epochs))
     result = {
         "base": options.base, "image_size": options.image_size, "epochs": options.epochs, **found,
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(),
-                     **{name: version(name) for name in ("featcache", "numpy", "scikit-learn", "keras", "tensorflow")}},
     }  # fmt: skip
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    options.to.write_text(json.dumps(result, indent=2) + "\n")
+    keep(options.to, result, "numpy", "scikit-learn", "keras", "tensorflow")
 
 
 if __name__ == "__main__":
