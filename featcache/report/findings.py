@@ -15,7 +15,8 @@ EACH = 9
 """Findings of a kind that are shown with pictures."""
 TOGETHER = 4
 """Pictures of a finding."""
-SIDE = 128
+SIDE = 112
+"""Pixels of the longer side of one."""
 _MOST_ROWS = 50
 _LONGEST = 400
 _WITHOUT_PICTURES = ("unreadable", "imbalance")
