@@ -192,7 +192,7 @@ def test_many_noisy_images_stay_below_8_mb(extracting, tmp_path: Path) -> None:
     cache = extracting(tmp_path / "noise.npz", tmp_path / "c", batch_size=64)
     head = fit_head(cache, "centroid")
     rows = [Image(f"{i}", str(i), "train") for i in cache.paths()]
-    copies = {kind: 8 for kind in ("leakage", "conflict", "duplicate")}
+    copies = dict.fromkeys(("leakage", "conflict", "duplicate"), 8)
     audited = [
         Finding(kind, tuple(rows[8 * i : 8 * i + copies.get(kind, 1)]), 1.0, "r" * 500, "s" * 500)
         for kind in KINDS
