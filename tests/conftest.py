@@ -200,6 +200,10 @@ def hostile_head(extracting: Callable[..., Any], tmp_path_factory: pytest.TempPa
                 write_image(folder / "images" / name, random_image(seed) // 6 + np.uint8(80 * look))
                 cell = label.replace('"', '""')
                 rows.append(f'images/{name},"{cell}",{split}')
+    shutil.copy(folder / "images" / "train-0-0-<b>x.png", folder / "images" / f"copy {IMAGE}.png")
+    (folder / "images" / f"torn {IMAGE}.png").write_text("no image")
+    quoted = QUOTE.replace('"', '""')
+    rows += [f'"images/copy {IMAGE}.png","{quoted}",validation', f"images/torn {IMAGE}.png,plain,train"]
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
     extracting(folder / "table.csv", folder / "cache", layers=["mix", "positive"], views=2, augment="flip,rotation=0.1")
     compare(folder / "cache", ["ridge", "centroid"], jobs=1)
@@ -210,7 +214,7 @@ def hostile_head(extracting: Callable[..., Any], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def hostile_report(hostile_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the report of that head."""
+    """Return the report of that head, with an audit of its images."""
     from featcache.report import write_report
 
-    return write_report(hostile_head, out=tmp_path_factory.mktemp("page") / "report.html").path
+    return write_report(hostile_head, out=tmp_path_factory.mktemp("page") / "report.html", audit=True).path

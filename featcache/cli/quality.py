@@ -29,6 +29,9 @@ def audit(
     out: Annotated[Path | None, typer.Option(
         help="Write all findings to a .csv file, a line for each image; with --apply, the cleaned source."
     )] = None,
+    page: Annotated[Path | None, typer.Option(
+        "--report", metavar="PAGE.html", help="Write them with pictures, in the cache's report; see report --audit."
+    )] = None,
     apply: Annotated[Path | None, typer.Option(
         metavar="DROP.csv",
         help="Look for nothing; write the source to --out as a table (path,label,split,group) without the images that "
@@ -48,9 +51,15 @@ def audit(
     if apply is not None:
         if out is None:
             raise OptionError("Expected --out FILE.csv for the cleaned source, beside --apply. Received: none.")
+        if page is not None:
+            raise OptionError("Expected --apply or --report. Received: both. Write the report first, without --apply.")
         return _cleaned(auditing.clean(chosen, apply, out))
     if out is not None and out.suffix.lower() != ".csv":
         raise OptionError(f"Expected --out FILE.csv. Received: {str(out)!r}.")
+    if page is not None:
+        from featcache.report.page import check_installed
+
+        check_installed()
     with progress("comparing images") as shown:
         report = auditing.audit(chosen, layer=layer, labels=labels, most=most, seed=seed, progress=shown)
     if out is not None:
@@ -61,7 +70,14 @@ def audit(
     text = _findings(report, top)
     if out is not None:
         text += f"\nall findings in {printable(str(out))}"
-    return Outcome({**report.to_dict(), "out": None if out is None else str(out)}, text)
+    if page is not None:
+        from featcache.report import write_report
+
+        with progress("reading images") as shown:
+            write_report(chosen, out=page, audit=report, progress=shown)
+        text += f"\nthe worst with pictures in {printable(str(page))}"
+    written = {name: None if path is None else str(path) for name, path in (("out", out), ("report", page))}
+    return Outcome({**report.to_dict(), **written}, text)
 
 
 def _cleaned(made: Cleaned) -> Outcome:

@@ -24,12 +24,15 @@ def report(
     projection: Annotated[Literal["tsne", "pca"], typer.Option(
         "--map", help="What lays the map of the features out."
     )] = "tsne",
+    audit: Annotated[bool, typer.Option(
+        "--audit", help="Show what audit finds in the cache, too, with pictures: time grows with the square."
+    )] = False,
 ) -> Outcome:  # fmt: skip
     """Write one HTML page: how good it is, where it fails, what it was made of."""
     from featcache.report import write_report
 
-    with progress("reading images") as shown:
-        found = write_report(subject, out=out, png=png, projection=projection, progress=shown)
+    with progress("comparing and reading images" if audit else "reading images") as shown:
+        found = write_report(subject, out=out, png=png, projection=projection, audit=audit, progress=shown)
     data: dict[str, Any] = {
         **asdict(found),
         "path": str(found.path),
@@ -38,6 +41,9 @@ def report(
     lines = [f"{printable(str(found.path))}: {found.bytes / 1e6:.1f} MB, {', '.join(found.sections)}"]
     if found.accuracy is not None:
         lines.append("accuracy {accuracy:.4f} on {n} {split} images".format(**found.accuracy))
+    if found.findings is not None:
+        counts = [f"{count} {kind}" for kind, count in found.findings.items() if count]
+        lines.append(f"audit: {', '.join(counts) or 'nothing found'}")
     lines += map(printable, found.notes)
     lines += [printable(str(path)) for path in found.pngs]
     return Outcome(data, "\n".join(lines))

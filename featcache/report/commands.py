@@ -9,7 +9,7 @@ from typing import Any
 from featcache.report.subject import Subject
 
 
-def commands(subject: Subject) -> list[str]:
+def commands(subject: Subject, *, audited: bool = False) -> list[str]:
     """Return lines for a shell, comments where something cannot be made again by a command."""
     lines = _extract(subject)
     folder = str(subject.cache.path) if subject.cache is not None else str(subject.card.get("cache", "CACHE"))
@@ -26,11 +26,40 @@ def commands(subject: Subject) -> list[str]:
         lines.append(_joined("compare", folder))
     if subject.model is not None:
         lines.append(_joined("evaluate", str(subject.model.path)))
-    lines.append(_joined("report", str(subject.path)))
+    lines.append(_joined("report", str(subject.path), ("audit", "" if audited else None)))
     return lines
 
 
-def _extract(subject: Subject) -> list[str]:
+def after_audit(subject: Subject, layer: str, *, files: bool) -> list[str]:
+    """Return what to do about an audit's findings, with comments.
+
+    Parameters
+    ----------
+    subject : Subject
+        With its cache.
+    layer : str
+        Whose features were audited.
+    files : bool
+        Whether images are files, of which a cleaned source can be made.
+    """
+    cache = subject.cache
+    assert cache is not None
+    folder = str(cache.path)
+    chosen = layer if layer != cache.layer_name(None) else None
+    lines = ["# All findings as a table:", _joined("audit", folder, ("layer", chosen), ("out", "findings.csv"))]
+    if not files:
+        return [*lines, "# A source without what you drop can be made of folders and tables, where they lie."]
+    lines += [
+        "# Write drop into its column action, or relabel and the class into new_label, save it as drop.csv, then:",
+        _joined("audit", folder, ("apply", "drop.csv"), ("out", "cleaned.csv")),
+    ]
+    if subject.request is not None:
+        lines += ["# No feature is computed again:", *_extract(subject, "cleaned.csv")]
+    return lines
+
+
+def _extract(subject: Subject, cleaned: str | None = None) -> list[str]:
+    """Return how the cache was made; or is made of a table instead, which has the splits already."""
     recipe, request, listing = subject.recipe, subject.request, subject.listing
     if recipe is not None and recipe.spec is not None:
         return ["# The features came from elsewhere: FeatureCache.from_arrays(…)"]
@@ -44,17 +73,25 @@ def _extract(subject: Subject) -> list[str]:
         ("pooling", request["pooling"]),
         ("image-size", None if size is None else f"{size[0]}x{size[1]}"),
         *((name, request[name]) for name in ("resize", "interpolation", "preprocess", "dtype")),
+        *((name, request.get(name)) for name in ("precision", "runtime")),
+        ("fast-decode", "" if request.get("fast_decode") else None),
         ("classes", None if not listing.get("classes") else ",".join(listing["classes"])),
-        ("validation-split", listing.get("validation_split") or None),
-        ("test-split", listing.get("test_split") or None),
-        ("test-from", None if not listing.get("test_from") else "{}={}".format(*listing["test_from"])),
-        ("seed", listing.get("seed") or request["seed"] or None),
     ]
+    if cleaned is None:
+        options += [
+            ("validation-split", listing.get("validation_split") or None),
+            ("test-split", listing.get("test_split") or None),
+            ("test-from", None if not listing.get("test_from") else "{}={}".format(*listing["test_from"])),
+            ("seed", listing.get("seed") or request["seed"] or None),
+        ]
+    else:
+        options.append(("seed", request["seed"] or None))
     policy = None if subject.cache is None else subject.cache.augmentation_policy
     if subject.cache is not None and subject.cache.views and policy is not None:
         options += [("views", subject.cache.views), ("augment", _augment(policy)), ("fill", policy["fill"])]
     folder = str(subject.cache.path) if subject.cache is not None else str(subject.card.get("cache", "CACHE"))
-    return [_joined("extract", subject.source.get("location") or "SOURCE", *options, ("cache", folder))]
+    source = cleaned or subject.source.get("location") or "SOURCE"
+    return [_joined("extract", source, *options, ("cache", folder))]
 
 
 def _fit(cache: str, clf: str, layer: str | None, params: Mapping[str, Any], card: Mapping[str, Any], out: str) -> str:

@@ -76,6 +76,24 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Case:
+    """Pictures that belong together, two in a row, and what is said of them; of one picture, beside it."""
+
+    shots: Sequence[Shot]
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Cases in columns, below a caption and a paragraph."""
+
+    caption: str
+    text: str
+    cases: Sequence[Case]
+    kind: str = "cases"
+
+
+@dataclass(frozen=True)
 class Facts:
     """Names and what they stand for."""
 
@@ -91,7 +109,7 @@ class Commands:
     kind: str = "commands"
 
 
-Block = Table | Chart | Gallery | Facts | Commands
+Block = Table | Chart | Gallery | Cases | Facts | Commands
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ class Pictures:
         self._known: dict[tuple[str, int], str | None] = {}
         self.missing: dict[str, str] = {}
 
+    @property
+    def possible(self) -> bool:
+        """Whether there is a source to read from."""
+        return self._source is not None
+
     def find(self, paths: Iterable[str]) -> None:
         """Look images up in the source, once for all that will be asked for."""
         wanted = set(paths)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from featcache import charts
+from featcache.auditing import AuditReport
+from featcache.auditing import audit as look_for_bad_data
 from featcache.cache.writer import versions
 from featcache.errors import OptionError, printable
 from featcache.files import publish
-from featcache.report import accuracy, images
+from featcache.report import accuracy, findings, images
 from featcache.report.answers import Answers, ask
 from featcache.report.commands import commands
 from featcache.report.featuremap import feature_map
@@ -41,6 +43,8 @@ class Report:
         Its charts as pictures, if they were asked for.
     accuracy : dict or None
         ``split``, ``n`` and ``accuracy`` of the model's answers.
+    findings : dict or None
+        Number of an audit's findings of each kind, if the page has one.
     missing : dict
         Path and reason of each image that could not be shown.
     notes : list of str
@@ -52,6 +56,7 @@ class Report:
     sections: list[str]
     pngs: list[Path]
     accuracy: dict[str, Any] | None
+    findings: dict[str, int] | None
     missing: dict[str, str]
     notes: list[str]
 
@@ -62,6 +67,7 @@ def write_report(
     out: str | os.PathLike[str] | None = None,
     png: str | os.PathLike[str] | None = None,
     projection: str = "tsne",
+    audit: bool | AuditReport = False,
     progress: Progress | None = None,
 ) -> Report:
     """Write one HTML file about a head, a fine-tuned model or a cache; it needs no network and no other file.
@@ -76,8 +82,11 @@ def write_report(
         A folder for the charts as PNG files, too.
     projection : {"tsne", "pca"}
         What lays the map of the features out.
+    audit : bool or AuditReport
+        Look for bad data in the cache and show what was found, with pictures; time grows with the square of the
+        images. What `featcache.audit` returned for the same cache is shown as it is.
     progress : callable, optional
-        Called with (done, to do) as images are read.
+        Called with (done, to do) as images are compared and read.
 
     Returns
     -------
@@ -86,7 +95,8 @@ def write_report(
     Raises
     ------
     OptionError
-        If the folder holds none of these, a library is missing, or a file cannot be written.
+        If the folder holds none of these, a library is missing, a file cannot be written, or there is no cache to
+        audit.
     HeadError, CacheError, WeightsError
         If what it holds cannot be read.
     """
@@ -95,8 +105,9 @@ def write_report(
         raise OptionError(f"Expected projection to be tsne or pca. Received: {projection!r}.")
     opened = open_subject(Path(subject))
     target = Path(out) if out is not None else opened.path / "report.html"
+    audited = _audited(opened, audit, progress)
     answers = ask(opened, progress)
-    page, pictures = _page(opened, answers, projection, progress)
+    page, pictures = _page(opened, answers, audited, projection, progress)
     html = render(page).encode("utf-8", "backslashreplace")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,11 +120,35 @@ def write_report(
     if answers is not None:
         found = {"split": answers.split, "n": len(answers), "accuracy": float(answers.right.mean())}
     keys = [section.key for section in page.sections]
-    return Report(target, len(html), keys, pngs, found, pictures.missing, list(page.notes))
+    counts = None if audited is None else audited.counts
+    return Report(target, len(html), keys, pngs, found, counts, pictures.missing, list(page.notes))
+
+
+def _audited(subject: Subject, audit: bool | AuditReport, progress: Progress | None) -> AuditReport | None:
+    """Return an audit of the subject's cache, if one is wanted."""
+    if audit is False:
+        return None
+    if subject.cache is None:
+        raise OptionError(
+            f"Expected a model whose cache is still there, to audit it. Received: {str(subject.path)!r}, whose cache "
+            "is gone or has another recipe. Name a cache, or leave the audit out."
+        )
+    if audit is True:
+        return look_for_bad_data(subject.cache, progress=progress)
+    if audit.cache.resolve() != subject.cache.path.resolve():
+        raise OptionError(
+            f"Expected an audit of {str(subject.cache.path)!r}. Received: one of {str(audit.cache)!r}. Audit the "
+            "report's own cache."
+        )
+    return audit
 
 
 def _page(
-    subject: Subject, answers: Answers | None, projection: str, progress: Progress | None
+    subject: Subject,
+    answers: Answers | None,
+    audited: AuditReport | None,
+    projection: str,
+    progress: Progress | None,
 ) -> tuple[Page, Pictures]:
     cache = subject.cache
     layer = str(subject.card.get("layer") or (subject.card.get("head") or {}).get("layer") or "")
@@ -125,7 +160,8 @@ def _page(
     paths, viewed = images.sampled(cache) if cache is not None else ([], [])
     pictures = Pictures(subject.open_source() if answers is not None or cache is not None else None)
     points = [] if cache is None or found is None else [cache.usable[i].path for i in found.images]
-    pictures.find([*points, *paths, *viewed, *(images.shown(answers) if answers is not None else [])])
+    pictures.find([*points, *paths, *viewed, *(images.shown(answers) if answers is not None else []),
+                   *(findings.shown(audited) if audited is not None else [])])  # fmt: skip
     if points:
         pictures.of(points, progress=progress)
     sections: list[Section | None] = []
@@ -135,6 +171,8 @@ def _page(
     if answers is not None:
         sections += [accuracy.confusion(answers), accuracy.classes(answers), accuracy.calibration(answers),
                      images.mistakes(answers, pictures), images.doubts(answers, pictures)]  # fmt: skip
+    if audited is not None:
+        sections.append(findings.audited(subject, audited, pictures))
     if cache is not None and found is not None:
         sections.append(images.mapped(cache, answers, found, pictures))
     if cache is not None:
@@ -145,7 +183,7 @@ def _page(
         sections.append(images.samples(cache, subject.recipe, paths, viewed, pictures))
     if cache is not None:
         sections.append(_data(subject))
-    sections += [_provenance(subject), _again(subject)]
+    sections += [_provenance(subject), _again(subject, audited is not None)]
     return _titled(subject, answers, [one for one in sections if one is not None], pictures), pictures
 
 
@@ -250,9 +288,9 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _again(subject: Subject) -> Section:
+def _again(subject: Subject, audited: bool) -> Section:
     text = "The same files, options and seeds give the same numbers; with other versions they may differ a little."
-    return Section("again", "How to make it again", [text], [Commands(commands(subject))])
+    return Section("again", "How to make it again", [text], [Commands(commands(subject, audited=audited))])
 
 
 def _draw(page: Page, folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ def test_audit_shows_the_worst_first(cache: Path, tmp_path: Path) -> None:
     code, out, _ = run("audit", cache, "--json", "--no-labels")
     found = json.loads(out)
     assert code == 0
-    assert set(found) == {"cache", "layer", "images", "counts", "findings", "notes", "out"}
+    assert set(found) == {"cache", "layer", "images", "counts", "findings", "notes", "out", "report"}
     assert found["counts"]["leakage"] == 1
     assert found["counts"]["label"] == 0
     rows = list(csv.DictReader((tmp_path / "deep" / "f.csv").open()))
@@ -63,6 +63,25 @@ def test_audit_apply(cache: Path, tmp_path: Path) -> None:
     assert (found["dropped"], found["relabelled"], found["gone"]) == (1, 0, [])
     assert "leak.png" not in (tmp_path / "o.csv").read_text()
     assert "1 dropped" in run("audit", cache, "--apply", tmp_path / "drop.csv", "--out", tmp_path / "o.csv")[1]
+
+
+def test_audit_in_a_report(cache: Path, tmp_path: Path) -> None:
+    """--report writes the cache's page with the same findings, report --audit likewise; --apply goes without."""
+    page = tmp_path / "p" / "audit.html"
+    code, text, _ = run("audit", cache, "--no-labels", "--report", page)
+    assert code == 0
+    assert text.endswith(f"the worst with pictures in {page}\n")
+    assert 'id="audit"' in page.read_text("utf-8")
+    code, out, _ = run("report", cache, "--audit", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["findings"]["leakage"] == 1
+    assert "audit" in found["sections"]
+    assert "audit: 1 leakage" in run("report", cache, "--audit")[1]
+    assert json.loads(run("report", cache, "--json")[1])["findings"] is None
+    code, _, err = run("audit", cache, "--apply", tmp_path / "d.csv", "--out", tmp_path / "o.csv", "--report", page)
+    assert code == 1
+    assert err.startswith("error: Expected --apply or --report. Received: both.")
 
 
 def test_audit_refuses_other_files(cache: Path, tmp_path: Path) -> None:

@@ -157,6 +157,43 @@ def test_the_map_is_coloured_as_one_likes(browser, opened: Open) -> None:
     assert set(browser.execute_script(legend)) == {"not asked", "right", "wrong"}
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_an_audit_shows_copies_side_by_side(browser, opened: Open, width: int) -> None:
+    """Both pictures of a leak are drawn beside each other with label, split and path, as text whatever these are."""
+    opened(width)
+    left, right = browser.find_elements("css selector", "#audit .cases li:first-child figure")[:2]
+    assert left.rect["y"] == right.rect["y"]
+    assert left.rect["x"] + left.rect["width"] < right.rect["x"]
+    assert right.rect["x"] + right.rect["width"] <= width
+    for figure in (left, right):
+        (image,) = figure.find_elements("css selector", "img")
+        assert browser.execute_script("return arguments[0].naturalWidth", image) > 0
+    assert f"{IMAGE}, train" in left.text
+    assert f"{QUOTE}, validation" in right.text
+    assert f"images/copy {IMAGE}.png" in right.text
+    text = browser.find_element("id", "audit").text
+    assert f"images/torn {IMAGE}.png" in text
+    assert "--apply drop.csv --out cleaned.csv" in text
+    assert browser.execute_script("return document.querySelectorAll('#audit img[src=x], #audit [onerror]').length") == 0
+
+
+def test_an_audit_is_printed_and_reached_by_keyboard(browser, opened: Open) -> None:
+    """On paper no case is divided and no command cut off; tables and commands take the focus, to be scrolled."""
+    opened()
+    for region in browser.find_elements("css selector", "#audit [role=region]"):
+        browser.execute_script("arguments[0].focus()", region)
+        assert browser.switch_to.active_element == region
+        assert region.value_of_css_property("outline-style") != "none"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        case = browser.find_element("css selector", "#audit .cases li")
+        assert case.value_of_css_property("break-inside") == "avoid"
+        assert browser.find_element("css selector", "#audit pre").value_of_css_property("white-space") == "pre-wrap"
+        assert case.is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_any_width(browser, opened: Open, width: int, scheme: str) -> None:

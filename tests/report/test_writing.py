@@ -9,6 +9,7 @@ import pytest
 from conftest import IMAGE, QUOTE, random_image, write_image
 
 from featcache import FeatureCache, compare, fine_tune, fit_head
+from featcache.auditing import KINDS, AuditReport, Finding, Image
 from featcache.errors import HeadError, OptionError
 from featcache.report import write_report
 from featcache.report.standings import standings
@@ -62,7 +63,7 @@ def test_the_page_says_what_the_head_scored(hostile_head: Path, hostile_report: 
 def test_every_section_is_there(hostile_report: Path) -> None:
     """What the page promises, from the summary to the commands."""
     ids = [attributes["id"] for tag, attributes in words(hostile_report).tags if tag == "section"]
-    assert ids == ["scores", "confusion", "classes", "calibration", "mistakes", "doubts", "map", "leaderboard",
+    assert ids == ["scores", "confusion", "classes", "calibration", "mistakes", "doubts", "audit", "map", "leaderboard",
                    "layers", "learning", "samples", "data", "recipe", "again"]  # fmt: skip
 
 
@@ -185,13 +186,22 @@ def test_results_of_other_rows_are_left_out(extracting, split_photos: Path, tmp_
 
 
 def test_many_noisy_images_stay_below_8_mb(extracting, tmp_path: Path) -> None:
-    """A thousand points of noise, the most a page shows and the worst to compress, are less than 8 MB."""
+    """A thousand points of noise and findings of every kind, the most a page shows and the worst, are below 8 MB."""
     images = np.random.default_rng(0).integers(0, 256, (1300, 100, 100, 3), np.uint8)
     np.savez(tmp_path / "noise.npz", train_images=images, train_labels=np.arange(1300) % 300)
     cache = extracting(tmp_path / "noise.npz", tmp_path / "c", batch_size=64)
     head = fit_head(cache, "centroid")
-    found = write_report(head.path, projection="pca")
+    rows = [Image(f"{i}", str(i), "train") for i in cache.paths()]
+    copies = dict.fromkeys(("leakage", "conflict", "duplicate"), 8)
+    audited = [
+        Finding(kind, tuple(rows[8 * i : 8 * i + copies.get(kind, 1)]), 1.0, "r" * 500, "s" * 500)
+        for kind in KINDS
+        for i in range(100)
+    ]
+    report = AuditReport(cache.path, "mix", 1300, tuple(audited), ())
+    found = write_report(head.path, projection="pca", audit=report)
     assert found.missing == {}
+    assert found.findings == dict.fromkeys(KINDS, 100)
     points = charts_of(found.path)["map"]["data"]["values"]
     assert len(points) == 1000
     assert len({one["image"] for one in points}) == 1000
