@@ -14,7 +14,8 @@ from featcache.report.subject import open_subject
 def test_the_commands_make_the_same_again(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
     """Run in an empty place, they give the recipe, rows, splits and scores that the report is about."""
     names = photos.rename(tmp_path / "my photos; 'rm'")
-    cache = extracting(names, tmp_path / "c", views=2, augment="flip,zoom=0.1", validation_split=0.4, seed=3)
+    cache = extracting(names, tmp_path / "c", views=2, augment="flip,zoom=0.1", validation_split=0.4, seed=3,
+                       precision="bfloat16", fast_decode=True)  # fmt: skip
     head = fit_head(cache, "sgd", params={"epochs": 7}, calibrate="none", seed=5)
     lines = commands(open_subject(head.path))
     (tmp_path / "c").rename(tmp_path / "old")
