@@ -124,16 +124,28 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Ca
 
 
 def _with_variable(parameter: inspect.Parameter, command_name: str) -> inspect.Parameter:
-    """Let an option be given as ``FEATCACHE_<COMMAND>_<OPTION>``, whatever its Python name is."""
+    """Let an option be given as ``FEATCACHE_<COMMAND>_<OPTION>``, and name its value for people."""
     kind, info = get_args(parameter.annotation)
-    if not isinstance(info, OptionInfo):
-        return parameter
     info = copy.copy(info)
+    info.metavar = info.metavar or _placeholder(parameter.name, kind, option=isinstance(info, OptionInfo))
+    if not isinstance(info, OptionInfo):
+        return parameter.replace(annotation=Annotated[kind, info])
     given = [info.default, *(info.param_decls or ())]  # in Annotated, Typer keeps the first name as the default
     names = [name for name in given if isinstance(name, str) and name.startswith("--")] or [f"--{parameter.name}"]
     info.envvar = f"FEATCACHE_{command_name}_{names[0].lstrip('-')}".replace("-", "_").upper()
     info.show_envvar = False
     return parameter.replace(annotation=Annotated[kind, info])
+
+
+def _placeholder(name: str, kind: Any, *, option: bool) -> str | None:
+    """Return what stands for a value in the help, where Typer would name a Python type."""
+    if not option:
+        return name.upper()
+    text = str(kind)
+    for part, word in (("str", "NAME"), ("Path", "PATH"), ("int", "N"), ("float", "X")):
+        if part in text and "Literal" not in text:
+            return word
+    return None
 
 
 def _listen(*, quiet: bool, verbose: bool) -> None:
@@ -325,7 +337,8 @@ def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:
     lines = [f"  {printable(one['path'])}: {printable(one['reason'])}" for one in skipped[:most]]
     if len(skipped) > most:
         lines.append(f"  … and {len(skipped) - most} more (--json lists them all)")
-    return "\n".join([f"{len(skipped)} images were skipped:", *lines]) if skipped else ""
+    count = "1 image was" if len(skipped) == 1 else f"{len(skipped)} images were"
+    return "\n".join([f"{count} skipped:", *lines]) if skipped else ""
 
 
 def main() -> None:

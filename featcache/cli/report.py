@@ -25,7 +25,7 @@ def report(
         "--map", help="What lays the map of the features out."
     )] = "tsne",
 ) -> Outcome:  # fmt: skip
-    """Write one HTML page: how good it is, where it fails, what it was made of."""
+    """Write one HTML page of answers. How good it is, where it fails, what it was made of."""
     from featcache.report import write_report
 
     with progress("reading images") as shown:

@@ -57,6 +57,12 @@ def test_every_command_has_help_with_an_example() -> None:
         assert code == 0
         assert f"Example: featcache {name}" in text
         assert "--json" in text
+        assert not re.search(r"^ +-.*<(str|int|float|path|list)[ >\[]", text, re.M), name
+
+
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    """What --help and docs/cli.md say of a command is not cut off."""
+    assert "..." not in run("--help")[1].split("Commands:")[1]
 
 
 def test_the_version() -> None:
