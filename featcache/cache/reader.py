@@ -557,7 +557,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CacheError(f"Expected a cache. Received: {str(folder)!r}, which has no recipe.json.") from None
+        raise CacheError(
+            f"Expected a cache. Received: {str(folder)!r}, which has no recipe.json. Run extract first."
+        ) from None
     except (OSError, ValueError) as error:
         raise CacheDamagedError(f"Expected JSON in {str(path)!r}. Received: {error}. Run verify --fix.") from None
     if not isinstance(value, dict) or "recipe" not in value:

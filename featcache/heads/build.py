@@ -222,4 +222,7 @@ def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int6
     except OptionError:
         raise
     except (ValueError, TypeError) as error:
-        raise HeadError(f"The head cannot be trained: {' '.join(str(error).split())[:300]}") from None
+        raise HeadError(
+            f"Expected parameters that the head can be trained with. Received: {' '.join(str(error).split())[:300]} "
+            "Set others."
+        ) from None
