@@ -216,7 +216,8 @@ class Progress:
 
     def __init__(self, what: str, unit: str = "images", every: float = 10.0) -> None:
         self._what, self._unit, self._every = what, unit, every
-        self._start = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._first: tuple[int, float] | None = None  # what comes before it is loading, which says nothing of the rest
         self._said = False  # what takes less than `every` seconds needs no lines
         self._bar: Any = None
 
@@ -224,11 +225,13 @@ class Progress:
         """Say that `done` of `total` are done."""
         if not log.isEnabledFor(logging.INFO):
             return
+        now = time.monotonic()
+        begun, since = self._first = self._first or (done, now)
+        rate = (done - begun) / max(now - since, 1e-9)
         if sys.stderr.isatty():
-            self._draw(done, total)
-        elif (now := time.monotonic()) - self._last >= self._every or (done == total and self._said):
+            self._draw(done, total, rate)
+        elif done > begun and (now - self._last >= self._every or (done == total and self._said)):
             self._last, self._said = now, True
-            rate = done / max(now - self._start, 1e-9)
             log.info(
                 "%s: %d of %d, %s, %.0f s left",
                 self._what,
@@ -238,7 +241,7 @@ class Progress:
                 (total - done) / rate,
             )
 
-    def _draw(self, done: int, total: int) -> None:
+    def _draw(self, done: int, total: int, rate: float) -> None:
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -249,8 +252,7 @@ class Progress:
             self._bar = Bar(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("", total=total, rate="")
             self._bar.start()
-        rate = done / max(time.monotonic() - self._start, 1e-9)
-        self._bar.update(self._task, completed=done, rate=self._speed(rate))
+        self._bar.update(self._task, completed=done, rate=self._speed(rate) if rate else "")
         if done == total:
             self.close()
 
