@@ -141,7 +141,7 @@ class ImageClassifier:
 
     @classmethod
     def from_model(cls, model: PixelModel) -> ImageClassifier:
-        """Return a classifier that is one model from pixels to probabilities, such as a fine-tuned one."""
+        """Return a classifier that is one `model` from pixels to probabilities, such as a fine-tuned one."""
         self = cls.__new__(cls)
         self.head, self.recipe, self._request = model, None, model.request()
         return self

@@ -315,7 +315,7 @@ class FeatureCache:
         return _Rows(images, numbers.astype(np.uint16), places.shards[rows], places.positions[rows])
 
     def layer_name(self, layer: str | None) -> str:
-        """Return a layer's name, the deepest one's for None.
+        """Return a layer's name, the deepest one's where `layer` is None.
 
         Raises
         ------
