@@ -216,7 +216,9 @@ def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int6
         If there are too few images, or the estimator refuses a parameter's value.
     """
     if (classes := len(np.unique(y))) < 2:
-        raise HeadError(f"Expected images of at least 2 classes to train on. Received: {classes}.")
+        raise HeadError(
+            f"Expected images of at least 2 classes to train on. Received: {classes}. Add images of another."
+        )
     try:
         return estimator.fit(X, y, groups)
     except OptionError:
