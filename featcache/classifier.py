@@ -112,6 +112,26 @@ class ImageClassifier:
         """Load the folder of a head, or of a whole model.
 
         A head's base is loaded, and its digest checked, when it is first needed.
+
+        Parameters
+        ----------
+        path : path
+            What `featcache.fit_head` or `featcache.fine_tune` wrote.
+        base : str, path or keras.Model, optional
+            The base, where it is not where it was when its cache was extracted.
+        weights : path, optional
+            Likewise its weights.
+
+        Returns
+        -------
+        ImageClassifier
+
+        Raises
+        ------
+        HeadError
+            If the folder holds neither, was changed since, or its features came from elsewhere.
+        OptionError
+            If a base is given beside a whole model, which has its own.
         """
         if not is_model(path):
             return cls(Head.load(path), base=base, weights=weights)
@@ -121,7 +141,7 @@ class ImageClassifier:
 
     @classmethod
     def from_model(cls, model: PixelModel) -> ImageClassifier:
-        """Return a classifier that is one model from pixels to probabilities."""
+        """Return a classifier that is one `model` from pixels to probabilities, such as a fine-tuned one."""
         self = cls.__new__(cls)
         self.head, self.recipe, self._request = model, None, model.request()
         return self
@@ -242,7 +262,20 @@ class ImageClassifier:
     def stream(
         self, source: Source, *, threshold: float | None = None, top_k: int = 1, progress: Progress | None = None
     ) -> Iterator[Prediction]:
-        """Yield the prediction of every image of a source, in its order, holding a few batches."""
+        """Yield the prediction of every image of a source, in its order, holding a few batches.
+
+        Parameters
+        ----------
+        source : Source
+            What `featcache.sources.open_images` returns.
+        threshold, top_k, progress
+            As `predict` takes them.
+
+        Yields
+        ------
+        Prediction
+            One for each image; with a ``reason`` where it could not be read.
+        """
         return self._stream(source, Answering(self.class_names, threshold, top_k), progress)
 
     def _stream(self, source: Source, answering: Answering, progress: Progress | None) -> Iterator[Prediction]:

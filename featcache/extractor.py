@@ -461,7 +461,26 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.batch_size = batch_size
 
     def fit(self, X: Sequence[str | os.PathLike[str]], y: Any = None) -> FeatureExtractor:
-        """Load the base; nothing is learned from `X`, a sequence of image files."""
+        """Load the base; nothing is learned.
+
+        Parameters
+        ----------
+        X : sequence of paths, length n
+            Image files; not read.
+        y : ignored
+            For scikit-learn's interface.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        BaseError
+            If there is no such base, or it cannot be cut there.
+        WeightsError
+            If its weights cannot be had, or do not fit.
+        """
         self.extractor_ = self._loaded()
         self.n_features_out_ = self._n_features_out = math.prod(next(iter(self.extractor_.layers.values())))
         return self
@@ -491,7 +510,17 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return {name: value for name, value in state.items() if name != "extractor_"}
 
     def transform(self, X: Sequence[str | os.PathLike[str]]) -> npt.NDArray[Any]:
-        """Return features of shape (len(X), n_features_out_), one row per file, in the order given.
+        """Return the features of image files.
+
+        Parameters
+        ----------
+        X : sequence of paths, length n
+            Image files.
+
+        Returns
+        -------
+        array, shape (n, n_features_out_)
+            One row for each file, in the order given, of `dtype`.
 
         Raises
         ------
@@ -500,7 +529,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_is_fitted(self, "n_features_out_")
         if isinstance(X, str | os.PathLike):
-            raise ImageError(f"expected a list of image files, received {os.fspath(X)!r}")
+            raise ImageError(f"Expected a list of image files. Received: {os.fspath(X)!r}. Put it into a list.")
         if not hasattr(self, "extractor_"):
             self.extractor_ = self._loaded()
         if not len(X):
@@ -508,7 +537,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         rows = []
         source = files_source(X)
         if len(source.items) != len(X):
-            raise ImageError("expected image files, received a folder among them: list its files")
+            raise ImageError("Expected image files. Received: a folder among them. List its files.")
         for extracted in self.extractor_.stream(source, source.items, batch_size=self.batch_size):
             if extracted.reason is not None:
                 raise ImageError(f"{extracted.item.path}: {extracted.reason}")

@@ -137,8 +137,9 @@ class SignedFolder:
             seen = DigestSet.of([(path / _TRAINED_ON).read_bytes()])
         except FileNotFoundError as error:
             missing = Path(error.filename).name
+            what = f"has no {missing}" if path.exists() else "does not exist"
             raise HeadError(
-                f"Expected a {self.noun}'s folder. Received: {str(path)!r}, which has no {missing}."
+                f"Expected a {self.noun}'s folder. Received: {str(path)!r}, which {what}. {_instead(path)}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self.damaged(path, error) from None
@@ -155,6 +156,16 @@ class SignedFolder:
             f"Expected a {self.noun} as it was written. Received: {str(path)!r}, which was changed since. Make it "
             "again."
         )
+
+
+def _instead(path: Path) -> str:
+    """Return which folder may have been meant: of a cache, one of its heads."""
+    if (path / "recipe.json").is_file():
+        heads = sorted(path.glob("heads/[!.]*/head.json"))
+        if heads:
+            return f"It is a cache: name one of its heads, such as {str(heads[0].parent)!r}."
+        return "It is a cache without heads: run fit-head first."
+    return "Name one that fit-head or fine-tune wrote."
 
 
 def card_digest(card: Mapping[str, Any]) -> str:

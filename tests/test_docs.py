@@ -2,6 +2,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,17 @@ from featcache.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += [path for room in ("docs", "examples") for path in sorted((ROOT / room).rglob("*.md"))]
+RUN = {
+    "README.md": {"sh setup", "sh run", "python", "python keras"},  # setup: .ci/run
+    "docs/data-quality.md": {"sh run"},
+    "docs/guide.md": {"sh run"},
+    "docs/python.md": {"python run"},
+    "docs/recipes.md": {"sh run"},
+    "docs/serving.md": {"python keras", "python tflite", "python saved"},  # tests/export
+}
+"""By page, the kinds of blocks that a test runs."""
 
 
 def test_readme_has_the_two_command_lines() -> None:
@@ -55,17 +67,23 @@ def test_python_in_the_readme_runs(tmp_path: Path, oracle: Path, split_photos: P
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        *(str(path.relative_to(ROOT)) for room in ("docs", "examples") for path in sorted((ROOT / room).rglob("*.md"))),
-    ],
+    [str(path.relative_to(ROOT)) for path in PAGES],
 )
 def test_files_named_in_the_documents_exist(name: str) -> None:
     """A path in a document leads somewhere."""
     text = (ROOT / name).read_text()
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert ((ROOT / name).parent / link).exists(), link
+
+
+@pytest.mark.parametrize("name", [str(path.relative_to(ROOT)) for path in PAGES])
+def test_every_block_of_code_runs_or_says_why_not(name: str) -> None:
+    """What stands behind the backticks is a kind that a test runs, or `not run:` and why; `console` shows output."""
+    fences = re.findall(r"^```(.*)$", (ROOT / name).read_text(), re.M)
+    assert fences[1::2] == [""] * (len(fences) // 2)
+    for kind in fences[::2]:
+        output = kind in ("", "console")
+        assert output or kind in RUN.get(name, set()) or re.match(r"(sh|python) not run: \w", kind), kind
 
 
 def test_every_module_has_its_room_in_the_architecture() -> None:
@@ -93,9 +111,10 @@ def test_the_heads_page_names_every_head_and_what_is_tuned() -> None:
 
 def commands() -> list[str]:
     """Return every command line in the documents."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-    blocks = [block for page in pages for block in re.findall(r"```sh(?: run)?\n(.*?)```", page.read_text(), re.S)]
-    return sorted({line for block in blocks for line in block.splitlines() if line.startswith(("featcache", "python"))})
+    blocks = [block for page in PAGES for block in re.findall(r"```sh[^\n]*\n(.*?)```", page.read_text(), re.S)]
+    return sorted(
+        {line for block in blocks for line in block.splitlines() if re.match("featcache|python (?!-m)", line)}
+    )
 
 
 @pytest.mark.parametrize("line", commands())
@@ -109,24 +128,92 @@ def test_commands_in_the_documents_exist(line: str) -> None:
     command.make_context(words[0], words[1:])
 
 
-def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guide's commands do what it says, one after the other, with seeded weights and small pictures."""
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A newcomer's folder with small ``photos/`` and ``new/``, where bases are small and have seeded weights."""
     for split, count in (("train", 12), ("validation", 6)):
         for i in range(count):
             for label, shift in (("dark", 0), ("light", 100)):
                 pixels = random_image(1000 * len(split) + i + shift, 32) // 2 + shift
                 write_image(tmp_path / "photos" / split / label / f"{i}.png", pixels.astype(np.uint8))
     for i in range(3):
-        write_image(tmp_path / "new" / f"{i}.png", random_image(5000 + i, 32))
+        write_image(tmp_path / "new" / f"{i}.jpg", random_image(5000 + i, 32))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEATCACHE_EXTRACT_WEIGHTS", "none")
     monkeypatch.setenv("FEATCACHE_EXTRACT_IMAGE_SIZE", "32")
-    blocks = re.findall(r"```sh run\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.S)
+    return tmp_path
+
+
+def run_lines(page: str, least: int) -> None:
+    """Run the command lines of a page's ``sh run`` blocks, one after the other."""
+    blocks = re.findall(r"```sh run\n(.*?)```", (ROOT / page).read_text(), re.S)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert len(lines) > 6
+    assert len(lines) >= least
     for line in lines:
-        done = CliRunner().invoke(app, shlex.split(line)[1:])
-        assert done.exit_code == 0, (line, done.output)
+        own = {"FEATCACHE_EXTRACT_WEIGHTS": None} if "my.keras" in line else {}  # it has its weights
+        done = CliRunner().invoke(app, shlex.split(line)[1:], env=own)
+        assert done.exit_code == 0, (line, done.output, done.stderr)
+
+
+def test_the_readmes_start_runs(desk: Path) -> None:
+    """From a folder of pictures to what plain Keras, in a process without featcache, says of a new one."""
+    run_lines("README.md", 5)
+    assert (desk / "model" / "report.html").is_file()
+    block = re.search(r"```python keras\n(.*?)```", README, re.S)
+    assert block
+    code = "import sys\nsys.modules['featcache'] = None\n" + block[1]
+    shown = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    (said,) = featcache.ImageClassifier.load("model").predict("new/1.jpg")
+    label, probability = shown.stdout.split()
+    assert (label, float(probability)) == (said.label, pytest.approx(said.probability, abs=0.01))
+
+
+def test_the_recipes_run(desk: Path) -> None:
+    """Every command of the common questions works, with the kind of data the question is about."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    cells = rng.integers(0, 256, (24, 40, 32), np.uint8)
+    np.savez(desk / "cells.npz", X=cells, y=np.arange(24) % 2)
+    (desk / "shards").mkdir()
+    with tarfile.open(desk / "shards" / "train-000.tar", "w") as tar:
+        for path in sorted((desk / "photos" / "train").rglob("*.png")):
+            tar.add(path, f"{path.parent.name}/{path.name}")
+    with tarfile.open(desk / "shards" / "val-000.tar", "w") as tar:
+        for path in sorted((desk / "photos" / "validation").rglob("*.png")):
+            tar.add(path, f"{path.parent.name}/{path.name}")
+    own = keras.Sequential([
+        keras.Input((32, 32, 3)),
+        keras.layers.Conv2D(4, 3, name="features"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(2),
+    ])  # fmt: skip
+    own.save(desk / "my.keras")
+    keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(
+        desk / "vgg19_notop.weights.h5"
+    )
+    (desk / "vgg19_notop.weights.h5").rename(desk / "vgg19_notop.h5")
+    rows = [f"{path.relative_to(desk)},{path.parent.name},{int(path.stem) // 2}-{path.parts[-3]}"
+            for path in sorted((desk / "photos").rglob("*.png"))]  # fmt: skip
+    (desk / "scans.csv").write_text("\n".join(["path,label,group", *rows, ""]))
+    done = CliRunner().invoke(app, ["extract", "photos", "--base", "mobilenetv2", "--cache", "cache/photos"])
+    assert done.exit_code == 0, done.output
+    run_lines("docs/recipes.md", 12)
+
+
+def test_auditing_as_the_page_says_runs(desk: Path) -> None:
+    """Findings are written to a file, and a file with nothing decided gives a source of all images."""
+    done = CliRunner().invoke(app, ["extract", "photos", "--base", "mobilenetv2", "--cache", "cache/photos"])
+    assert done.exit_code == 0, done.output
+    run_lines("docs/data-quality.md", 2)
+    assert len((desk / "cleaned.csv").read_text().splitlines()) == 1 + 36
+
+
+def test_the_guide_runs(desk: Path) -> None:
+    """The guide's commands do what it says, one after the other, with seeded weights and small pictures."""
+    tmp_path = desk
+    run_lines("docs/guide.md", 7)
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 4
     assert (tmp_path / "classifier.keras").is_file()
 

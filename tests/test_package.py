@@ -1,5 +1,11 @@
+import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 
 import featcache
 
@@ -43,3 +49,32 @@ def test_import_is_light() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def public() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield every public function, class and method by its name."""
+    for name in featcache.__all__:
+        found = getattr(featcache, name)
+        yield name, found
+        for member, value in vars(found).items() if inspect.isclass(found) else ():
+            method = getattr(value, "__func__", value)
+            if not member.startswith("_") and inspect.isfunction(method):
+                yield f"{name}.{member}", method
+
+
+@pytest.mark.parametrize(("name", "found"), [pytest.param(*one, id=one[0]) for one in public()])
+def test_docstrings_say_what_goes_in_what_comes_out_and_what_is_raised(name: str, found: Callable[..., Any]) -> None:
+    """A public name's docstring has its parameters, its result and its errors, or says whose they are."""
+    text = inspect.getdoc(found) or ""
+    assert text
+    if "Parameters are those of `" in text or (inspect.isclass(found) and issubclass(found, Exception)):
+        return
+    parameters = [p for p in inspect.signature(found).parameters if p not in ("self", "cls", "args", "kwargs")]
+    missing = [p for p in parameters if not re.search(rf"^([\w, ]+, )?{p}\b.*|`{p}`", text, re.M)]
+    assert missing == []
+    if inspect.isclass(found):
+        return
+    if inspect.signature(found).return_annotation not in ("None", inspect.Signature.empty):
+        assert re.search(r"^Returns$|^Yields$", text, re.M) or text.startswith("Return "), "what is returned"
+    if re.search(r"^ +raise \w+Error", inspect.getsource(found), re.M):
+        assert re.search(r"^Raises$", text, re.M), "what is raised"

@@ -81,3 +81,19 @@ def test_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
         KIND.write(folder, full, {}, [])
     assert KIND.read(folder).card["key"] == 1
     assert {path.name for path in tmp_path.iterdir()} == {"t"}
+
+
+def test_a_folder_that_is_none_is_answered_with_one_that_is(tmp_path: Path) -> None:
+    """Whoever names a cache, or a folder that is not there, hears which folder is meant."""
+    with pytest.raises(HeadError, match=r"which does not exist\. Name one that fit-head"):
+        KIND.read(tmp_path / "t")
+    (tmp_path / "c").mkdir()
+    with pytest.raises(HeadError, match=r"has no thing\.json\. Name one that fit-head"):
+        KIND.read(tmp_path / "c")
+    (tmp_path / "c" / "recipe.json").touch()
+    with pytest.raises(HeadError, match="cache without heads: run fit-head"):
+        KIND.read(tmp_path / "c")
+    (tmp_path / "c" / "heads" / "ridge-top").mkdir(parents=True)
+    (tmp_path / "c" / "heads" / "ridge-top" / "head.json").touch()
+    with pytest.raises(HeadError, match=r"name one of its heads, such as '.*ridge-top'"):
+        KIND.read(tmp_path / "c")

@@ -78,7 +78,8 @@ class Manifest:
                 if has_shards(path.parent)
                 else " Run extract first."
             )
-            raise CacheError(f"Expected a cache. Received: {str(path.parent)!r}, which has no {path.name}.{hint}")
+            what = f"has no {path.name}" if path.parent.exists() else "does not exist"
+            raise CacheError(f"Expected a cache. Received: {str(path.parent)!r}, which {what}.{hint}")
         with self._damage():
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")

@@ -132,6 +132,11 @@ class FeatureCache:
             32 bytes for each image, equal for copies. Default: SHA-256 of the files if `paths` are files, else of
             the features. Of rows with equal digests the first is kept; rows that are there already stay.
 
+        Returns
+        -------
+        FeatureCache
+            The cache, opened.
+
         Raises
         ------
         OptionError
@@ -146,13 +151,32 @@ class FeatureCache:
         return cls(path)
 
     def with_listing(self, entries: Iterable[Entry]) -> FeatureCache:
-        """Return the same rows under another listing of images, such as those that several caches share."""
+        """Return the same rows under another listing of images, such as those that several caches share.
+
+        Parameters
+        ----------
+        entries : iterable of Entry
+            The images, in order. Those without a row in this cache have no features here.
+
+        Returns
+        -------
+        FeatureCache
+            Another reader of the same folder; nothing is written.
+        """
         other = FeatureCache(self.path)
         other.adopt(entries, self.places)
         return other
 
     def adopt(self, entries: Iterable[Entry], places: RowTable) -> None:
-        """Take over a listing and rows that this process has read, checked or written already."""
+        """Take over a listing and rows that this process has read, checked or written already.
+
+        Parameters
+        ----------
+        entries : iterable of Entry
+            The images, in order.
+        places : RowTable
+            Where every row lies.
+        """
         self.entries, self.places = Listing.of(entries), places
 
     def __repr__(self) -> str:
@@ -291,7 +315,7 @@ class FeatureCache:
         return _Rows(images, numbers.astype(np.uint16), places.shards[rows], places.positions[rows])
 
     def layer_name(self, layer: str | None) -> str:
-        """Return a layer's name, the deepest one's for None.
+        """Return a layer's name, the deepest one's where `layer` is None.
 
         Raises
         ------
@@ -320,13 +344,21 @@ class FeatureCache:
         views : bool
             Take augmented views too, after the image they are of: for training, never for evaluation.
         order : {"source", "storage"}
-            Of the rows; `labels`, `paths`, `digests` and `groups` take it too. In order of storage, a random one
-            unless the source is sequential, reading is sequential and each stretch of rows is a sample of all.
+            Of the rows. In order of storage, a random one unless the source is sequential, reading is sequential
+            and each stretch of rows is a sample of all.
 
         Returns
         -------
         FeatureRows
-            Shape (n, …).
+            Shape (n, …), float32 or float16, as stored; `labels`, `paths`, `digests`, `groups` and the like give the
+            same n rows for the same `split`, `views` and `order`.
+
+        Raises
+        ------
+        OptionError
+            If the cache has no such split or layer.
+        CacheDamagedError
+            When rows are read whose checksum is another.
         """
         rows = self._chosen(split, views=views, order=order)
         return FeatureRows(self, self.layer_name(layer), rows.shards, rows.positions)
@@ -334,33 +366,51 @@ class FeatureCache:
     def labels(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
     ) -> npt.NDArray[np.int64]:
-        """Return the class indices of a split, shape (n,); -1 where an image has no label."""
+        """Return the class indices of a split, shape (n,); -1 where an image has no label.
+
+        Parameters are those of `features`, and so are the rows and what is raised.
+        """
         rows = self._chosen(split, views=views, order=order)
         return _taken(self.usable.labels.among(self.class_names), rows.images)
 
     def paths(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[str]:
-        """Return the images' paths relative to the source."""
+        """Return the images' paths relative to the source, n of them.
+
+        Parameters are those of `features`, and so are the rows and what is raised.
+        """
         return list(self.path_texts(split, views=views, order=order))
 
     def path_texts(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Texts:
-        """Return the images' paths without an object for each."""
+        """Return the images' paths without an object for each, n of them.
+
+        Parameters are those of `features`, and so are the rows and what is raised.
+        """
         return self.usable.paths.take(self._chosen(split, views=views, order=order).images)
 
     def digests(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[bytes]:
-        """Return the images' digests, 32 bytes each: equal for exact duplicates and for views of one image."""
+        """Return the images' SHA-256 digests, 32 bytes each: equal for exact duplicates and for views of one image.
+
+        Parameters are those of `features`, and so are the rows and what is raised.
+        """
         rows = self.digest_rows(split, views=views, order=order).tobytes()
         return [rows[i : i + 32] for i in range(0, len(rows), 32)]
 
     def digest_rows(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
     ) -> npt.NDArray[np.uint8]:
-        """Return the images' digests as an array of shape (n, 32)."""
+        """Return the images' digests as an array of shape (n, 32).
+
+        Parameters are those of `features`, and so are the rows and what is raised.
+        """
         return _taken(self.usable.digests, self._chosen(split, views=views, order=order).images)
 
     def identities(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
     ) -> npt.NDArray[np.int64]:
-        """Return a number for each row, shape (n,): equal for exact duplicates and for views of one image alone."""
+        """Return a number for each row, shape (n,): equal for exact duplicates and for views of one image alone.
+
+        Parameters are those of `features`, and so are the rows and what is raised.
+        """
         return self._firsts[self._chosen(split, views=views, order=order).images]
 
     @cached_property
@@ -377,7 +427,8 @@ class FeatureCache:
         """Return a number for each row, shape (n,): equal for rows that must not be on two sides of a split.
 
         These are views of one image, exact duplicates, members of one group of the source, and whatever
-        hangs together through several of these.
+        hangs together through several of these. Parameters are those of `features`, and so are the rows and what is
+        raised.
         """
         return self._components[self._chosen(split, views=views, order=order).images]
 
@@ -401,14 +452,41 @@ class FeatureCache:
     def numbers(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return which image each row is of, among the images that have features, and which view; shapes (n,)."""
+        """Return which image each row is of, among the images that have features, and which view; shapes (n,).
+
+        Parameters are those of `features`, and so are the rows and what is raised.
+        """
         rows = self._chosen(split, views=views, order=order)
         return rows.images, rows.views.astype(np.int64)
 
     def load(
         self, split: str | None = None, layer: str | None = None, *, views: bool = False
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """Return X of shape (n, …) and y of shape (n,) of a split, in memory and in source order."""
+        """Return the features and labels of a split, in memory and in source order.
+
+        Parameters
+        ----------
+        split : str, optional
+            ``train``, ``validation`` or ``test``; default: all rows.
+        layer : str, optional
+            Default: the deepest.
+        views : bool
+            Take augmented views too, after the image they are of.
+
+        Returns
+        -------
+        X : array, shape (n, …)
+            float32 or float16, as stored; (n, d) where maps were pooled.
+        y : array, shape (n,)
+            Indices into `class_names`; -1 where an image has no label.
+
+        Raises
+        ------
+        OptionError
+            If the cache has no such split or layer.
+        CacheDamagedError
+            If a block of rows does not have its checksum.
+        """
         return np.asarray(self.features(split, layer, views=views)), self.labels(split, views=views)
 
     @cached_property
@@ -557,7 +635,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CacheError(f"Expected a cache. Received: {str(folder)!r}, which has no recipe.json.") from None
+        raise CacheError(
+            f"Expected a cache. Received: {str(folder)!r}, which has no recipe.json. Run extract first."
+        ) from None
     except (OSError, ValueError) as error:
         raise CacheDamagedError(f"Expected JSON in {str(path)!r}. Received: {error}. Run verify --fix.") from None
     if not isinstance(value, dict) or "recipe" not in value:

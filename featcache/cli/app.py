@@ -124,16 +124,28 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Ca
 
 
 def _with_variable(parameter: inspect.Parameter, command_name: str) -> inspect.Parameter:
-    """Let an option be given as ``FEATCACHE_<COMMAND>_<OPTION>``, whatever its Python name is."""
+    """Let an option be given as ``FEATCACHE_<COMMAND>_<OPTION>``, and name its value for people."""
     kind, info = get_args(parameter.annotation)
-    if not isinstance(info, OptionInfo):
-        return parameter
     info = copy.copy(info)
+    info.metavar = info.metavar or _placeholder(parameter.name, kind, option=isinstance(info, OptionInfo))
+    if not isinstance(info, OptionInfo):
+        return parameter.replace(annotation=Annotated[kind, info])
     given = [info.default, *(info.param_decls or ())]  # in Annotated, Typer keeps the first name as the default
     names = [name for name in given if isinstance(name, str) and name.startswith("--")] or [f"--{parameter.name}"]
     info.envvar = f"FEATCACHE_{command_name}_{names[0].lstrip('-')}".replace("-", "_").upper()
     info.show_envvar = False
     return parameter.replace(annotation=Annotated[kind, info])
+
+
+def _placeholder(name: str, kind: Any, *, option: bool) -> str | None:
+    """Return what stands for a value in the help, where Typer would name a Python type."""
+    if not option:
+        return name.upper()
+    text = str(kind)
+    for part, word in (("str", "NAME"), ("Path", "PATH"), ("int", "N"), ("float", "X")):
+        if part in text and "Literal" not in text:
+            return word
+    return None
 
 
 def _listen(*, quiet: bool, verbose: bool) -> None:
@@ -204,7 +216,8 @@ class Progress:
 
     def __init__(self, what: str, unit: str = "images", every: float = 10.0) -> None:
         self._what, self._unit, self._every = what, unit, every
-        self._start = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._first: tuple[int, float] | None = None  # what comes before it is loading, which says nothing of the rest
         self._said = False  # what takes less than `every` seconds needs no lines
         self._bar: Any = None
 
@@ -212,11 +225,13 @@ class Progress:
         """Say that `done` of `total` are done."""
         if not log.isEnabledFor(logging.INFO):
             return
+        now = time.monotonic()
+        begun, since = self._first = self._first or (done, now)
+        rate = (done - begun) / max(now - since, 1e-9)
         if sys.stderr.isatty():
-            self._draw(done, total)
-        elif (now := time.monotonic()) - self._last >= self._every or (done == total and self._said):
+            self._draw(done, total, rate)
+        elif done > begun and (now - self._last >= self._every or (done == total and self._said)):
             self._last, self._said = now, True
-            rate = done / max(now - self._start, 1e-9)
             log.info(
                 "%s: %d of %d, %s, %.0f s left",
                 self._what,
@@ -226,7 +241,7 @@ class Progress:
                 (total - done) / rate,
             )
 
-    def _draw(self, done: int, total: int) -> None:
+    def _draw(self, done: int, total: int, rate: float) -> None:
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -237,8 +252,7 @@ class Progress:
             self._bar = Bar(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("", total=total, rate="")
             self._bar.start()
-        rate = done / max(time.monotonic() - self._start, 1e-9)
-        self._bar.update(self._task, completed=done, rate=self._speed(rate))
+        self._bar.update(self._task, completed=done, rate=self._speed(rate) if rate else "")
         if done == total:
             self.close()
 
@@ -325,7 +339,8 @@ def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:
     lines = [f"  {printable(one['path'])}: {printable(one['reason'])}" for one in skipped[:most]]
     if len(skipped) > most:
         lines.append(f"  … and {len(skipped) - most} more (--json lists them all)")
-    return "\n".join([f"{len(skipped)} images were skipped:", *lines]) if skipped else ""
+    count = "1 image was" if len(skipped) == 1 else f"{len(skipped)} images were"
+    return "\n".join([f"{count} skipped:", *lines]) if skipped else ""
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ def verify(
         "--fix", help="Drop what is broken, so that extract computes it again; rebuild a lost manifest or recipe."
     )] = False,
 ) -> Outcome:  # fmt: skip
-    """Read all of a cache and check every checksum and every row."""
+    """Check a cache. Reads all of it, and compares every checksum and every row."""
     from featcache.cache.care import verify as run
 
     report = run(cache or newest(), fix=fix)
@@ -48,7 +48,7 @@ def gc(
     cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> Outcome:
-    """Remove rows of images that left the source, and files that stopped runs left behind."""
+    """Remove what is not needed any more. Rows of images that left the source, and files that stopped runs left."""
     from featcache.cache.compaction import collect
 
     report = collect(cache or newest(), dry_run=dry_run)
@@ -66,7 +66,7 @@ def export_cache(
     to: Annotated[Path, typer.Option(metavar="FILE.h5|FILE.npz", help="The file to write.")] = ...,  # type: ignore[assignment]
     layer: Annotated[list[str] | None, typer.Option(help="Which features; repeat for several. Default: all.")] = None,
 ) -> Outcome:
-    """Write X, y, paths and class names to one plain HDF5 or npz file, verified by reading it back."""
+    """Write features and labels to one file. X, y, paths and class names; HDF5 or npz, and read back to compare."""
     from featcache.cache.export import export_cache as run
 
     report = run(cache or newest(), to, layers=layer or ())

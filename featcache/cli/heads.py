@@ -50,7 +50,7 @@ def fit_head(
         min=0, max=1, help="Exit 4, and write no head, below this accuracy on validation."
     )] = None,
 ) -> Outcome:  # fmt: skip
-    """Train one head on cached features and score it on every split."""
+    """Train a head on a cache and score it. On every split; with folds and few images of each class, too."""
     from featcache.train import fit_head as run
 
     chosen = cache or newest()
@@ -138,7 +138,7 @@ def _short(value: Any) -> str:
 @command("compare", example="featcache compare cache/photos-vgg19-1a2b3c4d --layer all --clf logreg --clf ridge --tune")
 def compare(
     caches: Annotated[list[Path] | None, typer.Argument(
-        metavar="[CACHE...]", help="Caches. Default: the newest under cache/."
+        metavar="CACHE", help="Caches. Default: the newest under cache/."
     )] = None,
     clf: Annotated[list[str] | None, typer.Option(
         help=f"{HEADS}; repeat it. Default: all; beyond 20,000 training rows neither linear-svm, svm nor knn."
@@ -154,7 +154,7 @@ def compare(
     fresh: Annotated[bool, typer.Option("--fresh", help="Train everything again, whatever is known.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the table to a .csv or .json file, too.")] = None,
 ) -> Outcome:  # fmt: skip
-    """Train heads on every layer of one or several caches and rank them."""
+    """Rank heads, layers and bases. Trains heads on every layer of one or several caches."""
     from featcache.train import compare as run
 
     if out is not None and out.suffix not in (".csv", ".json"):

@@ -34,7 +34,7 @@ def layers(
     )] = None,
     image_size: Annotated[str | None, typer.Option(metavar="N|HxW", help="Pixels. Default: the base's own.")] = None,
 ) -> Outcome:  # fmt: skip
-    """List the layers a base can be cut at: type, output shape, weights, and bytes per image unpooled."""
+    """List the layers a base can be cut at. Type, output shape, weights, and bytes per image unpooled."""
     from featcache.bases import list_layers
     from featcache.recipe import Request
 

@@ -13,7 +13,7 @@ from featcache.processors import pass_side_by_side
 if TYPE_CHECKING:
     from featcache.predictions import Prediction
 
-Model = Annotated[Path, typer.Argument(help="A head's folder.")]
+Model = Annotated[Path, typer.Argument(help="The folder of a head or of a fine-tuned model.")]
 Base = Annotated[str | None, typer.Option(help="The base, where it is not where it was.")]
 Weights = Annotated[str | None, typer.Option(help="Likewise the base's weights.")]
 
@@ -25,7 +25,7 @@ Weights = Annotated[str | None, typer.Option(help="Likewise the base's weights."
 def predict(
     model: Model,
     images: Annotated[list[str], typer.Argument(
-        metavar="IMAGE|SOURCE...",
+        metavar="IMAGE|SOURCE",
         help="Images, folders (all files below them), CSV tables, tar files or folders of them, arrays.",
     )],
     out: Annotated[Path | None, typer.Option(
@@ -101,7 +101,7 @@ def evaluate(
     base: Base = None,
     weights: Weights = None,
 ) -> Outcome:  # fmt: skip
-    """Score a classifier on labelled images, from their pixels."""
+    """Score a classifier on labelled images. From their pixels, not from the cache."""
     from featcache.classifier import ImageClassifier
 
     with progress("evaluating") as shown:
@@ -141,7 +141,7 @@ def export(
     base: Base = None,
     weights: Weights = None,
 ) -> Outcome:  # fmt: skip
-    """Write a classifier for programs without featcache, and compare its answers."""
+    """Write a model that needs no featcache. Its answers are compared before it is put in place."""
     from featcache.export import export_model
 
     report = export_model(model, to, images=images, compare=compare, base=base, weights=weights)

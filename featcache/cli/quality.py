@@ -44,7 +44,7 @@ def audit(
     )] = 1_000_000,
     seed: Annotated[int, typer.Option(min=0, help="For folds and samples.")] = 0,
 ) -> Outcome:  # fmt: skip
-    """Find bad data: copies, leaks between splits, wrong labels, unusable and odd images, unequal classes."""
+    """Find bad data, worst first. Copies, leaks between splits, wrong labels, unusable and odd images, rare classes."""
     from featcache import auditing
 
     chosen = cache or newest()
@@ -118,7 +118,7 @@ def neighbors(
     layer: Layer = None,
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet of them, the image first.")] = None,
 ) -> Outcome:  # fmt: skip
-    """Show the images of a cache that are most similar to one, by the cosine of their features."""
+    """Show the images most similar to one. By the cosine of their features."""
     from featcache.neighboring import contact_sheet
     from featcache.neighboring import neighbors as run
 
@@ -141,7 +141,7 @@ def advise(
     cache: Cache = None,
     seed: Annotated[int, typer.Option(min=0, help="For everything random.")] = 0,
 ) -> Outcome:
-    """Say what to do next: more data, another layer, augmentation or fine-tuning; and what cannot be told."""
+    """Say what to do next, and why. More data, another layer, augmentation or fine-tuning; and what cannot be told."""
     from featcache.advising import advise as run
 
     with progress("training heads", "heads") as shown:

@@ -28,7 +28,7 @@ def report(
         "--audit", help="Show what audit finds in the cache, too, with pictures: time grows with the square."
     )] = False,
 ) -> Outcome:  # fmt: skip
-    """Write one HTML page: how good it is, where it fails, what it was made of."""
+    """Write one HTML page of answers. How good it is, where it fails, what it was made of."""
     from featcache.report import write_report
 
     with progress("comparing and reading images" if audit else "reading images") as shown:

@@ -113,7 +113,7 @@ def extract(
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
 ) -> Outcome:  # fmt: skip
-    """Run a frozen base over a source once; what the cache has already is not computed again."""
+    """Run a frozen base over images, once. What the cache has already is not computed again."""
     from featcache.extraction import Extraction
 
     extraction = Extraction(

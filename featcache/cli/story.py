@@ -14,7 +14,7 @@ from featcache.cli.app import Outcome, command
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("cache/demo"),
 ) -> Outcome:
-    """Run the whole pipeline on the handwritten digits embedded in scikit-learn; no network needed."""
+    """Run the whole pipeline on digits. The handwritten ones embedded in scikit-learn; no network needed."""
     from featcache.demo import run
 
     result, text = run(out)

@@ -63,7 +63,7 @@ def fine_tune(
     base: Base = None,
     weights: Weights = None,
 ) -> Outcome:  # fmt: skip
-    """Train a head and a part of its base together, and keep the better of before and after."""
+    """Train a head with a part of its base. Keeps the better of before and after."""
     from featcache.finetune import fine_tune as run
 
     with progress("fine-tuning") as shown:

@@ -89,6 +89,11 @@ def export_model(
     base, weights : optional
         As `ImageClassifier.load` takes them.
 
+    Returns
+    -------
+    ExportReport
+        Where it is, what format, and how far its probabilities were from the classifier's at most.
+
     Raises
     ------
     HeadError

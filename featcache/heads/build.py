@@ -216,10 +216,15 @@ def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int6
         If there are too few images, or the estimator refuses a parameter's value.
     """
     if (classes := len(np.unique(y))) < 2:
-        raise HeadError(f"Expected images of at least 2 classes to train on. Received: {classes}.")
+        raise HeadError(
+            f"Expected images of at least 2 classes to train on. Received: {classes}. Add images of another."
+        )
     try:
         return estimator.fit(X, y, groups)
     except OptionError:
         raise
     except (ValueError, TypeError) as error:
-        raise HeadError(f"The head cannot be trained: {' '.join(str(error).split())[:300]}") from None
+        raise HeadError(
+            f"Expected parameters that the head can be trained with. Received: {' '.join(str(error).split())[:300]} "
+            "Set others."
+        ) from None

@@ -100,12 +100,22 @@ class Head:
         return result
 
     def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
-        """Return the most probable class name of each row, shape (n,)."""
+        """Return the most probable class name of each row of `X`, shape (n,), as `predict_proba` takes them."""
         names: npt.NDArray[np.str_] = np.array(self.class_names)[self.predict_proba(X).argmax(axis=1)]
         return names
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the head's folder, replacing one that is a head, and return its path.
+
+        Parameters
+        ----------
+        folder : path
+            Where; it appears whole or not at all.
+
+        Returns
+        -------
+        Path
+            The folder.
 
         Raises
         ------
@@ -122,6 +132,15 @@ class Head:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Head:
         """Read a head's folder without running anything from it.
+
+        Parameters
+        ----------
+        folder : path
+            What `save` wrote.
+
+        Returns
+        -------
+        Head
 
         Raises
         ------

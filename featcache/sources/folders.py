@@ -139,7 +139,7 @@ def _check_no_files(folder: Path, found: Content) -> None:
     if found.folders and found.files:
         raise SourceError(
             f"Expected a folder for each class in {str(folder)!r}. Received: files beside them, such as "
-            f"{found.files[0]!r}. Move them into the folder of their class."
+            f"{found.files[0]!r}. Move images into the folder of their class, and other files out of this one."
         )
 
 

@@ -66,7 +66,10 @@ def training_examples(cache: FeatureCache, layer: str) -> Examples:
     if "train" not in cache.splits:
         raise HeadError(f"Expected training images in {str(cache.path)!r}. Received: {cache.splits or 'no rows'}.")
     if unlabelled := int((cache.labels() < 0).sum()):
-        raise HeadError(f"Expected a class for every image. Received: {unlabelled} of {len(cache)} images without one.")
+        raise HeadError(
+            f"Expected a class for every image. Received: {unlabelled} of {len(cache)} images without one. Put images "
+            "into a folder for each class, or name classes in a CSV file (path,label), and extract again."
+        )
     images, views = cache.numbers("train", views=True, order="storage")
     return Examples(
         Rows(cache.features("train", layer, views=True, order="storage")),

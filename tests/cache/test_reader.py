@@ -110,9 +110,11 @@ def test_missing_shard_is_named(extracting, photos: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_no_cache(tmp_path: Path) -> None:
-    """A folder without a cache is one clear error."""
-    with pytest.raises(CacheError, match="Expected a cache"):
+    """A folder without a cache, or none at all, is one clear error."""
+    with pytest.raises(CacheError, match=r"Expected a cache.*which has no manifest\.sqlite\. Run extract first"):
         FeatureCache(tmp_path)
+    with pytest.raises(CacheError, match=r"which does not exist\. Run extract first"):
+        FeatureCache(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{nonsense"])

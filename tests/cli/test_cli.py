@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import featcache
 from featcache.cli import app
-from featcache.cli.app import printable, settings, table
+from featcache.cli.app import Progress, printable, settings, table
 from featcache.errors import OptionError
 
 COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "report", "bases", "layers",
@@ -57,6 +58,29 @@ def test_every_command_has_help_with_an_example() -> None:
         assert code == 0
         assert f"Example: featcache {name}" in text
         assert "--json" in text
+        assert not re.search(r"^ +-.*<(str|int|float|path|list)[ >\[]", text, re.M), name
+
+
+def test_progress_leaves_loading_out_of_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A minute until the first image, then ten images a second: a hundred more take ten seconds, not an hour."""
+    caplog.set_level("INFO", "featcache")
+    now = iter([0.0, 60.0, 70.0, 80.0])
+    clock = SimpleNamespace(monotonic=lambda: next(now))
+    monkeypatch.setattr(sys.modules["featcache.cli.app"], "time", clock)
+    shown = Progress("extracting")
+    for done in (1, 101, 201):
+        shown(done, 201)
+    assert [record.getMessage() for record in caplog.records] == [
+        "extracting: 101 of 201, 10 images/s, 10 s left",
+        "extracting: 201 of 201, 10 images/s, 0 s left",
+    ]
+
+
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    """What --help and docs/cli.md say of a command is not cut off."""
+    assert "..." not in run("--help")[1].split("Commands:")[1]
 
 
 def test_the_version() -> None:

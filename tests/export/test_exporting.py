@@ -267,6 +267,20 @@ def test_the_tflite_snippet_in_the_documents_runs(head: Path, tmp_path: Path, at
     assert np.allclose(known["probabilities"][0], list(said.probabilities.values()), atol=1e-5)
 
 
+def test_the_savedmodel_snippet_in_the_documents_runs(
+    head: Path, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It answers with the class that featcache names, from the bytes of a file."""
+    export_model(head, tmp_path / "models" / "photos" / "1")
+    block = re.search(r"```python saved\n(.*?)```", SERVING, re.S)
+    assert block
+    (tmp_path / "cat.jpg").write_bytes(encoded(random_image(1, 13), "JPEG"))
+    monkeypatch.chdir(tmp_path)
+    exec(block[1], {})
+    (said,) = ImageClassifier.load(head).predict("cat.jpg")
+    assert str(said.label) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["m.h5", "m.pb", "m.keras.zip"])
 def test_other_formats_are_refused(head: Path, tmp_path: Path, name: str) -> None:
     """A name that means no format says which there are."""

@@ -118,7 +118,7 @@ def test_damaged_cards(tmp_path: Path, card: str) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     """A folder that is no head is named."""
-    with pytest.raises(HeadError, match=r"no head\.json"):
+    with pytest.raises(HeadError, match=r"nowhere.*does not exist"):
         Head.load(tmp_path / "nowhere")
 
 

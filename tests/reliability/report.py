@@ -15,7 +15,7 @@ INTRODUCTION = """# Reliability
 What was done to caches on purpose, how often, and what was lost. This page is written by
 `tests/reliability/report.py` from the tests' own counts; CI runs a short form of each test. To repeat it:
 
-```sh
+```sh not run: hours; CI runs a short form
 FEATCACHE_RELIABILITY=counts.jsonl pytest -m 'slow or not slow' tests/reliability tests/cache
 python tests/reliability/report.py counts.jsonl > docs/reliability.md
 ```

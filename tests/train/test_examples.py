@@ -41,6 +41,13 @@ def test_copies_of_training_images_are_not_scored(extracting, tmp_path: Path) ->
     assert sorted(found.scored.tolist()) == [False, True]
 
 
+def test_pictures_without_classes_are_answered_with_where_to_put_them(extracting, tmp_path: Path) -> None:
+    """A folder of nothing but pictures is extracted, but no head can be trained on it."""
+    write_image(tmp_path / "p" / "1.png", random_image(1))
+    with pytest.raises(HeadError, match=r"1 of 1 images without one\. Put images into a folder for each class"):
+        training_examples(extracting(tmp_path / "p", tmp_path / "c", validation_split=0.0), "mix")
+
+
 def test_packed_features_are_a_map_that_is_gone_afterwards(made) -> None:
     """Features are laid out once as float32 in one file, without a name that a kill could leave behind."""
     cache = made()
