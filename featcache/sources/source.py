@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import logging
 import re
+import unicodedata
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -250,5 +251,6 @@ class Problems:
 
 
 def folder_name(name: str) -> str:
-    """Return a name with nothing but letters, digits, ``.``, ``_`` and ``-``, for folders we make."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "source"
+    """Return a name with nothing but letters without accents, digits, ``.``, ``_`` and ``-``, for folders we make."""
+    letters = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", letters).strip(".-") or "source"

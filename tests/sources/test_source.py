@@ -27,3 +27,9 @@ def test_folder_names_are_harmless(name: str) -> None:
     assert made
     assert "/" not in made
     assert not made.startswith(".")
+
+
+def test_folder_names_stay_readable() -> None:
+    """A letter loses its accent, whichever way that is written; what is no letter of ours is a dash."""
+    assert [folder_name(name) for name in ("\u00e9t\u00e9 2024", "e\u0301te\u0301 2024")] == ["ete-2024"] * 2
+    assert [folder_name(name) for name in ("a/../b", "\u732b", "..")] == ["a-..-b", "source", "source"]
