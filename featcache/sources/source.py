@@ -6,8 +6,8 @@ import hashlib
 import itertools
 import logging
 import re
-import unicodedata
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
