@@ -190,10 +190,11 @@ def extracted(arguments: dict[str, Any], batches: int) -> dict[str, Any]:
 
     tf.constant(0.0).numpy()
     seconds, cache = timed(lambda: extract(**arguments, validation_split=0.0, profile=True))
-    size, passes = arguments["image_size"], processors.passes
+    size = arguments["image_size"]
     asked = {key: arguments[key] for key in ("base", "weights", "image_size", "runtime", "precision")}
     extractor = Extractor(Request(**asked, layers=tuple(arguments["layers"])))
-    pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, size, size, 3)).astype(np.float32)
+    pixels, passes = np.random.default_rng(0).uniform(0, 255, (BATCH, size, size, 3)), extractor.passes
+    pixels = pixels.astype(np.float32)
     with ThreadPoolExecutor(passes) as side_by_side:
 
         def forward(count: int) -> None:

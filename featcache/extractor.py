@@ -22,7 +22,6 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from featcache import processors
 from featcache.augmentation import Augmentation
 from featcache.bases import Base, load_base
 from featcache.batching import BATCH_SIZE, fastest_batch, largest_batch
@@ -110,6 +109,8 @@ class Extractor:
         Shape of one image's features by layer, the deepest last.
     spec : PixelSpec
         How images must look for it.
+    passes : int
+        Forward passes that run at once.
     profile : Profile or None
         Where `stream` notes what took how long; None: nowhere.
 
@@ -123,6 +124,7 @@ class Extractor:
         self.request = request
         self.base: Base = load_base(request)
         self._runtime = compiled(self.base, request)
+        self.passes = self._runtime.passes
         base = self.base
         self.recipe = Recipe(
             architecture=base.architecture,
@@ -152,14 +154,13 @@ class Extractor:
         def seconds(size: int) -> tuple[float, float]:
             pixels = rng.uniform(0, 255, (size, height, width, channels)).astype(np.float32)
             times = [time.perf_counter()]
-            with ThreadPoolExecutor(passes) as forward:
+            with ThreadPoolExecutor(self.passes) as forward:
                 for _ in range(2):
-                    list(forward.map(lambda _: self.features(pixels, size), range(passes)))
+                    list(forward.map(lambda _: self.features(pixels, size), range(self.passes)))
                     times.append(time.perf_counter())
-            return (times[1] - times[0]) / passes, (times[2] - times[1]) / passes
+            return (times[1] - times[0]) / self.passes, (times[2] - times[1]) / self.passes
 
-        passes = processors.passes
-        return fastest_batch(seconds, images, largest_batch(height * width, available(), passes))
+        return fastest_batch(seconds, images, largest_batch(height * width, available(), self.passes))
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -250,7 +251,7 @@ class Extractor:
                 pending.reason = str(error)
             return pending
 
-        threads, passes = workers or decoding_threads(), processors.passes
+        threads, passes = workers or decoding_threads(), self.passes
         waiting: collections.deque[_Pending] = collections.deque()
         rows: list[_Row] = []
         with (

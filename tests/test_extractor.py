@@ -8,7 +8,6 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from featcache import processors
 from featcache.augmentation import Augmentation
 from featcache.errors import BaseError, ImageError
 from featcache.extractor import Extractor, FeatureExtractor
@@ -17,9 +16,9 @@ from featcache.sources import ArraySource, files_source
 
 
 @pytest.fixture(params=[1, 3])
-def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+def passes(request: pytest.FixtureRequest, extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> int:
     """Have one or three forward passes at once."""
-    monkeypatch.setattr(processors, "passes", request.param)
+    monkeypatch.setattr(extractor, "passes", request.param)
     return request.param
 
 

@@ -1,4 +1,5 @@
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -186,6 +187,34 @@ def test_every_runtime_gives_plain_keras_numbers(name: str, kind: type, precisio
             error = np.abs(found[layer] - expected).max() / np.abs(expected).max()
             assert error <= tolerance, (layer, pooling)
             assert precision == "float32" or error > 0  # it did compute in something else
+
+
+@pytest.mark.parametrize("kind", [TensorFlowRuntime, OpenVINORuntime])
+def test_many_threads_get_their_own_features(base, kind: type) -> None:
+    """Calls from several threads at once all end, each with what its pixels have by themselves."""
+    if kind is OpenVINORuntime:
+        pytest.importorskip("openvino")
+    runtime = kind(base, "avg")
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 4, base.height, base.width, base.channels)).astype(np.float32)
+    expected = [next(iter(runtime(batch).values())) for batch in pixels]
+    wrong: list[object] = []
+
+    def call(number: int) -> None:
+        try:
+            for _ in range(25):
+                found = next(iter(runtime(pixels[number]).values()))
+                if not np.array_equal(found, expected[number]):
+                    wrong.append(number)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=call, args=(number,), daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
 
 
 def test_precision_leaves_the_model_as_it_was() -> None:

@@ -27,9 +27,12 @@ class Runtime(Protocol):
     ----------
     shapes : dict
         Shape of one image's features for each layer.
+    passes : int
+        Calls, from as many threads, that are best made at once.
     """
 
     shapes: dict[str, tuple[int, ...]]
+    passes: int
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """Return the features of a batch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import tempfile
 import threading
 from pathlib import Path
@@ -31,8 +30,8 @@ class OpenVINORuntime:
 
     Attributes
     ----------
-    shapes : dict
-        As there.
+    shapes, passes
+        As there; it divides a pass well itself.
 
     Raises
     ------
@@ -41,6 +40,8 @@ class OpenVINORuntime:
     BaseError
         If OpenVINO cannot hold the base.
     """
+
+    passes = 1
 
     def __init__(self, base: Base, pooling: Pooling, precision: Precision = "float32") -> None:
         try:
@@ -60,7 +61,7 @@ class OpenVINORuntime:
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         threads = threads_given()
         if threads is not None:
-            self._options |= {"NUM_STREAMS": processors.passes, "INFERENCE_NUM_THREADS": threads * processors.passes}
+            self._options["INFERENCE_NUM_THREADS"] = threads * processors.passes
         function, self.shapes = frozen(base, pooling, "float32")
         try:
             self._model = _converted(self._core, function)
@@ -70,28 +71,22 @@ class OpenVINORuntime:
                 f"Expected a base that OpenVINO can hold. Received: {base.name!r}: {text}. Take --runtime tensorflow."
             ) from None
         self._outputs = [output.name for output in function.outputs]
-        self._requests: dict[int, queue.SimpleQueue[Any]] = {}
-        self._compiling = threading.Lock()
+        self._requests: dict[int, Any] = {}
+        self._one_at_a_time = threading.Lock()  # two threads in OpenVINO's Python part can wait for each other for ever
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """Return the features of a batch, see `featcache.runtimes.Runtime`."""
-        with self._compiling:
+        with self._one_at_a_time:
             if len(pixels) not in self._requests:
                 self._model.reshape(list(pixels.shape))  # a fixed size is faster, and as fast to compile as a free one
                 compiled = self._core.compile_model(self._model, "CPU", self._options)
-                self._requests[len(pixels)] = queue.SimpleQueue()
-                for _ in range(processors.passes):
-                    self._requests[len(pixels)].put(compiled.create_infer_request())
-        requests = self._requests[len(pixels)]
-        request = requests.get()
-        try:
+                self._requests[len(pixels)] = compiled.create_infer_request()
+            request = self._requests[len(pixels)]
             request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
             return {
                 layer: np.array(request.get_tensor(output).data)
                 for layer, output in zip(self.shapes, self._outputs, strict=True)
             }
-        finally:
-            requests.put(request)
 
 
 def _converted(core: Any, function: Any) -> Any:

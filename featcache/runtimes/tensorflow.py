@@ -27,13 +27,16 @@ class TensorFlowRuntime:
     ----------
     shapes : dict
         Shape of one image's features for each layer.
+    passes : int
+        Calls that are best made at once.
     """
 
     def __init__(self, base: Base, pooling: Pooling, precision: Precision = "float32") -> None:
         import tensorflow as tf
 
-        for device in tf.config.list_physical_devices("GPU"):
-            processors.passes = 1  # one that `processors.gpus` did not see
+        devices = tf.config.list_physical_devices("GPU")
+        self.passes = 1 if devices else processors.passes
+        for device in devices:
             try:
                 tf.config.experimental.set_memory_growth(device, True)
             except RuntimeError:
