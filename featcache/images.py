@@ -256,7 +256,7 @@ def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float3
     if spec.resize == "crop":
         pixels = _cropped_to_aspect(pixels, spec.height / spec.width)
     if spec.interpolation == "bilinear" and spec.resize in ("stretch", "crop"):  # `tf.image.resize` without detours
-        image = tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, half_pixel_centers=True)
+        image = tf.raw_ops.ResizeBilinear(images=pixels[None], size=_constant(size), half_pixel_centers=True)
         resized: npt.NDArray[np.float32] = image.numpy()[0]
         return resized
     if spec.resize == "pad":
@@ -267,6 +267,14 @@ def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float3
         raise OptionError(f"Expected resize to be stretch, pad or crop. Received: {spec.resize!r}.")
     result: npt.NDArray[np.float32] = tf.cast(image, tf.float32).numpy()
     return result
+
+
+@cache
+def _constant(size: tuple[int, int]) -> Any:
+    """Return a size as a tensor: made of a tuple each time, it takes as long as a small image."""
+    import tensorflow as tf
+
+    return tf.constant(size, tf.int32)
 
 
 def _cropped_to_aspect(pixels: npt.NDArray[Any], aspect: float) -> npt.NDArray[Any]:

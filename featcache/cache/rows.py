@@ -106,10 +106,11 @@ class RowTable(Mapping[Key, Place]):
         return Place(int(self.shards[row]), int(self.positions[row]))
 
     def __getitem__(self, key: Key) -> Place:
-        found = self.find(np.frombuffer(key.digest, np.uint8).reshape(1, -1), key.view, key.augmentation)
-        if found[0] < 0:
+        known, rows = self._of(key.view, key.augmentation)
+        found = known.row(key.digest)
+        if found < 0:
             raise KeyError(key)
-        return self.place(int(found[0]))
+        return self.place(found if rows is None else int(rows[found]))
 
     def __iter__(self) -> Iterator[Key]:
         return (self.key(int(row)) for row in np.flatnonzero(self.effective()))

@@ -80,6 +80,6 @@ def faster_on_this_cpu(request: Request) -> str | None:
         option, factor = f"{option} --precision bfloat16", "2.1 to 3.2"
     install = "" if importlib.util.find_spec("openvino") else "; pip install 'featcache[openvino]'"
     return (
-        f"{option} computed {factor} times as fast as TensorFlow in float32 on three networks and two cores "
-        f"(benchmarks/README.md); its cache is another one{install}"
+        f"a faster way on this processor is {option}: {factor} times as fast as TensorFlow in float32 with three "
+        f"networks on two cores, see benchmarks/README.md; it makes a cache of its own{install}"
     )

