@@ -20,17 +20,19 @@ def largest_batch(pixels: int, memory: int | None, passes: int = 1) -> int:
     return 128 if memory is None else min(128, memory // 4 // (pixels * _BYTES_PER_PIXEL * passes))
 
 
-def fastest_batch(seconds: Callable[[int], tuple[float, float]], images: int, largest: int) -> int:
+def fastest_batch(seconds: Callable[[int], tuple[float, float]], images: int, largest: int, passes: int = 1) -> int:
     """Return the batch size with which images go through fastest, of 8 to 128, trying at most a fiftieth of the run.
 
     Parameters
     ----------
     seconds : callable
-        Runs two batches of a size, the first to warm up; returns the seconds of each.
+        Runs `passes` batches of a size at once, twice, the first time to warm up; returns the seconds of each time.
     images : int
         How many the run has.
     largest : int
         The largest size that may be tried.
+    passes : int
+        Batches that are computed at once.
 
     Returns
     -------
@@ -42,10 +44,10 @@ def fastest_batch(seconds: Callable[[int], tuple[float, float]], images: int, la
     best, least = BATCH_SIZE, 0.0
     left = 0.0
     for size in (BATCH_SIZE, 64, 16, 128, 8):
-        if (size > BATCH_SIZE and size > largest) or (least and 2 * size * least > left):
+        if (size > BATCH_SIZE and size > largest) or (least and 2 * passes * size * least > left):
             continue
         first, second = seconds(size)
-        each = second / size
+        each = second / (passes * size)
         if not least:
             least, left = each, _SHARE * images * each
         elif each * _GAIN < least:

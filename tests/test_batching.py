@@ -46,6 +46,14 @@ def test_the_trial_is_a_fiftieth_of_the_run(images: int) -> None:
     assert sum(2 * size for size in tried) <= images / 50
 
 
+def test_batches_at_once_count_each() -> None:
+    """With three passes at once a trial computes three batches, and fewer sizes are tried in the same time."""
+    tried, seconds = trial(dict.fromkeys(FLAT, 3.0))
+    fastest_batch(seconds, 40_000, 128, passes=3)
+    assert 1 < len(tried) < 5
+    assert sum(3 * 2 * size for size in tried) <= 40_000 / 50
+
+
 def test_memory_limits_the_sizes() -> None:
     """Nothing larger than what surely fits is tried, but the usual size."""
     tried, seconds = trial({**FLAT, 64: 0.1, 128: 0.1})
