@@ -206,7 +206,8 @@ def test_auditing_as_the_page_says_runs(desk: Path) -> None:
     """Findings are written to a file, and a file with nothing decided gives a source of all images."""
     done = CliRunner().invoke(app, ["extract", "photos", "--base", "mobilenetv2", "--cache", "cache/photos"])
     assert done.exit_code == 0, done.output
-    run_lines("docs/data-quality.md", 2)
+    run_lines("docs/data-quality.md", 4)
+    assert (desk / "audit.html").is_file()
     assert len((desk / "cleaned.csv").read_text().splitlines()) == 1 + 36
 
 

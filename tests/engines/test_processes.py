@@ -57,7 +57,8 @@ def test_two_workers_are_one(oracle, many: Path, local, tmp_path: Path, engine: 
     pytest.importorskip("distributed")
     plan = extraction(oracle, many, tmp_path / "c", engine=engine, workers=2)
     done = plan.run(killing(workers, {2})).report
-    assert done.computed == len(local[2])
+    rows = len(local[2])
+    assert rows - 8 <= done.computed <= rows  # a task may be published as its worker dies: it is found then
     assert content(tmp_path / "c") == local
     assert workers() == []
 
