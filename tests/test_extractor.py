@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,19 @@ def test_views_straddle_batches(extractor: Extractor, passes: int) -> None:
         reference = rows if reference is None else reference
         assert np.allclose(rows, reference, rtol=1e-5)
     assert not np.allclose(reference[:, 1], reference[:, 2])
+
+
+def test_passes_run_at_once(extractor: Extractor, monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
+    """As many batches are computed side by side as there are passes; each waits here for the others."""
+    real, together = extractor._runtime, threading.Barrier(passes)
+
+    def meeting(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        together.wait(20)
+        return real(pixels)
+
+    monkeypatch.setattr(extractor, "_runtime", meeting)
+    source = ArraySource("made", np.stack([random_image(i) for i in range(24)]), ["a"] * 24)
+    assert len(list(extractor.stream(source, source.items, batch_size=4))) == 24
 
 
 def test_out_of_memory_halves_the_batch(extractor: Extractor, monkeypatch, caplog, passes: int) -> None:

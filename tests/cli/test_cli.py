@@ -637,3 +637,16 @@ def test_report_without_its_libraries(head: Path, monkeypatch: pytest.MonkeyPatc
     code, _, error = run("report", head)
     assert code == 1
     assert error.strip().endswith("Received: no jinja2. Run pip install 'featcache[report]'.")
+
+
+@pytest.mark.parametrize(("engine", "side_by_side"), [("local", True), ("processes", False)])
+def test_extract_divides_the_processors_where_it_computes(
+    oracle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, side_by_side: bool
+) -> None:
+    """Passes run side by side in the process that computes; workers divide the processors among themselves."""
+    asked: list[bool] = []
+    monkeypatch.setattr("featcache.cli.stage_one.pass_side_by_side", lambda: asked.append(True))
+    code, _, err = run("extract", photos, "--base", oracle, "--layer", "mix", "--preprocess", "none", "--cache",
+                       tmp_path / "c", "--engine", engine)  # fmt: skip
+    assert code in (0, 3), err
+    assert asked == [True] * side_by_side
