@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from featcache.augmentation import Augmentation
 from featcache.errors import ImageError
 from featcache.images import PixelSpec, decode, load
+from featcache.processors import count
 from featcache.sources import Item, Source, digest
 from featcache.startup import import_tensorflow
 
@@ -77,7 +77,7 @@ class Pictures:
             return None if content is None else self._small(path, content, side)
 
         todo = [path for path in dict.fromkeys(paths) if (path, side) not in self._known]
-        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        with ThreadPoolExecutor(count()) as threads:
             for done, (path, picture) in enumerate(zip(todo, threads.map(one, todo), strict=True), 1):
                 self._known[path, side] = picture
                 if progress is not None:
