@@ -1,21 +1,18 @@
 """The benchmarks run, tiny and untimed, so that they cannot rot."""
 
 import json
-import sys
 from pathlib import Path
-
-import numpy as np
-import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_cache_io
 import bench_extract
 import bench_heads
+import bench_quality
 import bench_scale
 import bench_start
 import bench_workflow
+import numpy as np
+import pytest
+from PIL import Image
 
 
 def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,3 +110,27 @@ def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(target.read_text())
     assert {name: values["images"] for name, values in found["runs"].items()} == {"local": 24, "processes 2": 24}
     assert "processes 2" in capsys.readouterr().out
+
+
+def test_bench_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Flipped labels of easy classes and planted copies are all found, and advice on fewer images is another."""
+    for split, count in (("train", 60), ("validation", 20)):
+        for i in range(count):
+            folder = tmp_path / "photos" / split / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(i + 100 * count).integers(0, 256, (4, 4, 3), np.uint8) // 4
+            pixels[..., i % 2] += 128
+            Image.fromarray(pixels).resize((48, 48), Image.Resampling.BICUBIC).save(folder / f"{split}{i}.png")
+    target = tmp_path / "q.json"
+    bench_quality.main(["--data", str(tmp_path / "photos"), "--alpha", "0.35", "--weights", "none",
+                        "--image-size", "32", "--draws", "1", "--copies", "2", "--sizes", "6/4", "60",
+                        "--to", str(target)])  # fmt: skip
+    found = json.loads(target.read_text())
+    flips, copies = found["planted"]
+    assert flips["planted"] == 4
+    assert flips["recall"] == 1
+    assert copies["copies_found"] == copies["copies"] == 4
+    assert copies["images"] == 84
+    assert [advice["enough"] for advice in found["advice"].values()] == [False, True]
+    assert [sum(advice["images"].values()) for advice in found["advice"].values()] == [6, 60]
+    assert "precision at planted" in capsys.readouterr().out
