@@ -1,5 +1,8 @@
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,6 +218,107 @@ def test_many_threads_get_their_own_features(base, kind: type) -> None:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
+
+
+def test_a_graph_is_optimised_once_however_many_threads_begin(base) -> None:
+    """The first call is alone and has two images; TensorFlow would optimise the graph in each that began with it."""
+    runtime, sizes, running, most = TensorFlowRuntime(base, "avg"), [], [], []
+    original = runtime._forward
+
+    def forward(pixels):
+        sizes.append(len(pixels))
+        running.append(None)
+        most.append(len(running))
+        if len(sizes) == 1:
+            time.sleep(0.2)  # the others come
+        found = original(pixels)
+        running.pop()
+        return found
+
+    runtime._forward = forward
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: runtime(IMAGES)["mix"], range(4)))
+    assert sizes == [2, 5, 5, 5, 5]
+    assert most[1] == 1  # the second began after the first had ended
+    assert all(np.allclose(one, [predicted_mean(image) for image in IMAGES], rtol=1e-5) for one in found)
+
+
+@pytest.fixture
+def kept(tmp_path: Path):
+    """Return what makes a runtime of a small network with a weights file, and the request for it."""
+    pytest.importorskip("openvino")
+    file = tmp_path / "base.keras"
+    convolutional().save(file)
+
+    def make(**options: object):
+        request = Request(file, layers=("conv", "sum"), preprocess="none", runtime="openvino", **options)
+        return runtimes.compiled(load_base(request), request)
+
+    return make
+
+
+def test_a_converted_base_is_kept_beside_its_weights(kept, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run neither traces nor converts, and has the same features, bit for bit, in the same order."""
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    first = kept()
+    expected = first(pixels)
+    monkeypatch.setattr("featcache.runtimes.openvino.frozen", lambda *_: pytest.fail("traced"))
+    second = kept()
+    assert second.shapes == first.shapes
+    assert list(second.shapes) == ["conv", "sum"]
+    found = second(pixels)
+    assert all(np.array_equal(found[layer], expected[layer]) for layer in first.shapes)
+    (file,) = tmp_path.glob("*.openvino")
+    assert file.name.startswith("base.keras.")
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other"])
+def test_a_kept_base_that_is_damaged_is_made_again(kept, tmp_path, monkeypatch, damage: str) -> None:
+    """Whatever happened to the file, features are right, and the file is whole again."""
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    expected = kept()(pixels)["sum"]
+    (file,) = tmp_path.glob("*.openvino")
+    sound = file.read_bytes()
+    flipped = bytearray(sound)
+    weights = sound.index(b"</net>") + 40
+    flipped[weights : weights + 400] = bytes(byte ^ 0x40 for byte in flipped[weights : weights + 400])
+    file.write_bytes(
+        {"cut": sound[: len(sound) // 2], "empty": b"", "flipped": bytes(flipped), "other": b"x\n{}\ny"}[damage]
+    )
+    assert np.array_equal(kept()(pixels)["sum"], expected)
+    monkeypatch.setattr("featcache.runtimes.openvino.frozen", lambda *_: pytest.fail("traced"))
+    assert np.array_equal(kept()(pixels)["sum"], expected)
+
+
+def test_another_base_is_kept_apart(kept, tmp_path) -> None:
+    """Other weights under the same name, and another pooling, are never taken for what is kept."""
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    before = kept()(pixels)["sum"]
+    kept(pooling="max")
+    other = convolutional()
+    other.get_layer("conv").set_weights([2 * values for values in other.get_layer("conv").get_weights()])
+    other.save(tmp_path / "base.keras")
+    after = kept()(pixels)["sum"]
+    assert not np.allclose(after, before)
+    assert np.allclose(after, kept()(pixels)["sum"])
+    assert len(list(tmp_path.glob("*.openvino"))) == 3
+
+
+def test_a_base_is_kept_where_that_can_be_done_only(kept, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be written to, drawn weights and models in memory cost a conversion, and nothing else."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr("featcache.runtimes.openvino.publish", full)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    assert np.isfinite(kept()(pixels)["sum"]).all()
+    monkeypatch.undo()
+    for request in (Request(convolutional(), layers=("sum",), preprocess="none", runtime="openvino"),
+                    Request("MobileNetV2", weights="none", image_size=32, runtime="openvino")):  # fmt: skip
+        monkeypatch.setattr("featcache.runtimes.openvino._keep", lambda *_: pytest.fail("kept"))
+        runtimes.compiled(load_base(request), request)
+    assert list(tmp_path.glob("*.openvino")) == []
 
 
 def test_precision_leaves_the_model_as_it_was() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -60,8 +61,20 @@ def compiled(base: Base, request: Request) -> Runtime:
     OptionError
         If the runtime is not installed, or the machine does not compute in the precision.
     """
-    kind = OpenVINORuntime if request.runtime == "openvino" else TensorFlowRuntime
-    return kind(base, request.pooling, request.precision)
+    if request.runtime == "openvino":
+        return OpenVINORuntime(base, request.pooling, request.precision, _weights_file(request))
+    return TensorFlowRuntime(base, request.pooling, request.precision)
+
+
+def _weights_file(request: Request) -> Path | None:
+    """Return the file that a base's weights are from; of downloaded ones, what could be its name; else None."""
+    if request.in_memory or request.weights == "none":
+        return None
+    if request.weights not in (None, "imagenet"):
+        return Path(str(request.weights))
+    if request.is_file:
+        return Path(str(request.base))
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models", str(request.base))
 
 
 def faster_on_this_cpu(request: Request) -> str | None:

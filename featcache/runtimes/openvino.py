@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import tempfile
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,12 @@ import numpy.typing as npt
 from featcache import processors
 from featcache.bases import Base
 from featcache.errors import BaseError, OptionError
+from featcache.files import publish
 from featcache.processors import threads_given
 from featcache.recipe import Pooling, Precision
 from featcache.runtimes.graph import frozen
+
+log = logging.getLogger(__name__)
 
 _HINTS = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16"), "float16": ("FP16", "f16")}
 
@@ -27,6 +34,9 @@ class OpenVINORuntime:
     ----------
     base, pooling, precision
         As of `featcache.runtimes.TensorFlowRuntime`.
+    beside : Path, optional
+        The file that the weights are from. Beside it, what OpenVINO makes of the base is kept for the next run, as
+        ``<file>.<digest>.openvino``; the digest is of all that it depends on. The file may be deleted at any time.
 
     Attributes
     ----------
@@ -43,7 +53,9 @@ class OpenVINORuntime:
 
     passes = 1
 
-    def __init__(self, base: Base, pooling: Pooling, precision: Precision = "float32") -> None:
+    def __init__(
+        self, base: Base, pooling: Pooling, precision: Precision = "float32", beside: Path | None = None
+    ) -> None:
         try:
             import openvino
         except ImportError:
@@ -62,15 +74,23 @@ class OpenVINORuntime:
         threads = threads_given()
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads * processors.passes
-        function, self.shapes = frozen(base, pooling, "float32")
-        try:
-            self._model = _converted(self._core, function)
-        except RuntimeError as error:
-            text = " ".join(str(error).split())[:300]
-            raise BaseError(
-                f"Expected a base that OpenVINO can hold. Received: {base.name!r}: {text}. Take --runtime tensorflow."
-            ) from None
-        self._outputs = [output.name for output in function.outputs]
+        kept = None if beside is None else beside.with_name(f"{beside.name}.{_key(base, pooling)[:16]}.openvino")
+        found = None if kept is None else _read(self._core, kept)
+        if found is None:
+            function, shapes = frozen(base, pooling, "float32")
+            try:
+                model = _converted(self._core, function)
+            except RuntimeError as error:
+                text = " ".join(str(error).split())[:300]
+                raise BaseError(
+                    f"Expected a base that OpenVINO can hold. Received: {base.name!r}: {text}. "
+                    "Take --runtime tensorflow."
+                ) from None
+            found = model, [output.name for output in function.outputs], list(shapes.values())
+            if kept is not None:
+                _keep(kept, *found)
+        self._model, self._outputs, shapes_found = found
+        self.shapes = dict(zip(base.layers, shapes_found, strict=True))
         self._requests: dict[int, Any] = {}
         self._one_at_a_time = threading.Lock()  # two threads in OpenVINO's Python part can wait for each other for ever
 
@@ -98,3 +118,51 @@ def _converted(core: Any, function: Any) -> Any:
         path = Path(folder, "base.pb")
         path.write_bytes(function.graph.as_graph_def().SerializeToString())
         return core.read_model(path)
+
+
+def _key(base: Base, pooling: Pooling) -> str:
+    """Return a digest of all that a converted base depends on."""
+    versions = [version(name) for name in ("featcache", "keras", "tensorflow", "openvino")]
+    base_is = [base.architecture, base.weights, base.canonical_layers, base.preprocess]
+    pixels = [base.height, base.width, base.channels, base.squeeze]
+    return hashlib.sha256(json.dumps([versions, base_is, pixels, pooling]).encode()).hexdigest()
+
+
+def _keep(path: Path, model: Any, outputs: list[str], shapes: list[tuple[int, ...]]) -> None:
+    """Publish a converted base: a line with the SHA-256 of the rest, one of JSON, OpenVINO's XML, its weights.
+
+    Where that cannot be done, the next run converts it again.
+    """
+    import openvino
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            xml, weights = Path(folder, "base.xml"), Path(folder, "base.bin")
+            openvino.save_model(model, xml, compress_to_fp16=False)
+            about = {"outputs": outputs, "shapes": shapes, "xml": xml.stat().st_size}
+            content = json.dumps(about).encode() + b"\n" + xml.read_bytes() + weights.read_bytes()
+        publish(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    except (OSError, RuntimeError) as error:
+        log.info("the converted base is not kept: %s", error)
+
+
+def _read(core: Any, path: Path) -> tuple[Any, list[str], list[tuple[int, ...]]] | None:
+    """Return what `_keep` published, or None if there is nothing that is whole."""
+    import openvino
+
+    try:
+        with path.open("rb") as file:
+            checksum, head, rest = file.readline().strip(), file.readline(), memoryview(file.read())
+        found = hashlib.sha256(head)
+        found.update(rest)
+        if found.hexdigest().encode() != checksum:
+            raise ValueError("its checksum is wrong")
+        about = json.loads(head)
+        weights = np.frombuffer(rest[about["xml"] :], np.uint8)
+        model = core.read_model(bytes(rest[: about["xml"]]), openvino.Tensor(weights))
+        return model, about["outputs"], [tuple(shape) for shape in about["shapes"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RuntimeError) as error:
+        log.info("the converted base in %s cannot be used and is made again: %s", path, error)
+        return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 
@@ -44,10 +46,15 @@ class TensorFlowRuntime:
 
         tf.config.experimental.enable_tensor_float_32_execution(False)  # float32 means float32, on GPUs too
         self._forward, self.shapes = frozen(base, pooling, precision)
+        self._optimised, self._optimising = False, threading.Lock()
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """Return the features of a batch, see `featcache.runtimes.Runtime`."""
         import tensorflow as tf
 
+        with self._optimising:  # TensorFlow optimises a graph in its first call, and in each that comes before its end
+            if not self._optimised:
+                self._forward(tf.constant(pixels[:2]))
+                self._optimised = True
         outputs = self._forward(tf.constant(pixels))
         return {layer: output.numpy() for layer, output in zip(self.shapes, outputs, strict=True)}
