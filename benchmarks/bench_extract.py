@@ -1,8 +1,9 @@
 """Extraction beside plain Keras on the same images, beside what decoding and the forward pass alone allow, and PyTorch.
 
-All ways of one base take turns, so that they meet the same machine; ours are in processes of their own, as on the
-command line, which may divide the processors as they like. Weights are drawn at random from a seed: speed
-does not depend on them. Features of every way are compared with plain Keras'.
+All ways of one base take turns, so that they meet the same machine, each in a process of its own. TensorFlow is
+imported before the clock starts; building the base, loading its weights and compiling it are measured. Plain Keras
+then predicts once more, warm. Weights are drawn at random from a seed: speed does not depend on them. Features of
+every way are compared with plain Keras'.
 """
 
 from __future__ import annotations
@@ -79,30 +80,65 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begin, found
 
 
-def plain_model(case: Case, size: int) -> tuple[Any, Any, Any]:
-    """Return the whole network with seeded weights, the part that is used with average pooling, and preprocessing."""
+def network(case: Case, size: int) -> tuple[Any, Any]:
+    """Return the whole network with fresh weights, and the part that is used, with average pooling."""
     import keras
 
     from featcache.bases import find_application
 
-    application = find_application(case.base)
     keras.utils.set_random_seed(0)
-    whole = application.build(include_top=False, weights=None, input_shape=(size, size, 3))
+    whole = find_application(case.base).build(include_top=False, weights=None, input_shape=(size, size, 3))
     output = whole.output if case.layer is None else whole.get_layer(case.layer).output
-    used = keras.Model(whole.input, keras.layers.GlobalAveragePooling2D()(output))
-    module = getattr(keras.applications, application.build.__module__.rpartition(".")[2])
-    return whole, used, module.preprocess_input
+    return whole, keras.Model(whole.input, keras.layers.GlobalAveragePooling2D()(output))
 
 
-def plain_keras(data: Path, model: Any, preprocess: Any, size: int) -> np.ndarray:
-    """Return average-pooled features as the usual script computes them."""
+def plain_keras(case: Case, size: int, data: str, weights: str, to: str) -> dict[str, float]:
+    """Compute average-pooled features as the usual script does, in this process, and write them to a file.
+
+    Return the seconds from building the network to its last prediction, and those of predicting once more.
+    """
+    tensorflow_ready()
     import keras
 
-    images = keras.utils.image_dataset_from_directory(
-        data, image_size=(size, size), shuffle=False, verbose=False, batch_size=BATCH
-    )
-    result: np.ndarray = model.predict(images.map(lambda x, y: preprocess(x)).prefetch(2), verbose=0)
-    return result
+    from featcache.bases import find_application
+
+    module = find_application(case.base).build.__module__.rpartition(".")[2]
+    preprocess = getattr(keras.applications, module).preprocess_input
+
+    def predicted(model: Any) -> np.ndarray:
+        images = keras.utils.image_dataset_from_directory(
+            data, image_size=(size, size), shuffle=False, verbose=False, batch_size=BATCH
+        )
+        result: np.ndarray = model.predict(images.map(lambda x, y: preprocess(x)).prefetch(2), verbose=0)
+        return result
+
+    def everything() -> tuple[Any, np.ndarray]:
+        whole, model = network(case, size)
+        whole.load_weights(weights)
+        return model, predicted(model)
+
+    seconds, (model, features) = timed(everything)
+    np.save(to, features)
+    return {"seconds": seconds, "warm": timed(lambda: predicted(model))[0]}
+
+
+def tensorflow_ready() -> None:
+    """Import TensorFlow and have it start."""
+    from featcache.startup import import_tensorflow
+
+    import_tensorflow()
+    import tensorflow as tf
+
+    tf.constant(0.0).numpy()
+
+
+def apart(*arguments: str) -> dict[str, Any]:
+    """Return the JSON that this script prints last in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *arguments], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit((done.stderr.strip().splitlines() or ["killed"])[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def decoded(data: Path, size: int) -> int:
@@ -138,16 +174,6 @@ def torch_rates(case: Case, size: int, batches: int) -> dict[str, float]:
     return rates
 
 
-def torch_apart(name: str, size: int, batches: int) -> dict[str, float]:
-    """Return what `torch_rates` finds in a process of its own: PyTorch crashes where TensorFlow came first."""
-    if importlib.util.find_spec("torchvision") is None:
-        return {}
-    done = subprocess.run([sys.executable, __file__, "--torch", name, str(size), str(batches)], check=True,
-                          capture_output=True, text=True)  # fmt: skip
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def possible(way: str) -> bool:
     """Whether this machine can go a way."""
     runtime, precision = way.split()
@@ -161,34 +187,14 @@ def possible(way: str) -> bool:
     return precision == "float32" or "BF16" in kinds
 
 
-def ours(arguments: dict[str, Any], runtime: str, precision: str, batches: int) -> dict[str, Any]:
-    """Extract as the command line does, in a process of its own, and compute batches that are in memory already.
-
-    TensorFlow is imported before the clock starts, as it is for plain Keras; the base is not loaded yet.
-    """
-    asked = {**arguments, "runtime": runtime, "precision": precision}
-    done = subprocess.run([sys.executable, __file__, "--ours", json.dumps(asked), str(batches)],
-                          check=False, capture_output=True, text=True)  # fmt: skip
-    if done.returncode:
-        raise SystemExit((done.stderr.strip().splitlines() or ["killed"])[-1])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def extracted(arguments: dict[str, Any], batches: int) -> dict[str, Any]:
-    """Do in this process what `ours` asks for."""
-    from featcache import processors
-    from featcache.startup import import_tensorflow
-
-    processors.pass_side_by_side()
-    import_tensorflow()
-    import tensorflow as tf
-
-    from featcache import extract
+    """Extract in this process as the command line does, and compute batches that are in memory already."""
+    from featcache import extract, processors
     from featcache.extractor import Extractor
     from featcache.recipe import Request
 
-    tf.constant(0.0).numpy()
+    processors.pass_side_by_side()
+    tensorflow_ready()
     seconds, cache = timed(lambda: extract(**arguments, validation_split=0.0, profile=True))
     size = arguments["image_size"]
     asked = {key: arguments[key] for key in ("base", "weights", "image_size", "runtime", "precision")}
@@ -215,22 +221,24 @@ def compare(
     differences: dict[str, float] = {}
     profiles: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "base.weights.h5"
-        whole, model, preprocess = plain_model(case, size)
-        whole.save_weights(file)
+        weights, plain = str(Path(scratch) / "base.weights.h5"), str(Path(scratch) / "plain.npy")
+        network(case, size)[0].save_weights(weights)
         layers = [] if case.layer is None else [case.layer]
-        arguments = {"source": str(data), "base": case.base, "weights": str(file), "image_size": size, "layers": layers}
-        plain_keras(data, model, preprocess, size)
+        arguments = {"source": str(data), "base": case.base, "weights": weights, "image_size": size, "layers": layers}
         for turn in range(repeat):
-            seconds, expected = timed(lambda: plain_keras(data, model, preprocess, size))
-            rates.setdefault("plain Keras", []).append(count / seconds)
+            found = apart("--plain", case.base.lower(), str(size), str(data), weights, plain)
+            expected = np.load(plain)
+            rates.setdefault("plain Keras", []).append(count / found["seconds"])
+            rates.setdefault("plain Keras, warm", []).append(count / found["warm"])
             rates.setdefault("decode", []).append(count / timed(lambda: decoded(data, size))[0])
-            for name, rate in torch_apart(case.base.lower(), size, batches).items():
-                rates.setdefault(name, []).append(rate)
+            if importlib.util.find_spec("torchvision"):  # PyTorch crashes where TensorFlow came first
+                for name, rate in apart("--torch", case.base.lower(), str(size), str(batches)).items():
+                    rates.setdefault(name, []).append(rate)
             for way in ways:
                 runtime, precision = way.split()
                 cache = f"{scratch}/{way} {turn}"
-                found = ours({**arguments, "cache": cache}, runtime, precision, batches)
+                asked = {**arguments, "cache": cache, "runtime": runtime, "precision": precision}
+                found = apart("--ours", json.dumps(asked), str(batches))
                 rates.setdefault(f"{way} forward", []).append(found["forward"])
                 rates.setdefault(way, []).append(count / found["seconds"])
                 profiles.setdefault(way, []).append(found["profile"])
@@ -247,12 +255,14 @@ def compare(
 def ratios(rates: dict[str, list[float]], ways: Sequence[str]) -> dict[str, Any]:
     """Return, turn by turn, each way against plain Keras and against decoding and forward pass one after the other."""
     beside: dict[str, list[float]] = {}
+    beside_warm: dict[str, list[float]] = {}
     share: dict[str, list[float]] = {}
     for way in ways:
         beside[way] = [a / b for a, b in zip(rates[way], rates["plain Keras"], strict=True)]
+        beside_warm[way] = [a / b for a, b in zip(rates[way], rates["plain Keras, warm"], strict=True)]
         parts = zip(rates[way], rates["decode"], rates[f"{way} forward"], strict=True)
         share[way] = [ours * (1 / decode + 1 / forward) for ours, decode, forward in parts]
-    return {"beside_plain_keras": beside, "share_of_ceiling": share}
+    return {"beside_plain_keras": beside, "beside_warm_keras": beside_warm, "share_of_ceiling": share}
 
 
 def middle(values: Sequence[float], digits: int) -> str:
@@ -268,6 +278,7 @@ def shown(name: str, found: dict[str, Any]) -> str:
         if way in found["differences"]:
             line += (
                 f"  {middle(found['beside_plain_keras'][way], 2):>18} x plain Keras"
+                f"  {middle(found['beside_warm_keras'][way], 2):>18} x warm"
                 f"  {middle(found['share_of_ceiling'][way], 2):>18} of decode + forward"
                 f"  differs by {found['differences'][way]:.0e}"
             )
@@ -284,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--plain", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help="a folder of class folders, or of splits of those")
     parser.add_argument("--images", type=int, help="how many of them, default all")
     parser.add_argument("--bases", nargs="+", choices=CASES, default=list(CASES))
@@ -298,6 +310,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.ours:
         print(json.dumps(extracted(json.loads(options.ours[0]), int(options.ours[1]))))
+        return
+    if options.plain:
+        name, side, *paths = options.plain
+        print(json.dumps(plain_keras(CASES[name], int(side), *paths)))
         return
     if options.data is None:
         parser.error("--data is needed")
