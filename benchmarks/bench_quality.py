@@ -79,7 +79,7 @@ def found(report: Any, planted: Planted) -> dict[str, Any]:
         "precision_at_planted": sum(hits[: len(planted.wrong)]) / max(len(planted.wrong), 1),
         "copies": len(pairs),
         "copies_found": sum(any(pair <= family for family in families) for pair in pairs),
-        "other_families": [sorted(family) for family in families if not family & set(planted.copied)],
+        "other_families": [sorted(Path(path).name for path in family) for family in families if not family & set(planted.copied)],
     }
 
 
@@ -114,7 +114,7 @@ def said(cache: Any) -> dict[str, Any]:
     twice = next((one for one in advice.extrapolation if one["times"] == 2), None)
     return {"images": dict(advice.images_per_class), "layers": advice.layers, "held_out": advice.held_out,
             "twice": twice, "amount": advice.amount, "similarity": advice.similarity, "enough": advice.enough,
-            "recommendation": advice.recommendation, "command": advice.command}  # fmt: skip
+            "recommendation": advice.recommendation}  # fmt: skip
 
 
 def middle(values: Sequence[float]) -> str:
