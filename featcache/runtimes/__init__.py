@@ -74,7 +74,8 @@ def _weights_file(request: Request) -> Path | None:
         return Path(str(request.weights))
     if request.is_file:
         return Path(str(request.base))
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models", str(request.base))
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")  # noqa: PTH111 - never raises
+    return Path(home, "models", str(request.base))
 
 
 def faster_on_this_cpu(request: Request) -> str | None:

@@ -20,6 +20,7 @@ from featcache.errors import BaseError, OptionError
 from featcache.files import publish
 from featcache.processors import threads_given
 from featcache.recipe import Pooling, Precision
+from featcache.runtimes import graph
 from featcache.runtimes.graph import frozen
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,9 @@ def _converted(core: Any, function: Any) -> Any:
 
 
 def _key(base: Base, pooling: Pooling) -> str:
-    """Return a digest of all that a converted base depends on."""
+    """Return a digest of all that a converted base depends on, the code that traces it included."""
     versions = [version(name) for name in ("featcache", "keras", "tensorflow", "openvino")]
+    versions.append(hashlib.sha256(Path(graph.__file__).read_bytes()).hexdigest())
     base_is = [base.architecture, base.weights, base.canonical_layers, base.preprocess]
     pixels = [base.height, base.width, base.channels, base.squeeze]
     return hashlib.sha256(json.dumps([versions, base_is, pixels, pooling]).encode()).hexdigest()
