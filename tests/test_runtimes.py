@@ -401,7 +401,7 @@ def test_the_hint_says_what_openvino_would_bring(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(runtimes, "_CPU_FLAGS", cpu)
     assert "is --runtime openvino: 1.1 to 1.4 times" in faster_on_this_cpu(Request())
     cpu.write_text("flags: sse avx512_bf16")
-    assert "--precision bfloat16: 2.0 to 2.4 times" in faster_on_this_cpu(Request())
+    assert "--precision bfloat16: 1.6 to 2.2 times" in faster_on_this_cpu(Request())
     assert faster_on_this_cpu(Request(runtime="openvino")) is None
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     assert faster_on_this_cpu(Request()) is None

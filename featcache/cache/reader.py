@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import mmap
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -505,6 +506,25 @@ class FeatureCache:
     def _sound_blocks(self) -> dict[tuple[int, str], npt.NDArray[np.bool_]]:
         return {}
 
+    def _mapped(self, number: int, layer: str) -> npt.NDArray[Any] | CompressedRows:
+        if (number, layer) not in self._maps:
+            self._maps[number, layer] = self._map(self.shards[number], layer)
+        return self._maps[number, layer]
+
+    def _expect(self, number: int, layer: str, positions: Ints) -> None:
+        """Have the system read rows of one shard ahead, where they lie close together."""
+        if number not in self.shards or layer not in self.shards[number].offsets:
+            return  # whoever reads them says so
+        features: Any = self._mapped(number, layer)
+        pages: Any = getattr(features, "base", None)  # of a map; rows that are compressed have none
+        first, count = int(positions.min()), int(np.ptp(positions)) + 1
+        if hasattr(pages, "madvise") and count <= 4 * len(positions):
+            begin = features.offset % mmap.ALLOCATIONGRANULARITY + first * features.strides[0]
+            end = min(begin + count * features.strides[0], len(pages))
+            begin -= begin % mmap.PAGESIZE
+            if begin < end:
+                pages.madvise(mmap.MADV_WILLNEED, begin, end - begin)
+
     def _map(self, info: ShardInfo, layer: str) -> npt.NDArray[Any] | CompressedRows:
         """Return a layer's rows in a shard, memory-mapped without HDF5, which may hang on a damaged file.
 
@@ -531,9 +551,7 @@ class FeatureCache:
                 f"Expected shard {number} with row {positions.max()} of {layer} in the manifest of {str(self.path)!r}. "
                 "Received: none. Run verify --fix, then extract again."
             )
-        if (number, layer) not in self._maps:
-            self._maps[number, layer] = self._map(info, layer)
-        features, expected = self._maps[number, layer], info.checksums[layer]
+        features, expected = self._mapped(number, layer), info.checksums[layer]
         step = block_rows(math.prod(features.shape[1:]) * features.dtype.itemsize)
         sound = self._sound_blocks.setdefault((number, layer), np.zeros(len(expected), bool))
 
@@ -599,6 +617,13 @@ class FeatureRows:
         for first, last in itertools.pairwise(edges):
             found = self._cache._shard_rows(int(shards[first]), self._layer, positions[first:last])
             out[at[first:last]] = found
+
+    def expect(self, rows: slice | npt.NDArray[np.int64]) -> None:
+        """Have rows that will be read soon brought from the disk while something else is done."""
+        shards, positions = self._shards[rows], self._positions[rows]
+        edges = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
+        for first, last in itertools.pairwise(edges if len(shards) else []):
+            self._cache._expect(int(shards[first]), self._layer, positions[first:last])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:

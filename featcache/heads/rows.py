@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 BLOCK_BYTES = 2**22
 """What is read in one piece."""
+AHEAD = 2
+"""Blocks that are read from the disk while one is copied to its places."""
 WINDOW_BYTES = 2**26
 """What is in memory while rows are shuffled."""
 
@@ -93,7 +95,9 @@ class Rows:
             pieces = [slice(int(a), int(min(a + step, n))) for a in starts[first : first + window]]
             count = sum(piece.stop - piece.start for piece in pieces)
             places, done = left + rng.permutation(count), 0
-            for piece in pieces:
+            for number, piece in enumerate(pieces, first):
+                for start in starts[number + AHEAD if number else 0 : number + AHEAD + 1].tolist():
+                    self._expect(slice(start, min(start + step, n)))
                 at = places[done : done + piece.stop - piece.start]
                 self._read(piece, buffer, at)
                 numbers[at] = np.arange(piece.start, piece.stop)
@@ -106,6 +110,11 @@ class Rows:
                 yield numbers[a:b], buffer[a:b]
             left = filled - usable
             buffer[:left], numbers[:left] = buffer[usable:filled].copy(), numbers[usable:filled].copy()
+
+    def _expect(self, rows: slice) -> None:
+        """Have rows read from the disk while others are copied, if the source can do that."""
+        if hasattr(self._source, "expect"):
+            self._source.expect(rows if self._chosen is None else self._chosen[rows])
 
     def _read(self, rows: slice, out: npt.NDArray[np.float32], at: npt.NDArray[np.int64]) -> None:
         """Copy rows to the places `at` of `out`, if possible without another copy between."""

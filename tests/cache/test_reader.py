@@ -1,3 +1,4 @@
+import mmap
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,38 @@ def test_indexing_is_numpys(cache: FeatureCache, rows: list[int], part: slice) -
     everything = np.asarray(features)
     assert np.array_equal(features[np.array(rows, int)], everything[np.array(rows, int)])
     assert np.array_equal(features[part], everything[part])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-23, 22)), st.slices(23))
+def test_rows_can_be_expected(cache: FeatureCache, rows: list[int], part: slice) -> None:
+    """Whatever is expected, what is read then is the same."""
+    features = cache.features(layer="mix")
+    features.expect(np.array(rows, int))
+    features.expect(part)
+    assert np.array_equal(features[part], np.asarray(features)[part])
+
+
+def test_the_pages_of_expected_rows_are_asked_for(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All bytes of rows that lie together, no more than two pages beside, and none of rows far apart."""
+    asked = []
+
+    class Map(bytes):
+        def madvise(self, advice: int, begin: int, count: int) -> None:
+            asked.append((begin, begin + count))
+
+    class Rows:
+        base, offset, strides = Map(100 + 10_000 * 1000), 3 * mmap.ALLOCATIONGRANULARITY + 100, (1000,)
+
+    monkeypatch.setattr(cache, "_mapped", lambda *_: Rows)
+    cache._expect(next(iter(cache.shards)), "mix", np.arange(500, 600))
+    cache._expect(next(iter(cache.shards)), "mix", np.arange(9_990, 10_000))
+    cache._expect(next(iter(cache.shards)), "mix", np.array([0, 9_000]))
+    (begin, end), last = asked
+    assert begin % mmap.PAGESIZE == 0
+    assert 100 + 500_000 - mmap.PAGESIZE < begin <= 100 + 500_000
+    assert end == 100 + 600_000
+    assert last[1] == len(Rows.base)
 
 
 def test_single_rows_and_types(cache: FeatureCache) -> None:

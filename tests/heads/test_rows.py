@@ -13,15 +13,20 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Reading:
-    """A source that counts what `read` copied."""
+    """A source that counts what `read` copied, and notes what it is told to expect and what is read then."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values, self.shape, self.copied = values, values.shape, 0
+        self.noted: list[tuple[str, tuple[int, ...]]] = []
 
     def __getitem__(self, rows: object) -> np.ndarray:
         return self.values[rows]
 
+    def expect(self, rows: object) -> None:
+        self.noted.append(("expect", tuple(np.arange(len(self.values))[rows].tolist())))
+
     def read(self, rows: object, out: np.ndarray, at: np.ndarray) -> None:
+        self.noted.append(("read", tuple(np.arange(len(self.values))[rows].tolist())))
         self.copied += len(at)
         out[at] = self.values[rows]
 
@@ -72,3 +77,17 @@ def test_chosen_rows_are_shuffled_too() -> None:
     part = Rows(Reading(X)).take(np.arange(1, 103, 2))
     for numbers, values in part.shuffled(np.random.default_rng(0), 5):
         assert np.array_equal(values, X[1::2][numbers])
+
+
+@pytest.mark.parametrize("some", [np.arange(103), np.arange(0, 103, 2)])
+def test_a_shuffle_says_what_it_will_read(some: np.ndarray) -> None:
+    """Each block is expected once, two blocks before it is read, across windows, in a part of the rows too."""
+    source = Reading(X)
+    for _ in Rows(source).take(some).shuffled(np.random.default_rng(0), 7):
+        pass
+    read = [rows for kind, rows in source.noted if kind == "read"]
+    assert [rows for kind, rows in source.noted if kind == "expect"] == read
+    assert sorted(sum(read, ())) == some.tolist()
+    for number, rows in enumerate(read):
+        before = source.noted.index(("read", rows)) - source.noted.index(("expect", rows))
+        assert before >= min(2, len(read) - number)
