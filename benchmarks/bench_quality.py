@@ -79,7 +79,9 @@ def found(report: Any, planted: Planted) -> dict[str, Any]:
         "precision_at_planted": sum(hits[: len(planted.wrong)]) / max(len(planted.wrong), 1),
         "copies": len(pairs),
         "copies_found": sum(any(pair <= family for family in families) for pair in pairs),
-        "other_families": [sorted(Path(path).name for path in family) for family in families if not family & set(planted.copied)],
+        "other_families": [
+            sorted(Path(path).name for path in family) for family in families if not family & set(planted.copied)
+        ],
     }
 
 

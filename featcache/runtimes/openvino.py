@@ -7,7 +7,6 @@ import json
 import logging
 import tempfile
 import threading
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +122,15 @@ def _converted(core: Any, function: Any) -> Any:
 
 def _key(base: Base, pooling: Pooling) -> str:
     """Return a digest of all that a converted base depends on, the code that traces it included."""
-    versions = [version(name) for name in ("featcache", "keras", "tensorflow", "openvino")]
-    versions.append(hashlib.sha256(Path(graph.__file__).read_bytes()).hexdigest())
+    import keras
+    import openvino
+    import tensorflow as tf
+
+    versions = [keras.__version__, tf.__version__, openvino.__version__]
+    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (graph.__file__, __file__)]
     base_is = [base.architecture, base.weights, base.canonical_layers, base.preprocess]
     pixels = [base.height, base.width, base.channels, base.squeeze]
-    return hashlib.sha256(json.dumps([versions, base_is, pixels, pooling]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([versions, code, base_is, pixels, pooling]).encode()).hexdigest()
 
 
 def _keep(path: Path, model: Any, outputs: list[str], shapes: list[tuple[int, ...]]) -> None:
