@@ -57,11 +57,15 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     assert np.array_equal(decode(content, 3), np.array(upright.convert("RGB")))
 
 
-def test_rotated_jpeg_is_upright() -> None:
-    """A phone's portrait photograph is as tall as it looks."""
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_rotated_jpeg_is_upright(kind: str) -> None:
+    """A phone's portrait photograph is as tall as it looks, also where it has a second one in it."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decode(encoded(Image.fromarray(RGB), "JPEG", exif=exif), 3).shape == (60, 40, 3)
+    more = {"save_all": True, "append_images": [Image.fromarray(RGB)]} if kind == "MPO" else {}
+    content = encoded(Image.fromarray(RGB), kind, exif=exif, **more)
+    assert Image.open(io.BytesIO(content)).format == kind
+    assert decode(content, 3).shape == (60, 40, 3)
 
 
 def test_cmyk_jpeg() -> None:

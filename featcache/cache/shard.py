@@ -182,7 +182,7 @@ class ShardBuilder:
         self._digests: list[bytes] = []
         self._views: list[int] = []
         self._paths: list[str] = []
-        self._features: dict[str, list[npt.NDArray[Any]]] = {layer: [] for layer in layers}
+        self._features = {layer: np.empty((self.capacity, *shape), recipe.dtype) for layer, shape in layers.items()}
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -197,7 +197,7 @@ class ShardBuilder:
         for layer, shape in self._layers.items():
             if features[layer].shape != shape:
                 raise CacheError(f"Expected {layer} of shape {shape}. Received: {features[layer].shape}.")
-            self._features[layer].append(features[layer].astype(self._recipe.dtype))
+            self._features[layer][len(self)] = features[layer]
         self._digests.append(digest)
         self._views.append(view)
         self._paths.append(path)
@@ -218,7 +218,7 @@ class ShardBuilder:
         """
         import h5py
 
-        stacked = {layer: np.stack(rows) for layer, rows in self._features.items()}
+        stacked = {layer: rows[: len(self)] for layer, rows in self._features.items()}
         checksums = {layer: block_checksums(rows) for layer, rows in stacked.items()}
         digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32)
         views = np.array(self._views, np.uint16)
