@@ -1,14 +1,15 @@
 """Extraction beside plain Keras on the same images, beside what decoding and the forward pass alone allow, and PyTorch.
 
 All ways of one base take turns, so that they meet the same machine, each in a process of its own. TensorFlow is
-imported before the clock starts; building the base, loading its weights and compiling it are measured. Plain Keras
-then predicts once more, warm. Weights are drawn at random from a seed: speed does not depend on them. Features of
-every way are compared with plain Keras'.
+imported before the clock starts; building the base, loading its weights and compiling it are measured. Both then do
+it once more, warm: plain Keras predicts, ours computes features and does not store them. Weights are drawn at random
+from a seed: speed does not depend on them. Features of every way are compared with plain Keras'.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import importlib.util
 import json
 import os
@@ -192,6 +193,7 @@ def extracted(arguments: dict[str, Any], batches: int) -> dict[str, Any]:
     from featcache import extract, processors
     from featcache.extractor import Extractor
     from featcache.recipe import Request
+    from featcache.sources import open_source
 
     processors.pass_side_by_side()
     tensorflow_ready()
@@ -208,7 +210,15 @@ def extracted(arguments: dict[str, Any], batches: int) -> dict[str, Any]:
 
         forward(passes)
         alone, _ = timed(lambda: forward(batches))
-    return {"seconds": seconds, "forward": batches * BATCH / alone, "passes": passes, "profile": cache.report.profile}
+    source = open_source(arguments["source"])
+    warm, _ = timed(lambda: collections.deque(extractor.stream(source, source.items, batch_size=BATCH), 0))
+    return {
+        "seconds": seconds,
+        "warm": warm,
+        "forward": batches * BATCH / alone,
+        "passes": passes,
+        "profile": cache.report.profile,
+    }
 
 
 def compare(
@@ -241,6 +251,7 @@ def compare(
                 found = apart("--ours", json.dumps(asked), str(batches))
                 rates.setdefault(f"{way} forward", []).append(found["forward"])
                 rates.setdefault(way, []).append(count / found["seconds"])
+                rates.setdefault(f"{way}, warm", []).append(count / found["warm"])
                 profiles.setdefault(way, []).append(found["profile"])
                 features = np.asarray(FeatureCache(cache).features())
                 differences[way] = max(
@@ -257,12 +268,15 @@ def ratios(rates: dict[str, list[float]], ways: Sequence[str]) -> dict[str, Any]
     beside: dict[str, list[float]] = {}
     beside_warm: dict[str, list[float]] = {}
     share: dict[str, list[float]] = {}
+    share_warm: dict[str, list[float]] = {}
     for way in ways:
         beside[way] = [a / b for a, b in zip(rates[way], rates["plain Keras"], strict=True)]
         beside_warm[way] = [a / b for a, b in zip(rates[way], rates["plain Keras, warm"], strict=True)]
-        parts = zip(rates[way], rates["decode"], rates[f"{way} forward"], strict=True)
-        share[way] = [ours * (1 / decode + 1 / forward) for ours, decode, forward in parts]
-    return {"beside_plain_keras": beside, "beside_warm_keras": beside_warm, "share_of_ceiling": share}
+        for shares, name in ((share, way), (share_warm, f"{way}, warm")):
+            parts = zip(rates[name], rates["decode"], rates[f"{way} forward"], strict=True)
+            shares[way] = [ours * (1 / decode + 1 / forward) for ours, decode, forward in parts]
+    return {"beside_plain_keras": beside, "beside_warm_keras": beside_warm, "share_of_ceiling": share,
+            "share_of_ceiling_warm": share_warm}  # fmt: skip
 
 
 def middle(values: Sequence[float], digits: int) -> str:
@@ -280,6 +294,7 @@ def shown(name: str, found: dict[str, Any]) -> str:
                 f"  {middle(found['beside_plain_keras'][way], 2):>18} x plain Keras"
                 f"  {middle(found['beside_warm_keras'][way], 2):>18} x warm"
                 f"  {middle(found['share_of_ceiling'][way], 2):>18} of decode + forward"
+                f"  {middle(found['share_of_ceiling_warm'][way], 2):>18} warm"
                 f"  differs by {found['differences'][way]:.0e}"
             )
         lines.append(line)
