@@ -352,7 +352,6 @@ def main() -> None:
         if error:
             _complain(error)
         sys.exit(code)
-    atexit.register(
-        gc.freeze
-    )  # else Python goes through all that TensorFlow has made before it ends, for over a second
+    # else Python looks for garbage in all that TensorFlow has made before it ends, for over a second
+    atexit.register(gc.freeze)
     app()
