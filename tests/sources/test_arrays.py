@@ -1,7 +1,6 @@
 import gc
 import io
 import logging
-import os
 import struct
 import tempfile
 import zipfile
@@ -98,19 +97,21 @@ def test_floats_beyond_one_have_a_reason(extracting, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_never_loaded_whole(tmp_path: Path, save) -> None:
+def test_never_loaded_whole(tmp_path: Path, save, monkeypatch: pytest.MonkeyPatch) -> None:
     """Listing 96 MB of images and reading some takes a few of them in memory, and no file stays behind."""
     images = np.zeros((500, 256, 256, 3), np.uint8)
     images[499] = 7
     save(tmp_path / "set.npz", images=images, labels=np.zeros(500, int))
-    temporary = set(os.listdir(tempfile.gettempdir()))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     del images
     gc.collect()
     before = resident()
     source = open_source(tmp_path / "set.npz")
     assert int(np.asarray(source.read(source.items[499])).max()) == 7
     assert resident() - before < 30e6
-    assert set(os.listdir(tempfile.gettempdir())) <= temporary
+    assert list(temporary.iterdir()) == []
 
 
 def test_prepended_archive(tmp_path: Path) -> None:
