@@ -58,6 +58,14 @@ class Rows:
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Rows(self._source, rows if self._chosen is None else self._chosen[rows])
 
+    def in_memory(self) -> Rows:
+        """Return the same rows, read once for all, if they take no more than a window; otherwise these."""
+        if 4 * len(self) * self.shape[1] > WINDOW_BYTES:
+            return self
+        values = self[:]
+        values.flags.writeable = False  # blocks are views of it
+        return Rows(values)
+
     @property
     def block_rows(self) -> int:
         """Number of rows that are read in one piece."""
@@ -88,6 +96,12 @@ class Rows:
         n, step = len(self), self.block_rows
         starts = rng.permutation(np.arange(0, n, step))
         window = max(1, WINDOW_BYTES // (step * 4 * max(self.shape[1], 1)))
+        if isinstance(self._source, np.ndarray) and len(starts) <= window:  # what the window would be is there already
+            order = np.empty(n, np.int64)
+            order[rng.permutation(n)] = [row for a in starts.tolist() for row in range(a, min(a + step, n))]
+            for a in range(0, n, batch_size):
+                yield order[a : a + batch_size], self[order[a : a + batch_size]]
+            return
         buffer = np.empty((min(window * step + batch_size, n), self.shape[1]), np.float32)
         numbers = np.empty(len(buffer), np.int64)
         left = 0  # rows at the end of the last window that did not fill a batch

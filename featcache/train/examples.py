@@ -72,7 +72,7 @@ def training_examples(cache: FeatureCache, layer: str) -> Examples:
         )
     images, views = cache.numbers("train", views=True, order="storage")
     return Examples(
-        Rows(cache.features("train", layer, views=True, order="storage")),
+        Rows(cache.features("train", layer, views=True, order="storage")).in_memory(),
         cache.labels("train", views=True, order="storage"),
         cache.groups("train", views=True, order="storage"),
         images,

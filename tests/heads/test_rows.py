@@ -13,13 +13,14 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Reading:
-    """A source that counts what `read` copied, and notes what it is told to expect and what is read then."""
+    """A source that counts what `read` copied, and notes what it is told to expect and what is read and got then."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values, self.shape, self.copied = values, values.shape, 0
         self.noted: list[tuple[str, tuple[int, ...]]] = []
 
     def __getitem__(self, rows: object) -> np.ndarray:
+        self.noted.append(("get", tuple(np.arange(len(self.values))[rows].tolist())))
         return self.values[rows]
 
     def expect(self, rows: object) -> None:
@@ -70,6 +71,35 @@ def test_a_shuffle_is_seeded_and_mixes() -> None:
     assert order(1) == order(1)
     assert order(1) != order(2)
     assert len({row // 4 for row in order(1)[:8]}) >= 3
+
+
+@pytest.mark.parametrize("count", [1, 7, 19, 20])
+@pytest.mark.parametrize("some", [slice(None), slice(None, None, 2)])
+def test_an_array_in_memory_is_shuffled_as_if_it_were_read(count: int, some: slice) -> None:
+    """The order of rows that fit into a window does not say where they come from, and what is yielded is a copy."""
+    chosen, found = np.arange(count)[some], []
+    for source in (X[:count].astype(np.float32), Reading(X[:count])):
+        batches = []
+        for numbers, values in Rows(source).take(chosen).shuffled(np.random.default_rng(3), 4):
+            assert np.array_equal(values, X[some][numbers])
+            batches.append(numbers.tolist())
+            values -= 1
+        found.append(batches)
+    assert found[0] == found[1]
+
+
+def test_what_fits_into_a_window_is_read_once() -> None:
+    """Rows in memory are the same and nobody can write to them; more than a window of them stays where it is."""
+    source = Reading(X[:20])
+    rows = Rows(source).in_memory()
+    source.noted.clear()
+    for part, block in rows.blocks():
+        assert np.array_equal(block, X[:20][part])
+        assert not block.flags.writeable
+    assert source.noted == []
+    larger = Reading(X[:21])
+    assert np.array_equal(next(Rows(larger).in_memory().blocks())[1], X[:4])
+    assert larger.noted == [("get", (0, 1, 2, 3))]
 
 
 def test_chosen_rows_are_shuffled_too() -> None:
