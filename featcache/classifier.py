@@ -20,7 +20,7 @@ from featcache.batching import BATCH_SIZE
 from featcache.errors import HeadError, OptionError, WeightsError
 from featcache.extractor import Extracted, Extractor, Progress
 from featcache.heads import Head
-from featcache.metrics import coverage_table, split_metrics
+from featcache.metrics import absent_classes, coverage_table, split_metrics
 from featcache.models import PixelModel, is_model
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
 from featcache.recipe import FAST_DECODE, Precision, Recipe, Request, Runtime
@@ -352,6 +352,8 @@ class ImageClassifier:
                 log.warning("every image of %s is a copy of a training image: it is not scored", split)
                 continue
             metrics[split] = found
+            if (absent := absent_classes(split, truth[scored], self.class_names)) is not None:
+                log.warning("%s", absent)
             if coverage:
                 tables[split] = coverage_table(truth[scored], probabilities[scored])
         if not metrics:
@@ -429,7 +431,4 @@ def own_source(head: Head | PixelModel) -> tuple[Source, SplitPolicy]:
     """Return the source that a head's cache was extracted from, and how it was split."""
     listing = head.card["listing"]
     opened = open_source(head.card["source"]["location"], classes=listing["classes"])
-    settings = {key: value for key, value in listing.items() if key != "classes"}
-    if settings["test_from"] is not None:
-        settings["test_from"] = tuple(settings["test_from"])
-    return opened, SplitPolicy(**settings)
+    return opened, SplitPolicy.from_listing(listing)

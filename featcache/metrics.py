@@ -90,6 +90,15 @@ def class_scores(confusion: npt.NDArray[Any], class_names: Sequence[str]) -> dic
     }
 
 
+def absent_classes(split: str, truth: npt.NDArray[np.int64], class_names: Sequence[str]) -> str | None:
+    """Return a line that names the classes of which a split has no image to score; None if it has all."""
+    absent = np.flatnonzero(np.bincount(truth[truth >= 0], minlength=len(class_names)) == 0)
+    if not len(absent):
+        return None
+    shown = ", ".join(repr(class_names[i]) for i in absent[:5].tolist()) + (", …" if len(absent) > 5 else "")
+    return f"{split} has no image of {len(absent)} of {len(class_names)} classes ({shown}): its scores leave them out"
+
+
 def split_metrics(
     truth: npt.NDArray[np.int64],
     probabilities: npt.NDArray[Any],

@@ -255,6 +255,19 @@ def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool) -> list
         reasons = {i: old.reasons[int(before[i])] for i in np.flatnonzero(failed & read).tolist()}
     if retry_failed:
         reasons = {}
+
+    def identify(rows: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Return digests, as the cache has them or of the files, and which could be read."""
+        there = (unchanged & read)[rows]
+        identities, readable = np.zeros((len(rows), 32), np.uint8), there.copy()
+        identities[there] = old.digests[before[rows[there]]]
+        others = np.flatnonzero(~there)
+        for i, (_, identity, _) in zip(others, job.hash_items(items[j] for j in rows[others].tolist()), strict=True):
+            if identity is not None:
+                identities[i], readable[i] = np.frombuffer(identity, np.uint8), True
+        return identities, readable
+
+    job.policy = job.policy.ranked(items, identify)
     settled, digests, splits = _settled(job, items, known, np.flatnonzero(unchanged & read & ~failed), before)
     to_hash = unchanged & failed & ~read  # it could not be read; perhaps it can now
     if known.rows:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from featcache.cache.shard import ShardBuilder
 from featcache.cache.writer import CacheWriter
 from featcache.errors import OptionError
 from featcache.recipe import Recipe
-from featcache.sources import SPLITS, Item, SplitPolicy, digest
+from featcache.sources import SPLITS, Item, Items, SplitPolicy, digest
 
 
 def write_arrays(
@@ -53,20 +54,26 @@ def write_arrays(
         raise OptionError(f"Expected splits to be of {', '.join(SPLITS)}, or None. Received: {sorted(wrong)}.")
     policy = SplitPolicy(validation_split=0.0 if splits is not None and any(splits) else 0.2)
     row_bytes = sum(array[:1].nbytes for array in layers.values())
-    entries = []
+    items = []
     for i, name in enumerate(names):
         stat = Path(name).stat() if paths is not None and Path(name).is_file() else None
         size, stamp = (row_bytes, 0) if stat is None else (stat.st_size, stat.st_mtime_ns)
         group = None if groups is None or groups[i] is None else str(groups[i])
-        item = Item(name, labels[i], splits[i] if splits is not None else None, size, stamp, group)
-        split = policy.split_of(item, identities[i])
-        entries.append(Entry(name, item.label, split, group, size, stamp, identities[i], None))
+        items.append(Item(name, labels[i], splits[i] if splits is not None else None, size, stamp, group))
+    digested = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, 32)
+    policy = policy.ranked(Items.of(items), lambda rows: (digested[rows], np.ones(len(rows), bool)))
+    entries = [
+        Entry(
+            item.path, item.label, policy.split_of(item, identity), item.group, item.size, item.mtime_ns, identity, None
+        )
+        for item, identity in zip(items, identities, strict=True)
+    ]
     shapes = {layer: tuple(array.shape[1:]) for layer, array in layers.items()}
     meta = {
         "fingerprint": recipe.fingerprint,
         "layers": [[layer, list(shape)] for layer, shape in shapes.items()],
         "source": {"name": path.name, "location": "arrays"},
-        "listing": {"classes": None, "validation_split": policy.validation_split, "test_from": None, "seed": 0},
+        "listing": {"classes": None, **asdict(policy)},
     }
     with CacheWriter.open_for_writing(path, recipe, None) as writer:
         if writer.meta().get("layers", meta["layers"]) != meta["layers"]:
@@ -75,7 +82,7 @@ def write_arrays(
             )
         writer.replace_listing(entries, meta)
         table = writer.rows()
-        there = table.find(np.frombuffer(b"".join(identities), np.uint8).reshape(-1, 32)) >= 0
+        there = table.find(digested) >= 0
         known = {identity for identity, old in zip(identities, there.tolist(), strict=True) if old}
         builder = ShardBuilder(recipe, shapes)
         for i in sorted(range(n), key=lambda i: hashlib.sha256(os.fsencode(names[i])).digest()):

@@ -86,10 +86,9 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None) -> I
 def _of_the_source(classifier: ImageClassifier, spec: PixelSpec, count: int) -> tuple[list[bytes], str]:
     """Return images of the source's validation set (else of any) and where they come from, or none and why."""
     try:
-        location, listing = classifier.head.card["source"]["location"], dict(classifier.head.card["listing"])
-        source = open_source(location, classes=listing.pop("classes", None))
-        test_from = listing.pop("test_from", None)
-        policy = SplitPolicy(**listing, test_from=None if test_from is None else tuple(test_from))
+        location, listing = classifier.head.card["source"]["location"], classifier.head.card["listing"]
+        source = open_source(location, classes=listing.get("classes"))
+        policy = SplitPolicy.from_listing(listing)
     except (FeatcacheError, KeyError, TypeError) as error:
         return [], "it is not known where its images lie" if isinstance(error, KeyError) else str(error)
     found: dict[bool, list[bytes]] = {True: [], False: []}

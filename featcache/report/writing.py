@@ -261,7 +261,8 @@ def _provenance(subject: Subject) -> Section:
         pairs += [(key.replace("_", " "), _text(value)) for key, value in recipe.to_dict().items()]
         pairs.append(("fingerprint", recipe.fingerprint))
     pairs.append(("source", subject.source.get("location") or "unknown"))
-    pairs.append(("listing", _text(subject.listing)))
+    shown = {key: value for key, value in subject.listing.items() if key not in ("cutoffs", "shared")}
+    pairs.append(("listing", _text(shown)))
     if cache is not None:
         pairs.append(("cache", str(cache.path.absolute())))
         if cache.views:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import OptionError
-from featcache.sources.columns import PIECE, Words
+from featcache.sources.columns import PIECE, Ints, Words
+from featcache.sources.digests import Digests
 from featcache.sources.source import SPLITS, Item, Items, Source
+
+RANKED_BELOW = 200
+"""Classes with fewer images are split by rank: the wanted number of images with the smallest draws."""
+
+_EXACT_BELOW = 50
+_NEVER = 2.0  # no draw reaches it
+
+Identify = Callable[[Ints], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]
+"""From rows of a listing to their digests, shape (k, 32), and which of them could be read, shape (k,)."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +43,38 @@ class SplitPolicy:
         Part of the training images that becomes test, 0 ≤ x < 1; with `validation_split` less than 1.
         Default: 0.
 
+    Attributes
+    ----------
+    cutoffs : mapping of str to (float, float, float)
+        For each small class: draws below the first are validation, from the second on test; of the draws for
+        `test_from`, those below the third. Set by `ranked`.
+    shared : sequence of str
+        Images and groups of several small classes (64 hex digits), which the cutoffs do not apply to.
+
     Notes
     -----
-    An image's side is decided by SHA-256 of the seed and its digest (its group, if it has one) alone: adding
-    images never moves an old one, and copies of an image are on one side. Validation and test are the
-    two ends of one draw: raising either takes images from train and leaves the other as it was.
+    An image's draw is a number from 0 to 1, SHA-256 of the seed and its digest (its group, if it has one): copies
+    of an image are on one side, and adding images never moves an old one of a large class. In a class of fewer than
+    50 images, the round(share × n) images with the smallest draws are taken, at least one of 5 or more; one more
+    image then moves at most one old one. From 50 to `RANKED_BELOW` images the number moves, one at a time, to that
+    of the plain draw, so that this holds while a class grows. Validation and test are the two ends of one draw:
+    raising either takes images from train and leaves the other as it was.
     """
 
     validation_split: float | None = None
     test_from: tuple[str, float] | None = None
     seed: int = 0
     test_split: float | None = None
+    cutoffs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    shared: Sequence[str] = ()
+
+    @classmethod
+    def from_listing(cls, listing: Mapping[str, Any]) -> SplitPolicy:
+        """Return the policy that a cache's manifest or a head's card keeps; raise `TypeError` if it is none."""
+        kept = {key: value for key, value in listing.items() if key != "classes"}
+        if kept.get("test_from") is not None:
+            kept["test_from"] = tuple(kept["test_from"])
+        return cls(**kept)
 
     def __post_init__(self) -> None:
         for name in ("validation_split", "test_split"):
@@ -87,18 +121,86 @@ class SplitPolicy:
         default = 0.0 if brought else 0.2
         return replace(self, validation_split=default if self.validation_split is None else self.validation_split)
 
+    def ranked(self, items: Items, identify: Identify) -> SplitPolicy:
+        """Return the policy with the cutoffs of the small classes of a listing.
+
+        Parameters
+        ----------
+        items : Items
+            All images.
+        identify : callable
+            Called with the rows of the small classes, if there are any.
+        """
+        if not (self.validation_split or self.test_split or self.test_from):
+            return self
+        rows = self._small(items)
+        if not len(rows):
+            return replace(self, cutoffs={}, shared=())
+        digests, readable = identify(rows)
+        rows, identities = rows[readable], digests[readable].copy()
+        labels, groups = items.labels.codes[rows], items.groups.codes[rows]
+        for code in np.unique(groups[groups >= 0]).tolist():
+            identities[groups == code] = np.frombuffer(_group_identity(items.groups.names[code]), np.uint8)
+        pairs, first = np.unique(
+            np.concatenate([identities, labels.astype(">i4").view(np.uint8).reshape(-1, 4)], axis=1),
+            axis=0, return_index=True,
+        )  # fmt: skip
+        same = np.all(pairs[1:, :32] == pairs[:-1, :32], axis=1)
+        several = np.append(False, same) | np.append(same, False)
+        across = np.isin(groups[first], _groups_of_several_classes(items))
+        alone, shared = first[~(several | across)], first[several | across]
+        brought = items.splits.among(SPLITS)[rows]
+        cutoffs = {
+            items.labels.names[code]: self._cutoffs(identities[own], brought[own])
+            for code in np.unique(labels[alone]).tolist()
+            for own in [alone[labels[alone] == code]]
+        }
+        return replace(self, cutoffs=cutoffs, shared=sorted({identities[i].tobytes().hex() for i in shared.tolist()}))
+
+    def _small(self, items: Items) -> Ints:
+        """Return the rows of classes with fewer than `RANKED_BELOW` images to draw; a group counts once."""
+        labels, groups = items.labels.codes.astype(np.int64), items.groups.codes.astype(np.int64)
+        drawn = labels >= 0
+        drawn &= items.splits.among(SPLITS) <= (1 if self.test_from else 0)
+        grouped = np.flatnonzero(drawn & (groups >= 0))
+        once = np.unique(labels[grouped] * (len(items.groups.names) + 1) + groups[grouped], return_index=True)[1]
+        counted = np.concatenate([labels[drawn & (groups < 0)], labels[grouped[once]]])
+        small = np.bincount(counted, minlength=len(items.labels.names) + 1) < RANKED_BELOW
+        return np.flatnonzero(drawn & small[labels])
+
+    def _cutoffs(self, identities: npt.NDArray[np.uint8], brought: Ints) -> list[float]:
+        """Return the cutoffs of a class, given its distinct images (n, 32) and the splits the source brings."""
+        free = brought <= 0
+        draws = self._draws(b"validation", identities)
+        ordered = np.sort(draws[free])
+        below = _taken(ordered, self.validation_split or 0.0, len(ordered) - 1)
+        above = _taken(1 - ordered[::-1], self.test_split or 0.0, len(ordered) - 1 - below)
+        low = float(ordered[below]) if below else 0.0
+        high = float(ordered[len(ordered) - above]) if above else _NEVER
+        second = 0.0
+        if self.test_from:
+            split = np.where(free, np.where(draws < low, 1, np.where(draws >= high, 2, 0)), brought)
+            left = np.sort(self._draws(b"test", identities[split == SPLITS.index(self.test_from[0])]))
+            count = _taken(left, self.test_from[1], len(left) - 1)
+            second = float(left[count]) if count else 0.0
+        return [low, high, second]
+
     def split_of(self, item: Item, identity: bytes) -> str:
         """Return the split of an image, given its digest (32 bytes); a group's images are drawn together."""
         split = item.split or "train"
         if item.group is not None:
-            identity = hashlib.sha256(item.group.encode("utf-8", "surrogateescape")).digest()
+            identity = _group_identity(item.group)
+        low, high, second = self._plain_cutoffs
+        own = self.cutoffs.get(item.label or "")
+        if own is not None and identity not in self._exempt:
+            low, high, second = own
         if split == "train":
             drawn = self._draw(b"validation", identity)
-            if drawn < (self.validation_split or 0):
+            if drawn < low:
                 split = "validation"
-            elif drawn >= 1 - (self.test_split or 0):
+            elif drawn >= high:
                 split = "test"
-        if self.test_from and split == self.test_from[0] and self._draw(b"test", identity) < self.test_from[1]:
+        if self.test_from and split == self.test_from[0] and self._draw(b"test", identity) < second:
             split = "test"
         return split
 
@@ -108,10 +210,23 @@ class SplitPolicy:
             brought = items.splits.among(SPLITS)
             return Words(np.where(brought < 0, 0, brought), SPLITS)
         if not items.splits.names and not items.groups.names and not self.test_from:
-            drawn = self._draws(b"validation", digests)
-            late = drawn >= 1 - (self.test_split or 0)
-            return Words(np.where(drawn < (self.validation_split or 0), 1, np.where(late, 2, 0)), SPLITS)
+            drawn, plain = self._draws(b"validation", digests), self._plain_cutoffs
+            limits = np.array([*(self.cutoffs.get(name, plain) for name in items.labels.names), plain])
+            low, high = limits[items.labels.codes, 0], limits[items.labels.codes, 1]
+            if self._exempt:
+                exempt = Digests.of(self._exempt).find(digests) >= 0
+                low[exempt], high[exempt] = plain[:2]
+            return Words(np.where(drawn < low, 1, np.where(drawn >= high, 2, 0)), SPLITS)
         return Words.of(map(self.split_of, items, (bytes(row) for row in digests)))
+
+    @cached_property
+    def _exempt(self) -> frozenset[bytes]:
+        return frozenset(map(bytes.fromhex, self.shared))
+
+    @property
+    def _plain_cutoffs(self) -> tuple[float, float, float]:
+        second = self.test_from[1] if self.test_from else 0.0
+        return self.validation_split or 0.0, 1 - (self.test_split or 0.0), second
 
     def _draws(self, purpose: bytes, identities: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return what `_draw` says of many identities (n, 32), shape (n,)."""
@@ -126,3 +241,30 @@ class SplitPolicy:
     def _draw(self, purpose: bytes, identity: bytes) -> float:
         drawn = hashlib.sha256(b"featcache %s %d " % (purpose, self.seed) + identity).digest()
         return int.from_bytes(drawn[:8], "big") / 2**64
+
+
+def _group_identity(group: str) -> bytes:
+    return hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest()
+
+
+def _groups_of_several_classes(items: Items) -> Ints:
+    """Return the codes of groups whose images have more than one label."""
+    labels, groups = items.labels.codes.astype(np.int64), items.groups.codes.astype(np.int64)
+    grouped = (groups >= 0) & (labels >= 0)
+    pairs = np.unique(groups[grouped] * (len(items.labels.names) + 1) + labels[grouped])
+    codes, counts = np.unique(pairs // (len(items.labels.names) + 1), return_counts=True)
+    return codes[counts > 1]
+
+
+def _taken(draws: npt.NDArray[np.float64], share: float, most: int) -> int:
+    """Return how many of a class's draws, in ascending order, a share takes: `most` at most."""
+    n = len(draws)
+    if not share:
+        return 0
+    count = int(share * min(n, _EXACT_BELOW - 1) + 0.5)
+    if n >= 5:
+        count = max(count, 1)
+    if n >= _EXACT_BELOW:  # towards the plain draw, by no more than one for each further image
+        plain = int(np.searchsorted(draws, share))
+        count = min(max(plain, count), count + n - (_EXACT_BELOW - 1))
+    return max(0, min(count, most))

@@ -23,6 +23,7 @@ from featcache.files import csv_text
 from featcache.heads import HEADS, Head, Rows
 from featcache.logme import logme
 from featcache.memory import Peak, available
+from featcache.metrics import absent_classes
 from featcache.recipe import canonical_json
 from featcache.significance import holm, mcnemar
 from featcache.sources import Digests
@@ -173,6 +174,9 @@ def compare(
             f"Expected validation images to rank by, or --cv K to rank by folds. Received: {first.splits} in "
             f"{str(first.path)!r}."
         )
+    for split in set(first.splits) & ({"validation", "test"} if cv is None else {"test"}):
+        if (absent := absent_classes(split, first.labels(split), first.class_names)) is not None:
+            log.warning("%s", absent)
     names = names or _heads(first)
     rows = {cache.path: rows_digest(cache) for cache in opened}
     tasks = [

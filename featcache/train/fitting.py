@@ -15,6 +15,7 @@ from featcache.cache.writer import versions
 from featcache.errors import GateError, HeadError, OptionError
 from featcache.heads import Head
 from featcache.heads.store import FOLDER
+from featcache.metrics import absent_classes
 from featcache.sources import DigestSet, folder_name
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
@@ -162,6 +163,8 @@ def score(head: Head, cache: FeatureCache) -> dict[str, Any]:
             log.warning("every image of %s is a copy of a training image: it is not scored", split)
         else:
             result[split] = found
+            if (absent := absent_classes(split, examples.labels[examples.scored], head.class_names)) is not None:
+                log.warning("%s", absent)
     return result
 
 

@@ -35,9 +35,11 @@ def test_splits_follow_the_policy_or_are_given(tmp_path: Path) -> None:
     policy = SplitPolicy(0.2)
     for entry in cache.entries:
         by_group.setdefault(entry.group, set()).add(entry.split)
-        drawn = policy._draw(b"validation", hashlib.sha256(entry.group.encode()).digest()) < 0.2
-        assert entry.split == ("validation" if drawn else "train")
     assert all(len(splits) == 1 for splits in by_group.values())
+    for label in range(2):  # of 15 groups of a class the three with the smallest draws
+        names = {entry.group for entry in cache.entries if entry.label == str(label)}
+        first = sorted(names, key=lambda name: policy._draw(b"validation", hashlib.sha256(name.encode()).digest()))
+        assert {name for name in names if by_group[name] == {"validation"}} == set(first[:3])
     given = (["train"] * 20 + ["test"] * 10) * 2
     cache = FeatureCache.from_arrays(X, Y, None, SPEC, path=tmp_path / "b", splits=given)
     assert cache.splits == {"train": 40, "test": 20}

@@ -1,13 +1,18 @@
 import hashlib
+import json
+import random
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from conftest import random_image, write_image
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.classifier import ImageClassifier
 from featcache.errors import OptionError
-from featcache.sources import Item, SplitPolicy, open_source
+from featcache.sources import Item, Items, SplitPolicy, open_source
 from featcache.train import fit_head
 
 ITEM = Item("a", "x", None, 1, 1)
@@ -111,3 +116,86 @@ def test_evaluation_repeats_the_test_split(extracting, photos: Path, tmp_path: P
     head = fit_head(cache)
     assert "test" in head.metrics
     assert ImageClassifier.load(head.path).evaluate()["metrics"] == head.metrics
+
+
+def ranked(policy: SplitPolicy, images: dict[tuple[str, str, str | None], bytes]) -> dict[str, str]:
+    """Return the split of images, given by path, label and group, with what they hold; checks both ways to ask."""
+    items = Items.of(Item(path, label, None, 1, 1, group) for path, label, group in images)
+    digests = np.array([list(hashlib.sha256(content).digest()) for content in images.values()], np.uint8)
+    policy = policy.ranked(items, lambda rows: (digests[rows], np.ones(len(rows), bool)))
+    policy = SplitPolicy.from_listing(json.loads(json.dumps({**asdict(policy), "classes": None})))
+    splits = list(policy.splits_of(items, digests))
+    assert splits == [policy.split_of(item, bytes(row)) for item, row in zip(items, digests, strict=True)]
+    return {path: str(split) for (path, *_), split in zip(images, splits, strict=True)}
+
+
+def of_class(label: str, count: int, start: int = 0) -> dict[tuple[str, str, str | None], bytes]:
+    return {(f"{label}{i}", label, None): f"{label} {i}".encode() for i in range(start, start + count)}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 12, 49])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_class_has_its_share(n: int, seed: int) -> None:
+    """Of each class below 50 images the rounded share is validation, and one of 5 or more, whatever is drawn."""
+    found = ranked(SplitPolicy(0.2, seed=seed), of_class("a", n) | of_class("b", n))
+    for label in "ab":
+        there = [split for path, split in found.items() if path.startswith(label)]
+        assert there.count("validation") == int(0.2 * n + 0.5)
+    few = list(ranked(SplitPolicy(0.05, seed=seed, test_split=0.05), of_class("a", n)).values())
+    assert few.count("validation") == few.count("test") == (1 if n >= 5 else 0) + (1 if n == 49 else 0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(share=st.sampled_from([0.01, 0.1, 0.2, 0.5, 0.8]), seed=st.integers(0, 1000), order=st.randoms())
+def test_one_more_image_moves_one_at_most(share: float, seed: int, order: random.Random) -> None:
+    """While a class grows to hundreds of images, each new one moves one old one to the other side at most."""
+    images = list(of_class("a", 230).items())
+    order.shuffle(images)
+    policy, before = SplitPolicy(share, seed=seed), dict[str, str]()
+    for n in range(1, len(images) + 1):
+        now = ranked(policy, dict(images[:n]))
+        assert sum(now[path] != split for path, split in before.items()) <= 1, n
+        before = now
+    plain = [policy.split_of(ITEM, hashlib.sha256(content).digest()) for _, content in images]
+    assert list(before.values()) == plain
+
+
+def test_small_classes_leave_something_to_train_on() -> None:
+    """However large the share, one image of a small class stays in train."""
+    found = ranked(SplitPolicy(0.6, test_split=0.39), of_class("a", 3) | of_class("b", 7))
+    assert {path[0] for path, split in found.items() if split == "train"} == {"a", "b"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_and_copies_of_small_classes_stay_together(seed: int) -> None:
+    """A group is on one side, of two classes too, and so are copies, with two labels too."""
+    shots = {(f"{label}{group}{i}", label, group): f"{label}{group}{i}".encode()
+             for label in "ab" for group in ("both", f"only {label}") for i in range(3)}  # fmt: skip
+    copies = {("c0", "a", None): b"a 3", ("c1", "b", None): b"a 4", ("c2", "c", None): b"a 5"}
+    found = ranked(SplitPolicy(0.4, seed=seed, test_split=0.2),
+                   of_class("a", 9) | of_class("b", 9) | of_class("c", 9) | shots | copies)  # fmt: skip
+    for group in ("both", "only a", "only b"):
+        assert len({split for path, split in found.items() if group in path}) == 1
+    assert found["c0"] == found["a3"]
+    assert found["c1"] == found["a4"]
+    assert found["c2"] == found["a5"]
+
+
+def test_unreadable_images_are_not_counted() -> None:
+    """An image without a digest has no rank."""
+    items = Items.of(Item(path, label, None, 1, 1) for path, label, _ in of_class("a", 10))
+    digests = np.array([[i] * 32 for i in range(10)], np.uint8)
+    policy = SplitPolicy(0.2).ranked(items, lambda rows: (digests[rows], rows >= 5))
+    assert list(policy.splits_of(items.take(np.arange(5, 10)), digests[5:])).count("validation") == 1
+
+
+def test_a_small_set_has_every_class_in_validation(extracting, tmp_path: Path) -> None:
+    """With eight pictures of each of two classes each has two to validate, and a second run changes nothing."""
+    for i in range(8):
+        for label, shade in (("cats", 60), ("dogs", 160)):
+            write_image(tmp_path / "p" / label / f"{i}.png", random_image(i) // 4 + np.uint8(shade))
+    cache = extracting(tmp_path / "p", tmp_path / "c")
+    assert np.bincount(cache.labels("validation")).tolist() == [2, 2]
+    again = extracting(tmp_path / "p", tmp_path / "c")
+    assert again.report.computed == 0
+    assert list(again.entries) == list(cache.entries)

@@ -9,10 +9,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from featcache.classifier import ImageClassifier
 from featcache.errors import GateError, HeadError, OptionError
 from featcache.heads import HEADS, Head
 from featcache.sources import ArraySource
-from featcache.train import fit_head
+from featcache.train import compare, fit_head
 
 
 @pytest.fixture
@@ -92,8 +93,10 @@ def test_unfinished_cache_is_a_warning(extracting, photos: Path, tmp_path: Path,
 
 def test_no_training_images(extracting, tmp_path: Path) -> None:
     """A cache without train rows is one clear error."""
-    write_image(tmp_path / "photos" / "a" / "1.png", random_image(0))
-    cache = extracting(tmp_path / "photos", tmp_path / "c", validation_split=0.99, seed=1)
+    write_image(tmp_path / "photos" / "validation" / "a" / "1.png", random_image(0))
+    (tmp_path / "photos" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "photos" / "train" / "a" / "2.png").write_text("no image")
+    cache = extracting(tmp_path / "photos", tmp_path / "c")
     with pytest.raises(HeadError, match="Expected training images"):
         fit_head(cache)
 
@@ -184,3 +187,16 @@ def test_a_place_that_cannot_be_written_is_said_before_training(made, tmp_path: 
     monkeypatch.setattr("featcache.train.fitting._trained", lambda *_, **__: pytest.fail("was trained"))
     with pytest.raises(HeadError, match="holds other files"):
         fit_head(made(), out=tmp_path)
+
+
+def test_a_class_without_validation_images_is_said(extracting, split_photos: Path, tmp_path: Path, caplog) -> None:
+    """Where a split has no image of a class, fitting, comparing and evaluating say so."""
+    for path in (split_photos / "validation" / "light").iterdir():
+        path.unlink()
+    cache = extracting(split_photos, tmp_path / "c")
+    line = "validation has no image of 1 of 2 classes ('light'): its scores leave them out"
+    for score in (lambda: fit_head(cache), lambda: compare(cache, ["ridge"], jobs=1),
+                  lambda: ImageClassifier.load(tmp_path / "c" / "heads" / "logreg-mix").evaluate()):  # fmt: skip
+        caplog.clear()
+        score()
+        assert line in caplog.text
