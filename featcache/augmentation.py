@@ -70,9 +70,9 @@ class Augmentation:
         if self.fill not in choices(Fill):
             raise OptionError(f"Expected fill to be one of {', '.join(choices(Fill))}. Received: {self.fill!r}.")
         if not isinstance(self.flip, bool):
-            raise OptionError(f"Expected flip without a value. Received: flip={self.flip!r}.")
+            raise OptionError(f"flip takes no value. Received: flip={self.flip!r}.")
         if not self.flip and not any(getattr(self, name) for name in limits):
-            raise OptionError(f"Expected something to augment by: flip, {', '.join(limits)}. Received: nothing.")
+            raise OptionError(f"The augmentation is empty. Choose at least one of: flip, {', '.join(limits)}.")
 
     @classmethod
     def parse(cls, text: str, *, fill: str = "nearest", seed: int = 0) -> Augmentation:
@@ -92,7 +92,7 @@ class Augmentation:
             except ValueError:
                 values[name] = value
             if name not in names:
-                raise OptionError(f"Expected to augment by {', '.join(names)}. Received: {part!r}.")
+                raise OptionError(f"Unknown augmentation {part!r}. The augmentations are: {', '.join(names)}.")
         return cls(**values, fill=fill, seed=seed)  # type: ignore[arg-type]
 
     @property

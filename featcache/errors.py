@@ -14,7 +14,8 @@ FeatcacheError
 ├── ExportError        a model cannot be exported, or others would not get its numbers
 └── GateError          a required score was not reached
 
-Messages are one line: what was expected, what was received, what to do next.
+Messages are one line: what is wrong, what was found, what to do next. Arguments are in backticks (`image_size`), which
+the command line shows as options (--image-size). "Expected … Received: name=value" is for a value of the wrong kind.
 """
 
 from __future__ import annotations

@@ -311,8 +311,8 @@ class Extractor:
         except (tf.errors.ResourceExhaustedError, MemoryError):
             if size == 1:
                 raise BaseError(
-                    f"Expected memory for one image at {self.base.height}x{self.base.width}. Received: none left. "
-                    "Take a smaller --image-size."
+                    f"Not enough memory for one image at {self.base.height}x{self.base.width} pixels. Choose a "
+                    "smaller `image_size`."
                 ) from None
             half = size // 2
             log.warning("out of memory: going on with a batch size of %d", half)
@@ -332,8 +332,7 @@ class Extractor:
                     option = "--dtype float32" if self.recipe.dtype == "float16" else "--precision float32"
                     advice = f"float16 ends at 65504: take {option}"
                 raise BaseError(
-                    f"Expected finite features. Received: inf or NaN in layer {layer!r} for image "
-                    f"{owners[int(np.argmin(finite))]!r}; {advice}."
+                    f"Layer {layer!r} gives inf or NaN for image {owners[int(np.argmin(finite))]!r}; {advice}."
                 )
 
 
@@ -530,7 +529,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_is_fitted(self, "n_features_out_")
         if isinstance(X, str | os.PathLike):
-            raise ImageError(f"Expected a list of image files. Received: {os.fspath(X)!r}. Put it into a list.")
+            raise ImageError(
+                f"X must be a list of image files. Received: the single path {os.fspath(X)!r}. Put it into a list."
+            )
         if not hasattr(self, "extractor_"):
             self.extractor_ = self._loaded()
         if not len(X):
@@ -538,7 +539,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         rows = []
         source = files_source(X)
         if len(source.items) != len(X):
-            raise ImageError("Expected image files. Received: a folder among them. List its files.")
+            raise ImageError(
+                "X must be a list of image files, but there is a folder in it. List the files of the folder."
+            )
         for extracted in self.extractor_.stream(source, source.items, batch_size=self.batch_size):
             if extracted.reason is not None:
                 raise ImageError(f"{extracted.item.path}: {extracted.reason}")

@@ -145,7 +145,7 @@ def _spectrum(gram: Floats) -> tuple[Floats, Floats, float]:
     from scipy.linalg import eigh
 
     if not np.isfinite(gram).all():
-        raise OptionError("Expected finite features. Received: some that are not, or whose squares are not.")
+        raise OptionError("Some features, or their squares, are not finite numbers.")
     if not gram.any():
         return np.empty(0), np.empty((len(gram), 0)), 1.0
     values, vectors = eigh(gram, lower=False, overwrite_a=True, check_finite=False)

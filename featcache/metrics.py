@@ -59,7 +59,7 @@ def classification_metrics(
     """
     n = len(truth)
     if n == 0:
-        raise OptionError("Expected at least one image to score. Received: none.")
+        raise OptionError("There is no image to score.")
     size, predicted = len(class_names), probabilities.argmax(axis=1)
     confusion = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
     correct = int(np.trace(confusion))
@@ -142,7 +142,7 @@ def coverage_table(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]
     """
     n = len(truth)
     if n == 0:
-        raise OptionError("Expected at least one image to choose a threshold by. Received: none.")
+        raise OptionError("There is no image to choose a threshold by.")
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == truth
     ordered = np.sort(confidence)[::-1]

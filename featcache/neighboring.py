@@ -131,8 +131,8 @@ def _features(cache: FeatureCache, rows: Rows, file: Path, layer: str) -> Floats
     """Return the features (d,) of a file: those of its content, if the cache has them, or from the base."""
     if not file.is_file():
         raise OptionError(
-            f"Expected an image of {str(cache.path)!r}, by its path there, or a file. Received: {str(file)!r}. "
-            "audit --json and export-cache show the paths."
+            f"{str(file)!r} is neither an image of {str(cache.path)!r}, by its path there, nor a file. "
+            "`featcache export-cache` shows the paths."
         )
     content = read_file(file)
     digests = cache.digests(order="storage")
@@ -148,13 +148,13 @@ def _features(cache: FeatureCache, rows: Rows, file: Path, layer: str) -> Floats
     extractor = Extractor(Request.from_dict(described))
     if extractor.recipe != cache.recipe:
         raise OptionError(
-            f"Expected the base that {str(cache.path)!r} was extracted with. Received another: "
+            f"The base is not the one that {str(cache.path)!r} was extracted with: "
             f"{'; '.join(cache.recipe.differences(extractor.recipe))}. Put its files back, or extract again."
         )
     source = files_source([file])
     (extracted,) = extractor.stream(source, source.items)
     if extracted.reason is not None:
-        raise ImageError(f"Expected an image. Received: {str(file)!r}: {extracted.reason}. Name another.")
+        raise ImageError(f"{str(file)!r} cannot be used: {extracted.reason}. Name another image.")
     values: Floats = np.asarray(extracted.views[0][layer], np.float32).reshape(-1)
     return values
 

@@ -215,9 +215,8 @@ class Known:
             return  # rows without a listing: the manifest was rebuilt from its shards
         if job.first_shared(_Plain(self.rows)) is None:
             raise CacheError(
-                f"Expected the source of the cache {str(job.folder)!r}, {self.location!r}. Received: "
-                f"{job.source.location!r}, which shares no image with it. Choose another --cache, or "
-                "--replace-source if you mean it."
+                f"The cache {str(job.folder)!r} is of the source {self.location!r}, which shares no image with "
+                f"{job.source.location!r}. Choose another `cache`, or use `replace_source` if you mean it."
             )
 
 

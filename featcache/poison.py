@@ -97,8 +97,8 @@ class Journal:
         hung = sorted(path for path, start in list(self._active.values()) if now - start > LIMIT)
         if hung:
             raise HungError(
-                f"Expected images to be decoded within {LIMIT:g} s. Received: no end to {', '.join(map(repr, hung))}. "
-                "The same extraction, run again, records it and goes on."
+                f"The decoding of {', '.join(map(repr, hung))} did not end within {LIMIT:g} s. Run the same "
+                "extraction again: it records the image and resumes."
             )
 
     def _write(self, content: bytes, slot: int) -> None:

@@ -244,7 +244,7 @@ class PredictionFile:
 
     def __init__(self, out: Path, answering: Answering, identity: Mapping[str, Any]) -> None:
         if out.suffix not in _LAYOUTS or out.is_dir():
-            raise OptionError(f"Expected --out FILE.csv or FILE.jsonl. Received: {str(out)!r}.")
+            raise OptionError(f"Predictions are written to a .csv or .jsonl file. Received: `out`={str(out)!r}.")
         self.out, self.partial, self._state = out, *own_files(out)[1:]
         self.resumed = self._unsure = self._kept = 0
         self._skipped: list[dict[str, str]] = []
@@ -336,22 +336,19 @@ class PredictionFile:
             others = [name for name in self._identity if known.get(name) != self._identity[name]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise OptionError(
-                f"Expected {self._state.name!r} beside {str(self.partial)!r}, to say what it is of. Received: none "
-                f"that can be read. {advice}"
+                f"{self._state.name!r}, which says what {str(self.partial)!r} is of, is missing or cannot be "
+                f"read. {advice}"
             ) from None
         if others and rows:
             raise OptionError(
-                f"Expected {str(self.partial)!r} to be of this command. Received: one of another "
-                f"{', '.join(others)}. {advice}"
+                f"{str(self.partial)!r} is of another command: it has another {', '.join(others)}. {advice}"
             )
         digest = hashlib.sha256()
         self._file.seek(0)
         for start in range(0, size, 1 << 20):
             digest.update(self._file.read(min(1 << 20, size - start)))
         if digest.hexdigest() != expected:
-            raise OptionError(
-                f"Expected {str(self.partial)!r} as it was written. Received: one that was changed since. {advice}"
-            )
+            raise OptionError(f"{str(self.partial)!r} was changed since it was written. {advice}")
         self._file.truncate(size)
         if rows:
             with self.partial.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
@@ -366,8 +363,8 @@ class PredictionFile:
             yield
         except OSError as error:
             raise OptionError(
-                f"Expected to write {str(self.out)!r}. Received: {error.strerror or error}. Free some space or mend "
-                "its folder's permissions, and run the same command again; or choose another --out."
+                f"{str(self.out)!r} cannot be written: {error.strerror or error}. Free some space or mend the "
+                "folder's permissions, and run the same command again; or choose another `out`."
             ) from None
 
 
@@ -398,7 +395,4 @@ def _open_locked(path: Path) -> BinaryIO:
 
 
 def _busy(path: Path) -> OptionError:
-    return OptionError(
-        f"Expected to be the only writer of {str(path)!r}. Received: another process is writing it. Wait for it, or "
-        "choose another --out."
-    )
+    return OptionError(f"Another process is writing {str(path)!r}. Wait for it, or choose another `out`.")

@@ -168,7 +168,10 @@ def _right(
     """Train a ridge head and return which images of the other side it has right."""
     classes, labels = np.unique(train_side.labels, return_inverse=True)
     if len(classes) < 2:
-        raise OptionError(f"Expected at least two classes in train. Received: {len(classes)}. Add images of others.")
+        raise OptionError(
+            f"Advice needs training images of at least two classes, but there are {len(classes)}. Add images "
+            "of other classes."
+        )
     if not len(test_side):
         return np.empty(0, bool)
     names = [cache.class_names[i] for i in classes.tolist()]

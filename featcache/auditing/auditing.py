@@ -71,7 +71,7 @@ def audit(
     if most < 1:
         raise OptionError(f"Expected 1 or more images to compare. Received: most={most}.")
     if not len(cache):
-        raise OptionError(f"Expected images with features in {str(cache.path)!r}. Received: none. Run extract first.")
+        raise OptionError(f"The cache {str(cache.path)!r} has no images with features. Run `featcache extract` first.")
     originals = Originals(cache)
     usable = cache.usable
     numbers = cache.numbers(order="storage")[0]

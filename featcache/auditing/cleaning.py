@@ -75,15 +75,15 @@ def clean(
     known = {entry.path for entry in cache.entries}
     if unknown := [path for path in chosen if path not in known]:
         raise OptionError(
-            f"Expected images of {str(cache.path)!r} in {str(decisions)!r}. Received: {len(unknown)} others, such as "
-            f"{', '.join(map(repr, unknown[:_SHOWN]))}. Take paths as audit --out writes them."
+            f"{len(unknown)} paths in {str(decisions)!r} are not images of {str(cache.path)!r}, such as "
+            f"{', '.join(map(repr, unknown[:_SHOWN]))}. Use paths as `featcache audit --out` writes them."
         )
     kept = [entry for entry in cache.entries if chosen.get(entry.path, ("keep", ""))[0] != "drop"]
     gone = [entry.path for entry in kept if originals.file(entry) is None]
     if kept and len(gone) == len(kept):
         raise OptionError(
-            f"Expected images that are files under {str(originals.root)!r}. Received: none of {len(kept):,}. "
-            "A cleaned source can be made of folders and tables, where they lie."
+            f"None of the {len(kept):,} images is a file under {str(originals.root)!r}. Only folders and "
+            "tables can be cleaned, while they lie where they were extracted from."
         )
     missing = set(gone)
     rows = [["path", "label", "split", "group"]]
@@ -104,9 +104,9 @@ def _check_target(cache: FeatureCache, decisions: Path, target: Path) -> None:
     source = Path(cache.source["location"] or ".").absolute()
     for taken, what in ((source, "the source itself"), (decisions.absolute(), "the decisions")):
         if os.path.realpath(taken) == os.path.realpath(target):
-            raise OptionError(f"Expected another file to write to. Received: {str(target)!r}, which is {what}.")
+            raise OptionError(f"{str(target)!r} cannot be written, because it is {what}. Choose another `out`.")
     if target.suffix.lower() != ".csv":
-        raise OptionError(f"Expected a .csv file to write to. Received: {str(target)!r}.")
+        raise OptionError(f"The cleaned source is a table, so its name must end in .csv. Received: {str(target)!r}.")
 
 
 def _decisions(path: Path) -> dict[str, tuple[str, str]]:
@@ -115,7 +115,9 @@ def _decisions(path: Path) -> dict[str, tuple[str, str]]:
         reader = csv.DictReader(file)
         header = list(reader.fieldnames or [])
         if "path" not in header:
-            raise OptionError(f"Expected a column path in {str(path)!r}. Received: {', '.join(header) or 'none'}.")
+            raise OptionError(
+                f"The table {str(path)!r} has no column 'path'. Its columns are: {', '.join(header) or 'none'}."
+            )
         everything = "action" not in header
         chosen: dict[str, tuple[str, str]] = {}
         for row in reader:
@@ -126,9 +128,9 @@ def _decisions(path: Path) -> dict[str, tuple[str, str]]:
             if not action:
                 continue
             if action not in ACTIONS:
-                raise OptionError(f"Expected an action: {', '.join(ACTIONS)}. Received: {action!r} in {where}.")
+                raise OptionError(f"{where}: unknown action {action!r}. The actions are: {', '.join(ACTIONS)}.")
             if action == "relabel" and not label:
-                raise OptionError(f"Expected a new_label to relabel {image!r} to. Received: none in {where}.")
+                raise OptionError(f"{where}: {image!r} is to be relabelled, but its new_label is empty. Fill it in.")
             if chosen.setdefault(image, (action, label)) != (action, label):
-                raise OptionError(f"Expected one action for {image!r}. Received: another one in {where}.")
+                raise OptionError(f"{where}: {image!r} has another action than in an earlier line. Keep one of them.")
     return chosen

@@ -38,7 +38,7 @@ def write_arrays(
     n = _length(layers, y=y, paths=paths, splits=splits, groups=groups, digests=digests)
     names = [f"{i:0{len(str(n - 1))}d}" for i in range(n)] if paths is None else [os.fspath(one) for one in paths]
     if len(set(names)) != n:
-        raise OptionError(f"Expected every path once. Received: {n} paths, {len(set(names))} of them distinct.")
+        raise OptionError(f"Every path must be there once. Received: {n} paths, {len(set(names))} of them different.")
     halves = all(array.dtype == np.float16 for array in layers.values())
     recipe = Recipe(
         architecture="", weights="", layers=tuple(layers), pooling="none", image_size=(0, 0), resize="stretch",
@@ -48,10 +48,10 @@ def write_arrays(
     labels = _labels(y, n, class_names)
     identities = _identities(layers, names, paths is not None) if digests is None else list(digests)
     if any(len(identity) != 32 for identity in identities):
-        raise OptionError("Expected digests of 32 bytes, such as SHA-256's. Received: others.")
+        raise OptionError("`digests` must have 32 bytes each, as SHA-256 has. Some have another length.")
     wrong = {split for split in splits or () if split not in (None, *SPLITS)}
     if wrong:
-        raise OptionError(f"Expected splits to be of {', '.join(SPLITS)}, or None. Received: {sorted(wrong)}.")
+        raise OptionError(f"`splits` must be {', '.join(SPLITS)} or None. Received: {sorted(wrong)}.")
     policy = SplitPolicy(validation_split=0.0 if splits is not None and any(splits) else 0.2)
     row_bytes = sum(array[:1].nbytes for array in layers.values())
     items = []
@@ -78,7 +78,8 @@ def write_arrays(
     with CacheWriter.open_for_writing(path, recipe, None) as writer:
         if writer.meta().get("layers", meta["layers"]) != meta["layers"]:
             raise OptionError(
-                f"Expected layers {writer.meta()['layers']} as in {str(path)!r}. Received: {meta['layers']}."
+                f"The cache {str(path)!r} has the layers {writer.meta()['layers']}. Received: {meta['layers']}. "
+                "Choose another path."
             )
         writer.replace_listing(entries, meta)
         table = writer.rows()
@@ -92,8 +93,8 @@ def write_arrays(
             for layer, values in row.items():
                 if not np.isfinite(values).all():
                     raise OptionError(
-                        f"Expected finite numbers in {recipe.dtype}. Received: others, in row {i} of {layer} "
-                        f"({names[i]!r}). Mend or leave out that row."
+                        f"Row {i} of {layer} ({names[i]!r}) has numbers that {recipe.dtype} cannot hold, such as inf "
+                        "or NaN. Mend or leave out that row."
                     )
             builder.append(identities[i], names[i], row)
             known.add(identities[i])
@@ -105,11 +106,11 @@ def write_arrays(
 
 def _length(layers: Mapping[str, npt.NDArray[Any]], **others: Any) -> int:
     if not layers or not all(hasattr(array, "dtype") and array.ndim >= 1 for array in layers.values()):
-        raise OptionError("Expected X to be an array of shape (n, …), or a mapping of layer to array. Received: other.")
+        raise OptionError("`X` must be an array of shape (n, …), or a mapping of layer to such an array.")
     lengths = {f"X[{layer!r}]": len(array) for layer, array in layers.items()}
     lengths.update({name: len(values) for name, values in others.items() if values is not None})
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise OptionError(f"Expected one row or value per image in each, and at least one. Received: {lengths}.")
+        raise OptionError(f"All arguments must have the same number of rows, at least one. Received: {lengths}.")
     return next(iter(lengths.values()))
 
 
@@ -117,7 +118,7 @@ def _plain(spec: Mapping[str, Any]) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(spec), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise OptionError(f"Expected a spec that JSON can hold. Received: {spec!r}: {error}.") from None
+        raise OptionError(f"`spec` must be what JSON can hold. Received: {spec!r}: {error}.") from None
     return plain
 
 
@@ -129,7 +130,7 @@ def _labels(y: Any, n: int, class_names: Sequence[str] | None) -> list[str | Non
     numbers = [int(label) for label in y]
     if any(not -1 <= number < len(class_names) for number in numbers):
         raise OptionError(
-            f"Expected y to be indices into {len(class_names)} class names, or -1. Received: {min(numbers)} to "
+            f"`y` must be indices into the {len(class_names)} class names, or -1. Received: {min(numbers)} to "
             f"{max(numbers)}."
         )
     return [None if number < 0 else str(class_names[number]) for number in numbers]
@@ -142,8 +143,8 @@ def _identities(layers: Mapping[str, npt.NDArray[Any]], names: Sequence[str], fi
         return [digest(Path(name).read_bytes()) for name in names]
     if any(present):
         raise OptionError(
-            f"Expected all paths to be files, or none. Received: {names[present.index(False)]!r}, which is none, "
-            f"beside {names[present.index(True)]!r}. Pass digests, or mend the paths."
+            f"Some paths are files and others are not: {names[present.index(False)]!r} is none, "
+            f"{names[present.index(True)]!r} is one. Mend the paths, or give `digests`."
         )
     if len(layers) == 1:
         (array,) = layers.values()

@@ -95,7 +95,7 @@ def verify(path: Path, *, fix: bool = False) -> VerifyReport:
         If it is to be fixed while another process writes it.
     """
     if not (path / "recipe.json").exists() and not has_shards(path):
-        raise CacheError(f"Expected a cache. Received: {str(path)!r}, which holds none.")
+        raise CacheError(f"There is no cache in {str(path)!r}. Name the folder of one.")
     found = _Findings(path)
     if not fix or not found.problems:
         return found.report([])
@@ -161,7 +161,7 @@ class _Findings:
         try:
             return read()
         except CacheDamagedError as error:
-            self._problem("manifest.sqlite", _received(error))
+            self._problem("manifest.sqlite", _reason(error))
             return None
 
     def _read_manifest(self) -> None:
@@ -176,7 +176,7 @@ class _Findings:
         try:
             manifest = Manifest(file)
         except CacheDamagedError as error:
-            self._problem(file.name, _received(error))
+            self._problem(file.name, _reason(error))
             return
         for text in self._attempt(manifest.integrity) or []:
             self._problem(file.name, text)
@@ -199,12 +199,12 @@ class _Findings:
             described = read_description(self.path)
             recipe = Recipe.from_dict(described["recipe"])
         except (CacheError, OptionError, TypeError) as error:
-            self._problem("recipe.json", _received(error))
+            self._problem("recipe.json", _reason(error))
             return None
         if described.get("format") != FORMAT_VERSION:
             raise CacheError(
-                f"Expected a cache of format {FORMAT_VERSION}. Received: {str(self.path)!r} of format "
-                f"{described.get('format')}. Open it with the version of featcache that wrote it."
+                f"The cache {str(self.path)!r} has format {described.get('format')}, and this version of "
+                f"featcache reads format {FORMAT_VERSION}. Open it with the version of featcache that wrote it."
             )
         wanted = recipe.fingerprint if self.meta is None else self.meta.get("fingerprint", recipe.fingerprint)
         if not recipe.fingerprint == described.get("fingerprint") == wanted:
@@ -216,7 +216,7 @@ class _Findings:
         try:
             contents = inspect(self.path / "shards" / name)
         except CacheDamagedError as error:
-            return self._shard_problem(name, _received(error))
+            return self._shard_problem(name, _reason(error))
         if known is not None:
             same = contents.info.checksums.keys() == known.checksums.keys() and all(
                 np.array_equal(sums, known.checksums[layer]) for layer, sums in contents.info.checksums.items()
@@ -246,10 +246,10 @@ class _Findings:
                     self._problem(f"shards/{name}", f"{count} rows are not where the manifest says")
 
 
-def _received(error: Exception) -> str:
-    """Return the middle of a message: what was found, without what to do about it."""
-    text = str(error)
-    return text.partition("Received: ")[2].partition(". Run verify")[0].rstrip(".") or text
+def _reason(error: Exception) -> str:
+    """Return what is damaged from a message, without where, and without what to do about it."""
+    text = str(error).partition(". Run `")[0]
+    return text.partition(" is damaged: ")[2] or text
 
 
 def _mend(found: _Findings) -> None:
@@ -257,8 +257,8 @@ def _mend(found: _Findings) -> None:
     path, recipe = found.path, found.recipe
     if recipe is None:
         raise CacheError(
-            f"Expected a recipe or a sound shard in {str(path)!r}. Received: neither, so nothing can be mended. "
-            "Extract into another --cache."
+            f"Nothing can be mended in {str(path)!r}: it has neither a sound recipe nor a sound shard. "
+            "Extract into another `cache`."
         )
     for name in sorted(found.bad):
         if (path / "shards" / name).exists():

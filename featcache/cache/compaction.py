@@ -93,8 +93,8 @@ class _Plan:
         places = cache.places
         if places and not cache.entries:
             raise CacheError(
-                f"Expected to know the source of {str(cache.path)!r}. Received: rows, but no listing of images. "
-                "Run extract, which lists them again, then gc."
+                f"The cache {str(cache.path)!r} has rows but no listing of images, so nobody knows which rows are "
+                "needed. Run `featcache extract`, which lists them again, then `featcache gc`."
             )
         entries = cache.entries
         sound = entries.digests[entries.readable]

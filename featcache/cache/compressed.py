@@ -105,6 +105,7 @@ class CompressedRows:
                     yield number, dataset[number * step : (number + 1) * step]
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise CacheDamagedError(
-                f"Expected {self._layer} in the shard {str(self._path)!r}. Received: "
-                f"{' '.join(str(error).split())[:200]}. Run verify --fix, then extract again."
+                f"The shard {str(self._path)!r} is damaged: {self._layer} cannot be read: "
+                f"{' '.join(str(error).split())[:200]}. Run `featcache verify --fix`, then `featcache extract` "
+                "again."
             ) from None

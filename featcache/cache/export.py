@@ -80,7 +80,7 @@ def export_cache(
     if target.suffix not in formats:
         raise OptionError(f"Expected a file ending in .h5 or .npz. Received: {str(target)!r}.")
     if not len(opened):
-        raise CacheError(f"Expected rows in {str(opened.path)!r}. Received: none. Run extract first.")
+        raise CacheError(f"The cache {str(opened.path)!r} has no rows to export. Run `featcache extract` first.")
     wanted = list(layers) or list(opened.layers)
     features = {
         f"X_{split}" if len(wanted) == 1 else f"{layer}/X_{split}": opened.features(split, layer)
@@ -96,13 +96,17 @@ def export_cache(
     try:
         free = shutil.disk_usage(target.parent).free
         if free < needed:
-            raise CacheError(f"Expected {needed:,} free bytes for {str(target)!r}. Received: {free:,}.")
+            raise CacheError(
+                f"Not enough disk space for {str(target)!r}: {needed:,} bytes are needed, and {free:,} are free."
+            )
         formats[target.suffix](draft).write(features, small, texts)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(target)
     except OSError as error:
-        raise CacheError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
+        raise CacheError(
+            f"The file {str(target)!r} cannot be written: {error.strerror or error}. Choose another place."
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
@@ -122,7 +126,7 @@ def _pieces(rows: FeatureRows | _Wide | npt.NDArray[Any]) -> Iterator[npt.NDArra
 
 def _same(name: str, written: int, read: int) -> None:
     if written != read:
-        raise CacheDamagedError(f"Expected to read {name} back as it was written. Received: other bytes.")
+        raise CacheDamagedError(f"The disk returned other bytes than were written, in {name}. Check the disk.")
 
 
 class _HDF5:

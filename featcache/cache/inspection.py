@@ -78,8 +78,8 @@ def inspect(path: Path) -> ShardContents:
             version = int(file.attrs["format"])
             if version != FORMAT_VERSION:
                 raise CacheError(
-                    f"Expected a shard of format {FORMAT_VERSION}. Received: {str(path)!r} of format {version}. "
-                    "Open it with the version of featcache that wrote it."
+                    f"The shard {str(path)!r} has format {version}, and this version of featcache reads format "
+                    f"{FORMAT_VERSION}. Open it with the version of featcache that wrote it."
                 )
             fingerprint, layer_text, augmentation, recipe_text = (
                 str(file.attrs[name]) for name in ("fingerprint", "layers", "augmentation", "recipe")
@@ -106,8 +106,8 @@ def inspect(path: Path) -> ShardContents:
         raise
     except Exception as error:  # a damaged file fails in many ways
         raise CacheDamagedError(
-            f"Expected a sound shard. Received: {str(path)!r}: {' '.join(str(error).split())[:200]}. "
-            "Run verify --fix, then extract again."
+            f"The shard {str(path)!r} is damaged: {' '.join(str(error).split())[:200]}. Run `featcache verify "
+            "--fix`, then `featcache extract` again."
         ) from None
     info = ShardInfo(path.name, rows, size, checksum, checksums, {name: shard.offsets[name] for name in layers})
     names = [path.decode("utf-8", "surrogateescape") for path in paths]
@@ -118,8 +118,8 @@ def check_same(path: Path, found: tuple[int, int], info: ShardInfo) -> None:
     """Raise `CacheDamagedError` if a shard's size and checksum are not those that the manifest says."""
     if found != (info.size, info.checksum):
         raise CacheDamagedError(
-            f"Expected {str(path)!r} to have its checksum. Received: damaged bytes. Run verify --fix, then extract "
-            "again."
+            f"The shard {str(path)!r} is damaged: its checksum does not match. Run `featcache verify --fix`, "
+            "then `featcache extract` again."
         )
 
 
@@ -143,11 +143,12 @@ def file_checksum(path: Path) -> tuple[int, int]:
     except OSError as error:
         kind = CacheError if isinstance(error, PermissionError) else CacheDamagedError
         raise kind(
-            f"Expected the shard {str(path)!r}. Received: {error.strerror}. Run verify --fix, then extract again."
+            f"The shard {str(path)!r} cannot be read: {error.strerror}. Run `featcache verify --fix`, then "
+            "`featcache extract` again."
         ) from None
     if beginning != head(checksum):
         raise CacheDamagedError(
-            f"Expected {str(path)!r} to have its checksum. Received: other bytes than were written. "
-            "Run verify --fix, then extract again."
+            f"The shard {str(path)!r} is damaged: its bytes are not those that were written. Run `featcache "
+            "verify --fix`, then `featcache extract` again."
         )
     return size, checksum

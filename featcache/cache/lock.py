@@ -55,9 +55,9 @@ def writer_lock(folder: Path) -> Iterator[None]:
 
 def _busy(lock: Path, holder: dict[str, Any]) -> CacheBusyError:
     return CacheBusyError(
-        f"Expected to be the only writer of {str(lock.parent)!r}. Received: it is being written by process "
-        f"{holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}. Wait for it; if it no longer "
-        f"runs, delete {str(lock)!r}."
+        f"Another process is writing {str(lock.parent)!r}: process {holder.get('pid', 'unknown')} on "
+        f"{holder.get('host', 'an unknown host')}. Wait for it. If it no longer runs, delete "
+        f"{str(lock)!r}."
     )
 
 
@@ -76,8 +76,8 @@ def _taken(lock: Path) -> bool:
             return _created(lock, mine)
     except OSError as error:
         raise CacheError(
-            f"Expected a folder that can be written. Received: {str(lock.parent)!r}: {error.strerror}. Free some "
-            "space, mend its permissions, or choose another --cache."
+            f"The folder {str(lock.parent)!r} cannot be written: {error.strerror}. Free some space, mend its "
+            "permissions, or choose another `cache`."
         ) from None
     finally:
         with contextlib.suppress(OSError):

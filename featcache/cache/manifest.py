@@ -74,12 +74,12 @@ class Manifest:
         self._path = path
         if not create and not path.is_file():
             hint = (
-                " Run verify --fix: it rebuilds it from the shards."
+                " Run `featcache verify --fix`: it makes a new one from the shards."
                 if has_shards(path.parent)
-                else " Run extract first."
+                else " Run `featcache extract` first."
             )
             what = f"has no {path.name}" if path.parent.exists() else "does not exist"
-            raise CacheError(f"Expected a cache. Received: {str(path.parent)!r}, which {what}.{hint}")
+            raise CacheError(f"There is no cache in {str(path.parent)!r}: it {what}.{hint}")
         with self._damage():
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
@@ -93,8 +93,9 @@ class Manifest:
             found = self.meta().get("format")
         if found != FORMAT_VERSION:
             raise CacheError(
-                f"Expected a cache of format {FORMAT_VERSION}. Received: {str(path.parent)!r} of format {found}. "
-                "Open it with the version of featcache that wrote it, or extract into another --cache."
+                f"The cache {str(path.parent)!r} has format {found}, and this version of featcache reads format "
+                f"{FORMAT_VERSION}. Open it with the version of featcache that wrote it, or extract into another "
+                "`cache`."
             )
 
     def close(self) -> None:
@@ -109,15 +110,15 @@ class Manifest:
             if str(error).startswith("no such"):
                 raise self._damaged(str(error)) from None
             raise CacheError(
-                f"Expected to use {str(self._path)!r}. Received: {error}. Check the disk and its permissions."
+                f"The manifest {str(self._path)!r} cannot be used: {error}. Check the disk and the permissions."
             ) from None
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter from SQLite's own message
             raise self._damaged(str(error)) from None
 
     def _damaged(self, what: str) -> CacheDamagedError:
         return CacheDamagedError(
-            f"Expected a sound manifest. Received: {str(self._path)!r}: {what}. "
-            "Run verify --fix: it rebuilds it from the shards."
+            f"The manifest {str(self._path)!r} is damaged: {what}. Run `featcache verify --fix`: it makes a "
+            "new one from the shards."
         )
 
     @contextlib.contextmanager
@@ -173,8 +174,7 @@ class Manifest:
                 now = self.meta()
                 if now.get("version") != version:
                     raise CacheError(
-                        f"Expected the listing that {str(self._path.parent)!r} was opened with. Received: another, "
-                        "of an extraction since. Open the cache again."
+                        f"The cache {str(self._path.parent)!r} was extracted again since it was opened. Open it again."
                     )
                 return pieces.load(name, images, now.get("settled", 0), self._checked)
 

@@ -91,8 +91,8 @@ class FeatureCache:
         self.recipe = Recipe.from_dict(self.description["recipe"])
         if self._meta.get("fingerprint", self.recipe.fingerprint) != self.recipe.fingerprint:  # not set: no rows yet
             raise CacheDamagedError(
-                f"Expected one recipe in {str(self.path)!r}. Received: recipe.json and manifest differ. "
-                "Run verify --fix: it restores what the shards say."
+                f"The cache {str(self.path)!r} is damaged: recipe.json and manifest have different recipes. Run "
+                "`featcache verify --fix`: it restores what the shards say."
             )
 
     @classmethod
@@ -284,8 +284,8 @@ class FeatureCache:
     def _chosen(self, split: str | None, *, views: bool, order: Order = "source") -> _Rows:
         if split is not None and split not in self.splits:
             raise OptionError(
-                f"Expected a split of {str(self.path)!r}: {', '.join(self.splits) or 'it has none'}. "
-                f"Received: {split!r}."
+                f"The cache {str(self.path)!r} has no split {split!r}. Its splits are: "
+                f"{', '.join(self.splits) or 'none'}."
             )
         views, stored = views and self.views > 0, order == "storage"
         if (views, stored) not in self._ordered:
@@ -326,9 +326,7 @@ class FeatureCache:
         if layer is None:
             return list(self.layers)[-1]
         if layer not in self.layers:
-            raise OptionError(
-                f"Expected a layer of {str(self.path)!r}. Received: {layer!r} ({nearest(layer, self.layers)})."
-            )
+            raise OptionError(f"The cache {str(self.path)!r} has no layer {layer!r} ({nearest(layer, self.layers)}).")
         return layer
 
     def features(
@@ -540,7 +538,8 @@ class FeatureCache:
             return np.memmap(path, self.recipe.dtype, "r", offset=info.offsets[layer], shape=shape)
         except (OSError, ValueError, KeyError) as error:
             raise CacheDamagedError(
-                f"Expected {layer} in the shard {str(path)!r}. Received: {error}. Run verify --fix, then extract again."
+                f"The shard {str(path)!r} is damaged: {layer} cannot be read: {error}. Run `featcache verify "
+                "--fix`, then `featcache extract` again."
             ) from None
 
     def _shard_rows(self, number: int, layer: str, positions: Ints) -> npt.NDArray[Any]:
@@ -548,8 +547,8 @@ class FeatureCache:
         info = self.shards.get(number)
         if info is None or layer not in info.offsets or positions.max() >= info.rows:
             raise CacheDamagedError(
-                f"Expected shard {number} with row {positions.max()} of {layer} in the manifest of {str(self.path)!r}. "
-                "Received: none. Run verify --fix, then extract again."
+                f"The manifest of {str(self.path)!r} is damaged: it does not know shard {number} with row "
+                f"{positions.max()} of {layer}. Run `featcache verify --fix`, then `featcache extract` again."
             )
         features, expected = self._mapped(number, layer), info.checksums[layer]
         step = block_rows(math.prod(features.shape[1:]) * features.dtype.itemsize)
@@ -558,8 +557,8 @@ class FeatureCache:
         def check(block: int, content: npt.NDArray[Any]) -> None:
             if not sound[block] and zlib.crc32(np.ascontiguousarray(content).data.cast("B")) != expected[block]:
                 raise CacheDamagedError(
-                    f"Expected block {block} of {layer} in {str(self.path / 'shards' / info.name)!r} to have its "
-                    "checksum. Received: damaged bytes. Run verify --fix, then extract again."
+                    f"The shard {str(self.path / 'shards' / info.name)!r} is damaged: the checksum of block {block} "
+                    f"of {layer} does not match. Run `featcache verify --fix`, then `featcache extract` again."
                 )
             sound[block] = True
 
@@ -661,12 +660,16 @@ def read_description(folder: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise CacheError(
-            f"Expected a cache. Received: {str(folder)!r}, which has no recipe.json. Run extract first."
+            f"There is no cache in {str(folder)!r}: it has no recipe.json. Run `featcache extract` first."
         ) from None
     except (OSError, ValueError) as error:
-        raise CacheDamagedError(f"Expected JSON in {str(path)!r}. Received: {error}. Run verify --fix.") from None
+        raise CacheDamagedError(
+            f"The recipe {str(path)!r} is damaged: {error}. Run `featcache verify --fix`."
+        ) from None
     if not isinstance(value, dict) or "recipe" not in value:
-        raise CacheDamagedError(f"Expected a recipe in {str(path)!r}. Received: something else. Run verify --fix.")
+        raise CacheDamagedError(
+            f"The recipe {str(path)!r} is damaged: its JSON has no recipe. Run `featcache verify --fix`."
+        )
     return value
 
 
@@ -680,5 +683,5 @@ def newest_cache(root: Path) -> Path:
     """
     found = [path.parent for path in root.glob("*/manifest.sqlite") if (path.parent / "recipe.json").is_file()]
     if not found:
-        raise CacheError(f"Expected a cache under {str(root)!r}. Received: none. Run extract first, or name one.")
+        raise CacheError(f"There is no cache under {str(root)!r}. Run `featcache extract` first, or name a cache.")
     return max(found, key=lambda folder: folder.stat().st_mtime_ns)  # the writer's lock came and went in it

@@ -107,8 +107,7 @@ def compressor() -> Any:
         import hdf5plugin
     except ImportError:
         raise CacheError(
-            "Expected hdf5plugin, for compressed shards. Received: it is not installed. "
-            "pip install 'featcache[compression]'"
+            "Compressed shards need hdf5plugin, which is not installed. Run: pip install 'featcache[compression]'"
         ) from None
     return hdf5plugin
 
@@ -196,7 +195,7 @@ class ShardBuilder:
         """Add one row: its image's digest (32 bytes) and path, an array for each layer, and which view it is."""
         for layer, shape in self._layers.items():
             if features[layer].shape != shape:
-                raise CacheError(f"Expected {layer} of shape {shape}. Received: {features[layer].shape}.")
+                raise CacheError(f"Rows of {layer} must have the shape {shape}. Received: {features[layer].shape}.")
             self._features[layer][len(self)] = features[layer]
         self._digests.append(digest)
         self._views.append(view)
@@ -258,8 +257,8 @@ class ShardBuilder:
             for layer, expected in checksums.items():
                 if not np.array_equal(block_checksums(shard.features(layer)), expected):
                     raise CacheDamagedError(
-                        f"Expected to read back what was written to {str(folder)!r}. Received other bytes in "
-                        f"{layer}. Check the disk; nothing was committed."
+                        f"The disk returned other bytes than were written to {str(folder)!r}, in {layer}. Nothing was "
+                        "committed. Check the disk."
                     )
 
         publish(folder / name, content, check=check)
@@ -335,7 +334,7 @@ class Shard:
         import h5py
 
         if layer not in self.offsets:
-            raise CacheDamagedError(f"Expected the layer {layer!r} in a shard. Received: {sorted(self.offsets)}.")
+            raise CacheDamagedError(f"A shard has no layer {layer!r}, only {sorted(self.offsets)}.")
         if layer not in self._maps:
             with self._damage(), h5py.File(self._path, "r") as file:
                 self._maps[layer] = file["features"][member(layer)][()]
@@ -350,8 +349,8 @@ class Shard:
             raise
         except Exception as error:  # a damaged file fails in many ways
             raise CacheDamagedError(
-                f"Expected a shard. Received: {str(self._path)!r}: {' '.join(str(error).split())[:200]}. "
-                "Run verify --fix, then extract again."
+                f"The shard {str(self._path)!r} is damaged: {' '.join(str(error).split())[:200]}. Run `featcache "
+                "verify --fix`, then `featcache extract` again."
             ) from None
 
 

@@ -59,13 +59,12 @@ class CacheWriter:
         try:
             if path.is_dir() and not described.exists() and _strangers(path):
                 raise CacheError(
-                    f"Expected an empty folder or a cache. Received: {str(path)!r}, which holds other files. "
-                    "Choose another --cache."
+                    f"The folder {str(path)!r} is no cache and has other files in it. Choose another `cache`."
                 )
             (path / "shards").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CacheError(
-                f"Expected to write {str(path)!r}. Received: {error.strerror}. Choose another --cache."
+                f"The folder {str(path)!r} cannot be written: {error.strerror}. Choose another `cache`."
             ) from None
         with writer_lock(path):
             known = read_description(path) if described.exists() else None
@@ -74,13 +73,16 @@ class CacheWriter:
             index = path / "manifest.sqlite"
             if has_shards(path) and not (index.is_file() and index.stat().st_size):
                 raise CacheError(
-                    f"Expected the manifest of the shards in {str(path)!r}. Received: none. Run verify --fix: it "
-                    "rebuilds it from them."
+                    f"The cache {str(path)!r} has shards but no manifest. Run `featcache verify --fix`: it makes a "
+                    "new one from the shards."
                 )
             manifest = Manifest(index, create=True)
             try:
                 if manifest.meta().get("fingerprint", recipe.fingerprint) != recipe.fingerprint:
-                    raise CacheError(f"Expected one recipe in {str(path)!r}. Received: the manifest has another.")
+                    raise CacheError(
+                        f"The cache {str(path)!r} is damaged: recipe.json and manifest have different recipes. Run "
+                        "`featcache verify --fix`."
+                    )
                 if known is None or (request is not None and known.get("request") != request):
                     publish_json(described, describe(recipe, request, versions()))
                 yield cls(path, manifest)
@@ -165,8 +167,8 @@ class CacheWriter:
 def unwritten(path: Path, error: OSError) -> CacheError:
     """Return the error of a cache whose disk does not take a shard."""
     return CacheError(
-        f"Expected to write a shard to {str(path)!r}. Received: {error.strerror or error}. Free some space and run "
-        "the same command again: it goes on where it was."
+        f"The shard {str(path)!r} cannot be written: {error.strerror or error}. Free some space and run "
+        "the same command again: it resumes where it stopped."
     )
 
 
@@ -174,8 +176,8 @@ def check_recipe(path: Path, theirs: Recipe, recipe: Recipe) -> None:
     """Raise `CacheError`, naming the fields that differ, if a cache has another recipe."""
     if theirs != recipe:
         raise CacheError(
-            f"Expected the recipe of the cache {str(path)!r}. Received another: "
-            f"{'; '.join(theirs.differences(recipe))}. Choose another --cache."
+            f"The cache {str(path)!r} has another recipe: {'; '.join(theirs.differences(recipe))}. Choose "
+            "another `cache`."
         )
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -40,6 +41,9 @@ app = typer.Typer(
 )
 
 log = logging.getLogger("featcache")
+
+_OPTION = {"settings": "--base-set", "layers": "--layer", "params": "--set", "splits": "--split"}
+"""Arguments whose options have other names."""
 
 
 def _version(wanted: bool) -> None:
@@ -192,7 +196,7 @@ def _errors(*, debug: bool) -> Iterator[None]:
         elif isinstance(error, MemoryError):
             text = "out of memory; take a smaller --batch-size, or features of fewer values"
         elif isinstance(error, OSError) and error.filename is not None:
-            text = f"Expected to read or write {error.filename!r}. Received: {error.strerror}. Name another place."
+            text = f"{error.filename!r} cannot be read or written: {error.strerror}. Name another place."
         elif not isinstance(error, FeatcacheError):
             text = f"unexpected {type(error).__name__}: {error}. Run again with --debug and report it"
         _complain(text)
@@ -200,7 +204,12 @@ def _errors(*, debug: bool) -> Iterator[None]:
 
 
 def _complain(text: str) -> None:
-    _say(f"error: {printable(' '.join(text.split()))}", sys.stderr)
+    _say(f"error: {printable(' '.join(_with_options(text).split()))}", sys.stderr)
+
+
+def _with_options(text: str) -> str:
+    """Return a message of the library with its arguments, which it puts in backticks, as options: `--image-size`."""
+    return re.sub(r"`([a-z_]+)`", lambda name: _OPTION.get(name[1], f"--{name[1].replace('_', '-')}"), text)
 
 
 def _say(text: str, stream: TextIO) -> None:

@@ -36,8 +36,8 @@ def verify(
     error = ""
     if report.problems:
         error = (
-            f"Expected a sound cache. Received: {len(report.problems)} problems in {str(report.cache)!r}. "
-            "Run verify --fix, then extract again."
+            f"{len(report.problems)} problems were found in {str(report.cache)!r}. "
+            "Run `featcache verify --fix`, then `featcache extract` again."
         )
     text = "\n".join(printable(line) for line in lines)
     return Outcome({**asdict(report), "sound": not report.problems}, text, FAILED if report.problems else DONE, error)

@@ -50,9 +50,9 @@ def audit(
     chosen = cache or newest()
     if apply is not None:
         if out is None:
-            raise OptionError("Expected --out FILE.csv for the cleaned source, beside --apply. Received: none.")
+            raise OptionError("--apply writes a table, so it needs --out FILE.csv. Add it.")
         if page is not None:
-            raise OptionError("Expected --apply or --report. Received: both. Write the report first, without --apply.")
+            raise OptionError("--apply and --report cannot be used together. Write the report first, without --apply.")
         return _cleaned(auditing.clean(chosen, apply, out))
     if out is not None and out.suffix.lower() != ".csv":
         raise OptionError(f"Expected --out FILE.csv. Received: {str(out)!r}.")

@@ -63,7 +63,7 @@ def run_dask(
         except (OSError, ValueError) as error:
             text = " ".join(str(error).split())[:200]
             raise OptionError(
-                f"Expected a dask scheduler at {address!r}. Received: {text}. Start one with: dask scheduler."
+                f"No dask scheduler answers at {address!r}: {text}. Start one with: dask scheduler."
             ) from None
         run = uuid.uuid4().hex
         client.register_plugin(_Prepared(run, work, known), name=f"featcache-{run}")

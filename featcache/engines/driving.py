@@ -230,15 +230,16 @@ def check_engine(engine: str, workers: int | None, scheduler: str | None) -> Non
         raise OptionError(f"Expected workers of 1 or more. Received: {workers}.")
     if workers is not None and (engine == "local" or scheduler is not None):
         raise OptionError(
-            f"Expected workers with engine processes, or dask without a scheduler. Received: workers={workers}, "
-            f"engine={engine}. Leave one out."
+            "`workers` can be set for the engine processes, or for dask without `scheduler`. Received: "
+            f"`workers`={workers} with `engine`={engine}. Leave one out."
         )
     if scheduler is not None and engine != "dask":
-        raise OptionError(f"Expected scheduler with engine dask only. Received: engine={engine}. Add --engine dask.")
+        raise OptionError(
+            f"`scheduler` can be set for the engine dask only. Received: `engine`={engine}. Add `engine`=dask."
+        )
     if engine == "dask" and not importlib.util.find_spec("distributed"):
         raise OptionError(
-            "Expected dask and distributed, for --engine dask. Received: they are not installed. "
-            "pip install 'featcache[dask]'"
+            "The engine dask needs dask and distributed, which are not installed. Run: pip install 'featcache[dask]'"
         )
 
 

@@ -79,7 +79,7 @@ def found_part(work: Work, task: Task) -> Outcome | None:
     try:
         part = read_part(file)
         if len(part.images) != len(task.items):
-            raise CacheError(f"Expected {len(task.items)} images in {str(file)!r}. Received: {len(part.images)}.")
+            raise CacheError(f"The file {str(file)!r} has {len(part.images)} images instead of {len(task.items)}.")
     except CacheError as error:
         discard(file, error)
         return None
@@ -134,7 +134,9 @@ def read_part(file: Path) -> Part:
         return Part(described["fingerprint"], [(found.info, found.keys) for found in contents], images)
     except (OSError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
-        raise CacheError(f"Expected a part of a cache. Received: {str(file)!r}: {text}. Run extract again.") from None
+        raise CacheError(
+            f"The file {str(file)!r} is no part of a cache: {text}. Run `featcache extract` again."
+        ) from None
 
 
 def _publish(file: Path, work: Work, outcome: Outcome) -> None:

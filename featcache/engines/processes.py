@@ -79,8 +79,8 @@ def run_processes(
                 unborn = 0 if worker.ready else unborn + 1
                 if unborn > Losses.MOST:
                     raise CacheError(
-                        f"Expected workers that start. Received: {unborn} that died as they did, the last with exit "
-                        f"code {worker.end()}. Take fewer --workers if memory is short."
+                        f"{unborn} workers ended while they were starting, the last with exit code {worker.end()}. If "
+                        "memory is short, use fewer `workers`."
                     )
                 given_up = None
                 if task is not None and worker.ready:

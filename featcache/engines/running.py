@@ -47,8 +47,9 @@ class Runner:
     def __init__(self, work: Work, extractor: Extractor, source: Source, known: Container[Key]) -> None:
         if extractor.recipe != work.recipe:
             raise CacheError(
-                f"Expected the base that {str(work.folder)!r} was made with. Received another behind the same names "
-                f"and time stamps: {'; '.join(work.recipe.differences(extractor.recipe))}. Choose another --cache."
+                f"The base is not the one that {str(work.folder)!r} was made with, although its name and time "
+                f"stamps are the same: {'; '.join(work.recipe.differences(extractor.recipe))}. Choose another "
+                "`cache`."
             )
         self.work, self.extractor, self.source, self._known = work, extractor, source, known
         self._opened_here = False
@@ -142,8 +143,8 @@ class Runner:
         for item in itertools.chain.from_iterable(task.items for task in tasks):
             if item.place >= len(listed) or listed[item.place] != item:
                 raise SourceError(
-                    f"Expected the source that was listed when the run began. Received: another {item.path!r} in "
-                    f"{self.source.location!r}. Run extract again."
+                    f"The source {self.source.location!r} changed while it was extracted: {item.path!r} is another "
+                    "image now. Run `featcache extract` again."
                 )
 
 

@@ -161,7 +161,7 @@ def build(clf: str, params: Mapping[str, Any] | None = None, *, seed: int = 0, c
     valid = parameters(clf)
     for name in params or {}:
         if name not in valid:
-            raise OptionError(f"Expected a parameter of {clf}: {', '.join(valid)}. Received: {name!r}.")
+            raise OptionError(f"{clf} has no parameter {name!r}. Its parameters are: {', '.join(valid)}.")
     estimator.set_params(**(params or {}))
     if kind.scaled:
         from sklearn.pipeline import make_pipeline
@@ -217,7 +217,7 @@ def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int6
     """
     if (classes := len(np.unique(y))) < 2:
         raise HeadError(
-            f"Expected images of at least 2 classes to train on. Received: {classes}. Add images of another."
+            f"A head needs training images of at least 2 classes, but there is {classes}. Add images of another class."
         )
     try:
         return estimator.fit(X, y, groups)
@@ -225,6 +225,5 @@ def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int6
         raise
     except (ValueError, TypeError) as error:
         raise HeadError(
-            f"Expected parameters that the head can be trained with. Received: {' '.join(str(error).split())[:300]} "
-            "Set others."
+            f"The head cannot be trained with these parameters: {' '.join(str(error).split())[:300]} Choose others."
         ) from None

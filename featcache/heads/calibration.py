@@ -155,8 +155,8 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     def _calibrator(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Any:
         if missing := sorted(set(self.classes_.tolist()) - set(labels.tolist())):
             raise OptionError(
-                f"Expected at least 2 different images of each class for {self.method} calibration. Received: fewer "
-                f"of {len(missing)} classes. Add images or take temperature."
+                f"{len(missing)} classes have fewer than 2 different images, too few for {self.method} "
+                "calibration. Add images, or use `calibrate`='temperature'."
             )
         weights = None
         if _class_weight(self.estimator) is not None:

@@ -165,7 +165,7 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
         held = held_out(target, groups, self.validation_fraction, seed=self.seed)
         if self.schedule == "plateau" and not held.any():
             raise OptionError(
-                "Expected held-out rows for schedule='plateau'. Received: none. Set validation_fraction above 0."
+                "schedule='plateau' needs held-out rows, but validation_fraction is 0. Set validation_fraction above 0."
             )
         weights = self._class_weights(target)[target].astype(np.float32)
         network = self._network(rows.take(~held))
@@ -542,7 +542,10 @@ def _loaded(content: bytes, features: int, classes: int) -> Any:
                 raise ValueError("its last layers are not logits and probabilities")
         except Exception as error:  # a damaged archive fails in many ways
             text = " ".join(str(error).split())[:200]
-            raise HeadError(f"Expected a dense head's model. Received: {text}") from None
+            raise HeadError(f"The file model.keras is not the model of a dense head: {text}") from None
     if shapes != ((None, features), (None, 1 if classes == 2 else classes)):
-        raise HeadError(f"Expected a model of {features} values and {classes} classes. Received: shapes {shapes}.")
+        raise HeadError(
+            f"The file model.keras has layers of shapes {shapes}, which do not fit {features} features and "
+            f"{classes} classes. Train the head again."
+        )
     return model

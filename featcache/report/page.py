@@ -174,7 +174,7 @@ def check_installed() -> None:
         import vl_convert  # noqa: F401
     except ImportError as error:
         raise OptionError(
-            f"Expected the libraries for reports. Received: no {error.name}. Run pip install 'featcache[report]'."
+            f"Reports need {error.name}, which is not installed. Run: pip install 'featcache[report]'"
         ) from None
 
 

@@ -124,14 +124,14 @@ def open_subject(path: Path) -> Subject:
         model = Head.load(path)
     else:
         raise OptionError(
-            f"Expected the folder of a head, of a fine-tuned model or of a cache. Received: {str(path)!r}, which is "
-            "none of these. Name one that fit-head, fine-tune or extract wrote."
+            f"{str(path)!r} is no head, no fine-tuned model and no cache. Name a folder that fit-head, "
+            "fine-tune or extract wrote."
         )
     missing = {"recipe", "source", "listing", "cache"} - set(model.card)
     if missing:
         raise HeadError(
-            f"Expected a head that knows its images. Received: {str(path)!r} without {', '.join(sorted(missing))}. "
-            "Train it again with fit-head."
+            f"The head {str(path)!r} does not say which images it is of: {', '.join(sorted(missing))} is "
+            "missing. Train it again with `featcache fit-head`."
         )
     return _beside(path, model)
 

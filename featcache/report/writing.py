@@ -114,8 +114,9 @@ def write_report(
         publish(target, html)
         pngs = [] if png is None else _draw(page, Path(png))
     except OSError as error:
-        raise OptionError(f"Expected to write {str(error.filename or target)!r}. Received: {error.strerror}. Choose "
-                          "another --out.") from None  # fmt: skip
+        raise OptionError(
+            f"The report {str(error.filename or target)!r} cannot be written: {error.strerror}. Choose another `out`."
+        ) from None
     found = None
     if answers is not None:
         found = {"split": answers.split, "n": len(answers), "accuracy": float(answers.right.mean())}
@@ -130,15 +131,15 @@ def _audited(subject: Subject, audit: bool | AuditReport, progress: Progress | N
         return None
     if subject.cache is None:
         raise OptionError(
-            f"Expected a model whose cache is still there, to audit it. Received: {str(subject.path)!r}, whose cache "
-            "is gone or has another recipe. Name a cache, or leave the audit out."
+            f"There is nothing to audit: the cache of the model {str(subject.path)!r} is gone or has another "
+            "recipe. Name a cache, or leave out `audit`."
         )
     if audit is True:
         return look_for_bad_data(subject.cache, progress=progress)
     if audit.cache.resolve() != subject.cache.path.resolve():
         raise OptionError(
-            f"Expected an audit of {str(subject.cache.path)!r}. Received: one of {str(audit.cache)!r}. Audit the "
-            "report's own cache."
+            f"The audit is of {str(audit.cache)!r}, but the report is of {str(subject.cache.path)!r}. Audit "
+            "the cache of the report."
         )
     return audit
 

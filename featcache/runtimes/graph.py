@@ -110,14 +110,13 @@ def frozen(base: Base, pooling: Pooling, precision: Precision) -> tuple[Any, dic
             function = convert_variables_to_constants_v2(traced)  # slow, and most networks have nothing for it to do
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        raise BaseError(f"Expected a base that TensorFlow can run. Received: {base.name!r}: {text}") from None
+        raise BaseError(f"TensorFlow cannot run the base {base.name!r}: {text}") from None
     shapes = {}
     for layer, output in zip(base.layers, traced.outputs, strict=True):
         shape = tuple(output.shape[1:])
         if not shape or None in shape:
             raise BaseError(
-                f"Expected a layer whose output size is known. Received: {layer!r} with {shape}. "
-                "Choose another --layer or --pooling avg."
+                f"The output of layer {layer!r} has no fixed size: {shape}. Choose another layer, or `pooling`=avg."
             )
         shapes[layer] = tuple(int(n) for n in shape)
     return function, shapes

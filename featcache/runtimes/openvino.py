@@ -60,16 +60,12 @@ class OpenVINORuntime:
             import openvino
         except ImportError:
             raise OptionError(
-                "Expected OpenVINO for the runtime openvino. Received: it is not installed. "
-                "pip install 'featcache[openvino]'"
+                "The runtime openvino needs OpenVINO, which is not installed. Run: pip install 'featcache[openvino]'"
             ) from None
         self._core = openvino.Core()
         capability, hint = _HINTS[precision]
         if capability not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise OptionError(
-                f"Expected a precision that OpenVINO computes in on this CPU. Received: {precision}. "
-                "Take --precision float32."
-            )
+            raise OptionError(f"OpenVINO cannot compute in {precision} on this CPU. Use `precision`=float32.")
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         threads = threads_given()
         if threads is not None:
@@ -83,8 +79,7 @@ class OpenVINORuntime:
             except RuntimeError as error:
                 text = " ".join(str(error).split())[:300]
                 raise BaseError(
-                    f"Expected a base that OpenVINO can hold. Received: {base.name!r}: {text}. "
-                    "Take --runtime tensorflow."
+                    f"OpenVINO cannot run the base {base.name!r}: {text}. Use `runtime`=tensorflow."
                 ) from None
             found = model, [output.name for output in function.outputs], list(shapes.values())
             if kept is not None:

@@ -166,13 +166,13 @@ def compare(
     for name in names if names is not None else ["ridge"]:
         check_plan(Plan(name, "", [], {}, calibrate, seed))
     if names == [] or layers == []:
-        raise OptionError("Expected at least one head and one layer, or None for all. Received: none.")
+        raise OptionError("The list of heads or of layers is empty. Name at least one, or None for all.")
     opened = _joined(_opened(caches))
     first = opened[0]
     if cv is None and "validation" not in first.splits:
         raise OptionError(
-            f"Expected validation images to rank by, or --cv K to rank by folds. Received: {first.splits} in "
-            f"{str(first.path)!r}."
+            f"No validation images to rank by in {str(first.path)!r}: it has {first.splits}. Extract with "
+            "`validation_split`, or rank by folds with `cv`."
         )
     for split in set(first.splits) & ({"validation", "test"} if cv is None else {"test"}):
         if (absent := absent_classes(split, first.labels(split), first.class_names)) is not None:
@@ -191,7 +191,7 @@ def compare(
 def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
     """Return the caches with the listing of the first, as far as all have features of it."""
     if not caches:
-        raise OptionError("Expected at least one cache. Received: none.")
+        raise OptionError("No cache was given. Name at least one.")
     first, *others = caches
     if not others:
         return caches
@@ -201,7 +201,9 @@ def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
     shared = first.usable.take(np.flatnonzero(in_all))
     paths = ", ".join(repr(str(cache.path)) for cache in caches)
     if not len(shared):
-        raise HeadError(f"Expected caches that share images. Received: {paths}, which have none in common.")
+        raise HeadError(
+            f"The caches share no image, so their heads cannot be compared: {paths}. Name caches of the same images."
+        )
     if len(shared) < max(len(cache) for cache in caches):
         log.info("%d images are in all of %s and are compared", len(shared), paths)
     labels, known = shared.labels.among(names := shared.labels.names), Digests(shared.digests)
@@ -324,7 +326,10 @@ def _refused(work: _Work, number: int, take: Callable[[int, Any], None]) -> bool
             check_memory(work.plan, work.train)
             announce(work.plan, work.train)
         elif free is not None and 3 * 8 * min(n, d) ** 2 > free:
-            raise HeadError(f"Expected {3 * 8 * min(n, d) ** 2 / 1e9:.1f} GB of memory. Received: {free / 1e9:.1f} GB.")
+            raise HeadError(
+                f"Not enough memory: {3 * 8 * min(n, d) ** 2 / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB "
+                "are free."
+            )
     except HeadError as error:
         take(number, Failure(str(error)))
         return True
@@ -396,7 +401,10 @@ def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray
     shares = probabilities(head, examples.rows)
     metrics = scores(examples, shares, head.class_names)
     if metrics is None:
-        raise HeadError("Expected validation images that are no copies of training images. Received: copies only.")
+        raise HeadError(
+            "All validation images are copies of training images, so there is nothing to score. Add other "
+            "validation images."
+        )
     right = (shares.argmax(axis=1) == examples.labels)[np.argsort(examples.images)]  # in the order of all caches
     return metrics, right[examples.scored[np.argsort(examples.images)]]
 
@@ -437,7 +445,7 @@ def _ranked(tasks: list[_Task], found: list[Any], images: int, *, fresh: bool) -
     ]
     good = [(task, result) for task, result in pairs if not isinstance(result, Failure)]
     if not good:
-        raise HeadError(f"Expected heads that can be trained. Received: none, the first with: {failed[0]['error']}")
+        raise HeadError(f"No head could be trained. The first error was: {failed[0]['error']}")
     good.sort(key=lambda pair: (-pair[1]["metrics"]["accuracy"], pair[1]["metrics"]["log_loss"]))
     right = [_unpacked(result["right"]) for _, result in good]
     p_values = [None, *holm([mcnemar(right[0], other) for other in right[1:]])]

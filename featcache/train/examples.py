@@ -64,11 +64,14 @@ def training_examples(cache: FeatureCache, layer: str) -> Examples:
         If there are none, or an image has no class.
     """
     if "train" not in cache.splits:
-        raise HeadError(f"Expected training images in {str(cache.path)!r}. Received: {cache.splits or 'no rows'}.")
+        raise HeadError(
+            f"No training images in {str(cache.path)!r}: it has {cache.splits or 'no rows'}. Extract images "
+            "that belong to train."
+        )
     if unlabelled := int((cache.labels() < 0).sum()):
         raise HeadError(
-            f"Expected a class for every image. Received: {unlabelled} of {len(cache)} images without one. Put images "
-            "into a folder for each class, or name classes in a CSV file (path,label), and extract again."
+            f"{unlabelled} of {len(cache)} images have no class, so no head can be trained. Put images into "
+            "one folder per class, or name the classes in a table, and extract again."
         )
     images, views = cache.numbers("train", views=True, order="storage")
     return Examples(
@@ -126,9 +129,9 @@ def packed(examples: Examples, folder: Path) -> Iterator[Examples]:
     place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
     if (free := shutil.disk_usage(place).free) < n * d * 4:
         raise HeadError(
-            f"Expected {n * d * 4 / 1e9:.1f} GB free on the disk of {str(place)!r}, to lay {n:,} x {d:,} features out "
-            f"for folds or several heads. Received: {free / 1e9:.1f} GB. Make room, or fit one head without --cv, "
-            "--tune and --fewshot."
+            f"Not enough disk space in {str(place)!r}: folds and several heads need a copy of the {n:,} x "
+            f"{d:,} features, {n * d * 4 / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Free some space, or "
+            "fit one head without `cv`, `tune` and `fewshot`."
         )
     linux = sys.platform == "linux"
     with tempfile.TemporaryFile(dir=place) if linux else tempfile.NamedTemporaryFile(dir=place) as file:

@@ -101,8 +101,8 @@ def fit_head(
         search.check_shots(examples, fewshot)
         if "validation" not in opened.splits:
             raise OptionError(
-                f"Expected validation images to score few-shot heads on. Received: {opened.splits} in "
-                f"{str(opened.path)!r}. Extract with --validation-split."
+                f"`fewshot` needs validation images, but {str(opened.path)!r} has only {opened.splits}. Extract "
+                "with `validation_split`."
             )
     announce(plan, examples)
     several = tune or cv is not None or bool(fewshot)
@@ -180,11 +180,13 @@ def _plain(value: Any) -> bool:
 def _check_gate(head: Head, wanted: float) -> None:
     split = next((split for split in ("validation", "test") if split in head.metrics), None)
     if split is None:
-        raise HeadError("Expected validation or test images to assert an accuracy on. Received: none.")
+        raise HeadError(
+            "`assert_accuracy` needs validation or test images, but there are none. Extract with `validation_split`."
+        )
     reached = head.metrics[split]["accuracy"]
     if reached < wanted:
         low, high = head.metrics[split]["accuracy_ci95"]
         raise GateError(
-            f"Expected an accuracy of {wanted:g} on {split}. Received: {reached:.4f} (95 % interval {low:.4f} to "
-            f"{high:.4f}, n={head.metrics[split]['n']}). No head was written."
+            f"The accuracy on {split} is {reached:.4f} (95 % interval {low:.4f} to {high:.4f}, "
+            f"n={head.metrics[split]['n']}), below the {wanted:g} asked for. No head was written."
         )

@@ -126,7 +126,9 @@ def cross_validate(
     fold = _folds(examples, folds, plan.seed)
     used = [number for number in range(folds) if (fold == number).any()]
     if len(used) < 2:
-        raise HeadError("Expected at least 2 different images of a class to cross-validate. Received: fewer.")
+        raise HeadError(
+            "Cross-validation needs at least 2 different images of a class, but no class has them. Add images."
+        )
     trials = [_trial(plan, examples, fold, number, tuned) for number in used]
     found = run_all(_shares, trials, jobs=jobs)
     held = np.concatenate([np.flatnonzero((fold == number) & examples.scored) for number in used])
@@ -186,11 +188,9 @@ def few_shot(
 def check_protocols(*, cv: int | None = None, shots: Sequence[int] = (), tries: int = 1) -> None:
     """Raise OptionError if there can be no such folds or draws."""
     if cv is not None and cv < 2:
-        raise OptionError(f"Expected at least 2 folds to cross-validate. Received: {cv}.")
+        raise OptionError(f"Cross-validation needs at least 2 folds. Received: `cv`={cv}.")
     if tries < 1 or min(shots, default=1) < 1:
-        raise OptionError(
-            f"Expected 1 or more images of each class, 1 or more tries. Received: {list(shots)}, {tries}."
-        )
+        raise OptionError(f"`fewshot` and `tries` must be 1 or more. Received: {list(shots)} and {tries}.")
 
 
 def check_shots(examples: Examples, shots: Sequence[int]) -> None:
@@ -229,8 +229,8 @@ def _drawn(examples: Examples, count: int, rng: np.random.Generator) -> npt.NDAr
         _, first = np.unique(examples.groups[own], return_index=True)
         if len(first) < count:
             raise OptionError(
-                f"Expected {count} different training images of each class. Received: {len(first)} of one. "
-                "Ask for fewer."
+                f"`fewshot` asks for {count} images of each class, but one class has only {len(first)} different "
+                "training images. Ask for fewer."
             )
         images += examples.images[own[np.sort(first)[:count]]].tolist()
     return np.flatnonzero(np.isin(examples.images, images))
@@ -277,7 +277,10 @@ def _tuning_folds(plan: Plan, examples: Examples) -> tuple[npt.NDArray[np.int64]
     fold = _folds(examples, TUNE_FOLDS, plan.seed)
     used = [number for number in range(TUNE_FOLDS) if (fold == number).any()]
     if len(used) < 2:
-        raise HeadError("Expected at least 2 different images of a class to tune on. Received: fewer.")
+        raise HeadError(
+            "Tuning needs at least 2 different images of a class, but no class has them. Add images, or "
+            "leave out `tune`."
+        )
     return fold, used
 
 
@@ -285,7 +288,7 @@ def _best(sweep: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the most accurate of a sweep; of equals the first, which fits the training data least closely."""
     sound = [row for row in sweep if row["accuracy"] is not None]
     if not sound:
-        raise HeadError(f"Expected parameters that work. Received: none does; the first ends with: {sweep[0]['error']}")
+        raise HeadError(f"No parameters of the grid could be trained. The first error was: {sweep[0]['error']}")
     return max(sound, key=lambda row: float(row["accuracy"]))
 
 

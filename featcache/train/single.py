@@ -105,8 +105,8 @@ def check_memory(plan: Plan, examples: Examples) -> int:
         fitting = [name for name in STREAMING if memory_needed(name, n, d, classes=classes) <= free]
         advice = f"Take a head that reads them in blocks: {', '.join(fitting)}." if fitting else "Extract fewer values."
         raise HeadError(
-            f"Expected {needed / 1e9:,.1f} GB of memory for {plan.clf}: {_size(n, d)}. Received: {free / 1e9:,.1f} GB. "
-            f"{advice}"
+            f"Not enough memory for {plan.clf}: {_size(n, d)} need {needed / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free. {advice}"
         )
     return needed
 

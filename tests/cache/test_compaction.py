@@ -142,7 +142,7 @@ def test_damage_is_not_copied(cache: Path) -> None:
 def test_without_a_listing_nothing_is_removed(cache: Path) -> None:
     """After a manifest was rebuilt nobody knows which images are wanted: gc says to extract first."""
     relist(cache, [])
-    with pytest.raises(CacheError, match="Run extract"):
+    with pytest.raises(CacheError, match="Run `featcache extract`"):
         collect(cache)
     assert len(FeatureCache(cache).places) == 7
 

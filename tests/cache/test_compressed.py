@@ -173,7 +173,7 @@ def test_missing_plugin_is_one_line(extracting, tmp_path: Path, monkeypatch: pyt
         lambda: np.asarray(FeatureCache(cache.path).features()),
         lambda: verify(cache.path, fix=True),
     ):
-        with pytest.raises(CacheError, match=r"Expected hdf5plugin.*pip install 'featcache\[compression\]'$") as raised:
+        with pytest.raises(CacheError, match=r"need hdf5plugin.*pip install 'featcache\[compression\]'$") as raised:
             attempt()
         assert not isinstance(raised.value, CacheDamagedError)
     assert not (tmp_path / "new").exists()

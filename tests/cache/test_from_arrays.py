@@ -65,7 +65,7 @@ def test_digests_are_the_files(tmp_path: Path) -> None:
     cache = FeatureCache.from_arrays(X[:3], Y[:3], paths, SPEC, path=tmp_path / "c")
     assert cache.digests() == [hashlib.sha256(path.read_bytes()).digest() for path in paths]
     assert len(cache.places) == 2
-    with pytest.raises(OptionError, match="all paths to be files"):
+    with pytest.raises(OptionError, match="Some paths are files"):
         FeatureCache.from_arrays(X[:2], None, [paths[0], "gone.png"], SPEC, path=tmp_path / "d")
 
 
@@ -95,13 +95,13 @@ def test_heads_work_and_classifiers_refuse(tmp_path: Path) -> None:
     ("change", "what"),
     [
         ({"y": ["a"]}, "'y': 1"),
-        ({"paths": ["x"] * 60}, "every path once"),
+        ({"paths": ["x"] * 60}, "Every path must be there once"),
         ({"splits": ["dev"] * 60}, "splits"),
         ({"spec": {"x": object()}}, "JSON"),
         ({"digests": [b"short"] * 60}, "32 bytes"),
         ({"class_names": ["a"], "y": [1] * 60}, "indices"),
         ({"X": [[1.0]]}, "array"),
-        ({"X": np.full((60, 2), np.inf)}, "finite"),
+        ({"X": np.full((60, 2), np.inf)}, "inf or NaN"),
     ],
 )
 def test_wrong_input(tmp_path: Path, change: dict[str, object], what: str) -> None:

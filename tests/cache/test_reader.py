@@ -144,9 +144,9 @@ def test_missing_shard_is_named(extracting, photos: Path, tmp_path: Path) -> Non
 
 def test_what_is_no_cache(tmp_path: Path) -> None:
     """A folder without a cache, or none at all, is one clear error."""
-    with pytest.raises(CacheError, match=r"Expected a cache.*which has no manifest\.sqlite\. Run extract first"):
+    with pytest.raises(CacheError, match=r"has no manifest\.sqlite\. Run `featcache extract` first"):
         FeatureCache(tmp_path)
-    with pytest.raises(CacheError, match=r"which does not exist\. Run extract first"):
+    with pytest.raises(CacheError, match=r"does not exist\. Run `featcache extract` first"):
         FeatureCache(tmp_path / "nowhere")
 
 
@@ -155,13 +155,13 @@ def test_damaged_recipe(extracting, photos: Path, tmp_path: Path, content: str) 
     """A recipe.json that is not one is one clear error."""
     extracting(photos, tmp_path / "c")
     (tmp_path / "c" / "recipe.json").write_text(content)
-    with pytest.raises(CacheDamagedError, match=r"recipe\.json|Expected a recipe"):
+    with pytest.raises(CacheDamagedError, match=r"recipe\.json|has no recipe"):
         FeatureCache(tmp_path / "c")
 
 
 def test_newest_cache(extracting, photos: Path, tmp_path: Path) -> None:
     """The cache extracted into last is the newest, even if nothing was new; without any there is an error."""
-    with pytest.raises(CacheError, match="Run extract first"):
+    with pytest.raises(CacheError, match="Run `featcache extract` first"):
         newest_cache(tmp_path)
     extracting(photos, tmp_path / "a")
     extracting(photos, tmp_path / "b", pooling="max")

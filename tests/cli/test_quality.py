@@ -56,7 +56,7 @@ def test_audit_apply(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "drop.csv").write_text("path\nvalidation/dark/leak.png\n")
     code, _, err = run("audit", cache, "--apply", tmp_path / "drop.csv")
     assert code == 1
-    assert err.startswith("error: Expected --out FILE.csv for the cleaned source")
+    assert err.startswith("error: --apply writes a table, so it needs --out FILE.csv")
     code, out, _ = run("audit", cache, "--apply", tmp_path / "drop.csv", "--out", tmp_path / "o.csv", "--json")
     found = json.loads(out)
     assert code == 0
@@ -81,7 +81,7 @@ def test_audit_in_a_report(cache: Path, tmp_path: Path) -> None:
     assert json.loads(run("report", cache, "--json")[1])["findings"] is None
     code, _, err = run("audit", cache, "--apply", tmp_path / "d.csv", "--out", tmp_path / "o.csv", "--report", page)
     assert code == 1
-    assert err.startswith("error: Expected --apply or --report. Received: both.")
+    assert err.startswith("error: --apply and --report cannot be used together.")
 
 
 def test_audit_refuses_other_files(cache: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_workers_that_cannot_start(oracle, many: Path, tmp_path: Path, monkeypat
     from featcache.errors import CacheError
 
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")
-    with pytest.raises(CacheError, match="Expected workers that start"):
+    with pytest.raises(CacheError, match="workers ended while they were starting"):
         extraction(oracle, many, tmp_path / "c", engine="processes", workers=2).run()
 
 

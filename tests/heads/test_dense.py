@@ -357,7 +357,7 @@ def test_a_model_file_runs_nothing() -> None:
     for content in (_archive(harmful), b"PK", other):
         head = DenseClassifier()
         head.__setstate__({**state, "model_file": content})
-        with pytest.raises(HeadError, match="Expected a"):
+        with pytest.raises(HeadError, match=r"model\.keras"):
             head.predict(X)
 
 
@@ -373,7 +373,7 @@ def test_a_model_file_runs_nothing() -> None:
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:
     """A value that is not possible is named with what is."""
     hidden = {"hidden": 4} if "dropout" in params else {}
-    with pytest.raises(OptionError, match="Expected"):
+    with pytest.raises(OptionError, match="|".join(params)):
         DenseClassifier(**{**hidden, **params}).fit(X, Y)
 
 

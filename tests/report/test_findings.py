@@ -152,7 +152,7 @@ def test_nothing_found(extracting: Callable[..., FeatureCache], photos: Path, tm
 
 def test_the_page_is_of_its_own_cache(audited: FeatureCache, made: Callable[..., FeatureCache], tmp_path: Path) -> None:
     """An audit of another cache, or of a model whose cache is gone, is refused in one line."""
-    with pytest.raises(OptionError, match="Expected an audit of"):
+    with pytest.raises(OptionError, match="The audit is of"):
         write_report(audited.path, audit=audit(made(), labels=False))
     head = fit_head(audited, "ridge", out=tmp_path / "head")
     found = write_report(head.path, audit=audit(audited, labels=False))

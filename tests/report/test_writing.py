@@ -215,7 +215,7 @@ def test_bad_places(made, tmp_path: Path) -> None:
         write_report(tmp_path)
     head = fit_head(made(), "ridge")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OptionError, match="Expected to write"):
+    with pytest.raises(OptionError, match="cannot be written"):
         write_report(head.path, out=tmp_path / "file" / "r.html")
     with pytest.raises(OptionError, match="tsne or pca"):
         write_report(head.path, projection="umap")

@@ -44,7 +44,7 @@ def test_copies_of_training_images_are_not_scored(extracting, tmp_path: Path) ->
 def test_pictures_without_classes_are_answered_with_where_to_put_them(extracting, tmp_path: Path) -> None:
     """A folder of nothing but pictures is extracted, but no head can be trained on it."""
     write_image(tmp_path / "p" / "1.png", random_image(1))
-    with pytest.raises(HeadError, match=r"1 of 1 images without one\. Put images into a folder for each class"):
+    with pytest.raises(HeadError, match=r"1 of 1 images have no class.*one folder per class"):
         training_examples(extracting(tmp_path / "p", tmp_path / "c", validation_split=0.0), "mix")
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_is_said_before_anything_is_written(made, monkeypatch: pytes
     cache = made()
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
     with (
-        pytest.raises(HeadError, match="GB free on the disk"),
+        pytest.raises(HeadError, match="Not enough disk space"),
         packed(training_examples(cache, "features"), cache.path),
     ):
         pass

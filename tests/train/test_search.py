@@ -122,10 +122,10 @@ def test_few_shot_needs_enough_images(made) -> None:
     """More images than there are is refused."""
     cache = made(each=(3, 2, 2))
     parts = training_examples(cache, "features"), evaluation_examples(cache, "validation", "features")
-    with pytest.raises(OptionError, match="Expected 4 different training images of each class"):
+    with pytest.raises(OptionError, match="asks for 4 images of each class"):
         search.few_shot(plan(), *parts, [4], 1)
     for shots, tries in (([0], 1), ([1], 0)):
-        with pytest.raises(OptionError, match="1 or more images"):
+        with pytest.raises(OptionError, match="must be 1 or more"):
             search.few_shot(plan(), *parts, shots, tries)
 
 
@@ -134,9 +134,9 @@ def test_too_few_folds_and_images(made) -> None:
     examples = training_examples(made(each=(1, 1, 1)), "features")
     with pytest.raises(OptionError, match="at least 2 folds"):
         search.cross_validate(plan(), examples, 1)
-    with pytest.raises(HeadError, match="to cross-validate"):
+    with pytest.raises(HeadError, match="Cross-validation needs"):
         search.cross_validate(plan(), examples, 2)
-    with pytest.raises(HeadError, match="to tune on"):
+    with pytest.raises(HeadError, match="Tuning needs"):
         search.tune(plan(), examples)
 
 
@@ -191,5 +191,5 @@ def test_the_best_is_the_most_accurate_and_of_equals_the_first() -> None:
     """What failed does not count."""
     sweep = [{"params": i, "accuracy": value, "error": "x"} for i, value in enumerate([None, 0.5, 0.9, 0.9, 0.7])]
     assert search._best(sweep)["params"] == 2
-    with pytest.raises(HeadError, match="none does; the first ends with: x"):
+    with pytest.raises(HeadError, match="first error was: x"):
         search._best(sweep[:1])
