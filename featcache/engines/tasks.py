@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ class Task:
     def name(self, work: Work) -> str:
         """Return 16 hex digits that stand for these images, unchanged, and what is to be made of them."""
         images = [[item.path, item.size, item.mtime_ns] for item in self.items]
-        what = [work.recipe.fingerprint, work.location, work.augmentation, work.views, work.batch_size, images]
+        splits = asdict(work.policy) if work.views else None  # training images alone have views
+        what = [work.recipe.fingerprint, work.location, work.augmentation, work.views, splits, work.batch_size, images]
         return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:16]
 
 

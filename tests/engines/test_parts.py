@@ -107,6 +107,14 @@ def test_a_damaged_part_is_computed_again(oracle, many: Path, local, tmp_path: P
     assert content(tmp_path / "c") == local
 
 
+def test_parts_of_other_splits_lack_no_view(oracle, many: Path, tmp_path: Path) -> None:
+    """Images that were validation in a part and are training images now get their views."""
+    extraction(oracle, many, tmp_path / "c", validation_split=0.5).run_part(1, 1)
+    ours = extraction(oracle, many, tmp_path / "c", validation_split=0.1).run()
+    fresh = extraction(oracle, many, tmp_path / "fresh", validation_split=0.1).run()
+    assert np.array_equal(ours.features("train", views=True), fresh.features("train", views=True))
+
+
 def test_changed_images_are_not_settled_by_parts(oracle, many: Path, tmp_path: Path) -> None:
     """An image that was changed after its part was done has its new features."""
     source = Path(shutil.copytree(many, tmp_path / "photos"))

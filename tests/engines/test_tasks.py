@@ -72,9 +72,9 @@ def test_what_is_in_memory_stays_here(oracle: Path, photos: Path, tmp_path: Path
     [
         ({"engine": "threads"}, "local, processes or dask"),
         ({"engine": "processes", "workers": 0}, "workers of 1 or more"),
-        ({"workers": 2}, "workers with engine processes"),
-        ({"engine": "dask", "workers": 2, "scheduler": "tcp://x:1"}, "without a scheduler"),
-        ({"engine": "processes", "scheduler": "tcp://x:1"}, "scheduler with engine dask only"),
+        ({"workers": 2}, "for the engine processes"),
+        ({"engine": "dask", "workers": 2, "scheduler": "tcp://x:1"}, "without `scheduler`"),
+        ({"engine": "processes", "scheduler": "tcp://x:1"}, "for the engine dask only"),
     ],
 )
 def test_options_that_do_not_go_together(photos: Path, options: dict[str, object], said: str) -> None:
