@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import ImageError, SourceError
+from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import SPLIT_NAMES, Item, Items, Problems, counted, sole_content
 
 
@@ -23,12 +24,16 @@ class FileSource:
         The images.
     origin : Path, optional
         What lists them, and gives the source its name and location; default: the root.
+    options : SourceOptions
+        How they were listed.
     """
 
     sequential = False
 
-    def __init__(self, root: Path, items: Iterable[Item], *, origin: Path | None = None) -> None:
-        self.root = root.absolute()
+    def __init__(
+        self, root: Path, items: Iterable[Item], *, origin: Path | None = None, options: SourceOptions = NO_OPTIONS
+    ) -> None:
+        self.root, self.options = root.absolute(), options
         self.name = origin.stem if origin else self.root.name or "root"
         self.location = str(origin.absolute() if origin else self.root)
         self.items = Items.of(counted(items, self.location))

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from featcache.errors import SourceError
 from featcache.sources.files import FileSource, Lister, Named
+from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import Problems
 
 _COLUMNS = ("path", "label", "split", "group")
 _SAMPLE = 8192
 
 
-def table_source(path: Path) -> FileSource:
+def table_source(path: Path, options: SourceOptions = NO_OPTIONS) -> FileSource:
     """Return the source that a table lists.
 
     Parameters
@@ -24,6 +25,8 @@ def table_source(path: Path) -> FileSource:
         UTF-8, with or without a byte order mark, with a header that names the column ``path``, and as far as
         they are known ``label``, ``split`` (a name as folders have it) and ``group``, in any order; other
         columns are not read. Any delimiter that `csv.Sniffer` finds. An empty field means none.
+    options : SourceOptions
+        How it is read.
 
     Raises
     ------
@@ -31,11 +34,12 @@ def table_source(path: Path) -> FileSource:
         If the table cannot be read, or lists nothing; all rows with missing files, paths that were named
         twice, unknown splits or too few or too many fields are reported together.
     """
+    options.check("a table")
     folder = path.absolute().parent
     lister = Lister(folder)
     rows = _rows(path, lister.problems)
     try:
-        source = FileSource(folder, (item for row in rows if (item := lister.item(row))), origin=path)
+        source = FileSource(folder, (item for row in rows if (item := lister.item(row))), origin=path, options=options)
     except (OSError, csv.Error) as error:
         raise SourceError(
             f"Expected a readable table. Received: {str(path)!r}: {getattr(error, 'strerror', None) or error}."
