@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import logging
 import mimetypes
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ import numpy.typing as npt
 
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
-from featcache.sources.folders import content, files_source, folder_source
+from featcache.sources.folders import Folders, content, files_source, folder_source
+from featcache.sources.layouts import Exclusion, twins
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables import table_source
 from featcache.sources.tars import SUFFIXES, TarSource
+
+log = logging.getLogger(__name__)
 
 KINDS = (
     "a folder of class folders, of train/ and validation/ folders of those, or of images; a CSV file "
@@ -74,9 +78,14 @@ def open_source(
         If a class is not in the source, or an option says nothing about this kind of source.
     """
     opened: Source
+    wanted = None if classes is None else list(dict.fromkeys(classes))
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        opened = _named(name, options) if name in NAMED else _at(Path(source), options)
+        if name in NAMED and Path(name).exists():
+            log.warning("%s is read from here, as there is something of that name: the public set is not used", name)
+            opened = _at(Path(name), options, wanted)
+        else:
+            opened = _named(name, options) if name in NAMED else _at(Path(source), options, wanted)
     elif isinstance(source, Source):
         options.check("a source that is open already")
         opened = source
@@ -85,7 +94,7 @@ def open_source(
         opened = PairSource(source)
     else:
         raise SourceError(f"Expected a source: {KINDS}; or (image, label) pairs. Received: {type(source).__name__}.")
-    return _of_classes(opened, classes)
+    return _of_classes(opened, wanted)
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -116,8 +125,9 @@ def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None
     if not location:
         raise SourceError("It is not known where the images lie.")
     options = SourceOptions.from_dict(described.get("options", {}))
-    opened = _named(location, options) if location in NAMED else _at(Path(location), options)
-    return _of_classes(opened, classes)
+    wanted = None if classes is None else list(dict.fromkeys(classes))
+    opened = _named(location, options) if location in NAMED else _at(Path(location), options, wanted)
+    return _of_classes(opened, wanted)
 
 
 def _named(name: str, options: SourceOptions) -> Source:
@@ -125,13 +135,15 @@ def _named(name: str, options: SourceOptions) -> Source:
     return named_source(name)
 
 
-def _of_classes(opened: Source, classes: Iterable[str] | None) -> Source:
-    if classes is None:
+def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
+    known = class_names(opened.items)
+    for group in twins(known):
+        log.warning("%s: classes whose names look alike are kept apart: %s", opened.location,
+                    ", ".join(map(ascii, group)))  # fmt: skip
+    if wanted is None:
         return opened
-    wanted = list(dict.fromkeys(classes))
     if not wanted:
         raise OptionError(f"Expected at least one of the classes of {opened.location}. Received: none.")
-    known = class_names(opened.items)
     for name in wanted:
         if name not in known:
             raise OptionError(f"Expected classes of {opened.location}. Received: {name!r} ({nearest(name, known)}).")
@@ -139,22 +151,20 @@ def _of_classes(opened: Source, classes: Iterable[str] | None) -> Source:
     return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
 
-def _at(path: Path, options: SourceOptions) -> Source:
+def _at(path: Path, options: SourceOptions, classes: Collection[str] | None) -> Source:
     if path.is_dir():
-        top = content(path)
+        tree = Folders(path, Exclusion(options.exclude))
+        top = tree.content("")
         tars = [path / name for name in top.files if SUFFIXES.search(name)]
         if tars and not top.folders:
-            options.check("tar files")
-            return TarSource(tars, path, options)
+            return TarSource(tars, path, options, classes=classes)
         if not top.folders and any(map(_is_array_name, top.files)):
             options.check("arrays")
             return npy_source(path, top.files)
-        options.check("a folder")
-        return folder_source(path, top, options)
+        return folder_source(tree, options, classes=classes)
     if path.is_file():
         if SUFFIXES.search(path.name):
-            options.check("a tar file")
-            return TarSource([path], path, options)
+            return TarSource([path], path, options, classes=classes)
         if path.suffix.lower() == ".npz":
             options.check("arrays")
             return npz_source(path)
@@ -195,8 +205,8 @@ def open_images(
     parts: list[tuple[str, Source]] = []
     for plain, group in itertools.groupby(given, _is_plain):
         if plain:
-            options.check("images and folders")
-            parts.append(("", files_source(group)))
+            options.check("images and folders", "exclude")
+            parts.append(("", files_source(group, exclude=options.exclude)))
         else:
             parts += [(f"{os.fspath(one)}/", open_source(one, options=options)) for one in group]
     if len(parts) == 1:
