@@ -123,8 +123,8 @@ def npz_source(path: Path) -> PartsSource:
     ----------
     path : Path
         With the keys ``x_train, y_train`` (``x_val``, ``x_test`` and so on), or ``train_images, train_labels``, or
-        ``images, labels``, or ``X, y``, in any case; ``class_names`` if labels are indices into names. Compressed members are unpacked into a temporary file without a name, which
-        is gone when the source is.
+        ``images, labels``, or ``X, y``, in any case; ``class_names`` if labels are indices into names. Compressed
+        members are unpacked into a temporary file without a name, which is gone when the source is.
 
     Raises
     ------

@@ -210,7 +210,7 @@ def _check_splits(tree: Tree, folders: Sequence[str], splits: dict[str, str], op
 def _split(tree: Tree, path: str, split: str, wanted: Collection[str]) -> Branch:
     """Return what a split's folder holds, below folders that only wrap it (``seg_train/seg_train/``)."""
     below = _wrapped(tree, path, wanted)
-    if below != path:
+    if not all(_repeats(name, path, split) for name in below[len(path) :].split("/")[:-1]):
         log.warning("%s: the class folders of %s are taken from %s", tree.where, split, below.rstrip("/"))
     here = tree.look(below, whole=True)
     if here.folders and (here.image or here.other):
@@ -219,13 +219,18 @@ def _split(tree: Tree, path: str, split: str, wanted: Collection[str]) -> Branch
     return Branch(below, split, _classes(tree, below, folders, wanted, top=False) if folders else None)
 
 
+def _repeats(name: str, path: str, split: str | None) -> bool:
+    """Whether a folder in a split's folder means that split once more, such as ``test/test/``."""
+    return name.lower() == path.rstrip("/").rpartition("/")[2].lower() or known_splits([name]).get(name) == split
+
+
 def _unlabelled(tree: Tree, part: Branch, parts: Sequence[Branch]) -> Branch:
     """Return a split without classes if its one folder is none: ``test/all/``, ``test/test/``, ``train/images/``."""
     if part.classes is not None and len(part.classes) == 1:
         (name,) = part.classes
         elsewhere = {other for one in parts if one is not part for other in one.classes or ()}
-        same_split = known_splits([name]).get(name) is not None
-        if name.lower() in _HOLDERS or same_split or (len(elsewhere) > 1 and name not in elsewhere):
+        repeated = _repeats(name, part.path, part.split)
+        if name.lower() in _HOLDERS or repeated or (len(elsewhere) > 1 and name not in elsewhere):
             part = Branch(part.path, part.split, None)
     if part.classes is None and part.split == "validation" and any(one.classes for one in parts):
         log.warning("%s/%s has no class folders: validation has no labels, and nothing can be scored on it",
