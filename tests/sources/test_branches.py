@@ -17,6 +17,7 @@ CLASSES = {
     "0/1.png 1/1.png 2/1.png": "0,1,2",
     "cats/2020/1.jpg cats/2.jpg dogs/3.jpg": "cats,dogs",
     "animals/cats/1.jpg vehicles/cars/2.jpg": "animals,vehicles",
+    "n1/images/1.jpg n2/images/2.jpg": "n1,n2",
     "valid/1.jpg invalid/2.jpg": "invalid,valid",
     "bullet train/1.jpg crash test/2.jpg": "bullet train,crash test",
     "development site/1.jpg forest/2.jpg": "development site,forest",
@@ -74,6 +75,11 @@ REFUSED = {
     "cats/1.jpg dogs/2.jpg notes.txt": "--exclude notes.txt",
     "cats/1.jpg 2.jpg": "--exclude 2.jpg",
     "train/A/x/1.jpg train/A/y/2.jpg train/B/x/3.jpg train/B/y/4.jpg": "--classes A,B",
+    "train/cats/1.jpg train/dogs/2.jpg test/cat/3.jpg test/dog/4.jpg": "none is the same",
+    "yes/1.jpg no/2.jpg brain/yes/3.jpg brain/no/4.jpg": "--exclude brain",
+    "train/a/1.jpg train/b/2.jpg train/train/a/3.jpg train/train/b/4.jpg": "--exclude train/train",
+    "train_cats/1.jpg train_dogs/2.jpg test_cats/3.jpg test_dogs/4.jpg": "split and class",
+    "session1/cats/1.jpg session1/dogs/2.jpg session2/cats/3.jpg": "--split train=session1 --split test=session2",
 }  # fmt: skip
 """Files of a source, and what the refusal says."""
 
@@ -212,6 +218,8 @@ def test_classes_that_are_named_are_classes(tmp_path: Path) -> None:
         ("maine coon/1.jpg maine  coon/2.jpg", "'maine  coon', 'maine coon'"),
         ("caf\u00e9/1.jpg cafe\u0301/2.jpg", r"'cafe\u0301', 'caf\xe9'"),
         ("train/a/1.jpg train/b/2.jpg val/3.jpg", "validation has no labels"),
+        ("train/1.jpg test/a/2.jpg test/b/3.jpg", "train has no labels"),
+        ("train/a/1.jpg train/b/2.jpg val/a/.keep val/b/.keep", "val/a has no file"),
         ("train/x/a/1.jpg train/x/b/2.jpg test/a/3.jpg", "the class folders of train are taken from train/x"),
         ("animals/cats/1.jpg vehicles/cars/2.jpg", "such as animals/cats"),
         ("train/a/1.jpg test/a/2.jpg cover.jpg", "'cover.jpg'"),
