@@ -190,7 +190,7 @@ def _check_splits(
     """Raise `SourceError` unless the folders are train and other splits, one folder each."""
     others = [name for name in folders if name not in splits]
     if others:
-        there = [f"--exclude {shlex.quote(name)}" for name in others[:3]]
+        there = [f"--exclude {_quoted(name)}" for name in others[:3]]
         raise SourceError(
             f"Some folders of {tree.where!r} are splits by their names ({_shown(splits)}) and others are not "
             f"({_shown(others)}). Leave these out with {' '.join(there)}, or say which split they are with "
@@ -210,16 +210,25 @@ def _check_splits(
                     "Make folders of splits with folders of classes in them, or a table with the columns path, label "
                     f"and split. If all of them are classes: {_classes_words(folders)}."
                 )
-            words = " ".join(f"--split {split}={shlex.quote(name)}" for name in same)
+            words = " ".join(f"--split {split}={_quoted(name)}" for name in same)
             raise SourceError(
                 f"{tree.where!r} has more than one {split} folder: {_shown(same)}. Use them together with {words}, or "
-                f"leave one out, such as --exclude {shlex.quote(same[-1])}."
+                f"leave one out, such as --exclude {_quoted(same[-1])}."
             )
 
 
 def _split(tree: Tree, path: str, split: str, wanted: Collection[str]) -> Branch:
     """Return what a split's folder holds, below folders that only wrap it (``seg_train/seg_train/``)."""
     below = _wrapped(tree, path, wanted)
+    for place in (path, below):
+        inside = tree.look(place, whole=True).folders
+        others = set(known_splits(inside).values()) - {split}
+        if others and len(known_splits(inside)) == len(inside) and not set(inside) <= set(wanted):
+            raise SourceError(
+                f"The folder of {split} in {tree.where!r}, {place.rstrip('/')!r}, has splits in it again: "
+                f"{_shown(inside)}. Name that folder as the source, or leave it out with --exclude "
+                f"{_quoted(place.rstrip('/'))}. If they are classes: {_classes_words(inside)}."
+            )
     if not all(_repeats(name, path, split) for name in below[len(path) :].split("/")[:-1]):
         log.warning("%s: the class folders of %s are taken from %s", tree.where, split, below.rstrip("/"))
     here = tree.look(below, whole=True)
@@ -256,7 +265,7 @@ def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[
             raise SourceError(
                 f"The classes of {part.split} in {tree.where!r} ({_shown(part.classes)}) are not those of train "
                 f"({_shown(sorted(train))}): none is the same. Give folders of one class the same name, or leave the "
-                f"split out with --exclude {shlex.quote(part.path.split('/')[0])}."
+                f"split out with --exclude {_quoted(part.path.split('/')[0])}."
             )
 
 
@@ -275,7 +284,7 @@ def _classes(tree: Tree, path: str, folders: Sequence[str], wanted: Collection[s
     barren = [name for name, look in looks.items() if not look.image and not look.folders]
     if barren:
         example = f"{barren[0]}/{looks[barren[0]].other}"
-        words = " ".join(f"--exclude {shlex.quote(name)}" for name in barren[:3])
+        words = " ".join(f"--exclude {_quoted(name)}" for name in barren[:3])
         raise SourceError(
             f"{where!r} has a folder without images, which is no class: {_shown(barren)}, with files such as "
             f"{example!r}. Leave it out with {words}."
@@ -320,7 +329,7 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
         if len(again) > 1:
             raise SourceError(
                 f"{where!r} has class folders that {name!r} has once more: {_shown(again)}. Leave that folder out with "
-                f"--exclude {shlex.quote(path + name)}. If it is a class: {_classes_words(folders)}."
+                f"--exclude {_quoted(path + name)}. If it is a class: {_classes_words(folders)}."
             )
     for i, name in enumerate(deep):
         for other in deep[i + 1 : i + 20]:
@@ -346,18 +355,23 @@ def _files_beside(where: str, here: Look) -> SourceError:
     file = here.image or here.other or ""
     return SourceError(
         f"{where.rstrip('/')!r} holds folders, which are classes, and files beside them, such as {file!r}. Move images "
-        f"into the folder of their class, and leave other files out with --exclude {shlex.quote(file)}."
+        f"into the folder of their class, and leave other files out with --exclude {_quoted(file)}."
     )
 
 
 def _split_words(folders: Sequence[str]) -> str:
     """Return an example of the option `--split` with folders that there are."""
     splits = ("train", "test") if len(folders) > 1 else ("test",)
-    return " ".join(f"--split {split}={shlex.quote(name)}" for split, name in zip(splits, folders, strict=False))
+    return " ".join(f"--split {split}={_quoted(name)}" for split, name in zip(splits, folders, strict=False))
 
 
 def _classes_words(folders: Sequence[str]) -> str:
-    return f"--classes {shlex.quote(','.join(folders))}" if len(folders) <= 8 else "--classes with all their names"
+    return f"--classes {_quoted(','.join(folders))}" if len(folders) <= 8 else "--classes with all their names"
+
+
+def _quoted(name: str) -> str:
+    """Return a name for a shell; one that no line can show as Python writes it."""
+    return shlex.quote(name) if name.isprintable() else repr(name)
 
 
 def _shown(names: Collection[str]) -> str:
