@@ -21,10 +21,11 @@ from featcache.sources.folders import Folders, content, files_source, folder_sou
 from featcache.sources.layouts import Exclusion, twins
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.options import NO_OPTIONS, SourceOptions
+from featcache.sources.packed import SUFFIXES
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables import table_source
-from featcache.sources.tars import SUFFIXES, TarSource
+from featcache.sources.tars import TarSource
 
 log = logging.getLogger(__name__)
 
