@@ -122,10 +122,11 @@ def _check_splits(
     others = [name for name in folders if name not in splits]
     if others:
         there = [f"--exclude {quoted(name)}" for name in others[:3]]
+        missing = [split for split in ("train", "test", "validation") if split not in splits.values()] or ["test"]
         raise SourceError(
             f"Some folders of {tree.where!r} are splits by their names ({shown(splits)}) and others are not "
-            f"({shown(others)}). Leave these out with {' '.join(there)}, or say which split they are with "
-            f"{split_words(others[:1])}. If all of them are classes: {classes_words(folders)}."
+            f"({shown(others)}). Leave these out with {' '.join(there)}, or say which split they are, such as "
+            f"{split_words(others[:1], missing)}. If all of them are classes: {classes_words(folders)}."
         )
     if "train" not in splits.values():
         raise SourceError(

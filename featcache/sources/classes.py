@@ -99,7 +99,7 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
 
 
 def _one_set(where: str, folders: Sequence[str], why: str, *, top: bool) -> SourceError:
-    advice = f"Say which is which: {split_words(folders)}" if top else "Make a table of them"
+    advice = f"Say which is which, such as {split_words(folders)}" if top else "Make a table of them"
     return SourceError(
         f"{where!r} has {shown(folders)}, which {why}: they are splits rather than classes. {advice}. If they are "
         f"classes: {classes_words(folders)}."

@@ -66,9 +66,8 @@ def wrapped(tree: Tree, path: str, wanted: Collection[str] = (), *, stop_at_spli
     return path
 
 
-def split_words(folders: Sequence[str]) -> str:
+def split_words(folders: Sequence[str], splits: Sequence[str] = ("train", "test")) -> str:
     """Return an example of the option `--split` with folders that there are."""
-    splits = ("train", "test") if len(folders) > 1 else ("test",)
     return " ".join(f"--split {split}={quoted(name)}" for split, name in zip(splits, folders, strict=False))
 
 
