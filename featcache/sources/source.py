@@ -240,6 +240,10 @@ class Problems:
         if self._counts[kind] <= self._SHOWN:
             self._found.setdefault(kind, []).append(example)
 
+    def count(self, kind: str) -> int:
+        """Return how many of a kind were noted."""
+        return self._counts.get(kind, 0)
+
     def __bool__(self) -> bool:
         return bool(self._counts)
 
