@@ -12,7 +12,6 @@ from featcache.errors import ImageError, SourceError
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import Item, Items, Problems, counted, sole_content
 
-
 MISSING = "missing files"
 
 
@@ -27,6 +26,8 @@ class FileSource:
         The images.
     origin : Path, optional
         What lists them, and gives the source its name and location; default: the root.
+    options : SourceOptions
+        How they were listed.
     """
 
     sequential = False

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from featcache.errors import SourceError
 from featcache.sources.files import FileSource
+from featcache.sources.layouts import ignored
+from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import SPLIT_NAMES, SPLITS, Item
 
 log = logging.getLogger(__name__)
@@ -52,12 +54,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def ignored(name: str) -> bool:
-    """Whether a name is what systems leave behind: hidden files, and Windows' thumbnail store."""
-    return name.startswith(".") or name.lower() in {"thumbs.db", "desktop.ini"}
-
-
-def folder_source(root: Path, top: Content) -> FileSource:
+def folder_source(root: Path, top: Content, options: SourceOptions = NO_OPTIONS) -> FileSource:
     """Return the source of a folder of images.
 
     Parameters
@@ -67,6 +64,8 @@ def folder_source(root: Path, top: Content) -> FileSource:
         folders; or one of images without labels.
     top : Content
         What it holds.
+    options : SourceOptions
+        Of which a folder has `exclude` and `splits`.
 
     Raises
     ------
@@ -92,7 +91,7 @@ def folder_source(root: Path, top: Content) -> FileSource:
         )
     else:
         items = _classes(root, top, "", None)
-    source = FileSource(root, items)
+    source = FileSource(root, items, options=options)
     if not source.items:
         raise no_file(root)
     return source

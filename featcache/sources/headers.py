@@ -336,4 +336,3 @@ def _flag_name(name: str) -> str:
 
 def _are_flags(table: Table, column: int) -> bool:
     return all(flag(row[column]) is not None for row in table.sample)
-

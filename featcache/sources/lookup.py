@@ -71,7 +71,8 @@ class Finder:
         found = self._find(cell)
         if found == MISSING and (number := cell.strip()).isdecimal() and number.isascii():
             folder = os.path.join(self._folder, self.base)  # noqa: PTH118
-            return "numbers without the leading zeros of their files" if int(number) in self._numbered(folder) else found
+            if int(number) in self._numbered(folder):
+                return "numbers without the leading zeros of their files"
         return found
 
     def _find(self, cell: str) -> Found:

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import mimetypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import numpy.typing as npt
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
 from featcache.sources.folders import content, files_source, folder_source
+from featcache.sources.metadata import metadata_source
 from featcache.sources.named import NAMED, named_source
+from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
-from featcache.sources.tables import table_source
+from featcache.sources.tables import TABLES, table_source
 from featcache.sources.tars import SUFFIXES, TarSource
 
 KINDS = (
@@ -29,11 +31,12 @@ KINDS = (
 )
 """What a source may be, for help and errors."""
 
-TABLES = (".csv", ".tsv", ".txt")
-
 
 def open_source(
-    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]], *, classes: Iterable[str] | None = None
+    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]],
+    *,
+    classes: Iterable[str] | None = None,
+    options: SourceOptions = NO_OPTIONS,
 ) -> Source:
     """Return the source that a name, a path or a list of images means.
 
@@ -53,6 +56,8 @@ def open_source(
         - pairs of an image and its label, see `featcache.sources.pairs.PairSource`.
     classes : iterable of str, optional
         Keep these classes only.
+    options : SourceOptions
+        How it is read, where that does not follow from what lies there.
 
     Returns
     -------
@@ -65,18 +70,65 @@ def open_source(
     SourceError
         If it does not exist, is empty, or its layout is not one of these.
     OptionError
-        If a class is not in the source.
+        If a class is not in the source, or an option says nothing about this kind of source.
     """
     opened: Source
     if isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        opened = named_source(name) if name in NAMED else _at(Path(source))
+        opened = _at_or_named(source, options)
     elif isinstance(source, Source):
+        options.check("a source that is open already")
         opened = source
     elif isinstance(source, Iterable):
+        options.check("(image, label) pairs")
         opened = PairSource(source)
     else:
         raise SourceError(f"Expected a source: {KINDS}; or (image, label) pairs. Received: {type(source).__name__}.")
+    return _of_classes(opened, classes)
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """Return what `reopen` needs, for JSON: ``name``, ``location`` and, if there are any, ``options``."""
+    origin = source
+    while isinstance(origin, Selected):
+        origin = origin.origin
+    options = getattr(origin, "options", NO_OPTIONS).to_dict()
+    return {"name": source.name, "location": source.location, **({"options": options} if options else {})}
+
+
+def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None) -> Source:
+    """Open a source again, as it was opened then.
+
+    Parameters
+    ----------
+    described : mapping
+        What `describe` returned; a cache keeps it as its ``source``.
+    classes : iterable of str, optional
+        Keep these classes only.
+
+    Raises
+    ------
+    SourceError, OptionError
+        As `open_source`; `SourceError` if nobody knows where it lies.
+    """
+    location = described.get("location")
+    if not location:
+        raise SourceError("It is not known where the images lie.")
+    options = SourceOptions.from_dict(described.get("options", {}))
+    opened = _at_or_named(location, options)
+    return _of_classes(opened, classes)
+
+
+def _at_or_named(source: str | os.PathLike[str], options: SourceOptions, *, labelled: bool = True) -> Source:
+    name = os.fspath(source)
+    return _named(name, options) if name in NAMED else _at(Path(source), options, labelled=labelled)
+
+
+def _named(name: str, options: SourceOptions) -> Source:
+    options.check(f"the set {name}")
+    return named_source(name)
+
+
+def _of_classes(opened: Source, classes: Iterable[str] | None) -> Source:
     if classes is None:
         return opened
     wanted = list(dict.fromkeys(classes))
@@ -90,27 +142,36 @@ def open_source(
     return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
 
-def _at(path: Path) -> Source:
+def _at(path: Path, options: SourceOptions, *, labelled: bool = True) -> Source:
     if path.is_dir():
         top = content(path)
         tars = [path / name for name in top.files if SUFFIXES.search(name)]
         if tars and not top.folders:
-            return TarSource(tars, path)
+            options.check("tar files")
+            return TarSource(tars, path, options)
         if not top.folders and any(map(_is_array_name, top.files)):
+            options.check("arrays")
             return npy_source(path, top.files)
-        return folder_source(path, top)
+        if (listed := metadata_source(path, top, options)) is not None:
+            return listed
+        options.check("a folder")
+        return folder_source(path, top, options)
     if path.is_file():
         if SUFFIXES.search(path.name):
-            return TarSource([path], path)
+            options.check("a tar file")
+            return TarSource([path], path, options)
         if path.suffix.lower() == ".npz":
+            options.check("arrays")
             return npz_source(path)
         if path.suffix.lower() in TABLES:
-            return table_source(path)
+            return table_source(path, options, labelled=labelled)
     what = "is none of these" if path.exists() else "does not exist"
     raise SourceError(f"Expected a source: {KINDS}. Received: {str(path)!r}, which {what}.")
 
 
-def open_images(images: str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str]]) -> Source:
+def open_images(
+    images: str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str]], *, options: SourceOptions = NO_OPTIONS
+) -> Source:
     """Return the images that are named, to be predicted: their labels and splits are of no account.
 
     Parameters
@@ -119,6 +180,8 @@ def open_images(images: str | os.PathLike[str] | Source | Iterable[str | os.Path
         Each a file; a folder, for all files below it, whatever they are; or a table, arrays, a tar file, a folder of
         nothing but arrays or tar files (and what does not have an image's name), or the name of a set, as
         `open_source` takes them.
+    options : SourceOptions
+        How each is read.
 
     Returns
     -------
@@ -137,9 +200,10 @@ def open_images(images: str | os.PathLike[str] | Source | Iterable[str | os.Path
     parts: list[tuple[str, Source]] = []
     for plain, group in itertools.groupby(given, _is_plain):
         if plain:
+            options.check("images and folders")
             parts.append(("", files_source(group)))
         else:
-            parts += [(f"{os.fspath(one)}/", open_source(one)) for one in group]
+            parts += [(f"{os.fspath(one)}/", _at_or_named(one, options, labelled=False)) for one in group]
     if len(parts) == 1:
         return parts[0][1]
     return _Chain(parts) if parts else files_source([])

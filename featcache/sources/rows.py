@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,10 @@ class Table:
             If the file cannot be read.
         """
         noted = Problems() if problems is None else problems
-        with closing(self._json(noted) if self.delimiter is None else self._csv(noted, first)) as rows:
-            try:
-                yield from rows
-            except (OSError, csv.Error, ValueError) as error:
-                raise unreadable(self.path, error) from None
+        try:
+            yield from self._json(noted) if self.delimiter is None else self._csv(noted, first)
+        except (OSError, csv.Error, UnicodeError) as error:
+            raise unreadable(self.path, error) from None
 
     def _csv(self, problems: Problems, first: bool) -> Iterator[Row]:
         width = len(self.header)
@@ -145,7 +144,7 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
             text = file.read(_SAMPLE_BYTES)
             whole = not file.read(1)
         return _csv_table(path, text, whole, encoding, wanted)
-    except (OSError, csv.Error, ValueError) as error:
+    except (OSError, csv.Error, UnicodeError) as error:
         raise unreadable(path, error) from None
 
 
@@ -205,10 +204,8 @@ def _parsed(lines: Sequence[str], delimiter: str, spaced: bool = False) -> list[
     """Return the first rows that some lines hold; none after one that cannot be read."""
     rows: list[list[str]] = []
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced)
-    try:
+    with suppress(csv.Error):
         rows += itertools.islice(reader, SAMPLE_ROWS + 1)
-    except csv.Error:
-        pass
     return rows
 
 

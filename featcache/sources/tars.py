@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featcache.errors import ImageError, SourceError
-from featcache.sources.folders import ignored
+from featcache.sources.layouts import ignored
+from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import SPLIT_NAMES, Item, Items, counted, label_name, sole_content
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class TarSource:
         In the order wanted.
     root : Path
         What gives the source its name and location: the folder they are in, or the one tar file.
+    options : SourceOptions
+        Of which tar files have `exclude` and `splits`.
 
     Attributes
     ----------
@@ -83,7 +86,8 @@ class TarSource:
 
     sequential = True
 
-    def __init__(self, tars: Sequence[Path], root: Path) -> None:
+    def __init__(self, tars: Sequence[Path], root: Path, options: SourceOptions = NO_OPTIONS) -> None:
+        self.options = options
         self.name = root.absolute().name.removesuffix(".tar") or "root"
         self.location = str(root.absolute())
         self._tars = [tar.absolute() for tar in tars]
