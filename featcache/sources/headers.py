@@ -18,16 +18,19 @@ IMAGES = (
     ("path", "file", "filename", "filepath", "imagepath", "imgpath", "imagefile", "imagefilename", "imagefilepath",
      "imagename", "imgname", "imgfile", "relativepath", "relpath", "fname", "filenames", "files", "paths"),
     ("image", "images", "img", "photo", "picture"),
-    ("imageid", "imgid", "photoid", "fileid", "id", "uuid", "key"),
+    ("imageid", "imgid", "photoid", "fileid", "imageindex", "id", "uuid", "key"),
     ("name",),
 )  # fmt: skip
 """Names of the column with the images, as `squashed` gives them, the surest first."""
 
-LABELS = ("label", "labels", "class", "classes", "classname", "classlabel", "labelname", "category", "categoryname",
-          "target", "targetname", "species", "breed", "variety", "cultivar", "diagnosis", "dx", "disease", "condition",
-          "finding", "findinglabels", "emotion", "expression", "groundtruth", "tag", "tags", "classid", "labelid",
-          "categoryid", "targetid", "classindex", "classidx", "labelindex", "labelidx")  # fmt: skip
-"""Names of the column with the classes."""
+LABELS = (
+    ("label", "labels", "class", "classes", "classname", "classlabel", "labelname", "category", "categoryname",
+     "target", "targetname", "species", "breed", "variety", "cultivar", "diagnosis", "dx", "disease", "finding",
+     "findinglabels", "emotion", "expression", "groundtruth", "classid", "labelid", "categoryid", "targetid",
+     "classindex", "classidx", "labelindex", "labelidx"),
+    ("tag", "tags", "condition"),
+)  # fmt: skip
+"""Names of the column with the classes, the surer ones first."""
 
 SPLITS = (("split", "splits", "datasplit", "datasetsplit", "splitname"),
           ("set", "subset", "usage", "partition", "phase", "dataset"))  # fmt: skip
@@ -43,6 +46,9 @@ NO_COLUMN = "none"
 
 _INDEX = re.compile(r"(unnamed[\s:_]*\d*|index|rownames|\.\.\.1|x\.?\d*|#)?", re.IGNORECASE)
 """Names of columns that programs write with the numbers of the rows."""
+
+_MEANT = frozenset(name for tiers in (LABELS, SPLITS[:1], GROUPS) for names in tiers for name in names)
+"""Names of columns that mean something else than images."""
 
 _LOOKED_AT = 50
 """Columns of other names that are tried as the images."""
@@ -188,7 +194,7 @@ def _named(table: Table, names: Sequence[str], taken: Iterable[int] = ()) -> lis
 
 def _headless(table: Table, finder: Callable[..., Finder]) -> Columns | None:
     """Return the columns of a table whose first row is an image; None if it is a header."""
-    known = {*WANTED, *LABELS, *SPLITS[0], *GROUPS[0]}
+    known = {*WANTED, *_MEANT}
     if any(squashed(name) in WANTED for name in table.header) or len(table.header) > 9:
         return None
     files = []
@@ -232,9 +238,9 @@ def _image(table: Table, finder: Callable[..., Finder], taken: set[int]) -> tupl
             raise _ask(table, "no files were found by the columns", best, "image")
         _check_place(table, finders[best[0]], best[0])
         return best[0], finders[best[0]]
-    meant = {*LABELS, *SPLITS[0], *GROUPS[0]}
-    free = [i for i, name in enumerate(table.header) if i not in taken and squashed(name) not in meant]
+    free = [i for i, name in enumerate(table.header) if i not in taken and squashed(name) not in _MEANT]
     found = {i: one for i in free[:_LOOKED_AT] if (one := finder(i)).hits}
+    found = {i: one for i, one in found.items() if any(map(IMAGE_NAME.search, one.tried))} or found
     if len(found) == 1:
         [(image, one)] = found.items()
         return image, one
@@ -308,9 +314,9 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     SourceError
         If there is none, and columns that could be.
     """
-    found = _named(table, LABELS, taken)
-    if found:
-        return tuple(found), False
+    for names in LABELS:
+        if found := _named(table, names, taken):
+            return tuple(found), False
     skipped = {name for names in IMAGES[:3] for name in names}
     others = [
         i for i, name in enumerate(table.header)
@@ -324,8 +330,8 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     if others and labelled:
         raise SourceError(
             f"{str(table.path)!r} does not say which column is the label. Its columns: {names_shown(table.header)}. "
-            f"Name it with --label-column, such as --label-column {table.header[others[0]]!r}; none if images have "
-            "no labels."
+            f"Name it with --label-column, such as --label-column {table.header[others[0]]!r}; give none if the images "
+            "have no labels."
         )
     return (), False
 

@@ -131,5 +131,5 @@ def check_groups(path: Path, items: Items, column: str) -> None:
     if len(pairs) == len(groups.names) == len(labels.names) > 1 and len(items) >= 2 * len(pairs):
         raise SourceError(
             f"{str(path)!r}: the groups in {column!r} are the classes, so that a class would be in one split only. "
-            "Name the column of the groups with --group-column; none if there are none."
+            "Name the column of the groups with --group-column; give none if there are no groups."
         )

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 IMAGE_NAME = re.compile(r"\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|heic|p[bgnp]m)$", re.IGNORECASE)
 """What names of images end in."""
 
+SEVERAL, NO_ZEROS = "names that several files have", "numbers without the leading zeros of their files"
+
 _ELSEWHERE = re.compile(r"[/\\]|[a-z]:[/\\]|[a-z]+://", re.IGNORECASE)
 _TRIED = 20
 _FOLDERS = 2000
@@ -72,7 +74,7 @@ class Finder:
         if found == MISSING and (number := cell.strip()).isdecimal() and number.isascii():
             folder = os.path.join(self._folder, self.base)  # noqa: PTH118
             if int(number) in self._numbered(folder):
-                return "numbers without the leading zeros of their files"
+                return NO_ZEROS
         return found
 
     def _find(self, cell: str) -> Found:
@@ -86,7 +88,7 @@ class Finder:
             if len(several) == 1:
                 return next(iter(several.items()))
             if several or (self._below and self._below.get(_key(name), "") is None):
-                return "names that several files have"
+                return SEVERAL
         return MISSING
 
     def found(self, cells: Sequence[str]) -> list[str]:

@@ -107,8 +107,8 @@ def _that_list_files(folder: Path, top: Content, tables: list[str], options: Sou
                 raise
     if beside and not found:
         raise SourceError(
-            f"{names_shown(tables)} beside the images in {str(folder)!r} lists none of them. Move it out of the folder, "
-            f"or leave it out with --exclude {tables[0]}."
+            f"{names_shown(tables)} beside the images in {str(folder)!r} lists none of them. Move it out of the "
+            f"folder, or leave it out with --exclude {tables[0]}."
         )
     return found
 
@@ -117,13 +117,14 @@ def _split_parts(root: Path, top: Content, options: SourceOptions) -> list[_Part
     """Return the tables in the folders of splits; none if there are none."""
     splits = {**known_splits(top.folders), **options.split_of}
     below = {name: content(root / name) for name in top.folders if name in splits}
-    parts = []
+    parts: list[_Part] = []
     for name, inside in below.items():
         tables = _tables(inside)
         chosen = [table for table in tables if Path(table).stem.lower() == "metadata"]
         if not chosen and tables and _has_images(inside):
             chosen = _that_list_files(root / name, inside, tables, options)
-        parts += [_Part(name, table, splits[name]) for table in _one_table(root / name, chosen) or [None]]
+        chosen = _one_table(root / name, chosen)
+        parts.append(_Part(name, chosen[0] if chosen else None, splits[name]))
     if not any(part.table for part in parts):
         return []
     if others := [name for name in top.folders if name not in splits] or [

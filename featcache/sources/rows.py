@@ -25,6 +25,7 @@ SAMPLE_ROWS = 200
 """Rows that are looked at before it is decided what the columns mean."""
 
 _SAMPLE_BYTES = 1 << 16
+_SAMPLE_LINES, _MOST_CHARACTERS = 20, 1 << 24
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
           (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 _DELIMITERS = ",;\t|:"
@@ -142,6 +143,8 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
             )
         with _opened(path, encoding) as file:
             text = file.read(_SAMPLE_BYTES)
+            while text.count("\n") < _SAMPLE_LINES and len(text) < _MOST_CHARACTERS and (more := file.read(len(text))):
+                text += more
             whole = not file.read(1)
         return _csv_table(path, text, whole, encoding, wanted)
     except (OSError, csv.Error, UnicodeError) as error:
@@ -217,6 +220,8 @@ def _delimiter(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> str:
         width = len(rows[0]) if rows else 0
         alike = sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0
         named = width > 1 and any(squashed(name) in wanted for name in rows[0])
+        if delimiter == ":" and not named:  # C:\\a.png, https://a.png
+            alike = 0
         return named, alike, delimiter == ("\t" if path.suffix.lower() == ".tsv" else ",")
 
     best = max(_DELIMITERS, key=worth)

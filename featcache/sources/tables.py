@@ -12,6 +12,7 @@ from featcache.sources.files import MISSING, FileSource, Lister, Named
 from featcache.sources.headers import Columns, flag, is_row_number, names_shown, open_columns
 from featcache.sources.labels import check_groups, check_labels, check_one_hot, one_label_column
 from featcache.sources.layouts import known_splits
+from featcache.sources.lookup import NO_ZEROS, SEVERAL
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.rows import JSON_LINES, Table, is_nested, readable
 from featcache.sources.source import Items, counted
@@ -146,15 +147,20 @@ def _splits(table: Table, columns: Columns, options: SourceOptions) -> dict[str,
 
 
 def _advice(columns: Columns, lister: Lister) -> str:
-    advice = "Mend the table."
+    """Return what to do about what is wrong."""
+    said = []
     if lister.problems.count(MISSING) and not columns.finder.hits:
-        here = any(cell and Path(cell).is_file() for cell in columns.finder.tried if "\0" not in cell)
-        advice += " If the images lie elsewhere, name their folder with --images."
-        if here:
-            advice = "Paths are relative to the table; these are relative to the working folder: add --images ."
+        if any(cell.strip() and "\0" not in cell and Path(cell.strip()).is_file() for cell in columns.finder.tried):
+            said.append("Paths are relative to the table; these are relative to the working folder: add --images .")
+        else:
+            said.append("If the images lie elsewhere, name their folder with --images.")
+    if lister.problems.count(SEVERAL):
+        said.append("Write names with folder and extension.")
+    if lister.problems.count(NO_ZEROS):
+        said.append("Write the numbers as text, with their zeros.")
     if lister.unknown_split:
-        advice += f" Say what splits are called with --split, such as --split train={lister.unknown_split!r}."
-    return advice
+        said.append(f"Say what splits are called with --split, such as --split train={lister.unknown_split!r}.")
+    return " ".join(said or ["Mend the table."])
 
 
 def _say(table: Table, columns: Columns) -> None:
