@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,10 @@ def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -
     table = open_table(path, [*WANTED, *map(squashed, filter(None, [options.image_column]))])
     images = None if options.images is None else str(options.images)
     folder = str(path.absolute().parent)
+    if images is not None and not Path(images).is_dir():
+        raise OptionError(
+            f"images (--images) is no folder: {images!r}. Name the one that has the images of {str(path)!r}."
+        )
 
     def finder(column: int, first: Iterable[str] = ()) -> Finder:
         return Finder(folder, images, [*first, *(row[column] for row in table.sample)])
@@ -330,7 +335,7 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     if others and labelled:
         raise SourceError(
             f"{str(table.path)!r} does not say which column is the label. Its columns: {names_shown(table.header)}. "
-            f"Name it with --label-column, such as --label-column {table.header[others[0]]!r}; give none if the images "
+            f"Name it with --label-column, such as --label-column {shlex.quote(table.header[others[0]])}; give none if the images "
             "have no labels."
         )
     return (), False

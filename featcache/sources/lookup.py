@@ -130,7 +130,8 @@ class Finder:
     def _spellings(self, cell: str) -> Iterator[str]:
         """Yield what a cell may mean, the likeliest first, each once."""
         if self._dropped:
-            yield "/".join(re.split(r"[\\/]+", cell.strip())[self._dropped :])
+            name = "/".join(re.split(r"[\\/]+", cell.strip())[self._dropped :])
+            yield from dict.fromkeys((name, readable(name)))
             return
         yield cell
         stripped = cell.strip()
@@ -144,6 +145,12 @@ class Finder:
     def _similar(self, name: str) -> Iterator[str]:
         """Yield paths of files whose name is another one's only by extension and Unicode normal form."""
         bare = IMAGE_NAME.search(name) is None
+        if name.isascii() and not self._below:  # the same as below, in half the time
+            if bare:
+                path = os.path.join(self.base, name)  # noqa: PTH118
+                folder = os.path.dirname(os.path.join(self._folder, path))  # noqa: PTH118, PTH120
+                yield from (path + ending for ending in self._names(folder)[0])
+            return
         if self._below and (path := self._below.get(_key(name))):
             yield os.path.join(self.base, path)  # noqa: PTH118
         *above, last = name.split("/")

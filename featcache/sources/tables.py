@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +160,7 @@ def _advice(columns: Columns, lister: Lister) -> str:
     if lister.problems.count(NO_ZEROS):
         said.append("Write the numbers as text, with their zeros.")
     if lister.unknown_split:
-        said.append(f"Say what splits are called with --split, such as --split train={lister.unknown_split!r}.")
+        said.append(f"Say what splits are called with --split, such as --split {shlex.quote(f'train={lister.unknown_split}')}.")
     return " ".join(said or ["Mend the table."])
 
 
