@@ -333,10 +333,10 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     if len(flags) > 1:
         return tuple(flags), True
     if others and labelled:
+        name = shlex.quote(table.header[others[0]])
         raise SourceError(
             f"{str(table.path)!r} does not say which column is the label. Its columns: {names_shown(table.header)}. "
-            f"Name it with --label-column, such as --label-column {shlex.quote(table.header[others[0]])}; give none if the images "
-            "have no labels."
+            f"Name it with --label-column, such as --label-column {name}; give none if the images have no labels."
         )
     return (), False
 

@@ -151,8 +151,8 @@ class Finder:
                 folder = os.path.dirname(os.path.join(self._folder, path))  # noqa: PTH118, PTH120
                 yield from (path + ending for ending in self._names(folder)[0])
             return
-        if self._below and (path := self._below.get(_key(name))):
-            yield os.path.join(self.base, path)  # noqa: PTH118
+        if self._below and (below := self._below.get(_key(name))):
+            yield os.path.join(self.base, below)  # noqa: PTH118
         *above, last = name.split("/")
         places = [self.base]
         for part in above:

@@ -160,7 +160,8 @@ def _advice(columns: Columns, lister: Lister) -> str:
     if lister.problems.count(NO_ZEROS):
         said.append("Write the numbers as text, with their zeros.")
     if lister.unknown_split:
-        said.append(f"Say what splits are called with --split, such as --split {shlex.quote(f'train={lister.unknown_split}')}.")
+        example = shlex.quote(f"train={lister.unknown_split}")
+        said.append(f"Say what splits are called with --split, such as --split {example}.")
     return " ".join(said or ["Mend the table."])
 
 
