@@ -134,4 +134,4 @@ class Lister:
     def check(self, origin: str, advice: str) -> None:
         """Raise `SourceError` with all that was noted."""
         if self.problems:
-            raise SourceError(f"Expected files that exist, each once, in {origin}. Received: {self.problems}. {advice}")
+            raise SourceError(f"Not all of {origin} can be used: {self.problems}. {advice}")

@@ -110,7 +110,7 @@ def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -
     folder = str(path.absolute().parent)
     if images is not None and not Path(images).is_dir():
         raise OptionError(
-            f"images (--images) is no folder: {images!r}. Name the one that has the images of {str(path)!r}."
+            f"images (--images) is not a folder: {images!r}. Give the one that has the images of {str(path)!r}."
         )
 
     def finder(column: int, first: Iterable[str] = ()) -> Finder:
@@ -181,10 +181,8 @@ def _given(table: Table, options: SourceOptions, role: str) -> int | None:
 
 def _ask(table: Table, what: str, columns: Iterable[int], role: str) -> SourceError:
     """Return the error that asks which of some columns has a role."""
-    return SourceError(
-        f"{str(table.path)!r}: {what} {names_shown(table.header[i] for i in columns)}. Name the right one with "
-        f"--{role}-column."
-    )
+    names = names_shown(table.header[i] for i in columns)
+    return SourceError(f"{str(table.path)!r}: {what}: {names}. Choose one with --{role}-column.")
 
 
 def _named(table: Table, names: Sequence[str], taken: Iterable[int] = ()) -> list[int]:
@@ -212,8 +210,8 @@ def _headless(table: Table, finder: Callable[..., Finder]) -> Columns | None:
         return None
     if len(files) > 1 or len(table.header) > 2:
         raise SourceError(
-            f"{str(table.path)!r} has no line that names its {len(table.header)} columns: the first is "
-            f"{names_shown(table.header)}. Add one before it, such as path,label."
+            f"{str(table.path)!r} has no line that names its {len(table.header)} columns: its first line is "
+            f"{names_shown(table.header)}. Add such a line at the top, for example path,label."
         )
     [(column, found)] = files
     _check_place(table, found, column)
@@ -234,13 +232,13 @@ def _image(table: Table, finder: Callable[..., Finder], taken: set[int]) -> tupl
         rivals = [i for other, i in named if other < tier or (other == tier and (other, i) in hits and i != image)]
         different = [i for i in rivals if _differ(_cell_stems(table, i), stems)]
         if different:
-            raise _ask(table, "images could be named by", [image, *different], "image")
+            raise _ask(table, "several columns could name the images", [image, *different], "image")
         _check_place(table, finders[image], image)
         return image, finders[image]
     if named:
         best = [i for tier, i in named if tier == named[0][0]]
         if len(best) > 1:
-            raise _ask(table, "no files were found by the columns", best, "image")
+            raise _ask(table, "no file was found for the columns that could name the images", best, "image")
         _check_place(table, finders[best[0]], best[0])
         return best[0], finders[best[0]]
     free = [i for i, name in enumerate(table.header) if i not in taken and squashed(name) not in _MEANT]
@@ -250,10 +248,11 @@ def _image(table: Table, finder: Callable[..., Finder], taken: set[int]) -> tupl
         [(image, one)] = found.items()
         return image, one
     if found:
-        raise _ask(table, "images could be named by", found, "image")
+        raise _ask(table, "several columns could name the images", found, "image")
     raise SourceError(
-        f"{str(table.path)!r} does not say which column names the images. Its columns: {names_shown(table.header)}. "
-        "Name it with --image-column; if the images lie elsewhere, name their folder with --images."
+        f"It is not clear which column of {str(table.path)!r} names the images. Its columns: "
+        f"{names_shown(table.header)}. Choose one with --image-column; if the images are elsewhere, give their folder "
+        "with --images."
     )
 
 
@@ -262,13 +261,13 @@ def _check_place(table: Table, finder: Finder, column: int) -> None:
     cell = next(iter(finder.tried), "")
     if finder.among:
         raise SourceError(
-            f"{str(table.path)!r}: files of the names in {table.header[column]!r}, such as {cell!r}, are in "
-            f"{names_shown(finder.among)}. Name the folder of the images with --images (one above several is looked "
-            "through)."
+            f"{str(table.path)!r}: several folders have files named as in the column {table.header[column]!r}, such as "
+            f"{cell!r}: {names_shown(finder.among)}. Give one of them with --images, or a folder above them to search "
+            "them all."
         )
     if not finder.hits and finder.elsewhere:
         raise SourceError(
-            f"{str(table.path)!r} names files by paths of another machine, such as {cell!r}. Name the folder that has "
+            f"The paths in {str(table.path)!r} are from another machine, such as {cell!r}. Give the folder that has "
             "the images here with --images."
         )
 
@@ -297,7 +296,7 @@ def _split(table: Table, options: SourceOptions, taken: set[int]) -> int | None:
             if known_splits(cells) or cells & options.split_of.keys():
                 found.append(column)
     if len(found) > 1:
-        raise _ask(table, "splits could be in", found, "split")
+        raise _ask(table, "several columns could be the split", found, "split")
     return found[0] if found else None
 
 
@@ -305,7 +304,7 @@ def _group(table: Table, taken: set[int]) -> int | None:
     for names in GROUPS:
         found = _named(table, names, taken)
         if len(found) > 1:
-            raise _ask(table, "groups could be in", found, "group")
+            raise _ask(table, "several columns could be the group", found, "group")
         if found:
             return found[0]
     return None
@@ -325,7 +324,7 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     skipped = {name for names in IMAGES[:3] for name in names}
     others = [
         i for i, name in enumerate(table.header)
-        if i not in taken and not is_row_number(name) and squashed(name) not in skipped
+        if i not in taken and squashed(name) not in skipped and not (is_row_number(name) and _are_numbers(table, i))
         and any(row[i].strip() for row in table.sample)
     ]  # fmt: skip
     split_names = known_splits({_flag_name(table.header[i]) for i in others})
@@ -335,10 +334,17 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     if others and labelled:
         name = shlex.quote(table.header[others[0]])
         raise SourceError(
-            f"{str(table.path)!r} does not say which column is the label. Its columns: {names_shown(table.header)}. "
-            f"Name it with --label-column, such as --label-column {name}; give none if the images have no labels."
+            f"It is not clear which column of {str(table.path)!r} is the label. Its columns: "
+            f"{names_shown(table.header)}. Choose one, such as --label-column {name}, or give --label-column none if "
+            "the images have no labels."
         )
     return (), False
+
+
+def _are_numbers(table: Table, column: int) -> bool:
+    """Whether a column has a number of its own in each of the first rows."""
+    cells = {row[column].strip() for row in table.sample}
+    return len(cells) == len(table.sample) and all(map(str.isdecimal, cells))
 
 
 def _flag_name(name: str) -> str:

@@ -36,9 +36,9 @@ def check_one_hot(table: Table, columns: Columns) -> None:
     names = names_shown(table.header[i] for i in columns.labels)
     if problems:
         raise SourceError(
-            f"{str(table.path)!r}: the columns {names} look like classes, one 1 in each row, but there are rows: "
-            f"{problems}. Several labels an image are not supported yet; for one label name its column with "
-            "--label-column."
+            f"{str(table.path)!r}: the columns {names} look like classes with a single 1 in each row, but some rows "
+            f"are not so: {problems}. Several labels per image are not supported yet. If one column is the label, choose "
+            "it with --label-column."
         )
     log.info("%s: the classes are the columns %s, as each row has one 1", table.path, names)
 
@@ -67,8 +67,8 @@ def one_label_column(table: Table, columns: Columns) -> int:
     names = names_shown(table.header[i] for i in columns.labels)
     if not same or len(there[0]) == rows:
         raise SourceError(
-            f"{str(table.path)!r}: the label could be in {names}, which name different classes. Name the right one "
-            "with --label-column."
+            f"{str(table.path)!r}: several columns could be the label, and they name different classes: {names}. "
+            "Choose one with --label-column."
         )
     chosen = next((i for i in columns.labels if i not in numbers), first)
     log.info("%s: the columns %s name the same classes: labels are from %r", table.path, names, table.header[chosen])
@@ -89,19 +89,19 @@ def check_labels(path: Path, items: Items, column: str) -> None:
     """
     names, counts = items.labels.names, np.bincount(items.labels.codes[items.labels.codes >= 0])
     where, labelled = f"{str(path)!r}: the labels in {column!r}", int(counts.sum())
-    other = "Name the column with the classes with --label-column."
+    other = "Choose another column with --label-column."
     numbers = [name for name in names if _NUMBER.fullmatch(name)]
     parts = [name for name in numbers if not _WHOLE.fullmatch(name)]
     if parts and 2 * len(numbers) > len(names):
         raise SourceError(
-            f"{where} are measurements, such as {parts[0]}, and no classes. Predicting numbers is not supported yet. "
+            f"{where} are measurements, such as {parts[0]}, not classes. Predicting numbers is not supported yet. "
             f"{other}"
         )
     if len(numbers) == len(names) and labelled >= _FEW and 2 * len(names) > labelled:
-        raise SourceError(f"{where} are {len(names):,} different numbers for {labelled:,} images: no classes. {other}")
+        raise SourceError(f"{where} are {len(names):,} different numbers for {labelled:,} images, not classes. {other}")
     if sets := _sets(names):
         raise SourceError(
-            f"{where} hold several labels an image, such as {sets!r:.80}, which are not supported yet. {other}"
+            f"{where} are several labels per image, such as {sets!r:.80}, which are not supported yet. {other}"
         )
     if labelled >= _FEW and 2 * len(names) > labelled:
         log.warning("%s are %s different classes for %s images", where, f"{len(names):,}", f"{labelled:,}")
@@ -130,6 +130,6 @@ def check_groups(path: Path, items: Items, column: str) -> None:
     pairs = set(zip(groups.codes[both].tolist(), labels.codes[both].tolist(), strict=True))
     if len(pairs) == len(groups.names) == len(labels.names) > 1 and len(items) >= 2 * len(pairs):
         raise SourceError(
-            f"{str(path)!r}: the groups in {column!r} are the classes, so that a class would be in one split only. "
-            "Name the column of the groups with --group-column; give none if there are no groups."
+            f"{str(path)!r}: the groups in {column!r} are the same as the classes, so each class would be in one split "
+            "only. Choose another column with --group-column, or give --group-column none."
         )

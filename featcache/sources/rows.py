@@ -106,7 +106,7 @@ class Table:
         known = set(self.header)
         for number, found in _objects(self.path):
             if isinstance(found, str):
-                problems.add("lines that are no JSON object", f"line {number}: {found}")
+                problems.add("lines that are not a JSON object", f"line {number}: {found}")
                 continue
             for key in found.keys() - known:
                 known.add(key)
@@ -138,8 +138,8 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
         encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
         if encoding == "utf-8" and b"\0" in start:
             raise SourceError(
-                f"{str(path)!r} is no table: it holds zero bytes. If it is UTF-16 without a byte order mark, save it "
-                "as UTF-8."
+                f"{str(path)!r} is not a table: it has zero bytes in it. If it is UTF-16 without a byte order mark, "
+                "save it as UTF-8."
             )
         with _opened(path, encoding) as file:
             text = file.read(_SAMPLE_BYTES)
@@ -179,7 +179,7 @@ def is_nested(cell: str) -> bool:
 def unreadable(path: Path, error: Exception) -> SourceError:
     """Return the error that says why a table cannot be read."""
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    return SourceError(f"{str(path)!r} is no readable table: {reason}.")
+    return SourceError(f"{str(path)!r} cannot be read as a table: {reason}.")
 
 
 def _opened(path: Path, encoding: str) -> io.TextIOWrapper:
@@ -198,7 +198,7 @@ def _csv_table(path: Path, text: str, whole: bool, encoding: str, wanted: Sequen
     rows = _parsed(lines, delimiter, spaced)
     header = [_plain(name) for name in rows[0]] if rows else []
     if not any(header):
-        raise SourceError(f"{str(path)!r} is no table: its first line is empty. Add one that names the columns.")
+        raise SourceError(f"{str(path)!r} is not a table: its first line is empty. Add a line that names the columns.")
     sample = [row[: len(header)] for row in rows[1:] if len(row) >= len(header) and any(map(str.strip, row))]
     return Table(path, header, sample, encoding, delimiter, spaced, skip)
 
@@ -243,8 +243,8 @@ def _json_table(path: Path) -> Table:
     header = list(dict.fromkeys(key for row in found for key in row))
     if not header:
         raise SourceError(
-            f"{str(path)!r} is no table: its first {SAMPLE_ROWS} lines hold no JSON object. It takes one a line, "
-            'such as {"file_name": "a.jpg", "label": "cat"}.'
+            f"{str(path)!r} has no JSON object in its first {SAMPLE_ROWS} lines. Write one object per line, such as "
+            '{"file_name": "a.jpg", "label": "cat"}.'
         )
     return Table(path, header, [[_cell(row.get(name)) for name in header] for row in found])
 

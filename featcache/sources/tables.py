@@ -134,8 +134,8 @@ def _splits(table: Table, columns: Columns, options: SourceOptions) -> dict[str,
     if columns.split is None:
         if given:
             raise OptionError(
-                f"splits (--split) names splits of {str(table.path)!r}, which has no column of them. Its columns: "
-                f"{names_shown(table.header)}. Name it with --split-column."
+                f"splits (--split) was given, but it is not clear which column of {str(table.path)!r} is the split. "
+                f"Its columns: {names_shown(table.header)}. Choose one with --split-column."
             )
         return {}
     cells = {readable(row[columns.split].strip()) for _, row in table.rows(first=columns.headless)} - {""}
@@ -152,9 +152,11 @@ def _advice(columns: Columns, lister: Lister) -> str:
     said = []
     if lister.problems.count(MISSING) and not columns.finder.hits:
         if any(cell.strip() and "\0" not in cell and Path(cell.strip()).is_file() for cell in columns.finder.tried):
-            said.append("Paths are relative to the table; these are relative to the working folder: add --images .")
+            said.append(
+                "Paths are looked up beside the table, but these are relative to the working folder: add --images ."
+            )
         else:
-            said.append("If the images lie elsewhere, name their folder with --images.")
+            said.append("If the images are elsewhere, give their folder with --images.")
     if lister.problems.count(SEVERAL):
         said.append("Write names with folder and extension.")
     if lister.problems.count(NO_ZEROS):

@@ -77,9 +77,17 @@ def test_the_column_of_the_labels(tmp_path: Path, header: str, cells: tuple[str,
 def test_a_label_that_cannot_be_told_is_asked_about(tmp_path: Path, header: str) -> None:
     """Other columns beside the images are no labels and not left out without a word."""
     cells = ("{}.png", "1{}", *["train"] * (header.count(",") - 1))
-    with pytest.raises(SourceError, match=r"which column is the label.*--label-column") as caught:
+    with pytest.raises(SourceError, match=r"is the label.*--label-column") as caught:
         columns(tmp_path, f"{header}\n{rows(*cells)}")
     assert all(repr(name) in str(caught.value) for name in header.split(","))
+
+
+@pytest.mark.parametrize("cells", [("x", "y"), ("7", "7"), ("1.5", "2.5")])
+def test_a_column_without_name_may_be_the_label(tmp_path: Path, cells: tuple[str, str]) -> None:
+    """A column named as those with the numbers of the rows, which has something else, is asked about."""
+    for name in ("", "Unnamed: 1"):
+        with pytest.raises(SourceError, match="is the label"):
+            columns(tmp_path, f"path,{name}\n0.png,{cells[0]}\n1.png,{cells[1]}\n")
 
 
 def test_one_hot_columns(tmp_path: Path) -> None:
@@ -88,7 +96,7 @@ def test_one_hot_columns(tmp_path: Path) -> None:
     found = columns(tmp_path, text)
     assert (found.labels, found.one_hot) == ((1, 2), True)
     assert columns(tmp_path, text.replace("age", "label")).labels == (3,)
-    with pytest.raises(SourceError, match="which column is the label"):
+    with pytest.raises(SourceError, match="is the label"):
         columns(tmp_path, "path,is_train,is_test\n0.png,1,0\n1.png,0,1\n")
 
 
@@ -134,5 +142,5 @@ def test_two_kinds_of_groups_are_asked_about(tmp_path: Path) -> None:
 
 def test_long_rows_are_looked_at_whole(tmp_path: Path) -> None:
     """A table whose rows are longer than the first piece that is read is still told by its rows."""
-    with pytest.raises(SourceError, match="which column is the label"):
+    with pytest.raises(SourceError, match="is the label"):
         columns(tmp_path, "path,pixels\n" + rows("{}.png", "12 " * 30_000))

@@ -38,7 +38,7 @@ def test_class_numbers_are_classes(tmp_path: Path, labels: list[str]) -> None:
 
 def test_a_number_of_its_own_for_each_image_is_no_class(tmp_path: Path) -> None:
     """Where most images have a number of their own it is no class; of texts that is said."""
-    with pytest.raises(SourceError, match="'label' are 40 different numbers for 40 images: no classes"):
+    with pytest.raises(SourceError, match="'label' are 40 different numbers for 40 images, not classes"):
         items(tmp_path, "label", [str(i) for i in range(40)])
 
 
@@ -51,7 +51,7 @@ def test_many_classes_are_said(tmp_path: Path, caplog) -> None:
 @pytest.mark.parametrize("labels", [["a|b", "a", "b"], ["a;b", "c;a", "a"], ["\"['a', 'b']\"", "\"['a']\""]])
 def test_label_sets_are_refused(tmp_path: Path, labels: list[str]) -> None:
     """Labels made of others are not classes of their own."""
-    with pytest.raises(SourceError, match=r"several labels an image, .* not supported yet"):
+    with pytest.raises(SourceError, match=r"several labels per image, .* not supported yet"):
         items(tmp_path, "label", labels)
 
 
@@ -77,7 +77,7 @@ def test_what_may_stand_for_no_label_is_said(tmp_path: Path, caplog, name: str) 
 )
 def test_one_hot_rows(tmp_path: Path, rows: list[str], said: str) -> None:
     """Columns of classes with several or no 1 in a row, be it the last one, are refused with what is not possible."""
-    with pytest.raises(SourceError, match=f"'cat', 'dog' .*{said}.*Several labels an image are not supported yet"):
+    with pytest.raises(SourceError, match=f"'cat', 'dog' .*{said}.*Several labels per image are not supported yet"):
         items(tmp_path, "cat,dog", rows)
 
 
@@ -105,7 +105,7 @@ def test_two_names_of_the_same_classes(tmp_path: Path, header: str, rows: list[s
 @pytest.mark.parametrize("rows", [["0,a", "1,b", "0,b"], ["0,a", "0,b", "0,a"], ["0,a", "1,b"], ["0,a", "1,b", "0,"]])
 def test_two_kinds_of_classes_are_asked_about(tmp_path: Path, rows: list[str]) -> None:
     """Columns that do not name the same classes in every row, or never the same one twice, are asked about."""
-    with pytest.raises(SourceError, match=r"'label', 'class_name', which .*--label-column"):
+    with pytest.raises(SourceError, match=r"different classes: 'label', 'class_name'.*--label-column"):
         items(tmp_path, "label,class_name", rows)
     assert items(tmp_path, "label,class_name", rows, label_column="class_name").labels.names == ["a", "b"]
 
@@ -113,7 +113,7 @@ def test_two_kinds_of_classes_are_asked_about(tmp_path: Path, rows: list[str]) -
 def test_groups_that_are_the_classes_are_refused(tmp_path: Path) -> None:
     """A column of groups that says the same as the labels is refused, unless it was named or there are splits."""
     rows = ["a,1", "b,2", "a,1", "b,2"]
-    with pytest.raises(SourceError, match=r"'group' are the classes.*--group-column"):
+    with pytest.raises(SourceError, match=r"'group' are the same as the classes.*--group-column"):
         items(tmp_path, "label,group", rows)
     assert items(tmp_path, "label,group", rows, group_column="none").groups.names == []
     assert items(tmp_path, "label,group", rows, group_column="group").groups.names == ["1", "2"]

@@ -100,8 +100,8 @@ def test_images_in_no_table_are_said(tmp_path: Path, caplog) -> None:
             ["0.jpg"],
             "'notes.csv' beside the images .* lists none of them.*--exclude",
         ),
-        ({"labels.csv": "path,a,b\n0.jpg,x,y\n"}, ["0.jpg"], "which column is the label.*--label-column"),
-        ({"metadata.csv": "file_name,text\n0.jpg,x\n"}, ["0.jpg"], "which column is the label.*--label-column"),
+        ({"labels.csv": "path,a,b\n0.jpg,x,y\n"}, ["0.jpg"], "is the label.*--label-column"),
+        ({"metadata.csv": "file_name,text\n0.jpg,x\n"}, ["0.jpg"], "is the label.*--label-column"),
         (
             {"labels.csv": CSV},
             ["all/0.jpg", "all/1.jpg"],

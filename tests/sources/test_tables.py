@@ -83,7 +83,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("\n", "first line is empty"),
         ("path,label,path", "several columns named 'path'"),
         ("path,label,label", "several columns named 'label'"),
-        ("path,what", "which column is the label.*'path', 'what'.*--label-column what"),
+        ("path,what", "is the label.*'path', 'what'.*--label-column what"),
         ("path,label,other", r"rows without 3 fields \(line 2: 2"),
     ],
 )
@@ -104,7 +104,7 @@ def test_no_rows(tmp_path: Path, header: str) -> None:
 
 def test_damaged_quotes(tmp_path: Path) -> None:
     """A quote that is never closed is an error, not one long name."""
-    with pytest.raises(SourceError, match=r"t\.csv' is no readable table"):
+    with pytest.raises(SourceError, match=r"t\.csv' cannot be read as a table"):
         open_source(table(tmp_path, 'path,label\n"0.png,a\n1.png,b\n'))
 
 
@@ -236,7 +236,7 @@ def test_what_is_wrong_with_json_lines_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         open_source(table(tmp_path, "\n".join(lines), "t.jsonl"))
     text = str(caught.value)
-    assert "4 lines that are no JSON object (line 2: [1], line 3: " in text
+    assert "4 lines that are not a JSON object (line 2: [1], line 3: " in text
     assert "1 rows with a list or an object where one value is needed (line 5)" in text
     assert "1 missing files (line 4: 'x.png')" in text
     assert "\n" not in text
@@ -292,7 +292,7 @@ def test_own_names_of_splits(tmp_path: Path) -> None:
         open_source(path, options=SourceOptions(split_column="part"))
     with pytest.raises(OptionError, match=r"'three'.*not in the column 'part'.*'one', 'two'"):
         open_source(path, options=SourceOptions(split_column="part", splits={"train": "three"}))
-    with pytest.raises(OptionError, match="no column of them"):
+    with pytest.raises(OptionError, match=r"is the split.*--split-column"):
         open_source(path, options=SourceOptions(splits={"train": "one"}, label_column="label"))
 
 
@@ -345,7 +345,7 @@ def test_rows_of_a_line_that_is_no_header_are_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\0\0\0\rIHDR", "path,label\n0.png,a\n".encode("utf-16-le")])
 def test_files_that_are_no_text(tmp_path: Path, content: bytes) -> None:
     """An image named .csv, and UTF-16 that does not say so, are errors that say what was found."""
-    with pytest.raises(SourceError, match="is no table: it holds zero bytes"):
+    with pytest.raises(SourceError, match="is not a table: it has zero bytes"):
         open_source(table(tmp_path, content))
 
 
@@ -381,7 +381,7 @@ def test_odd_names_come_back(tmp_path_factory, rows: list[tuple[str, str]], deli
     try:
         found = open_source(folder.parent / f"{folder.name}.csv", options=SourceOptions(images=folder)).items
     except SourceError as error:
-        assert "several labels an image" in str(error) or "measurements" in str(error)
+        assert "several labels per image" in str(error) or "measurements" in str(error)
         return
     assert [item.path.partition("/")[2] for item in found] == names
     assert [item.label or "" for item in found] == [label.strip() for name, label in rows if name in names]
