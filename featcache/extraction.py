@@ -520,6 +520,7 @@ class Extraction:
             shapes={name: tuple(shape) for name, shape in meta["layers"]},
             source=source,
             described=describe(job.source),
+            classes=None if self.classes is None else tuple(self.classes),
             policy=job.policy,
             views=job.views,
             augment=job.augment,

@@ -99,7 +99,7 @@ class Originals:
     def _opened(self) -> tuple[Source, dict[str, Item]] | str:
         """The source, listed again, which images that are no files need; or why it cannot be."""
         try:
-            source = reopen(self._cache.source)
+            source = reopen(self._cache.source, classes=self._cache.listing_options.get("classes"))
         except (FeatcacheError, OSError) as error:
             return f"its source cannot be opened: {error}"
         return source, {item.path: item for item in source.items}

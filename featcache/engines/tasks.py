@@ -32,7 +32,7 @@ class Work:
         Shape of one row by layer, named as the manifest names them.
     source : Source or None
         What reads the items; None if a process that gets it opens that itself (`reader`).
-    described : dict
+    described, classes : dict, sequence of str or None
         The source, as `featcache.sources.reopen` takes it.
     policy, views, augment
         Which rows an image must have, and how its views are made.
@@ -49,6 +49,7 @@ class Work:
     shapes: Mapping[str, tuple[int, ...]]
     source: Source | None
     described: Mapping[str, Any]
+    classes: Sequence[str] | None
     policy: SplitPolicy
     views: int
     augment: Augmentation | None
@@ -71,7 +72,7 @@ class Work:
 
     def reader(self) -> Source:
         """Return the source, opened here."""
-        return reopen(self.described) if self.source is None else self.source
+        return reopen(self.described, classes=self.classes) if self.source is None else self.source
 
 
 @dataclass(frozen=True)

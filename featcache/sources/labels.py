@@ -37,8 +37,8 @@ def check_one_hot(table: Table, columns: Columns) -> None:
     if problems:
         raise SourceError(
             f"{str(table.path)!r}: the columns {names} look like classes with a single 1 in each row, but some rows "
-            f"are not so: {problems}. Several labels per image are not supported yet. If one column is the label, choose "
-            "it with --label-column."
+            f"are not so: {problems}. Several labels per image are not supported yet. If one column is the label, "
+            "choose it with --label-column."
         )
     log.info("%s: the classes are the columns %s, as each row has one 1", table.path, names)
 

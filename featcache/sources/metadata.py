@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from featcache.errors import OptionError, SourceError
 from featcache.sources.files import FileSource
-from featcache.sources.folders import Content, content
+from featcache.sources.folders import Content, Folders
 from featcache.sources.headers import names_shown, open_columns
 from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import IMAGE_NAME
@@ -26,16 +26,14 @@ TABLES_BESIDE = (".csv", ".tsv", *JSON_LINES)
 """How names of tables end that are looked for in folders."""
 
 
-def metadata_source(root: Path, top: Content, options: SourceOptions) -> FileSource | None:
+def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
     """Return the source of a folder whose images are listed by tables in it.
 
     Parameters
     ----------
-    root : Path
+    tree : Folders
         A folder with ``metadata.csv`` or ``metadata.jsonl``; with images and one table that lists them; with a table
         for each split, named as it (``train.csv``, ``test.csv``); or with folders of splits, each of them so.
-    top : Content
-        What it holds.
     options : SourceOptions
         As `featcache.sources.tables.table_source` has them, and `exclude`.
 
@@ -49,12 +47,15 @@ def metadata_source(root: Path, top: Content, options: SourceOptions) -> FileSou
     SourceError
         If tables are wrong, or several could be meant, or one beside images does not list them.
     """
+    root, top = Path(tree.where), tree.content("")
     tables = _tables(top)
-    parts = _parts(root, top, tables, options) if tables else _split_parts(root, top, options)
+    parts = _parts(root, top, tables, options) if tables else _split_parts(tree, options)
     if not parts:
         return None
     options.check("a folder with tables of its images", "exclude", *TABLE_OPTIONS)
-    return FileSource(root, _items(root, parts, options), options=options)
+    source = FileSource(root, _items(tree, parts, options), options=options)
+    tree.exclusion.warn(tree.where)
+    return source
 
 
 class _Part(NamedTuple):
@@ -90,7 +91,7 @@ def _parts(root: Path, top: Content, tables: list[str], options: SourceOptions) 
 
 
 def _that_list_files(folder: Path, top: Content, tables: list[str], options: SourceOptions) -> list[str]:
-    """Return the tables that list files which exist.
+    """Return the tables that list files which exist; one column is no table where no images are beside it.
 
     Raises
     ------
@@ -100,7 +101,8 @@ def _that_list_files(folder: Path, top: Content, tables: list[str], options: Sou
     found, beside = [], _has_images(top)
     for name in tables:
         try:
-            if open_columns(folder / name, replace(options, splits={}), labelled=False)[1].finder.hits:
+            table, columns = open_columns(folder / name, replace(options, splits={}), labelled=False)
+            if columns.finder.hits and (beside or len(table.header) > 1):
                 found.append(name)
         except (SourceError, OptionError):
             if beside and len(tables) == 1:
@@ -113,10 +115,11 @@ def _that_list_files(folder: Path, top: Content, tables: list[str], options: Sou
     return found
 
 
-def _split_parts(root: Path, top: Content, options: SourceOptions) -> list[_Part]:
+def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
     """Return the tables in the folders of splits; none if there are none."""
+    root, top = Path(tree.where), tree.content("")
     splits = {**known_splits(top.folders), **options.split_of}
-    below = {name: content(root / name) for name in top.folders if name in splits}
+    below = {name: tree.content(f"{name}/") for name in top.folders if name in splits}
     parts: list[_Part] = []
     for name, inside in below.items():
         tables = _tables(inside)
@@ -150,16 +153,17 @@ def _has_images(top: Content) -> bool:
     return any(map(IMAGE_NAME.search, top.files))
 
 
-def _items(root: Path, parts: list[_Part], options: SourceOptions) -> Iterator[Item]:
+def _items(tree: Folders, parts: list[_Part], options: SourceOptions) -> Iterator[Item]:
     """Yield the images of all parts, and say which images no table lists."""
     if any(part.split for part in parts):
         options = replace(options, splits={})
+    root = Path(tree.where)
     listed: dict[str, set[str]] = {}
     for part in parts:
         prefix = f"{part.place}/" if part.place else ""
         if part.table is None:
             log.warning("%s has no table: its images have no labels", root / part.place)
-            found: Iterable[Item] = _unlabelled(root / part.place)
+            found: Iterable[Item] = _unlabelled(root / part.place, tree.content(prefix).files)
         else:
             log.info("%s: images and labels are from %s", root / part.place, part.table)
             found = table_items(root / part.place / part.table, options)
@@ -171,12 +175,13 @@ def _items(root: Path, parts: list[_Part], options: SourceOptions) -> Iterator[I
                 )
             path = item.path if item.path.startswith("/") else os.path.normpath(prefix + item.path)
             listed.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))  # noqa: PTH119, PTH120
-            yield replace(item, path=path, split=part.split or item.split)
-    _warn_of_others(root, listed)
+            if not tree.exclusion.covers_any(path):
+                yield replace(item, path=path, split=part.split or item.split)
+    _warn_of_others(tree, listed)
 
 
-def _unlabelled(folder: Path) -> Iterator[Item]:
-    for name in content(folder).files:
+def _unlabelled(folder: Path, names: Iterable[str]) -> Iterator[Item]:
+    for name in names:
         try:
             stat = (folder / name).stat()
         except OSError:  # a dangling link: listed, so that reading it gives the reason
@@ -184,11 +189,13 @@ def _unlabelled(folder: Path) -> Iterator[Item]:
         yield Item(name, None, None, stat.st_size, stat.st_mtime_ns)
 
 
-def _warn_of_others(root: Path, listed: Mapping[str, set[str]]) -> None:
+def _warn_of_others(tree: Folders, listed: Mapping[str, set[str]]) -> None:
     """Say how many images lie beside those that are listed."""
     others = [
         f"{folder}/{name}".lstrip("/") for folder, names in listed.items() if not folder.startswith(("/", ".."))
-        for name in content(root / folder).files if name not in names and IMAGE_NAME.search(name)
+        for name in tree.content(f"{folder}/" if folder else "").files if name not in names and IMAGE_NAME.search(name)
     ]  # fmt: skip
     if others:
-        log.warning("%s: %s images are in no table and are left out, such as %r", root, f"{len(others):,}", others[0])
+        log.warning(
+            "%s: %s images are in no table and are left out, such as %r", tree.where, f"{len(others):,}", others[0]
+        )

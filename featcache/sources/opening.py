@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import logging
 import mimetypes
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy.typing as npt
 
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
-from featcache.sources.folders import content, files_source, folder_source
+from featcache.sources.folders import Folders, content, files_source, folder_source
+from featcache.sources.layouts import Exclusion, twins
 from featcache.sources.metadata import metadata_source
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.options import NO_OPTIONS, SourceOptions
@@ -24,6 +26,8 @@ from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables import TABLES, table_source
 from featcache.sources.tars import SUFFIXES, TarSource
+
+log = logging.getLogger(__name__)
 
 KINDS = (
     "a folder of class folders, of train/ and validation/ folders of those, or of images; a CSV file "
@@ -73,8 +77,9 @@ def open_source(
         If a class is not in the source, or an option says nothing about this kind of source.
     """
     opened: Source
+    wanted = None if classes is None else list(dict.fromkeys(classes))
     if isinstance(source, str | os.PathLike):
-        opened = _at_or_named(source, options)
+        opened = _here_or_named(os.fspath(source), options, wanted)
     elif isinstance(source, Source):
         options.check("a source that is open already")
         opened = source
@@ -83,7 +88,7 @@ def open_source(
         opened = PairSource(source)
     else:
         raise SourceError(f"Expected a source: {KINDS}; or (image, label) pairs. Received: {type(source).__name__}.")
-    return _of_classes(opened, classes)
+    return _of_classes(opened, wanted)
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -114,13 +119,20 @@ def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None
     if not location:
         raise SourceError("It is not known where the images lie.")
     options = SourceOptions.from_dict(described.get("options", {}))
-    opened = _at_or_named(location, options)
-    return _of_classes(opened, classes)
+    wanted = None if classes is None else list(dict.fromkeys(classes))
+    opened = _named(location, options) if location in NAMED else _at(Path(location), options, wanted)
+    return _of_classes(opened, wanted)
 
 
-def _at_or_named(source: str | os.PathLike[str], options: SourceOptions, *, labelled: bool = True) -> Source:
-    name = os.fspath(source)
-    return _named(name, options) if name in NAMED else _at(Path(source), options, labelled=labelled)
+def _here_or_named(
+    name: str, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True
+) -> Source:
+    if name not in NAMED:
+        return _at(Path(name), options, classes, labelled=labelled)
+    if not Path(name).exists():
+        return _named(name, options)
+    log.warning("%s is read from here, as there is something of that name: the public set is not used", name)
+    return _at(Path(name), options, classes, labelled=labelled)
 
 
 def _named(name: str, options: SourceOptions) -> Source:
@@ -128,13 +140,15 @@ def _named(name: str, options: SourceOptions) -> Source:
     return named_source(name)
 
 
-def _of_classes(opened: Source, classes: Iterable[str] | None) -> Source:
-    if classes is None:
+def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
+    known = class_names(opened.items)
+    for group in twins(known):
+        log.warning("%s: classes whose names look alike are kept apart: %s", opened.location,
+                    ", ".join(map(ascii, group)))  # fmt: skip
+    if wanted is None:
         return opened
-    wanted = list(dict.fromkeys(classes))
     if not wanted:
         raise OptionError(f"Expected at least one of the classes of {opened.location}. Received: none.")
-    known = class_names(opened.items)
     for name in wanted:
         if name not in known:
             raise OptionError(f"Expected classes of {opened.location}. Received: {name!r} ({nearest(name, known)}).")
@@ -142,24 +156,20 @@ def _of_classes(opened: Source, classes: Iterable[str] | None) -> Source:
     return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
 
-def _at(path: Path, options: SourceOptions, *, labelled: bool = True) -> Source:
+def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True) -> Source:
     if path.is_dir():
-        top = content(path)
+        tree = Folders(path, Exclusion(options.exclude))
+        top = tree.content("")
         tars = [path / name for name in top.files if SUFFIXES.search(name)]
         if tars and not top.folders:
-            options.check("tar files")
-            return TarSource(tars, path, options)
+            return TarSource(tars, path, options, classes=classes)
         if not top.folders and any(map(_is_array_name, top.files)):
             options.check("arrays")
             return npy_source(path, top.files)
-        if (listed := metadata_source(path, top, options)) is not None:
-            return listed
-        options.check("a folder")
-        return folder_source(path, top, options)
+        return metadata_source(tree, options) or folder_source(tree, options, classes=classes)
     if path.is_file():
         if SUFFIXES.search(path.name):
-            options.check("a tar file")
-            return TarSource([path], path, options)
+            return TarSource([path], path, options, classes=classes)
         if path.suffix.lower() == ".npz":
             options.check("arrays")
             return npz_source(path)
@@ -200,10 +210,10 @@ def open_images(
     parts: list[tuple[str, Source]] = []
     for plain, group in itertools.groupby(given, _is_plain):
         if plain:
-            options.check("images and folders")
-            parts.append(("", files_source(group)))
+            options.check("images and folders", "exclude")
+            parts.append(("", files_source(group, exclude=options.exclude)))
         else:
-            parts += [(f"{os.fspath(one)}/", _at_or_named(one, options, labelled=False)) for one in group]
+            parts += [(f"{os.fspath(one)}/", _here_or_named(os.fspath(one), options, labelled=False)) for one in group]
     if len(parts) == 1:
         return parts[0][1]
     return _Chain(parts) if parts else files_source([])

@@ -57,7 +57,7 @@ class SourceOptions:
             raise OptionError(f"exclude takes globs such as '*.bak' or 'predictions'. Received: {list(globs)!r}.")
         object.__setattr__(self, "exclude", globs)
         object.__setattr__(self, "splits", _checked_splits(self.splits))
-        if self.images is not None:
+        if isinstance(self.images, os.PathLike):
             object.__setattr__(self, "images", os.fspath(self.images))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -8,16 +8,20 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from featcache.errors import ImageError, SourceError
-from featcache.sources.layouts import ignored
+from featcache.sources.branches import Branch, Look, branches, may_be_image
+from featcache.sources.columns import Words
+from featcache.sources.layouts import Exclusion, is_litter, known_splits
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.source import SPLIT_NAMES, Item, Items, counted, label_name, sole_content
+from featcache.sources.source import SPLITS, Item, Items, counted, label_name, sole_content
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +32,7 @@ _LABELS = (".cls", ".label", ".txt", ".json")  # the first one that is there cou
 _LABEL_BYTES = 1 << 20
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = tarfile.BLOCKSIZE
+_FOLDER, _LABEL = "f", "l"  # what the text of a label begins with until it is known what folders mean
 
 
 class _Member(NamedTuple):
@@ -86,7 +91,15 @@ class TarSource:
 
     sequential = True
 
-    def __init__(self, tars: Sequence[Path], root: Path, options: SourceOptions = NO_OPTIONS) -> None:
+    def __init__(
+        self,
+        tars: Sequence[Path],
+        root: Path,
+        options: SourceOptions = NO_OPTIONS,
+        *,
+        classes: Collection[str] | None = None,
+    ) -> None:
+        options.check("tar files", "exclude", "splits")
         self.options = options
         self.name = root.absolute().name.removesuffix(".tar") or "root"
         self.location = str(root.absolute())
@@ -94,20 +107,21 @@ class TarSource:
         self._offsets = array.array("q")
         self._numbers = array.array("l")
         self._open = lru_cache(8)(_Descriptor)
-        starts = [re.match(r"[a-z]*", tar.name.lower()) for tar in tars]
-        splits = [SPLIT_NAMES.get(start[0]) if start else None for start in starts]
-        if root in tars or None in splits:
-            splits = [None] * len(tars)
-        self.items = Items.of(
+        self._exclusion = Exclusion(options.exclude)
+        splits = {} if root in tars else _splits_of(tars, root, options)
+        self._names = _Names(str(root))
+        listed = Items.of(
             item
-            for number, (tar, split) in enumerate(zip(tars, splits, strict=True))
-            for item in self._listed(number, tar, split, "" if root in tars else f"{tar.name}/")
+            for number, tar in enumerate(tars)
+            for item in self._listed(number, tar, splits.get(tar), "" if root in tars else f"{tar.name}/")
         )
+        self.items = _labelled(listed, self._names, NO_OPTIONS if splits else options, classes)
         if not self.items:
             raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
+        self._exclusion.warn(str(root))
 
     def _listed(self, number: int, tar: Path, split: str | None, prefix: str) -> Iterator[Item]:
-        samples, beside = _samples(tar)
+        samples, beside = _samples(tar, self._exclusion)
         if beside:
             log.warning("%s: %d members are not read, as only the first image beside a label is: %r", tar, len(beside),
                         beside[0])  # fmt: skip
@@ -118,8 +132,12 @@ class TarSource:
                 place = len(self._offsets)
                 self._offsets.append(offset)
                 self._numbers.append(number)
-                label = _label(file.fileno(), tar, sample, name)
-                yield Item(prefix + name, label, split, size, mtime_ns, None, place)
+                label = _label(file.fileno(), tar, sample)
+                if label is None:
+                    folder, slash, image = name.lstrip("/").rpartition("/")
+                    self._names.add(folder + slash, image)
+                known = _FOLDER + folder + slash if label is None else _LABEL + label
+                yield Item(prefix + name, known, split, size, mtime_ns, None, place)
 
     def read(self, item: Item, /) -> bytes:
         """Return a member's bytes; raise `ImageError` if they cannot be read."""
@@ -153,13 +171,90 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
     return content
 
 
-def _samples(path: Path) -> tuple[list[_Sample], list[str]]:
+class _Names:
+    """The folders of members, as `featcache.sources.branches.branches` looks at them."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._found: dict[str, tuple[set[str], str | None, str | None]] = {"": (set(), None, None)}
+
+    def add(self, folder: str, file: str) -> None:
+        """Note a file in a folder, which ends with a slash."""
+        if folder not in self._found:
+            self._found[folder] = (set(), None, None)
+            above, _, name = folder[:-1].rpartition("/")
+            above = f"{above}/" if above else ""
+            if above not in self._found:
+                self.add(above, "")
+            self._found[above][0].add(name)
+        folders, image, other = self._found[folder]
+        if file and may_be_image(file):
+            self._found[folder] = (folders, image or file, other)
+        elif file:
+            self._found[folder] = (folders, image, other or file)
+
+    def look(self, path: str, *, whole: bool = False) -> Look:
+        """Return what lies in a folder."""
+        folders, image, other = self._found[path]
+        return Look(sorted(folders), image, other)
+
+
+def _labelled(listed: Items, names: _Names, options: SourceOptions, classes: Collection[str] | None) -> Items:
+    """Return items whose labels are those of label files and folders, and whose splits are those of folders."""
+    known = listed.labels.names
+    found = branches(names, options, classes, packed=True) if any(map(_is_folder, known)) else []
+    meanings = [_meaning(name[1:], found) if _is_folder(name) else (name[1:], None) for name in known]
+    labels = list(dict.fromkeys(label for label, _ in meanings if label is not None))
+    coded = np.array([-1 if label is None else labels.index(label) for label, _ in meanings], np.int64)
+    splits = listed.splits
+    if not splits.names:
+        of_folders = np.array([-1 if split is None else SPLITS.index(split) for _, split in meanings], np.int64)
+        splits = Words(of_folders[listed.labels.codes], SPLITS)
+    return Items(listed.paths, Words(coded[listed.labels.codes], labels), splits, listed.groups, listed.sizes,
+                 listed.stamps, listed.places)  # fmt: skip
+
+
+def _is_folder(label: str) -> bool:
+    return label.startswith(_FOLDER)
+
+
+def _meaning(folder: str, found: Sequence[Branch]) -> tuple[str | None, str | None]:
+    """Return label and split of the images in a folder."""
+    for branch in found:
+        if folder.startswith(branch.path):
+            name, slash, _ = folder[len(branch.path) :].partition("/")
+            return (name if slash and branch.classes is not None else None), branch.split
+    return None, None
+
+
+def _splits_of(tars: Sequence[Path], root: Path, options: SourceOptions) -> dict[Path, str]:
+    """Return the splits that the beginnings of tar files' names mean; empty if none of them does.
+
+    Raises
+    ------
+    SourceError
+        If some are splits and others are not.
+    """
+    starts = {tar: re.sub(r"[\W_]*\d*$", "", SUFFIXES.sub("", tar.name)) for tar in tars}
+    known = known_splits(starts.values()) | options.split_of
+    found = {tar: known[start] for tar, start in starts.items() if start in known}
+    others = [tar.name for tar in tars if tar not in found]
+    if found and others:
+        example, other = next(iter(found)).name, others[0]
+        raise SourceError(
+            f"Some tar files of {str(root)!r} are splits by their names ({example!r}) and others are not ({other!r}). "
+            f"Leave it out with --exclude {other}, or say which split it is with --split test={starts[root / other]}."
+        )
+    return found
+
+
+def _samples(path: Path, exclusion: Exclusion) -> tuple[list[_Sample], list[str]]:
     """Return a tar's samples by the place of their image, and members that are beside another image."""
     labels: dict[str, _Sample] = {}
     images: list[_Member] = []
     names: set[str] = set()
     for member in counted(_members(path), str(path)):
-        if ignored(member.name.rpartition("/")[2]):
+        if any(map(is_litter, member.name.split("/"))) or exclusion.covers_any(member.name):
             continue
         if member.name in names:
             raise SourceError(f"Expected every name once in a tar. Received: {member.name!r} twice in {str(path)!r}.")
@@ -254,20 +349,18 @@ def _plain(header: bytes) -> tuple[str, int] | None:
         return None
 
 
-def _label(descriptor: int, path: Path, sample: _Sample, image: str) -> str | None:
-    if sample.label is not None:
-        name, offset, size = sample.label
-        content = _read(descriptor, min(size, _LABEL_BYTES + 1), offset)
-        try:
-            label = _label_in(content, sample.kind)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(
-                f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."
-            ) from None
-        if label is not None:
-            return label
-    folder, slash, _ = image.lstrip("/").partition("/")
-    return folder if slash else None
+def _label(descriptor: int, path: Path, sample: _Sample) -> str | None:
+    """Return the label in the file beside an image, None if there is none."""
+    if sample.label is None:
+        return None
+    name, offset, size = sample.label
+    content = _read(descriptor, min(size, _LABEL_BYTES + 1), offset)
+    try:
+        return _label_in(content, sample.kind)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(
+            f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."
+        ) from None
 
 
 def _label_in(content: bytes, suffix: str) -> str | None:

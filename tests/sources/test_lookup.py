@@ -132,7 +132,7 @@ def test_a_wrong_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,label\n1,q\n")
     with pytest.raises(SourceError, match=r"'1': 'a', 'b'.*--images"):
         open_source(tmp_path / "t.csv")
-    with pytest.raises(OptionError, match=r"--images.*no folder: '.*nowhere'"):
+    with pytest.raises(OptionError, match=r"--images.*is not a folder: '.*nowhere'"):
         open_source(tmp_path / "t.csv", options=SourceOptions(images=tmp_path / "nowhere"))
 
 

@@ -74,14 +74,14 @@ def test_chosen_classes_of_a_tar(extracting, tmp_path: Path) -> None:
         ([("a.png", b"x"), ("a.label", b" dog ")], "dog"),
         ([("a.png", b"x"), ("a.txt", "chat ñ".encode())], "chat ñ"),
         ([("a.png", b"x"), ("a.json", json.dumps({"label": 7}).encode())], "7"),
-        ([("top/sub/a.png", b"x"), ("top/sub/a.json", b'{"width": 3}')], "top"),
+        ([("set/top/a.png", b"x"), ("set/top/a.json", b'{"width": 3}')], "top"),
         ([("./top/a.jpg", b"x")], "top"),
         ([("a.weird", b"x")], None),
         ([("a.png", b"x"), ("a.cls", b"")], None),
     ],
 )
 def test_labels(tmp_path: Path, members: list[tuple[str, bytes]], label: str | None) -> None:
-    """A label is the content of .cls, .label or .txt, or JSON's `label`, else the top folder."""
+    """A label is the content of .cls, .label or .txt, or JSON's `label`, else the folder below what wraps all."""
     (item,) = open_source(pack(tmp_path / "a.tar", members)).items
     assert item.label == label
 
