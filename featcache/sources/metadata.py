@@ -91,7 +91,7 @@ def _parts(root: Path, top: Content, tables: list[str], options: SourceOptions) 
 
 
 def _that_list_files(folder: Path, top: Content, tables: list[str], options: SourceOptions) -> list[str]:
-    """Return the tables that list files which exist; one column is no table where no images are beside it.
+    """Return the tables that list files which exist; a list without header counts beside images only.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def _that_list_files(folder: Path, top: Content, tables: list[str], options: Sou
     for name in tables:
         try:
             table, columns = open_columns(folder / name, replace(options, splits={}), labelled=False)
-            if columns.finder.hits and (beside or len(table.header) > 1):
+            if columns.finder.hits and (beside or not columns.headless or len(table.header) > 1):
                 found.append(name)
         except (SourceError, OptionError):
             if beside and len(tables) == 1:
