@@ -126,12 +126,14 @@ def branches(
             raise _files_beside(tree.where, here)
         bare = not folders or (packed and not sure and [name.lower() in _HOLDERS for name in folders] == [True])
         return [Branch(root, None, None if bare else _classes(tree, root, folders, wanted, top=True))]
-    _check_splits(tree, folders, splits, options)
+    _check_splits(tree, root, folders, splits, options)
     if here.image:
         log.warning("%s: files beside the folders of splits are not read, such as %r", tree.where, here.image)
     parts = [_split(tree, f"{root}{name}/", split, wanted) for name, split in splits.items()]
     parts.sort(key=lambda part: SPLITS.index(part.split or ""))
-    return [_unlabelled(tree, part, parts) for part in parts]
+    parts = [_unlabelled(tree, part, parts) for part in parts]
+    _check_same_classes(tree, parts, wanted)
+    return parts
 
 
 def _unpacked(tree: Tree, wanted: Collection[str]) -> str:
@@ -182,11 +184,13 @@ def _splits(tree: Tree, folders: Sequence[str], options: SourceOptions) -> dict[
     return known | given
 
 
-def _check_splits(tree: Tree, folders: Sequence[str], splits: dict[str, str], options: SourceOptions) -> None:
+def _check_splits(
+    tree: Tree, root: str, folders: Sequence[str], splits: dict[str, str], options: SourceOptions
+) -> None:
     """Raise `SourceError` unless the folders are train and other splits, one folder each."""
     others = [name for name in folders if name not in splits]
     if others:
-        there = [f"--exclude {shlex.quote(name)}" for name in others[:3]]
+        there = [f"--exclude {_quoted(name)}" for name in others[:3]]
         raise SourceError(
             f"Some folders of {tree.where!r} are splits by their names ({_shown(splits)}) and others are not "
             f"({_shown(others)}). Leave these out with {' '.join(there)}, or say which split they are with "
@@ -200,16 +204,31 @@ def _check_splits(tree: Tree, folders: Sequence[str], splits: dict[str, str], op
     for split in SPLITS:
         same = [name for name in splits if splits[name] == split]
         if len(same) > 1 and split not in options.splits:
-            words = " ".join(f"--split {split}={shlex.quote(name)}" for name in same)
+            if all(tree.look(f"{root}{name}/").image for name in same):
+                raise SourceError(
+                    f"{tree.where!r} has folders of images whose names seem to hold split and class: {_shown(same)}. "
+                    "Make folders of splits with folders of classes in them, or a table with the columns path, label "
+                    f"and split. If all of them are classes: {_classes_words(folders)}."
+                )
+            words = " ".join(f"--split {split}={_quoted(name)}" for name in same)
             raise SourceError(
                 f"{tree.where!r} has more than one {split} folder: {_shown(same)}. Use them together with {words}, or "
-                f"leave one out, such as --exclude {shlex.quote(same[-1])}."
+                f"leave one out, such as --exclude {_quoted(same[-1])}."
             )
 
 
 def _split(tree: Tree, path: str, split: str, wanted: Collection[str]) -> Branch:
     """Return what a split's folder holds, below folders that only wrap it (``seg_train/seg_train/``)."""
     below = _wrapped(tree, path, wanted)
+    for place in (path, below):
+        inside = tree.look(place, whole=True).folders
+        others = set(known_splits(inside).values()) - {split}
+        if others and len(known_splits(inside)) == len(inside) and not set(inside) <= set(wanted):
+            raise SourceError(
+                f"The folder of {split} in {tree.where!r}, {place.rstrip('/')!r}, has splits in it again: "
+                f"{_shown(inside)}. Name that folder as the source, or leave it out with --exclude "
+                f"{_quoted(place.rstrip('/'))}. If they are classes: {_classes_words(inside)}."
+            )
     if not all(_repeats(name, path, split) for name in below[len(path) :].split("/")[:-1]):
         log.warning("%s: the class folders of %s are taken from %s", tree.where, split, below.rstrip("/"))
     here = tree.look(below, whole=True)
@@ -226,16 +245,28 @@ def _repeats(name: str, path: str, split: str | None) -> bool:
 
 def _unlabelled(tree: Tree, part: Branch, parts: Sequence[Branch]) -> Branch:
     """Return a split without classes if its one folder is none: ``test/all/``, ``test/test/``, ``train/images/``."""
+    holds = part.classes is not None or tree.look(part.path).image is not None
     if part.classes is not None and len(part.classes) == 1:
         (name,) = part.classes
         elsewhere = {other for one in parts if one is not part for other in one.classes or ()}
         repeated = _repeats(name, part.path, part.split)
         if name.lower() in _HOLDERS or repeated or (len(elsewhere) > 1 and name not in elsewhere):
             part = Branch(part.path, part.split, None)
-    if part.classes is None and part.split == "validation" and any(one.classes for one in parts):
-        log.warning("%s/%s has no class folders: validation has no labels, and nothing can be scored on it",
-                    tree.where, part.path.rstrip("/"))  # fmt: skip
+    if holds and part.classes is None and part.split != "test" and any(one.classes for one in parts):
+        log.warning("%s/%s has no class folders: %s has no labels", tree.where, part.path.rstrip("/"), part.split)
     return part
+
+
+def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[str]) -> None:
+    """Refuse splits that have no class in common with train: their names are others for the same classes."""
+    train = {name for part in parts if part.split == "train" for name in part.classes or ()}
+    for part in parts:
+        if part.classes and train and not train & set(part.classes) and not set(part.classes) <= set(wanted):
+            raise SourceError(
+                f"The classes of {part.split} in {tree.where!r} ({_shown(part.classes)}) are not those of train "
+                f"({_shown(sorted(train))}): none is the same. Give folders of one class the same name, or leave the "
+                f"split out with --exclude {_quoted(part.path.split('/')[0])}."
+            )
 
 
 def _classes(tree: Tree, path: str, folders: Sequence[str], wanted: Collection[str], *, top: bool) -> tuple[str, ...]:
@@ -253,7 +284,7 @@ def _classes(tree: Tree, path: str, folders: Sequence[str], wanted: Collection[s
     barren = [name for name, look in looks.items() if not look.image and not look.folders]
     if barren:
         example = f"{barren[0]}/{looks[barren[0]].other}"
-        words = " ".join(f"--exclude {shlex.quote(name)}" for name in barren[:3])
+        words = " ".join(f"--exclude {_quoted(name)}" for name in barren[:3])
         raise SourceError(
             f"{where!r} has a folder without images, which is no class: {_shown(barren)}, with files such as "
             f"{example!r}. Leave it out with {words}."
@@ -293,13 +324,20 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
             f"{train}/{deep[0]}. Move the folders, or make a table with the columns path, label and split. If the "
             f"splits do not matter: {_classes_words(folders)}."
         )
+    for name in deep:
+        again = sorted(inside[name] & set(folders))
+        if len(again) > 1:
+            raise SourceError(
+                f"{where!r} has class folders that {name!r} has once more: {_shown(again)}. Leave that folder out with "
+                f"--exclude {_quoted(path + name)}. If it is a class: {_classes_words(folders)}."
+            )
     for i, name in enumerate(deep):
         for other in deep[i + 1 : i + 20]:
-            shared = inside[name] & inside[other]
-            if len(shared) > 1 and 2 * len(shared) >= min(len(inside[name]), len(inside[other])):
+            shared, sizes = inside[name] & inside[other], (len(inside[name]), len(inside[other]))
+            if shared and 2 * len(shared) >= min(sizes) and max(sizes) > 1:
                 what = f"have the same folders inside, such as {_shown(sorted(shared)[:3])}"
                 raise _one_set(where, folders, what, top=top)
-    if len(deep) == len(folders) and every:
+    if len(deep) == len(folders) and not all(name.lower() in _HOLDERS for name in every):
         log.warning("%s: each of %s is one class with all that lies in its folders, such as %s/%s. If those are the "
                     "classes, make a table", where, _shown(folders), deep[0], min(inside[deep[0]], default="")
         )  # fmt: skip
@@ -317,18 +355,23 @@ def _files_beside(where: str, here: Look) -> SourceError:
     file = here.image or here.other or ""
     return SourceError(
         f"{where.rstrip('/')!r} holds folders, which are classes, and files beside them, such as {file!r}. Move images "
-        f"into the folder of their class, and leave other files out with --exclude {shlex.quote(file)}."
+        f"into the folder of their class, and leave other files out with --exclude {_quoted(file)}."
     )
 
 
 def _split_words(folders: Sequence[str]) -> str:
     """Return an example of the option `--split` with folders that there are."""
     splits = ("train", "test") if len(folders) > 1 else ("test",)
-    return " ".join(f"--split {split}={shlex.quote(name)}" for split, name in zip(splits, folders, strict=False))
+    return " ".join(f"--split {split}={_quoted(name)}" for split, name in zip(splits, folders, strict=False))
 
 
 def _classes_words(folders: Sequence[str]) -> str:
-    return f"--classes {shlex.quote(','.join(folders))}" if len(folders) <= 8 else "--classes with all their names"
+    return f"--classes {_quoted(','.join(folders))}" if len(folders) <= 8 else "--classes with all their names"
+
+
+def _quoted(name: str) -> str:
+    """Return a name for a shell; one that no line can show as Python writes it."""
+    return shlex.quote(name) if name.isprintable() else repr(name)
 
 
 def _shown(names: Collection[str]) -> str:

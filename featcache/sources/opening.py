@@ -51,15 +51,16 @@ def open_source(
 
         - ``digits`` (embedded in scikit-learn), ``cifar10``, ``cifar100``, ``mnist`` or ``fashion_mnist`` (which
           Keras downloads);
-        - a folder of class folders; one with ``train``, ``validation`` (``val``, ``valid``) and ``test`` folders of
-          those; or one of images without labels;
+        - a folder of class folders; one with ``train``, ``validation`` and ``test`` folders of those, under these
+          names or those of public sets; or one of images without labels;
         - a table, see `featcache.sources.tables.table_source`;
         - arrays, an ``.npz`` file or a folder of ``.npy`` files, see `featcache.sources.arrays.npz_source`;
         - a ``.tar`` file or a folder of them, see `featcache.sources.tars.TarSource`; they are the splits if all
           their names begin with those of splits;
         - pairs of an image and its label, see `featcache.sources.pairs.PairSource`.
     classes : iterable of str, optional
-        Keep these classes only.
+        Keep these classes only. Where all folders of a source are among them, they are classes, whatever they look
+        like.
     options : SourceOptions
         How it is read, where that does not follow from what lies there.
 
@@ -72,14 +73,15 @@ def open_source(
     Raises
     ------
     SourceError
-        If it does not exist, is empty, or its layout is not one of these.
+        If it does not exist, is empty, its layout is not one of these, or could be two of them.
     OptionError
         If a class is not in the source, or an option says nothing about this kind of source.
     """
     opened: Source
     wanted = None if classes is None else list(dict.fromkeys(classes))
     if isinstance(source, str | os.PathLike):
-        opened = _here_or_named(os.fspath(source), options, wanted)
+        name = os.fspath(source)
+        opened = _named(name, options) if _is_set(name) else _at(Path(source), options, wanted)
     elif isinstance(source, Source):
         options.check("a source that is open already")
         opened = source
@@ -124,15 +126,16 @@ def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None
     return _of_classes(opened, wanted)
 
 
-def _here_or_named(
-    name: str, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True
-) -> Source:
-    if name not in NAMED:
-        return _at(Path(name), options, classes, labelled=labelled)
-    if not Path(name).exists():
-        return _named(name, options)
-    log.warning("%s is read from here, as there is something of that name: the public set is not used", name)
-    return _at(Path(name), options, classes, labelled=labelled)
+def _unlabelled(name: str, options: SourceOptions) -> Source:
+    return _named(name, options) if _is_set(name) else _at(Path(name), options, labelled=False)
+
+
+def _is_set(name: str) -> bool:
+    """Whether a name means a set; what lies here under that name wins, and it is said."""
+    if name in NAMED and os.path.lexists(name):
+        log.warning("%s is read from here, as there is something of that name: the public set is not used", name)
+        return False
+    return name in NAMED
 
 
 def _named(name: str, options: SourceOptions) -> Source:
@@ -205,6 +208,7 @@ def open_images(
         If one does not exist, is empty or damaged.
     """
     if isinstance(images, Source):
+        options.check("a source that is open already")
         return images
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     parts: list[tuple[str, Source]] = []
@@ -213,7 +217,7 @@ def open_images(
             options.check("images and folders", "exclude")
             parts.append(("", files_source(group, exclude=options.exclude)))
         else:
-            parts += [(f"{os.fspath(one)}/", _here_or_named(os.fspath(one), options, labelled=False)) for one in group]
+            parts += [(f"{os.fspath(one)}/", _unlabelled(os.fspath(one), options)) for one in group]
     if len(parts) == 1:
         return parts[0][1]
     return _Chain(parts) if parts else files_source([])
@@ -240,12 +244,14 @@ class _Chain:
 def _is_plain(given: str | os.PathLike[str]) -> bool:
     """Whether it is a file that may be an image, or a folder of such files."""
     path = Path(given)
+    if _is_set(os.fspath(given)):
+        return False
     if path.is_dir():
         top = content(path)
         tars, arrays = (any(map(is_one, top.files)) for is_one in (SUFFIXES.search, _is_array_name))
         return bool(top.folders) or tars == arrays or any(map(_is_image_name, top.files))
     if not path.exists():
-        return os.fspath(given) not in NAMED
+        return True
     return not (SUFFIXES.search(path.name) or path.suffix.lower() in (".npz", *TABLES))
 
 

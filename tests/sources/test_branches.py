@@ -1,13 +1,16 @@
 import io
 import logging
 import tarfile
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featcache.errors import SourceError
-from featcache.sources import Source, SourceOptions, class_names, open_source
+from featcache.sources import Source, SourceOptions, class_names, layouts, open_source
 
 CLASSES = {
     # a plain source
@@ -17,6 +20,7 @@ CLASSES = {
     "0/1.png 1/1.png 2/1.png": "0,1,2",
     "cats/2020/1.jpg cats/2.jpg dogs/3.jpg": "cats,dogs",
     "animals/cats/1.jpg vehicles/cars/2.jpg": "animals,vehicles",
+    "n1/images/1.jpg n2/images/2.jpg": "n1,n2",
     "valid/1.jpg invalid/2.jpg": "invalid,valid",
     "bullet train/1.jpg crash test/2.jpg": "bullet train,crash test",
     "development site/1.jpg forest/2.jpg": "development site,forest",
@@ -74,6 +78,13 @@ REFUSED = {
     "cats/1.jpg dogs/2.jpg notes.txt": "--exclude notes.txt",
     "cats/1.jpg 2.jpg": "--exclude 2.jpg",
     "train/A/x/1.jpg train/A/y/2.jpg train/B/x/3.jpg train/B/y/4.jpg": "--classes A,B",
+    "train/cats/1.jpg train/dogs/2.jpg test/cat/3.jpg test/dog/4.jpg": "none is the same",
+    "train/train/a/1.jpg train/test/a/2.jpg": "splits in it again",
+    "train/test/1.jpg": "splits in it again",
+    "yes/1.jpg no/2.jpg brain/yes/3.jpg brain/no/4.jpg": "--exclude brain",
+    "train/a/1.jpg train/b/2.jpg train/train/a/3.jpg train/train/b/4.jpg": "--exclude train/train",
+    "train_cats/1.jpg train_dogs/2.jpg test_cats/3.jpg test_dogs/4.jpg": "split and class",
+    "session1/cats/1.jpg session1/dogs/2.jpg session2/cats/3.jpg": "--split train=session1 --split test=session2",
 }  # fmt: skip
 """Files of a source, and what the refusal says."""
 
@@ -212,6 +223,8 @@ def test_classes_that_are_named_are_classes(tmp_path: Path) -> None:
         ("maine coon/1.jpg maine  coon/2.jpg", "'maine  coon', 'maine coon'"),
         ("caf\u00e9/1.jpg cafe\u0301/2.jpg", r"'cafe\u0301', 'caf\xe9'"),
         ("train/a/1.jpg train/b/2.jpg val/3.jpg", "validation has no labels"),
+        ("train/1.jpg test/a/2.jpg test/b/3.jpg", "train has no labels"),
+        ("train/a/1.jpg train/b/2.jpg val/a/.keep val/b/.keep", "val/a has no file"),
         ("train/x/a/1.jpg train/x/b/2.jpg test/a/3.jpg", "the class folders of train are taken from train/x"),
         ("animals/cats/1.jpg vehicles/cars/2.jpg", "such as animals/cats"),
         ("train/a/1.jpg test/a/2.jpg cover.jpg", "'cover.jpg'"),
@@ -239,3 +252,72 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
         (tmp_path / name / name).symlink_to(tmp_path / name)
     with pytest.raises(SourceError):
         open_source(tmp_path)
+
+
+NAMES = st.sampled_from(["train", "test", "Val", "cats", "dogs", "images", "labels", "a\nb", "\udcff", "it's", "fold1",
+                         "fold2", "__MACOSX", "@eaDir"])  # fmt: skip
+FILES = st.sampled_from(["1.jpg", "2.png", "notes.txt", ".hidden", "Thumbs.db", "x"])
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.sets(st.tuples(NAMES, FILES) | st.tuples(NAMES, NAMES, FILES) | st.tuples(NAMES, NAMES, NAMES, FILES),
+               min_size=1, max_size=8), st.booleans())  # fmt: skip
+def test_any_layout_is_read_whole_or_refused(tmp_path_factory, files: set[tuple[str, ...]], packed: bool) -> None:
+    """Whatever lies there, a source has every image once, under a folder's name, or is refused in one line."""
+    root = Path(tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp())) / "set"
+    names = ["/".join(parts) for parts in files]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    source: Path = root
+    if packed:
+        source = root / "set.tar"
+        with tarfile.open(source, "w") as tar:
+            for name in names:
+                tar.add(root / name, name)
+    try:
+        items = list(open_source(source).items)
+    except SourceError as error:
+        assert "\n" not in str(error)
+        return
+    wanted = [name for name in names if not any(map(layouts.is_litter, name.split("/")))]
+    if packed:  # where that is the ending of labels
+        items = [item for item in items if not item.path.endswith(".txt")]
+        wanted = [name for name in wanted if not name.endswith(".txt")]
+    assert sorted(item.path for item in items) == sorted(wanted)
+    for item in items:
+        folders = item.path.split("/")[:-1]
+        assert item.label is None or item.label in folders
+        assert item.split in (None, *layouts.known_splits(folders).values())
+        assert item.label not in ("train", "test", "Val") or item.split is not None
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "covered"),
+    [
+        ("drafts", "a/drafts", True),
+        ("drafts/", "drafts", True),
+        ("draft", "a/drafts", False),
+        ("*.txt", "a/b/notes.txt", True),
+        ("a/*.txt", "a/b/notes.txt", False),
+        ("a/*/*.txt", "a/b/notes.txt", True),
+        ("a/**/*.txt", "a/notes.txt", True),
+        ("**/c.txt", "a/b/c.txt", True),
+        ("/c.txt", "a/c.txt", False),
+        ("/c.txt", "c.txt", True),
+        ("C.txt", "c.txt", False),
+        ("caf\u00e9", "x/cafe\u0301", True),
+        ("[ab].jpg", "x/b.jpg", True),
+        ("**", "a/b", True),
+    ],
+)
+def test_globs(glob: str, path: str, covered: bool) -> None:
+    """A glob without a slash is compared with the name, one with a slash with the whole path, case and all."""
+    assert layouts.Exclusion([glob]).covers(path) == covered
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "icon\r", "THUMBS.DB", ".DS_Store", "a.jpg:Zone.Identifier", "lost+found"])
+def test_litter(name: str) -> None:
+    """Litter is known in any case; what only resembles it is not."""
+    assert layouts.is_litter(name)
+    assert not layouts.is_litter(f"my {name[1:]}s")

@@ -80,6 +80,8 @@ def test_the_command_line_says_the_same(extracting, tmp_path: Path, oracle: Path
     base = ["--base", str(oracle), "--layer", "mix", "--preprocess", "none", "--cache", str(tmp_path / "c"), "--json"]
     done = CliRunner().invoke(app, ["extract", str(root), *words, *base])
     assert json.loads(done.stdout)["splits"] == {"train": 16, "validation": 16}, done.stderr
+    done = CliRunner().invoke(app, ["info", str(tmp_path / "c")])
+    assert "--exclude drafts --split train=A --split validation=B" in done.stdout
     head = str(fit_head(FeatureCache(tmp_path / "c"), "ridge").path)
     refused = CliRunner().invoke(app, ["evaluate", head, str(root), "--json"])
     assert refused.exit_code == 1
