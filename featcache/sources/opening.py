@@ -19,12 +19,13 @@ from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
 from featcache.sources.folders import Folders, content, files_source, folder_source
 from featcache.sources.layouts import Exclusion, twins
+from featcache.sources.metadata import metadata_source
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import SUFFIXES
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
-from featcache.sources.tables import table_source
+from featcache.sources.tables import TABLES, table_source
 from featcache.sources.tars import TarSource
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,6 @@ KINDS = (
     f"(path,label[,split][,group]); arrays (.npz, or a folder of .npy); tar files; or {', '.join(NAMED)}"
 )
 """What a source may be, for help and errors."""
-
-TABLES = (".csv", ".tsv", ".txt")
 
 
 def open_source(
@@ -128,6 +127,10 @@ def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None
     return _of_classes(opened, wanted)
 
 
+def _unlabelled(name: str, options: SourceOptions) -> Source:
+    return _named(name, options) if _is_set(name) else _at(Path(name), options, labelled=False)
+
+
 def _is_set(name: str) -> bool:
     """Whether a name means a set; what lies here under that name wins, and it is said."""
     if name in NAMED and os.path.lexists(name):
@@ -157,25 +160,25 @@ def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
     return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
 
-def _at(path: Path, options: SourceOptions, classes: Collection[str] | None) -> Source:
+def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True) -> Source:
     if path.is_dir():
         tree = Folders(path, Exclusion(options.exclude))
         top = tree.content("")
         tars = [path / name for name in top.files if SUFFIXES.search(name)]
         if tars and not top.folders:
-            return TarSource(tars, path, options, classes=classes)
+            return TarSource(tars, path, options, classes=classes, labelled=labelled)
         if not top.folders and any(map(_is_array_name, top.files)):
             options.check("arrays")
             return npy_source(path, top.files)
-        return folder_source(tree, options, classes=classes)
+        return metadata_source(tree, options) or folder_source(tree, options, classes=classes)
     if path.is_file():
         if SUFFIXES.search(path.name):
-            return TarSource([path], path, options, classes=classes)
+            return TarSource([path], path, options, classes=classes, labelled=labelled)
         if path.suffix.lower() == ".npz":
             options.check("arrays")
             return npz_source(path)
         if path.suffix.lower() in TABLES:
-            return table_source(path, options)
+            return table_source(path, options, labelled=labelled)
     what = "is none of these" if path.exists() else "does not exist"
     raise SourceError(f"Expected a source: {KINDS}. Received: {str(path)!r}, which {what}.")
 
@@ -215,7 +218,7 @@ def open_images(
             options.check("images and folders", "exclude")
             parts.append(("", files_source(group, exclude=options.exclude)))
         else:
-            parts += [(f"{os.fspath(one)}/", open_source(one, options=options)) for one in group]
+            parts += [(f"{os.fspath(one)}/", _unlabelled(os.fspath(one), options)) for one in group]
     if len(parts) == 1:
         return parts[0][1]
     return _Chain(parts) if parts else files_source([])
