@@ -25,15 +25,18 @@ from featcache.models import PixelModel, is_model
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
 from featcache.recipe import FAST_DECODE, Precision, Recipe, Request, Runtime
 from featcache.sources import (
+    NO_OPTIONS,
     SPLITS,
     FileSource,
     Item,
     Selected,
     Source,
+    SourceOptions,
     SplitPolicy,
     class_names,
     open_images,
     open_source,
+    reopen,
 )
 
 log = logging.getLogger(__name__)
@@ -171,7 +174,13 @@ class ImageClassifier:
         return extractor
 
     def predict(
-        self, images: Images, *, threshold: float | None = None, top_k: int = 1, progress: Progress | None = None
+        self,
+        images: Images,
+        *,
+        options: SourceOptions = NO_OPTIONS,
+        threshold: float | None = None,
+        top_k: int = 1,
+        progress: Progress | None = None,
     ) -> list[Prediction]:
         """Predict images.
 
@@ -179,6 +188,8 @@ class ImageClassifier:
         ----------
         images : path, Source or sequence of paths
             Files, folders of them, tables, arrays and tar files, see `featcache.sources.open_images`.
+        options : SourceOptions
+            How each is read.
         threshold : float, optional
             In 0…1; an image whose most probable class is less probable has the label ``unsure``.
             ``evaluate(coverage=True)`` shows what each gives.
@@ -200,13 +211,14 @@ class ImageClassifier:
             If the threshold or top_k is out of range.
         """
         answering = Answering(self.class_names, threshold, top_k)
-        return list(self._stream(open_images(images), answering, progress))
+        return list(self._stream(open_images(images, options=options), answering, progress))
 
     def predict_to(
         self,
         file: str | os.PathLike[str],
         images: Images,
         *,
+        options: SourceOptions = NO_OPTIONS,
         threshold: float | None = None,
         top_k: int = 1,
         progress: Progress | None = None,
@@ -222,7 +234,7 @@ class ImageClassifier:
         file : path
             ``.csv``, see `featcache.predictions.CSVTable`, or ``.jsonl``, see `featcache.predictions.JSONLines`; one
             that exists is replaced by the finished one. Lying in a folder that is predicted, it is left out there.
-        images, threshold, top_k, progress
+        images, options, threshold, top_k, progress
             As for `predict`.
 
         Returns
@@ -243,7 +255,7 @@ class ImageClassifier:
         if self.head.digest is None:
             raise OptionError("Expected a head that was saved. Received: one in memory only. Call head.save first.")
         _check_apart(own_files(Path(file)), images)
-        source = _without(own_files(Path(file)), open_images(images))
+        source = _without(own_files(Path(file)), open_images(images, options=options))
         identity = {
             "model": self.head.digest,
             "threshold": threshold,
@@ -298,6 +310,7 @@ class ImageClassifier:
         self,
         source: str | os.PathLike[str] | Source | None = None,
         *,
+        options: SourceOptions = NO_OPTIONS,
         coverage: bool = False,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
@@ -307,6 +320,8 @@ class ImageClassifier:
         ----------
         source : str, path or Source, optional
             Default: the source that the head's cache was extracted from, listed and split as it was then.
+        options : SourceOptions
+            How a source that is named is read.
         coverage : bool
             Say, too, how accurate the answers are that are left at each threshold.
         progress : callable, optional
@@ -327,7 +342,7 @@ class ImageClassifier:
         SourceError
             If it does not exist.
         """
-        opened, policy = self._labelled(source)
+        opened, policy = self._labelled(source, options)
         number = {name: i for i, name in enumerate(self.class_names)}
         by_split: dict[str, list[tuple[int, list[float], bytes, int]]] = {}
         number_of: dict[object, int] = {}
@@ -365,13 +380,16 @@ class ImageClassifier:
             tables = {"validation": tables["validation"]}
         return {"metrics": metrics, "skipped": skipped, **({"coverage": tables} if coverage else {})}
 
-    def _labelled(self, source: str | os.PathLike[str] | Source | None) -> tuple[Source, SplitPolicy | None]:
+    def _labelled(
+        self, source: str | os.PathLike[str] | Source | None, options: SourceOptions
+    ) -> tuple[Source, SplitPolicy | None]:
         """Return a source of the head's classes; None means its cache's own, with how it was split."""
         policy = None
         if source is None:
+            options.check("the source of the head's own cache, which is read as it was then")
             opened, policy = own_source(self.head)
         else:
-            opened = open_source(source)
+            opened = open_source(source, options=options)
         unknown = sorted(set(class_names(opened.items)) - set(self.class_names))
         if unknown or any(item.label is None for item in opened.items):
             raise OptionError(
@@ -430,5 +448,5 @@ def _listing_digest(source: Source) -> str:
 def own_source(head: Head | PixelModel) -> tuple[Source, SplitPolicy]:
     """Return the source that a head's cache was extracted from, and how it was split."""
     listing = head.card["listing"]
-    opened = open_source(head.card["source"]["location"], classes=listing["classes"])
+    opened = reopen(head.card["source"], classes=listing["classes"])
     return opened, SplitPolicy.from_listing(listing)

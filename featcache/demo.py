@@ -11,6 +11,7 @@ import numpy as np
 from featcache.classifier import ImageClassifier
 from featcache.extraction import extract
 from featcache.sources import SplitPolicy, digest, open_source
+from featcache.sources.named import named_source
 from featcache.startup import import_tensorflow
 from featcache.train import fit_head
 
@@ -40,7 +41,7 @@ def train_model_a(path: Path, *, epochs: int = 20, seed: int = 0) -> float:
     import keras
 
     keras.utils.set_random_seed(seed)
-    source = open_source("digits", classes=KNOWN)
+    source = open_source(named_source("digits"), classes=KNOWN)
     policy = SplitPolicy().settled(source)
     images = [np.asarray(source.read(item)) for item in source.items]
     held = np.array([policy.split_of(i, digest(x)) == "validation" for i, x in zip(source.items, images, strict=True)])
@@ -69,7 +70,7 @@ def save_examples(folder: Path, *, each: int = 2) -> list[Path]:
     """Write the first validation images of each new digit as PNG files and return the files."""
     from PIL import Image
 
-    source = open_source("digits", classes=NEW)
+    source = open_source(named_source("digits"), classes=NEW)
     policy = SplitPolicy().settled(source)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Path]] = {label: [] for label in NEW}
@@ -102,7 +103,7 @@ def run(out: Path) -> tuple[dict[str, Any], str]:
     accuracy_a = train_model_a(model_a)
     log.info("2/4 extracting: Model A, cut at its layer 'features', over the digits 5 to 9")
     cache = extract(
-        "digits",
+        named_source("digits"),  # whatever folder of that name lies here
         base=model_a,
         layers=["pixels", "features"],
         pooling="flatten",

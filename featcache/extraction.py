@@ -40,7 +40,7 @@ from featcache.errors import CacheError, ImageError, OptionError
 from featcache.planning import Job, Known, compare
 from featcache.profiling import Profile
 from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Request, Resize, Runtime
-from featcache.sources import Item, Source, SplitPolicy, digest, open_source
+from featcache.sources import Item, Source, SourceOptions, SplitPolicy, describe, digest, open_source
 
 if TYPE_CHECKING:
     from featcache.extractor import Progress
@@ -110,6 +110,13 @@ def extract(
     runtime: Runtime = "tensorflow",
     fast_decode: bool = False,
     classes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    splits: Mapping[str, str | Sequence[str]] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
     validation_split: float | None = None,
     test_split: float | None = None,
     test_from: tuple[str, float] | None = None,
@@ -144,6 +151,8 @@ def extract(
         As in `featcache.recipe.Request`.
     classes : sequence of str, optional
         Keep these classes only.
+    exclude, splits, images, image_column, label_column, split_column, group_column
+        How the source is read, as in `featcache.sources.SourceOptions`.
     validation_split, test_split, test_from, seed
         As in `featcache.sources.SplitPolicy`; `seed` also draws the views and initialises ``weights="none"``.
     views : int
@@ -212,6 +221,13 @@ def extract(
         runtime=runtime,
         fast_decode=fast_decode,
         classes=classes,
+        exclude=exclude,
+        splits=splits,
+        images=images,
+        image_column=image_column,
+        label_column=label_column,
+        split_column=split_column,
+        group_column=group_column,
         validation_split=validation_split,
         test_split=test_split,
         test_from=test_from,
@@ -267,6 +283,13 @@ class Extraction:
     runtime: Runtime = "tensorflow"
     fast_decode: bool = False
     classes: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    splits: Mapping[str, str | Sequence[str]] | None = None
+    images: str | os.PathLike[str] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    group_column: str | None = None
     validation_split: float | None = None
     test_split: float | None = None
     test_from: tuple[str, float] | None = None
@@ -300,6 +323,19 @@ class Extraction:
             raise OptionError(
                 f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
             )
+
+    @property
+    def source_options(self) -> SourceOptions:
+        """How the source is read."""
+        return SourceOptions(
+            exclude=self.exclude,
+            splits=self.splits or {},
+            images=self.images,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            split_column=self.split_column,
+            group_column=self.group_column,
+        )
 
     def run(self, progress: Progress | None = None) -> FeatureCache:
         """Do what `extract` does."""
@@ -428,7 +464,7 @@ class Extraction:
         )
 
     def _job(self) -> Job:
-        source = open_source(self.source, classes=self.classes)
+        source = open_source(self.source, classes=self.classes, options=self.source_options)
         request = Request(
             base=self.base,
             settings=dict(self.settings or {}),
@@ -470,7 +506,7 @@ class Extraction:
     def _work(self, job: Job, meta: Mapping[str, Any], batch_size: int) -> Work:
         """Return what all tasks have in common, fit for the engine."""
         request = job.request
-        source: Source | str = job.source
+        source: Source | None = job.source
         if self.engine != "local":
             if request.in_memory:
                 raise OptionError(
@@ -483,7 +519,8 @@ class Extraction:
             recipe=job.recipe,
             shapes={name: tuple(shape) for name, shape in meta["layers"]},
             source=source,
-            location=job.source.location,
+            described=describe(job.source),
+            classes=None if self.classes is None else tuple(self.classes),
             policy=job.policy,
             views=job.views,
             augment=job.augment,
@@ -515,7 +552,7 @@ class Extraction:
         meta = {
             "fingerprint": job.recipe.fingerprint,
             "layers": known.meta.get("layers") or list(job.extractor.layers.items()),
-            "source": {"name": job.source.name, "location": job.source.location},
+            "source": describe(job.source),
             "listing": {**asdict(job.policy), "classes": None if self.classes is None else list(self.classes)},
             "views": {
                 "count": self.views,

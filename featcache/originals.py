@@ -16,7 +16,7 @@ from featcache.cache import FeatureCache
 from featcache.cache.listing import Entry
 from featcache.errors import FeatcacheError, ImageError
 from featcache.images import PixelSpec, load
-from featcache.sources import Item, Source, digest, open_source
+from featcache.sources import Item, Source, digest, reopen
 from featcache.sources.files import read_file
 from featcache.startup import import_tensorflow
 
@@ -99,7 +99,7 @@ class Originals:
     def _opened(self) -> tuple[Source, dict[str, Item]] | str:
         """The source, listed again, which images that are no files need; or why it cannot be."""
         try:
-            source = open_source(str(self._location))
+            source = reopen(self._cache.source, classes=self._cache.listing_options.get("classes"))
         except (FeatcacheError, OSError) as error:
             return f"its source cannot be opened: {error}"
         return source, {item.path: item for item in source.items}

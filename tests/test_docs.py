@@ -24,6 +24,7 @@ RUN = {
     "docs/guide.md": {"sh run"},
     "docs/python.md": {"python run"},
     "docs/recipes.md": {"sh run"},
+    "docs/sources.md": {"layout"},  # tests/sources
     "docs/serving.md": {"python keras", "python tflite", "python saved"},  # tests/export
 }
 """By page, the kinds of blocks that a test runs."""

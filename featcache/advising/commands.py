@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError
 from featcache.recipe import Request
+from featcache.sources import SourceOptions
 
 
 def fit_head_command(cache: FeatureCache, layer: str, clf: str) -> str:
@@ -47,6 +48,8 @@ def extract_command(
     for name in ("pooling", "resize", "interpolation", "preprocess", "dtype"):
         if (value := getattr(request, name)) != getattr(defaults, name):
             words += [f"--{name}", str(value)]
+    for name, given in SourceOptions.from_dict(cache.source.get("options", {})).command_line():
+        words += [f"--{name}", given]
     words += _listing(cache)
     if views:
         words += ["--views", str(views), "--augment", augment]

@@ -189,9 +189,9 @@ class FeatureCache:
         return {layer: tuple(shape) for layer, shape in self._meta.get("layers", [])}
 
     @property
-    def source(self) -> dict[str, str]:
-        """The source's ``name`` and ``location`` when it was last extracted; empty if nobody knows."""
-        source: dict[str, str] = self._meta.get("source", {"name": "", "location": ""})
+    def source(self) -> dict[str, Any]:
+        """The source's ``name``, ``location`` and options when it was last extracted; empty if nobody knows."""
+        source: dict[str, Any] = self._meta.get("source", {"name": "", "location": ""})
         return source
 
     @property

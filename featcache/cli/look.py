@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,6 +85,7 @@ def info(
     rows = [
         ["cache", str(opened.path)],
         ["source", opened.source["location"] or "unknown: run extract, which lists it again"],
+        *([["read with", _read_with(opened.source["options"])]] if "options" in opened.source else []),
         ["images", f"{len(opened)} ({', '.join(f'{n} {split}' for split, n in opened.splits.items()) or 'none'})"],
         ["rows", f"{opened.rows}, {opened.views} views of each training image"],
         ["missing", f"{opened.missing} rows: run extract again to go on" if opened.missing else "none"],
@@ -96,6 +98,14 @@ def info(
     ]  # fmt: skip
     text = table([[name, printable(value)] for name, value in rows])
     return Outcome(data, "\n".join(part for part in [text, skipped_text(opened.skipped)] if part))
+
+
+def _read_with(options: dict[str, Any]) -> str:
+    """Return the options of a source as the command line takes them."""
+    from featcache.sources import SourceOptions
+
+    words = SourceOptions.from_dict(options).command_line()
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in words)
 
 
 def _origin(recipe: Recipe) -> list[list[str]]:

@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, progress, skipped_text, table
+from featcache.cli.source import (
+    Exclude,
+    GroupColumn,
+    ImageColumn,
+    ImagesFolder,
+    LabelColumn,
+    Split,
+    SplitColumn,
+    source_options,
+)
 from featcache.processors import pass_side_by_side
 
 if TYPE_CHECKING:
@@ -28,6 +38,10 @@ def predict(
         metavar="IMAGE|SOURCE",
         help="Images, folders (all files below them), CSV tables, tar files or folders of them, arrays.",
     )],
+    exclude: Exclude = None,
+    images_folder: ImagesFolder = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     out: Annotated[Path | None, typer.Option(
         help="Write predictions to a .csv or .jsonl file as they come. It lies in FILE.partial until it is complete; "
              "after a kill, the same command goes on there."
@@ -47,12 +61,13 @@ def predict(
 
     if out is not None:
         pass_side_by_side()
+    options = source_options(exclude, None, images_folder, image_column, label_column, None, None)
     classifier = ImageClassifier.load(model, base=base, weights=weights)
     with progress("predicting") as shown:
         if out is None:
-            found = classifier.predict(images, threshold=threshold, top_k=top_k, progress=shown)
+            found = classifier.predict(images, options=options, threshold=threshold, top_k=top_k, progress=shown)
             return _listed(found, classifier.class_names, threshold, top_k)
-        report = classifier.predict_to(out, images, threshold=threshold, top_k=top_k, progress=shown)
+        report = classifier.predict_to(out, images, options=options, threshold=threshold, top_k=top_k, progress=shown)
     data = {
         "out": str(report.out),
         "predicted": report.predicted,
@@ -95,6 +110,13 @@ def evaluate(
     source: Annotated[str | None, typer.Argument(
         help="Labelled images. Default: those the head's cache was extracted from."
     )] = None,
+    exclude: Exclude = None,
+    split: Split = None,
+    images: ImagesFolder = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    group_column: GroupColumn = None,
     coverage: Annotated[bool, typer.Option(
         "--coverage", help="A table to choose predict's --threshold by: how many images are answered, how accurately."
     )] = False,
@@ -104,9 +126,10 @@ def evaluate(
     """Score a classifier on labelled images. From their pixels, not from the cache."""
     from featcache.classifier import ImageClassifier
 
+    options = source_options(exclude, split, images, image_column, label_column, split_column, group_column)
     with progress("evaluating") as shown:
         result = ImageClassifier.load(model, base=base, weights=weights).evaluate(
-            source, coverage=coverage, progress=shown
+            source, options=options, coverage=coverage, progress=shown
         )
     tables = [_coverage_table(split, rows) for split, rows in result.get("coverage", {}).items()]
     return _outcome(result, metrics_table(result["metrics"]), *tables)

@@ -19,6 +19,7 @@ from featcache.cli.app import (
     settings,
     skipped_text,
 )
+from featcache.cli.source import Exclude, GroupColumn, ImageColumn, ImagesFolder, LabelColumn, Split, SplitColumn
 from featcache.errors import OptionError
 from featcache.processors import pass_side_by_side
 from featcache.profiling import AHEAD, STEPS
@@ -63,6 +64,13 @@ def extract(
         "--fast-decode", help="Decode a JPEG at the smallest eighth, quarter or half that is not below the image size."
     )] = False,
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Keep these classes only.")] = None,
+    exclude: Exclude = None,
+    split: Split = None,
+    images: ImagesFolder = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    group_column: GroupColumn = None,
     validation_split: Annotated[float | None, typer.Option(
         help="Part that becomes validation where the source brings no split (default 0.2)."
     )] = None,
@@ -115,6 +123,7 @@ def extract(
 ) -> Outcome:  # fmt: skip
     """Run a frozen base over images, once. What the cache has already is not computed again."""
     from featcache.extraction import Extraction
+    from featcache.sources.options import parse_splits
 
     extraction = Extraction(
         source,
@@ -132,6 +141,13 @@ def extract(
         runtime=runtime,
         fast_decode=fast_decode,
         classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
+        exclude=exclude or (),
+        splits=parse_splits(split),
+        images=images,
+        image_column=image_column,
+        label_column=label_column,
+        split_column=split_column,
+        group_column=group_column,
         validation_split=validation_split,
         test_split=test_split,
         test_from=_part(test_from),

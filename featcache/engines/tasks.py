@@ -14,11 +14,10 @@ import numpy as np
 
 from featcache.augmentation import Augmentation
 from featcache.cache.shard import SHARD_BYTES, Compression, Key, ShardInfo
-from featcache.errors import OptionError, SourceError
+from featcache.errors import OptionError
 from featcache.recipe import Recipe, Request, canonical_json
-from featcache.sources import FileSource, Item, Items, PairSource, Selected, Source, SplitPolicy, open_source
+from featcache.sources import FileSource, Item, Items, PairSource, Selected, Source, SplitPolicy, reopen
 from featcache.sources.arrays import PartsSource
-from featcache.sources.named import NAMED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,10 @@ class Work:
         The base, and what it must turn out to be.
     shapes : dict
         Shape of one row by layer, named as the manifest names them.
-    source : Source or str
-        What reads the items, or where a process that gets it opens that (`reader`).
-    location : str
-        The source's.
+    source : Source or None
+        What reads the items; None if a process that gets it opens that itself (`reader`).
+    described, classes : dict, sequence of str or None
+        The source, as `featcache.sources.reopen` takes it.
     policy, views, augment
         Which rows an image must have, and how its views are made.
     folder : Path
@@ -48,8 +47,9 @@ class Work:
     request: Request
     recipe: Recipe
     shapes: Mapping[str, tuple[int, ...]]
-    source: Source | str
-    location: str
+    source: Source | None
+    described: Mapping[str, Any]
+    classes: Sequence[str] | None
     policy: SplitPolicy
     views: int
     augment: Augmentation | None
@@ -72,15 +72,7 @@ class Work:
 
     def reader(self) -> Source:
         """Return the source, opened here."""
-        if not isinstance(self.source, str):
-            return self.source
-        source = open_source(self.source)
-        if source.location != self.location:
-            raise SourceError(
-                f"Expected the source {self.location!r} here, too. Received: {source.location!r}. Mount it at the "
-                "same path everywhere."
-            )
-        return source
+        return reopen(self.described, classes=self.classes) if self.source is None else self.source
 
 
 @dataclass(frozen=True)
@@ -107,8 +99,8 @@ class Task:
     def name(self, work: Work) -> str:
         """Return 16 hex digits that stand for these images, unchanged, and what is to be made of them."""
         images = [[item.path, item.size, item.mtime_ns] for item in self.items]
-        splits = asdict(work.policy) if work.views else None  # training images alone have views
-        what = [work.recipe.fingerprint, work.location, work.augmentation, work.views, splits, work.batch_size, images]
+        location, splits = work.described["location"], asdict(work.policy) if work.views else None
+        what = [work.recipe.fingerprint, location, work.augmentation, work.views, splits, work.batch_size, images]
         return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:16]
 
 
@@ -164,8 +156,8 @@ def cut(order: Sequence[int], items: Sequence[Item], size: int) -> list[Task]:
     return [Task(number, tuple(piece), columns.take(np.array(piece))) for number, piece in enumerate(pieces)]
 
 
-def travelling(source: Source, given: object, engine: str) -> Source | str:
-    """Return what another process needs to read a source: itself without its listing, or where to open it.
+def travelling(source: Source, given: object, engine: str) -> Source | None:
+    """Return a source without its listing for another process, None if that process opens it again itself.
 
     Raises
     ------
@@ -178,8 +170,7 @@ def travelling(source: Source, given: object, engine: str) -> Source | str:
         light.items = Items.of([])
         return light
     if isinstance(given, str | os.PathLike):
-        name = os.fspath(given)
-        return name if name in NAMED else str(Path(name).absolute())
+        return None
     if isinstance(origin, PairSource | PartsSource):
         raise OptionError(
             f"Expected a source on disk for --engine {engine}. Received: images in memory, which other processes "

@@ -20,7 +20,7 @@ from featcache.classifier import ImageClassifier
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
 from featcache.export import clean
 from featcache.images import PixelSpec, load
-from featcache.sources import Item, Source, SplitPolicy, files_source, open_source
+from featcache.sources import Item, Source, SplitPolicy, files_source, reopen
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import digest
 
@@ -86,9 +86,9 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None) -> I
 def _of_the_source(classifier: ImageClassifier, spec: PixelSpec, count: int) -> tuple[list[bytes], str]:
     """Return images of the source's validation set (else of any) and where they come from, or none and why."""
     try:
-        location, listing = classifier.head.card["source"]["location"], classifier.head.card["listing"]
-        source = open_source(location, classes=listing.get("classes"))
-        policy = SplitPolicy.from_listing(listing)
+        described, listing = classifier.head.card["source"], classifier.head.card["listing"]
+        source = reopen(described, classes=listing.get("classes"))
+        location, policy = source.location, SplitPolicy.from_listing(listing)
     except (FeatcacheError, KeyError, TypeError) as error:
         return [], "it is not known where its images lie" if isinstance(error, KeyError) else str(error)
     found: dict[bool, list[bytes]] = {True: [], False: []}

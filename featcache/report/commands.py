@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featcache.report.subject import Subject
+from featcache.sources import SourceOptions
 
 
 def commands(subject: Subject, *, audited: bool = False) -> list[str]:
@@ -79,6 +80,7 @@ def _extract(subject: Subject, cleaned: str | None = None) -> list[str]:
     ]
     if cleaned is None:
         options += [
+            *SourceOptions.from_dict(subject.source.get("options", {})).command_line(),
             ("validation-split", listing.get("validation_split") or None),
             ("test-split", listing.get("test_split") or None),
             ("test-from", None if not listing.get("test_from") else "{}={}".format(*listing["test_from"])),

@@ -13,7 +13,7 @@ from featcache.heads import Head
 from featcache.models import PixelModel, is_model
 from featcache.recipe import Recipe
 from featcache.signed import card_digest
-from featcache.sources import Source, open_source
+from featcache.sources import Source, reopen
 
 
 @dataclass
@@ -81,18 +81,15 @@ class Subject:
         return self.card.get("listing", {}) if self.cache is None else self.cache.listing_options
 
     @property
-    def source(self) -> dict[str, str]:
-        """The source's name and location."""
-        found: dict[str, str] = self.card.get("source", {}) if self.cache is None else self.cache.source
+    def source(self) -> dict[str, Any]:
+        """The source's name, location and options."""
+        found: dict[str, Any] = self.card.get("source", {}) if self.cache is None else self.cache.source
         return found
 
     def open_source(self) -> Source | None:
         """Return where the images are, None (and a note) if that cannot be read."""
-        location = self.source.get("location", "")
         try:
-            if not location:
-                raise SourceError("nobody knows where the images are")
-            return open_source(location, classes=self.listing.get("classes"))
+            return reopen(self.source, classes=self.listing.get("classes"))
         except (SourceError, OptionError, OSError) as error:
             elsewhere = self.recipe is not None and self.recipe.spec is not None
             self.notes.append(f"No pictures: {'the features came from elsewhere.' if elsewhere else error}")

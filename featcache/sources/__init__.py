@@ -8,7 +8,8 @@ from featcache.sources.columns import Texts, Words
 from featcache.sources.digests import Digests, DigestSet
 from featcache.sources.files import FileSource
 from featcache.sources.folders import files_source
-from featcache.sources.opening import open_images, open_source
+from featcache.sources.opening import describe, open_images, open_source, reopen
+from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import SPLITS, Item, Items, Selected, Source, class_names, digest, folder_name
 from featcache.sources.splits import SplitPolicy
@@ -21,6 +22,8 @@ __all__ = [
     "Item",
     "Items",
     "Source",
+    "SourceOptions",
+    "NO_OPTIONS",
     "SplitPolicy",
     "ArraySource",
     "FileSource",
@@ -30,9 +33,11 @@ __all__ = [
     "Texts",
     "Words",
     "class_names",
+    "describe",
     "digest",
     "files_source",
     "folder_name",
     "open_images",
     "open_source",
+    "reopen",
 ]

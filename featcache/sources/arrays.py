@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import logging
 import math
+import re
 import shutil
 import struct
 import tempfile
@@ -20,7 +22,10 @@ import numpy.typing as npt
 
 from featcache.errors import SourceError
 from featcache.sources.columns import Texts, Words
-from featcache.sources.source import SPLIT_NAMES, SPLITS, Item, Items, counted, label_name, stamp
+from featcache.sources.layouts import known_splits
+from featcache.sources.source import SPLITS, Item, Items, counted, label_name, stamp
+
+log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
@@ -28,13 +33,8 @@ _LAYOUT = (
     "x_train and y_train, or train_images and train_labels (likewise val, validation, test), or images and labels, "
     "or X and y"
 )
-_KEYS = {
-    key: (SPLIT_NAMES.get(split), kind)
-    for kind, letter in (("images", "x"), ("labels", "y"))
-    for split in ("", *SPLIT_NAMES)
-    for key in ((f"{letter}_{split}", f"{split}_{kind}") if split else (letter, kind))
-}
-"""Split and role of an array by its key in lower case."""
+_KEY = re.compile(r"(x|y|images|labels)(?:_(.+))?|(.+)_(x|y|images|labels)", re.IGNORECASE)
+_ROLES = {"x": "images", "images": "images", "y": "labels", "labels": "labels"}
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,9 @@ def npz_source(path: Path) -> PartsSource:
     Parameters
     ----------
     path : Path
-        With the keys ``x_train, y_train`` (``val``, ``validation``, ``valid``, ``test``), or ``train_images,
-        train_labels`` and so on, or ``images, labels``, or ``X, y``, in any case; ``class_names`` if labels
-        are indices into names. Compressed members are unpacked into a temporary file without a name, which
-        is gone when the source is.
+        With the keys ``x_train, y_train`` (``x_val``, ``x_test`` and so on), or ``train_images, train_labels``, or
+        ``images, labels``, or ``X, y``, in any case; ``class_names`` if labels are indices into names. Compressed
+        members are unpacked into a temporary file without a name, which is gone when the source is.
 
     Raises
     ------
@@ -192,10 +191,7 @@ def _parts(stored: Mapping[str, _Stored], where: str) -> list[Part]:
         If there are no images, two arrays for one purpose, labels without images, or one of another kind.
     """
     found: dict[tuple[str | None, str], str] = {}
-    for key in stored:
-        purpose = _KEYS.get(key.lower())
-        if purpose is None:
-            continue
+    for key, purpose in _purposes(stored).items():
         if purpose in found:
             raise SourceError(
                 f"Expected one array of {purpose[0] or 'all'} {purpose[1]} in {where}. Received: {found[purpose]} and "
@@ -206,6 +202,9 @@ def _parts(stored: Mapping[str, _Stored], where: str) -> list[Part]:
     lost = [key for (split, _), key in found.items() if split not in splits]
     if not splits or lost or (None in splits and len(splits) > 1):
         raise SourceError(f"Expected arrays named {_LAYOUT} in {where}. Received: {_shown(stored)}.")
+    unread = [key for key in stored if key not in found.values() and key != "class_names"]
+    if unread:
+        log.warning("%s: arrays that are not read: %s", where, _shown(unread[:5]))
     names = _class_names(stored["class_names"]) if "class_names" in stored else None
     parts = []
     for split in splits:
@@ -216,6 +215,15 @@ def _parts(stored: Mapping[str, _Stored], where: str) -> list[Part]:
             labels = _labels(stored[found[split, "labels"]], len(images), names)
         parts.append(Part(images, labels, split, origin.mtime_ns))
     return parts
+
+
+def _purposes(keys: Iterable[str]) -> dict[str, tuple[str | None, str]]:
+    """Return split and role of each array that has them by its key."""
+    matches = {key: match for key in keys if (match := _KEY.fullmatch(key))}
+    words = {key: match[2] or match[3] for key, match in matches.items()}
+    splits = known_splits(word for word in words.values() if word)
+    roles = {key: _ROLES[(match[1] or match[4]).lower()] for key, match in matches.items()}
+    return {key: (splits.get(word), roles[key]) for key, word in words.items() if not word or word in splits}
 
 
 def _checked_images(stored: _Stored) -> Array:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import ImageError, SourceError
-from featcache.sources.source import SPLIT_NAMES, Item, Items, Problems, counted, sole_content
+from featcache.sources.options import NO_OPTIONS, SourceOptions
+from featcache.sources.source import Item, Items, Problems, counted, sole_content
+
+MISSING = "missing files"
 
 
 class FileSource:
@@ -23,12 +26,16 @@ class FileSource:
         The images.
     origin : Path, optional
         What lists them, and gives the source its name and location; default: the root.
+    options : SourceOptions
+        How they were listed.
     """
 
     sequential = False
 
-    def __init__(self, root: Path, items: Iterable[Item], *, origin: Path | None = None) -> None:
-        self.root = root.absolute()
+    def __init__(
+        self, root: Path, items: Iterable[Item], *, origin: Path | None = None, options: SourceOptions = NO_OPTIONS
+    ) -> None:
+        self.root, self.options = root.absolute(), options
         self.name = origin.stem if origin else self.root.name or "root"
         self.location = str(origin.absolute() if origin else self.root)
         self.items = Items.of(counted(items, self.location))
@@ -64,6 +71,10 @@ class Named(NamedTuple):
     group: str | None = None
 
 
+Found = tuple[str, os.stat_result] | str
+"""A file's path and status; or in words why there is none."""
+
+
 class Lister:
     """Makes items of files that are named one by one, noting all that is wrong with them.
 
@@ -71,16 +82,25 @@ class Lister:
     ----------
     root : Path
         What paths are relative to; absolute ones and ``..`` may lead out of it, as files are only read.
+    find : callable, optional
+        Returns what a name means; default: the file of that name.
+    splits : mapping of str to str, optional
+        The split that each name means; default: none has one.
 
     Attributes
     ----------
     problems : Problems
         Missing files, paths that were named twice and unknown splits.
+    unknown_split : str
+        The first unknown one.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.problems = Problems()
-        self._root = str(root)
+    def __init__(
+        self, root: Path, find: Callable[[str], Found] | None = None, splits: Mapping[str, str] | None = None
+    ) -> None:
+        self.problems, self.unknown_split = Problems(), ""
+        self._root, self._splits = str(root), splits or {}
+        self._find = find or self._plain
         self._seen: set[str] = set()
 
     def claim(self, where: str, path: str) -> None:
@@ -93,21 +113,25 @@ class Lister:
     def item(self, named: Named, place: int = 0) -> Item | None:
         """Return a file's item, None if there is no such file or split."""
         where, path, label, split, group = named
-        self.claim(where, path)
-        if split and split.lower() not in SPLIT_NAMES:
-            self.problems.add(f"splits other than {', '.join(SPLIT_NAMES)}", f"{where}: {split!r}")
-            split = None
+        known = self._splits.get(split) if split else None
+        if split and known is None:
+            self.problems.add("unknown splits", f"{where}: {split!r}")
+            self.unknown_split = self.unknown_split or split
+        found = self._find(path)
+        if isinstance(found, str):
+            self.problems.add(found, f"{where}: {path!r}")
+            return None
+        self.claim(where, found[0])
+        return Item(found[0], label or None, known, found[1].st_size, found[1].st_mtime_ns, group or None, place)
+
+    def _plain(self, path: str) -> Found:
         try:
             found = os.stat(os.path.join(self._root, path))  # noqa: PTH116, PTH118  # half the time of Path's
         except (OSError, ValueError):
-            found = None
-        if found is None or not path or not stat.S_ISREG(found.st_mode):
-            self.problems.add("missing files", f"{where}: {path!r}")
-            return None
-        known = SPLIT_NAMES[split.lower()] if split else None
-        return Item(path, label or None, known, found.st_size, found.st_mtime_ns, group or None, place)
+            return MISSING
+        return (path, found) if path and stat.S_ISREG(found.st_mode) else MISSING
 
     def check(self, origin: str, advice: str) -> None:
         """Raise `SourceError` with all that was noted."""
         if self.problems:
-            raise SourceError(f"Expected files that exist, each once, in {origin}. Received: {self.problems}. {advice}")
+            raise SourceError(f"Not all of {origin} can be used: {self.problems}. {advice}")

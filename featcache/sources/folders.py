@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import SourceError
+from featcache.sources.branches import Branch, branches
 from featcache.sources.files import FileSource
-from featcache.sources.source import SPLIT_NAMES, SPLITS, Item
+from featcache.sources.layouts import Exclusion, is_litter
+from featcache.sources.options import NO_OPTIONS, SourceOptions
+from featcache.sources.source import Item
+from featcache.sources.trees import Look, may_be_image
 
 log = logging.getLogger(__name__)
+
+_NOTHING = Exclusion(())
 
 
 class Content(NamedTuple):
@@ -22,8 +29,17 @@ class Content(NamedTuple):
     files: list[str]
 
 
-def content(folder: str | os.PathLike[str]) -> Content:
-    """Return the names in a folder without those that systems leave behind.
+def content(folder: str | os.PathLike[str], below: str = "", exclusion: Exclusion = _NOTHING) -> Content:
+    """Return the names in a folder without litter and what is excluded.
+
+    Parameters
+    ----------
+    folder : str or path
+        The folder.
+    below : str
+        Its path in the source, with a slash at its end; "" of the source itself.
+    exclusion : Exclusion
+        What is left out.
 
     Raises
     ------
@@ -31,18 +47,22 @@ def content(folder: str | os.PathLike[str]) -> Content:
         If it cannot be read.
     """
     found = Content([], [])
+    for entry in _entries(folder):  # names alone are kept: an entry is ten times as large
+        if not exclusion.covers(below + entry.name):
+            (found.folders if _is_folder(entry) else found.files).append(entry.name)
+    found.folders.sort()
+    found.files.sort()
+    return found
+
+
+def _entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:  # names alone are kept: an entry is ten times as large
-                if not ignored(entry.name):
-                    (found.folders if _is_folder(entry) else found.files).append(entry.name)
+            yield from (entry for entry in entries if not is_litter(entry.name))
     except OSError as error:
         raise SourceError(
             f"Expected a readable folder. Received: {os.fspath(folder)!r}: {error.strerror}. Mend its permissions."
         ) from None
-    found.folders.sort()
-    found.files.sort()
-    return found
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -52,59 +72,95 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def ignored(name: str) -> bool:
-    """Whether a name is what systems leave behind: hidden files, and Windows' thumbnail store."""
-    return name.startswith(".") or name.lower() in {"thumbs.db", "desktop.ini"}
+class Folders:
+    """The folders of a source, looked into once each; of a folder with many images the first is enough."""
+
+    def __init__(self, root: Path, exclusion: Exclusion) -> None:
+        self.where, self.exclusion = str(root), exclusion
+        self.contents: dict[str, Content] = {}
+        self._looks: dict[str, Look] = {}
+
+    def look(self, path: str, *, whole: bool = False) -> Look:
+        """Return what lies in a folder."""
+        if whole:
+            found = self.content(path)
+            image = next((name for name in found.files if may_be_image(name)), None)
+            other = next((name for name in found.files if name != image), None)
+            return Look(found.folders, image, other)
+        if path not in self._looks:
+            self._looks[path] = self._glance(path)
+        return self._looks[path]
+
+    def content(self, path: str) -> Content:
+        """Return all that lies in a folder."""
+        if path not in self.contents:
+            self.contents[path] = content(f"{self.where}/{path}", path, self.exclusion)
+        return self.contents[path]
+
+    def _glance(self, path: str) -> Look:
+        folders, other = [], None
+        for entry in _entries(f"{self.where}/{path}"):
+            if self.exclusion.covers(path + entry.name):
+                continue
+            if _is_folder(entry):
+                folders.append(entry.name)
+            elif may_be_image(entry.name):
+                return Look(folders, entry.name, other)
+            else:
+                other = entry.name
+        return Look(sorted(folders), None, other)
 
 
-def folder_source(root: Path, top: Content) -> FileSource:
+def folder_source(
+    tree: Folders, options: SourceOptions = NO_OPTIONS, *, classes: Collection[str] | None = None
+) -> FileSource:
     """Return the source of a folder of images.
 
     Parameters
     ----------
-    root : Path
-        A folder of class folders; or one with ``train``, ``validation`` (``val``, ``valid``) and ``test``
-        folders; or one of images without labels.
-    top : Content
-        What it holds.
+    tree : Folders
+        A folder of class folders; or one with folders of splits; or one of images without labels.
+    options : SourceOptions
+        Of which a folder has `exclude` and `splits`.
+    classes : collection of str, optional
+        As in `featcache.sources.branches.branches`.
 
     Raises
     ------
     SourceError
-        If it holds no file, or files beside folders, or folders that are no splits beside splits.
+        If it holds no image, or its folders could mean two things.
     """
-    splits = {name: SPLIT_NAMES[name.lower()] for name in top.folders if name.lower() in SPLIT_NAMES}
-    if len(splits) == len(top.folders) > 1 and "train" not in splits.values():
-        raise SourceError(
-            f"Expected a train folder beside {', '.join(top.folders)} in {str(root)!r}. Received: none. Add it, or "
-            "name one of these as the source."
-        )
-    if "train" in splits.values() and (len(splits) == len(top.folders) or len(set(splits.values())) > 1):
-        if len(splits) != len(top.folders) or len(set(splits.values())) != len(splits):
-            raise SourceError(
-                "Expected one folder each of train, validation (or val, valid) and test. Received: "
-                f"{', '.join(top.folders)} in {str(root)!r}. Move or rename what does not belong."
-            )
-        parts = [(root / name, name, split) for name, split in splits.items()]
-        parts.sort(key=lambda part: SPLITS.index(part[2]))
-        items: Iterable[Item] = (
-            item for path, name, split in parts for item in _classes(path, content(path), f"{name}/", split)
-        )
-    else:
-        items = _classes(root, top, "", None)
-    source = FileSource(root, items)
+    options.check("a folder", "exclude", "splits")
+    items = (item for branch in branches(tree, options, classes) for item in _items(tree, branch))
+    source = FileSource(Path(tree.where), items, options=options)
     if not source.items:
-        raise no_file(root)
+        raise no_file(Path(tree.where))
+    tree.exclusion.warn(tree.where)
     return source
 
 
-def files_source(paths: Iterable[str | os.PathLike[str]]) -> FileSource:
+def _items(tree: Folders, branch: Branch) -> Iterator[Item]:
+    folder = f"{tree.where}/{branch.path}"
+    if branch.classes is None:
+        yield from _walk(folder, branch.path, None, branch.split, tree.exclusion, tree.contents.get(branch.path))
+    for name in branch.classes or ():
+        empty = True
+        for item in _walk(folder + name, f"{branch.path}{name}/", name, branch.split, tree.exclusion):
+            empty = False
+            yield item
+        if empty:
+            log.warning("%s%s has no file: it is no class", folder, name)
+
+
+def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> FileSource:
     """Return the unlabelled source of the given files, and of all files below the given folders.
 
     Parameters
     ----------
     paths : iterable of paths
         In the order wanted, each as often as it is named; folders are walked in alphanumeric order.
+    exclude : sequence of str
+        Globs of what is left out below folders, see `featcache.sources.layouts.Exclusion`.
 
     Raises
     ------
@@ -115,10 +171,12 @@ def files_source(paths: Iterable[str | os.PathLike[str]]) -> FileSource:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            found = list(_walk(str(path), f"{path}/"))
+            exclusion = Exclusion(exclude)
+            found = list(_walk(str(path), "", exclusion=exclusion))
             if not found:
                 raise no_file(path)
-            items += found
+            items += (replace(item, path=f"{path}/{item.path}") for item in found)
+            exclusion.warn(str(path))
         else:
             try:
                 stat = path.stat()
@@ -135,33 +193,22 @@ def no_file(folder: Path) -> SourceError:
     return SourceError(f"Expected a folder with images. Received: {str(folder)!r}, which has no file.")
 
 
-def _check_no_files(folder: Path, found: Content) -> None:
-    if found.folders and found.files:
-        raise SourceError(
-            f"Expected a folder for each class in {str(folder)!r}. Received: files beside them, such as "
-            f"{found.files[0]!r}. Move images into the folder of their class, and other files out of this one."
-        )
+def _walk(
+    folder: str,
+    prefix: str,
+    label: str | None = None,
+    split: str | None = None,
+    exclusion: Exclusion = _NOTHING,
+    top: Content | None = None,
+) -> Iterator[Item]:
+    """Yield every file below a folder in alphanumeric order, a folder's own first, following links but no loop.
 
-
-def _classes(folder: Path, found: Content, prefix: str, split: str | None) -> Iterator[Item]:
-    """Yield the images of class folders, or of a folder that holds nothing but images."""
-    _check_no_files(folder, found)
-    for name in found.folders:
-        empty = True
-        for item in _walk(str(folder / name), f"{prefix}{name}/", name, split):
-            empty = False
-            yield item
-        if empty:
-            log.warning("%s has no file: it is no class", folder / name)
-    yield from _files(str(folder), found.files, prefix, None, split)
-
-
-def _walk(folder: str, prefix: str, label: str | None = None, split: str | None = None) -> Iterator[Item]:
-    """Yield every file below a folder in alphanumeric order, a folder's own first, following links but no loop."""
+    `prefix` is its path in the source, `top` what it holds if that is known.
+    """
     stack: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(folder, prefix, frozenset())]
     while stack:
         here, below, above = stack.pop()
-        found = content(here)
+        found, top = content(here, below, exclusion) if top is None else top, None
         stat = os.stat(here)  # noqa: PTH116
         if (stat.st_dev, stat.st_ino) in above:
             continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import logging
 import mimetypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ import numpy.typing as npt
 
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
-from featcache.sources.folders import content, files_source, folder_source
+from featcache.sources.folders import Folders, content, files_source, folder_source
+from featcache.sources.layouts import Exclusion, twins
+from featcache.sources.metadata import metadata_source
 from featcache.sources.named import NAMED, named_source
+from featcache.sources.options import NO_OPTIONS, SourceOptions
+from featcache.sources.packed import SUFFIXES
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
-from featcache.sources.tables import table_source
-from featcache.sources.tars import SUFFIXES, TarSource
+from featcache.sources.tables import TABLES, table_source
+from featcache.sources.tars import TarSource
+
+log = logging.getLogger(__name__)
 
 KINDS = (
     "a folder of class folders, of train/ and validation/ folders of those, or of images; a CSV file "
@@ -29,11 +36,12 @@ KINDS = (
 )
 """What a source may be, for help and errors."""
 
-TABLES = (".csv", ".tsv", ".txt")
-
 
 def open_source(
-    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]], *, classes: Iterable[str] | None = None
+    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]],
+    *,
+    classes: Iterable[str] | None = None,
+    options: SourceOptions = NO_OPTIONS,
 ) -> Source:
     """Return the source that a name, a path or a list of images means.
 
@@ -44,15 +52,18 @@ def open_source(
 
         - ``digits`` (embedded in scikit-learn), ``cifar10``, ``cifar100``, ``mnist`` or ``fashion_mnist`` (which
           Keras downloads);
-        - a folder of class folders; one with ``train``, ``validation`` (``val``, ``valid``) and ``test`` folders of
-          those; or one of images without labels;
+        - a folder of class folders; one with ``train``, ``validation`` and ``test`` folders of those, under these
+          names or those of public sets; or one of images without labels;
         - a table, see `featcache.sources.tables.table_source`;
         - arrays, an ``.npz`` file or a folder of ``.npy`` files, see `featcache.sources.arrays.npz_source`;
         - a ``.tar`` file or a folder of them, see `featcache.sources.tars.TarSource`; they are the splits if all
           their names begin with those of splits;
         - pairs of an image and its label, see `featcache.sources.pairs.PairSource`.
     classes : iterable of str, optional
-        Keep these classes only.
+        Keep these classes only. Where all folders of a source are among them, they are classes, whatever they look
+        like.
+    options : SourceOptions
+        How it is read, where that does not follow from what lies there.
 
     Returns
     -------
@@ -63,26 +74,85 @@ def open_source(
     Raises
     ------
     SourceError
-        If it does not exist, is empty, or its layout is not one of these.
+        If it does not exist, is empty, its layout is not one of these, or could be two of them.
     OptionError
-        If a class is not in the source.
+        If a class is not in the source, or an option says nothing about this kind of source.
     """
     opened: Source
+    wanted = None if classes is None else list(dict.fromkeys(classes))
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        opened = named_source(name) if name in NAMED else _at(Path(source))
+        opened = _named(name, options) if _is_set(name) else _at(Path(source), options, wanted)
     elif isinstance(source, Source):
+        options.check("a source that is open already")
         opened = source
     elif isinstance(source, Iterable):
+        options.check("(image, label) pairs")
         opened = PairSource(source)
     else:
         raise SourceError(f"Expected a source: {KINDS}; or (image, label) pairs. Received: {type(source).__name__}.")
-    if classes is None:
+    return _of_classes(opened, wanted)
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """Return what `reopen` needs, for JSON: ``name``, ``location`` and, if there are any, ``options``."""
+    origin = source
+    while isinstance(origin, Selected):
+        origin = origin.origin
+    options = getattr(origin, "options", NO_OPTIONS).to_dict()
+    return {"name": source.name, "location": source.location, **({"options": options} if options else {})}
+
+
+def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None) -> Source:
+    """Open a source again, as it was opened then.
+
+    Parameters
+    ----------
+    described : mapping
+        What `describe` returned; a cache keeps it as its ``source``.
+    classes : iterable of str, optional
+        Keep these classes only.
+
+    Raises
+    ------
+    SourceError, OptionError
+        As `open_source`; `SourceError` if nobody knows where it lies.
+    """
+    location = described.get("location")
+    if not location:
+        raise SourceError("It is not known where the images lie.")
+    options = SourceOptions.from_dict(described.get("options", {}))
+    wanted = None if classes is None else list(dict.fromkeys(classes))
+    opened = _named(location, options) if location in NAMED else _at(Path(location), options, wanted)
+    return _of_classes(opened, wanted)
+
+
+def _unlabelled(name: str, options: SourceOptions) -> Source:
+    return _named(name, options) if _is_set(name) else _at(Path(name), options, labelled=False)
+
+
+def _is_set(name: str) -> bool:
+    """Whether a name means a set; what lies here under that name wins, and it is said."""
+    if name in NAMED and os.path.lexists(name):
+        log.warning("%s is read from here, as there is something of that name: the public set is not used", name)
+        return False
+    return name in NAMED
+
+
+def _named(name: str, options: SourceOptions) -> Source:
+    options.check(f"the set {name}")
+    return named_source(name)
+
+
+def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
+    known = class_names(opened.items)
+    for group in twins(known):
+        log.warning("%s: classes whose names look alike are kept apart: %s", opened.location,
+                    ", ".join(map(ascii, group)))  # fmt: skip
+    if wanted is None:
         return opened
-    wanted = list(dict.fromkeys(classes))
     if not wanted:
         raise OptionError(f"Expected at least one of the classes of {opened.location}. Received: none.")
-    known = class_names(opened.items)
     for name in wanted:
         if name not in known:
             raise OptionError(f"Expected classes of {opened.location}. Received: {name!r} ({nearest(name, known)}).")
@@ -90,27 +160,32 @@ def open_source(
     return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
 
-def _at(path: Path) -> Source:
+def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True) -> Source:
     if path.is_dir():
-        top = content(path)
+        tree = Folders(path, Exclusion(options.exclude))
+        top = tree.content("")
         tars = [path / name for name in top.files if SUFFIXES.search(name)]
         if tars and not top.folders:
-            return TarSource(tars, path)
+            return TarSource(tars, path, options, classes=classes, labelled=labelled)
         if not top.folders and any(map(_is_array_name, top.files)):
+            options.check("arrays")
             return npy_source(path, top.files)
-        return folder_source(path, top)
+        return metadata_source(tree, options) or folder_source(tree, options, classes=classes)
     if path.is_file():
         if SUFFIXES.search(path.name):
-            return TarSource([path], path)
+            return TarSource([path], path, options, classes=classes, labelled=labelled)
         if path.suffix.lower() == ".npz":
+            options.check("arrays")
             return npz_source(path)
         if path.suffix.lower() in TABLES:
-            return table_source(path)
+            return table_source(path, options, labelled=labelled)
     what = "is none of these" if path.exists() else "does not exist"
     raise SourceError(f"Expected a source: {KINDS}. Received: {str(path)!r}, which {what}.")
 
 
-def open_images(images: str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str]]) -> Source:
+def open_images(
+    images: str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str]], *, options: SourceOptions = NO_OPTIONS
+) -> Source:
     """Return the images that are named, to be predicted: their labels and splits are of no account.
 
     Parameters
@@ -119,6 +194,8 @@ def open_images(images: str | os.PathLike[str] | Source | Iterable[str | os.Path
         Each a file; a folder, for all files below it, whatever they are; or a table, arrays, a tar file, a folder of
         nothing but arrays or tar files (and what does not have an image's name), or the name of a set, as
         `open_source` takes them.
+    options : SourceOptions
+        How each is read.
 
     Returns
     -------
@@ -132,14 +209,16 @@ def open_images(images: str | os.PathLike[str] | Source | Iterable[str | os.Path
         If one does not exist, is empty or damaged.
     """
     if isinstance(images, Source):
+        options.check("a source that is open already")
         return images
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     parts: list[tuple[str, Source]] = []
     for plain, group in itertools.groupby(given, _is_plain):
         if plain:
-            parts.append(("", files_source(group)))
+            options.check("images and folders", "exclude")
+            parts.append(("", files_source(group, exclude=options.exclude)))
         else:
-            parts += [(f"{os.fspath(one)}/", open_source(one)) for one in group]
+            parts += [(f"{os.fspath(one)}/", _unlabelled(os.fspath(one), options)) for one in group]
     if len(parts) == 1:
         return parts[0][1]
     return _Chain(parts) if parts else files_source([])
@@ -166,12 +245,14 @@ class _Chain:
 def _is_plain(given: str | os.PathLike[str]) -> bool:
     """Whether it is a file that may be an image, or a folder of such files."""
     path = Path(given)
+    if _is_set(os.fspath(given)):
+        return False
     if path.is_dir():
         top = content(path)
         tars, arrays = (any(map(is_one, top.files)) for is_one in (SUFFIXES.search, _is_array_name))
         return bool(top.folders) or tars == arrays or any(map(_is_image_name, top.files))
     if not path.exists():
-        return os.fspath(given) not in NAMED
+        return True
     return not (SUFFIXES.search(path.name) or path.suffix.lower() in (".npz", *TABLES))
 
 

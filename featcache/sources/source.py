@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation",
-               "test": "test"}  # fmt: skip
-"""What folders, columns, keys and files may call a split, in lower case."""
 
 PROGRESS_SECONDS = 5.0
 """How often a listing that takes long says how far it is."""
@@ -239,6 +236,10 @@ class Problems:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if self._counts[kind] <= self._SHOWN:
             self._found.setdefault(kind, []).append(example)
+
+    def count(self, kind: str) -> int:
+        """Return how many of a kind were noted."""
+        return self._counts.get(kind, 0)
 
     def __bool__(self) -> bool:
         return bool(self._counts)

@@ -1,82 +1,198 @@
-"""CSV tables: ``path,label[,split][,group]``, paths relative to the table."""
+"""Tables of images, labels, splits and groups: CSV as people have it, and JSON lines."""
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Iterator
+import logging
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from featcache.errors import SourceError
-from featcache.sources.files import FileSource, Lister, Named
-from featcache.sources.source import Problems
+from featcache.errors import OptionError, SourceError
+from featcache.sources.files import MISSING, FileSource, Lister, Named
+from featcache.sources.headers import Columns, flag, is_row_number, names_shown, open_columns
+from featcache.sources.labels import check_groups, check_labels, check_one_hot, one_label_column
+from featcache.sources.layouts import known_splits
+from featcache.sources.lookup import NO_ZEROS, SEVERAL
+from featcache.sources.options import NO_OPTIONS, SourceOptions
+from featcache.sources.rows import JSON_LINES, Table, is_nested, readable
+from featcache.sources.source import Items, counted
 
-_COLUMNS = ("path", "label", "split", "group")
-_SAMPLE = 8192
+log = logging.getLogger(__name__)
+
+TABLES = (".csv", ".tsv", ".txt", *JSON_LINES)
+"""How names of tables end."""
+
+TABLE_OPTIONS = ("splits", "images", "image_column", "label_column", "split_column", "group_column")
+"""Options that a table has."""
 
 
-def table_source(path: Path) -> FileSource:
+def table_source(path: Path, options: SourceOptions = NO_OPTIONS, *, labelled: bool = True) -> FileSource:
     """Return the source that a table lists.
 
     Parameters
     ----------
     path : Path
-        UTF-8, with or without a byte order mark, with a header that names the column ``path``, and as far as
-        they are known ``label``, ``split`` (a name as folders have it) and ``group``, in any order; other
-        columns are not read. Any delimiter that `csv.Sniffer` finds. An empty field means none.
+        CSV, with any usual delimiter and a header, see `featcache.sources.headers`; or JSON lines, one object a line,
+        whose keys are the columns. Columns that mean nothing here are not read. Without a header: a column of files,
+        alone or beside one of labels. Text is UTF-8, UTF-16 with a byte order mark, or else cp1252. A cell that is
+        empty means none.
+    options : SourceOptions
+        May name columns, the folder of the images, and what splits are called.
+    labelled : bool
+        Whether the labels matter; False where images are to be predicted.
+
+    Returns
+    -------
+    FileSource
+        In the table's order; paths are relative to its folder.
 
     Raises
     ------
     SourceError
-        If the table cannot be read, or lists nothing; all rows with missing files, paths that were named
-        twice, unknown splits or too few or too many fields are reported together.
+        If the table cannot be read, lists nothing, or its columns could mean several things; all rows with missing
+        files, paths that are named twice, unknown splits or too few or too many fields are reported together.
+    OptionError
+        If it has no column, or no split, of a name that was given.
     """
-    folder = path.absolute().parent
-    lister = Lister(folder)
-    rows = _rows(path, lister.problems)
-    try:
-        source = FileSource(folder, (item for row in rows if (item := lister.item(row))), origin=path)
-    except (OSError, csv.Error) as error:
-        raise SourceError(
-            f"Expected a readable table. Received: {str(path)!r}: {getattr(error, 'strerror', None) or error}."
-        ) from None
-    lister.check(repr(str(path)), "Mend the table.")
-    if not source.items:
-        raise SourceError(f"Expected a table of images. Received: {str(path)!r}, which has no rows.")
-    return source
+    options.check("a table", *TABLE_OPTIONS)
+    items = table_items(path, options, labelled=labelled)
+    return FileSource(path.absolute().parent, items, origin=path, options=options)
 
 
-def _rows(path: Path, problems: Problems) -> Iterator[Named]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        delimiter, spaced = _delimiter(file.read(_SAMPLE))
-        file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=spaced, strict=True)
-        header = [name.strip().lower() for name in next(reader, [])]
-        if "path" not in header or len(set(header) & set(_COLUMNS)) != sum(name in _COLUMNS for name in header):
-            raise SourceError(
-                f"Expected a header with path, label and, if they are known, split and group, each once, in "
-                f"{str(path)!r}. Received: {', '.join(map(repr, header)) or 'an empty file'}."
+def table_items(path: Path, options: SourceOptions, *, labelled: bool = True) -> Items:
+    """Return what a table lists, paths relative to its folder; arguments and errors as of `table_source`."""
+    table, columns = open_columns(path, options, labelled=labelled)
+    if columns.one_hot:
+        if labelled:
+            check_one_hot(table, columns)
+        else:
+            columns = replace(columns, labels=(), one_hot=False)
+    elif len(columns.labels) > 1:
+        columns = replace(columns, labels=(one_label_column(table, columns),) if labelled else ())
+    splits = _splits(table, columns, options)
+    lister = Lister(path.absolute().parent, columns.finder.find, splits)
+    rows = counted(_named(table, columns, lister), str(path))
+    items = Items.of(item for row in rows if (item := lister.item(row)))
+    lister.check(repr(str(path)), _advice(columns, lister))
+    if not items:
+        raise SourceError(f"{str(path)!r} lists no images: it has no rows.")
+    _say(table, columns)
+    if labelled:
+        _check(table, columns, items, options)
+    return items
+
+
+def _named(table: Table, columns: Columns, lister: Lister) -> Iterator[Named]:
+    """Yield what the rows name."""
+    text = _Text(table.path)
+    label = _label(columns, [readable(name) for name in table.header], text)
+    image, split, group = columns.image, columns.split, columns.group
+    used = [i for i in (image, *columns.labels, split, group) if i is not None]
+    for line, cells in table.rows(lister.problems, first=columns.headless):
+        where = f"line {line}"
+        if table.delimiter is None and any(is_nested(cells[i]) for i in used):
+            lister.problems.add("rows with a list or an object where one value is needed", where)
+            continue
+        yield Named(
+            where, cells[image], label(cells), "" if split is None else text(cells[split]),
+            "" if group is None else text(cells[group]),
+        )  # fmt: skip
+
+
+def _label(columns: Columns, header: list[str], text: Callable[[str], str]) -> Callable[[list[str]], str]:
+    """Return what gives a row's label."""
+    if columns.one_hot:
+        return lambda cells: next((header[i] for i in columns.labels if flag(cells[i])), "")
+    if columns.labels:
+        [column] = columns.labels
+        return lambda cells: text(cells[column])
+    return lambda cells: ""
+
+
+class _Text:
+    """Gives cells their text, and says once if that is not UTF-8."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._said = path, False
+
+    def __call__(self, cell: str) -> str:
+        plain = cell.strip()
+        if plain.isascii():
+            return plain
+        text = readable(plain)
+        if text != plain and not self._said:
+            log.warning("%s is not UTF-8: read as Windows-1252 (cp1252), such as %r. Save it as UTF-8 if that is wrong",
+                        self._path, text)  # fmt: skip
+            self._said = True
+        return text
+
+
+def _splits(table: Table, columns: Columns, options: SourceOptions) -> dict[str, str]:
+    """Return which split each cell of the column with the splits means."""
+    given = options.split_of
+    if columns.split is None:
+        if given:
+            raise OptionError(
+                f"splits (--split) was given, but it is not clear which column of {str(table.path)!r} is the split. "
+                f"Its columns: {names_shown(table.header)}. Choose one with --split-column."
             )
-        columns = [header.index(name) if name in header else None for name in _COLUMNS]
-        line = reader.line_num
-        for row in reader:
-            where, line = f"line {line + 1}", reader.line_num
-            if len(row) != len(header):
-                if row:
-                    problems.add(f"rows without {len(header)} fields", f"{where}: {len(row)}")
-                continue
-            yield Named(where, *("" if column is None else row[column] for column in columns))
+        return {}
+    cells = {readable(row[columns.split].strip()) for _, row in table.rows(first=columns.headless)} - {""}
+    if unknown := given.keys() - cells:
+        raise OptionError(
+            f"splits (--split) names {names_shown(sorted(unknown))}, which are not in the column "
+            f"{table.header[columns.split]!r} of {str(table.path)!r}. It has {names_shown(sorted(cells))}."
+        )
+    return {**known_splits(cells), **given}
 
 
-def _delimiter(sample: str) -> tuple[str, bool]:
-    """Return what divides the first line so that a field is ``path``, and whether a space follows it."""
-    header = sample.splitlines()[0] if sample else ""
-    try:
-        sniffed = csv.Sniffer().sniff(sample).delimiter
-    except csv.Error:  # one column, mostly
-        sniffed = ","
-    for delimiter in (sniffed, *re.findall(r"[^\w\s\"]|\t", header)):
-        fields = [field.strip(' "').lower() for field in header.split(delimiter)]
-        if "path" in fields and len(fields) > 1 and delimiter != '"':
-            return delimiter, f"{delimiter} " in header
-    return ",", False
+def _advice(columns: Columns, lister: Lister) -> str:
+    """Return what to do about what is wrong."""
+    said = []
+    if lister.problems.count(MISSING) and not columns.finder.hits:
+        if any(cell.strip() and "\0" not in cell and Path(cell.strip()).is_file() for cell in columns.finder.tried):
+            said.append(
+                "Paths are looked up beside the table, but these are relative to the working folder: add --images ."
+            )
+        else:
+            said.append("If the images are elsewhere, give their folder with --images.")
+    if lister.problems.count(SEVERAL):
+        said.append("Write names with folder and extension.")
+    if lister.problems.count(NO_ZEROS):
+        said.append("Write the numbers as text, with their zeros.")
+    if lister.unknown_split:
+        example = shlex.quote(f"train={lister.unknown_split}")
+        said.append(f"Say what splits are called with --split, such as --split {example}.")
+    return " ".join(said or ["Mend the table."])
+
+
+def _say(table: Table, columns: Columns) -> None:
+    """Log what the columns were taken for, unless they say so themselves."""
+    parts = {"images": (columns.image,), "labels": () if columns.one_hot else columns.labels,
+             "splits": columns.split, "groups": columns.group}  # fmt: skip
+    if columns.headless:
+        log.info("%s has no header: the files are in column %d", table.path, columns.image + 1)
+        return
+    used = {role: column if isinstance(column, int) else column[0] for role, column in parts.items()
+            if column not in (None, ())}  # fmt: skip
+    plain = {"images": "path", "labels": "label", "splits": "split", "groups": "group"}
+    others = [name for i, name in enumerate(table.header)
+              if i not in {*used.values(), *columns.labels} and not is_row_number(name)]  # fmt: skip
+    if others or any(table.header[column].lower() != plain[role] for role, column in used.items()):
+        said = ", ".join(f"{role} from {table.header[column]!r}" for role, column in used.items())
+        log.info("%s: %s%s", table.path, said, f"; not used: {names_shown(others)}" if others else "")
+    if columns.finder.base:
+        log.info("%s: the images are in %s", table.path, columns.finder.base)
+
+
+def _check(table: Table, columns: Columns, items: Items, options: SourceOptions) -> None:
+    """Raise `SourceError` if labels or groups cannot be what they were taken for; warn if there are no labels."""
+    if not items.labels.names:
+        log.warning("%s: no image has a label", table.path)
+        return
+    if not columns.one_hot:
+        name = f"column {columns.labels[0] + 1}" if columns.headless else table.header[columns.labels[0]]
+        check_labels(table.path, items, name)
+    if columns.group is not None and options.group_column is None and not items.splits.names:
+        check_groups(table.path, items, table.header[columns.group])

@@ -6,22 +6,20 @@ import array
 import json
 import logging
 import os
-import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from featcache.errors import ImageError, SourceError
-from featcache.sources.folders import ignored
-from featcache.sources.source import SPLIT_NAMES, Item, Items, counted, label_name, sole_content
+from featcache.sources.layouts import Exclusion, is_litter
+from featcache.sources.options import NO_OPTIONS, SourceOptions
+from featcache.sources.packed import FOLDER, LABEL, Names, splits_of, with_labels
+from featcache.sources.source import Item, Items, counted, label_name, sole_content
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)$|\.tar\.\w+$", re.IGNORECASE)
-"""How names of tar files end, compressed ones too."""
 
 _LABELS = (".cls", ".label", ".txt", ".json")  # the first one that is there counts
 _LABEL_BYTES = 1 << 20
@@ -59,8 +57,8 @@ class TarSource:
     Every member is an image but those that end in ``.cls``, ``.label``, ``.txt`` or ``.json``: they say the label of
     the image of the same name up to its last extensions (``a.jpg`` or ``a.rgb.jpg`` beside ``a.cls``), the first kind
     in this order that there is (of JSON, ``label``); of several images beside one label the first counts. The label
-    of other images is their top folder. Members are read where they lie and their names lead nowhere,
-    whatever they are.
+    of other images is what `featcache.sources.branches.branches` says of their folders. Members are read where they
+    lie and their names lead nowhere, whatever they are.
 
     Parameters
     ----------
@@ -68,6 +66,12 @@ class TarSource:
         In the order wanted.
     root : Path
         What gives the source its name and location: the folder they are in, or the one tar file.
+    options : SourceOptions
+        Of which tar files have `exclude` and `splits`.
+    classes : collection of str, optional
+        As in `featcache.sources.branches.branches`.
+    labelled : bool
+        Whether it matters what folders mean.
 
     Attributes
     ----------
@@ -83,27 +87,38 @@ class TarSource:
 
     sequential = True
 
-    def __init__(self, tars: Sequence[Path], root: Path) -> None:
+    def __init__(
+        self,
+        tars: Sequence[Path],
+        root: Path,
+        options: SourceOptions = NO_OPTIONS,
+        *,
+        classes: Collection[str] | None = None,
+        labelled: bool = True,
+    ) -> None:
+        options.check("tar files", "exclude", "splits")
+        self.options = options
         self.name = root.absolute().name.removesuffix(".tar") or "root"
         self.location = str(root.absolute())
         self._tars = [tar.absolute() for tar in tars]
         self._offsets = array.array("q")
         self._numbers = array.array("l")
         self._open = lru_cache(8)(_Descriptor)
-        starts = [re.match(r"[a-z]*", tar.name.lower()) for tar in tars]
-        splits = [SPLIT_NAMES.get(start[0]) if start else None for start in starts]
-        if root in tars or None in splits:
-            splits = [None] * len(tars)
-        self.items = Items.of(
+        self._exclusion = Exclusion(options.exclude)
+        splits = {} if root in tars or not labelled else splits_of(tars, root, options)
+        self._names = Names(str(root))
+        listed = Items.of(
             item
-            for number, (tar, split) in enumerate(zip(tars, splits, strict=True))
-            for item in self._listed(number, tar, split, "" if root in tars else f"{tar.name}/")
+            for number, tar in enumerate(tars)
+            for item in self._listed(number, tar, splits.get(tar), "" if root in tars else f"{tar.name}/")
         )
+        self.items = with_labels(listed, self._names, NO_OPTIONS if splits else options, classes, folders=labelled)
         if not self.items:
             raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
+        self._exclusion.warn(str(root))
 
     def _listed(self, number: int, tar: Path, split: str | None, prefix: str) -> Iterator[Item]:
-        samples, beside = _samples(tar)
+        samples, beside = _samples(tar, self._exclusion)
         if beside:
             log.warning("%s: %d members are not read, as only the first image beside a label is: %r", tar, len(beside),
                         beside[0])  # fmt: skip
@@ -114,8 +129,9 @@ class TarSource:
                 place = len(self._offsets)
                 self._offsets.append(offset)
                 self._numbers.append(number)
-                label = _label(file.fileno(), tar, sample, name)
-                yield Item(prefix + name, label, split, size, mtime_ns, None, place)
+                label = _label(file.fileno(), tar, sample)
+                known = FOLDER + self._names.add(name) if label is None else LABEL + label
+                yield Item(prefix + name, known, split, size, mtime_ns, None, place)
 
     def read(self, item: Item, /) -> bytes:
         """Return a member's bytes; raise `ImageError` if they cannot be read."""
@@ -149,13 +165,13 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
     return content
 
 
-def _samples(path: Path) -> tuple[list[_Sample], list[str]]:
+def _samples(path: Path, exclusion: Exclusion) -> tuple[list[_Sample], list[str]]:
     """Return a tar's samples by the place of their image, and members that are beside another image."""
     labels: dict[str, _Sample] = {}
     images: list[_Member] = []
     names: set[str] = set()
     for member in counted(_members(path), str(path)):
-        if ignored(member.name.rpartition("/")[2]):
+        if any(map(is_litter, member.name.split("/"))) or exclusion.covers_any(member.name):
             continue
         if member.name in names:
             raise SourceError(f"Expected every name once in a tar. Received: {member.name!r} twice in {str(path)!r}.")
@@ -250,20 +266,18 @@ def _plain(header: bytes) -> tuple[str, int] | None:
         return None
 
 
-def _label(descriptor: int, path: Path, sample: _Sample, image: str) -> str | None:
-    if sample.label is not None:
-        name, offset, size = sample.label
-        content = _read(descriptor, min(size, _LABEL_BYTES + 1), offset)
-        try:
-            label = _label_in(content, sample.kind)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(
-                f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."
-            ) from None
-        if label is not None:
-            return label
-    folder, slash, _ = image.lstrip("/").partition("/")
-    return folder if slash else None
+def _label(descriptor: int, path: Path, sample: _Sample) -> str | None:
+    """Return the label in the file beside an image, None if there is none."""
+    if sample.label is None:
+        return None
+    name, offset, size = sample.label
+    content = _read(descriptor, min(size, _LABEL_BYTES + 1), offset)
+    try:
+        return _label_in(content, sample.kind)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(
+            f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."
+        ) from None
 
 
 def _label_in(content: bytes, suffix: str) -> str | None:

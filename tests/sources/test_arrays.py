@@ -237,3 +237,21 @@ def test_names_from_an_archive_are_shown_on_one_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **{"\nimages": IMAGES})
     with pytest.raises(SourceError, match=r"Received: '\\nimages'"):
         open_source(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize("keys", ["X_training y_training X_dev y_dev X_testing y_testing",
+                                  "training_images training_labels valid_images valid_labels evaluation_images "
+                                  "evaluation_labels"])  # fmt: skip
+def test_splits_as_public_sets_name_them(tmp_path: Path, keys: str) -> None:
+    """Keys have the names of splits that folders may have."""
+    images, labels = np.zeros((1, 8, 8), np.uint8), np.zeros(1, int)
+    np.savez(tmp_path / "set.npz", **{key: images if "X" in key or "image" in key else labels for key in keys.split()})
+    assert [item.split for item in open_source(tmp_path / "set.npz").items] == ["train", "validation", "test"]
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Images under a name that means no split are left out with a word."""
+    images, labels = np.zeros((1, 8, 8), np.uint8), np.zeros(1, int)
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_extra=images, class_names=np.array(["a"]))
+    assert len(open_source(tmp_path / "set.npz").items) == 1
+    assert "not read: x_extra" in caplog.text

@@ -1,0 +1,209 @@
+"""What the folders of a source mean: splits, classes, or images without labels. What could mean two things is refused.
+
+A wrong list of classes looks like a right one, and heads score well on it. So nothing here guesses: every refusal
+names the option that says what is meant.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.errors import SourceError
+from featcache.sources.classes import HOLDERS, classes_of
+from featcache.sources.layouts import known_splits
+from featcache.sources.options import SourceOptions
+from featcache.sources.source import SPLITS
+from featcache.sources.trees import Look, Tree, classes_words, quoted, shown, split_words, wrapped
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A folder of classes or of images.
+
+    Attributes
+    ----------
+    path : str
+        With a slash at its end; "" is the source itself.
+    split : str or None
+        The split of all that lies in it.
+    classes : tuple of str or None
+        Names of its class folders; None if all that lies in it has no label.
+    """
+
+    path: str
+    split: str | None
+    classes: tuple[str, ...] | None
+
+
+def branches(
+    tree: Tree, options: SourceOptions, classes: Collection[str] | None = None, *, packed: bool = False
+) -> list[Branch]:
+    """Return where the images of a source are and what their folders mean, in order of splits.
+
+    Parameters
+    ----------
+    tree : Tree
+        The folders.
+    options : SourceOptions
+        Their `splits` are taken as they are.
+    classes : collection of str, optional
+        The classes wanted: where all top folders are among them, they are classes.
+    packed : bool
+        Whether the user cannot name a folder of it as the source.
+
+    Raises
+    ------
+    SourceError
+        If the folders could mean two things, or what they mean is nothing to train on.
+    """
+    wanted = frozenset(classes or ())
+    root = _unpacked(tree, wanted) if packed else ""
+    here = tree.look(root, whole=True)
+    folders = _filled(tree, root, here.folders)
+    sure = not options.splits and set(folders) <= wanted
+    splits = {} if sure else _splits(tree, folders, options)
+    if not splits:
+        if folders and (here.image or here.other) and not packed:
+            raise _files_beside(tree.where, here)
+        bare = not folders or (packed and not sure and [name.lower() in HOLDERS for name in folders] == [True])
+        return [Branch(root, None, None if bare else classes_of(tree, root, folders, wanted, top=True))]
+    _check_splits(tree, root, folders, splits, options)
+    if here.image:
+        log.warning("%s: files beside the folders of splits are not read, such as %r", tree.where, here.image)
+    parts = [_split(tree, f"{root}{name}/", split, wanted) for name, split in splits.items()]
+    parts.sort(key=lambda part: SPLITS.index(part.split or ""))
+    parts = [_unlabelled(tree, part, parts) for part in parts]
+    _check_same_classes(tree, parts, wanted)
+    return parts
+
+
+def _unpacked(tree: Tree, wanted: Collection[str]) -> str:
+    """Return where a tar's own folders begin: below those that wrap all that was packed."""
+    path = wrapped(tree, "", wanted, stop_at_splits=True)
+    here = tree.look(path)
+    name = Path(tree.where).stem  # what `tar` packs is mostly a folder of the tar's name
+    wraps = list(here.folders) == [name] and not here.image and name not in wanted and not known_splits([name])
+    return f"{path}{name}/" if wraps else path
+
+
+def _filled(tree: Tree, path: str, folders: Sequence[str]) -> list[str]:
+    """Return the folders that hold something; the others are named."""
+    found = []
+    for name in folders:
+        inside = tree.look(f"{path}{name}/")
+        if inside.folders or inside.image or inside.other:
+            found.append(name)
+        else:
+            log.warning("%s/%s%s has no file: it is left out", tree.where, path, name)
+    return found
+
+
+def _splits(tree: Tree, folders: Sequence[str], options: SourceOptions) -> dict[str, str]:
+    """Return the split of each folder that is one: as the options say, else by its name."""
+    given = options.split_of
+    lost = [name for name in given if name not in folders]
+    if lost:
+        raise SourceError(
+            f"--split names {shown(lost)}, and {tree.where!r} has no such folder. Its folders: {shown(folders)}."
+        )
+    known = {name: split for name, split in known_splits(folders).items() if split not in given.values()}
+    return known | given
+
+
+def _check_splits(
+    tree: Tree, root: str, folders: Sequence[str], splits: dict[str, str], options: SourceOptions
+) -> None:
+    """Raise `SourceError` unless the folders are train and other splits, one folder each."""
+    others = [name for name in folders if name not in splits]
+    if others:
+        there = [f"--exclude {quoted(name)}" for name in others[:3]]
+        missing = [split for split in ("train", "test", "validation") if split not in splits.values()] or ["test"]
+        raise SourceError(
+            f"Some folders of {tree.where!r} are splits by their names ({shown(splits)}) and others are not "
+            f"({shown(others)}). Leave these out with {' '.join(there)}, or say which split they are, such as "
+            f"{split_words(others[:1], missing)}. If all of them are classes: {classes_words(folders)}."
+        )
+    if "train" not in splits.values():
+        raise SourceError(
+            f"{tree.where!r} has no train folder beside {shown(splits)}. Add one, or name one of these folders as the "
+            f"source. If all of them are classes: {classes_words(folders)}."
+        )
+    for split in SPLITS:
+        same = [name for name in splits if splits[name] == split]
+        if len(same) > 1 and split not in options.splits:
+            if all(tree.look(f"{root}{name}/").image for name in same):
+                raise SourceError(
+                    f"{tree.where!r} has folders of images whose names seem to hold split and class: {shown(same)}. "
+                    "Make folders of splits with folders of classes in them, or a table with the columns path, label "
+                    f"and split. If all of them are classes: {classes_words(folders)}."
+                )
+            words = " ".join(f"--split {split}={quoted(name)}" for name in same)
+            raise SourceError(
+                f"{tree.where!r} has more than one {split} folder: {shown(same)}. Use them together with {words}, or "
+                f"leave one out, such as --exclude {quoted(same[-1])}."
+            )
+
+
+def _split(tree: Tree, path: str, split: str, wanted: Collection[str]) -> Branch:
+    """Return what a split's folder holds, below folders that only wrap it (``seg_train/seg_train/``)."""
+    below = wrapped(tree, path, wanted)
+    for place in (path, below):
+        inside = tree.look(place, whole=True).folders
+        others = set(known_splits(inside).values()) - {split}
+        if others and len(known_splits(inside)) == len(inside) and not set(inside) <= set(wanted):
+            raise SourceError(
+                f"The folder of {split} in {tree.where!r}, {place.rstrip('/')!r}, has splits in it again: "
+                f"{shown(inside)}. Name that folder as the source, or leave it out with --exclude "
+                f"{quoted(place.rstrip('/'))}. If they are classes: {classes_words(inside)}."
+            )
+    if not all(_repeats(name, path, split) for name in below[len(path) :].split("/")[:-1]):
+        log.warning("%s: the class folders of %s are taken from %s", tree.where, split, below.rstrip("/"))
+    here = tree.look(below, whole=True)
+    if here.folders and (here.image or here.other):
+        raise _files_beside(f"{tree.where}/{below}", here)
+    folders = _filled(tree, below, here.folders)
+    return Branch(below, split, classes_of(tree, below, folders, wanted, top=False) if folders else None)
+
+
+def _repeats(name: str, path: str, split: str | None) -> bool:
+    """Whether a folder in a split's folder means that split once more, such as ``test/test/``."""
+    return name.lower() == path.rstrip("/").rpartition("/")[2].lower() or known_splits([name]).get(name) == split
+
+
+def _unlabelled(tree: Tree, part: Branch, parts: Sequence[Branch]) -> Branch:
+    """Return a split without classes if its one folder is none: ``test/all/``, ``test/test/``, ``train/images/``."""
+    holds = part.classes is not None or tree.look(part.path).image is not None
+    if part.classes is not None and len(part.classes) == 1:
+        (name,) = part.classes
+        elsewhere = {other for one in parts if one is not part for other in one.classes or ()}
+        repeated = _repeats(name, part.path, part.split)
+        if name.lower() in HOLDERS or repeated or (len(elsewhere) > 1 and name not in elsewhere):
+            part = Branch(part.path, part.split, None)
+    if holds and part.classes is None and part.split != "test" and any(one.classes for one in parts):
+        log.warning("%s/%s has no class folders: %s has no labels", tree.where, part.path.rstrip("/"), part.split)
+    return part
+
+
+def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[str]) -> None:
+    """Refuse splits that have no class in common with train: their names are others for the same classes."""
+    train = {name for part in parts if part.split == "train" for name in part.classes or ()}
+    for part in parts:
+        if part.classes and train and not train & set(part.classes) and not set(part.classes) <= set(wanted):
+            raise SourceError(
+                f"The classes of {part.split} in {tree.where!r} ({shown(part.classes)}) are not those of train "
+                f"({shown(sorted(train))}): none is the same. Give folders of one class the same name, or leave the "
+                f"split out with --exclude {quoted(part.path.split('/')[0])}."
+            )
+
+
+def _files_beside(where: str, here: Look) -> SourceError:
+    file = here.image or here.other or ""
+    return SourceError(
+        f"{where.rstrip('/')!r} holds folders, which are classes, and files beside them, such as {file!r}. Move images "
+        f"into the folder of their class, and leave other files out with --exclude {quoted(file)}."
+    )

@@ -1,0 +1,135 @@
+"""What the labels of a table can be: one class an image, and nothing that only looks like it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from featcache.errors import SourceError
+from featcache.sources.headers import Columns, flag, names_shown
+from featcache.sources.rows import Table
+from featcache.sources.source import Items, Problems
+
+log = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_WHOLE = re.compile(r"[-+]?\d+([.,]0*)?")
+_EMPTY = {"nan", "none", "null", "na", "n/a", "<na>", "?", "-"}
+_FEW = 20
+"""Images below which classes of one image each are believed."""
+
+
+def check_one_hot(table: Table, columns: Columns) -> None:
+    """Raise `SourceError` unless every row has one 1 in the columns of the classes, and else 0; or nothing there."""
+    problems = Problems()
+    for line, cells in table.rows():
+        if sum(flags := [flag(cells[i]) or False for i in columns.labels]) == 1:
+            if all(flag(cells[i]) is not None for i in columns.labels):
+                continue
+            problems.add("with neither 0 nor 1", f"line {line}")
+        elif any(cells[i].strip() for i in columns.labels):
+            problems.add("with several 1s" if any(flags) else "without a 1", f"line {line}")
+    names = names_shown(table.header[i] for i in columns.labels)
+    if problems:
+        raise SourceError(
+            f"{str(table.path)!r}: the columns {names} look like classes with a single 1 in each row, but some rows "
+            f"are not so: {problems}. Several labels per image are not supported yet. If one column is the label, "
+            "choose it with --label-column."
+        )
+    log.info("%s: the classes are the columns %s, as each row has one 1", table.path, names)
+
+
+def one_label_column(table: Table, columns: Columns) -> int:
+    """Return the column of the labels among several that name the same classes: one with text, if there is one.
+
+    Raises
+    ------
+    SourceError
+        If they do not.
+    """
+    first, *others = columns.labels
+    there: list[dict[str, str]] = [{} for _ in others]
+    back: list[dict[str, str]] = [{} for _ in others]
+    rows, same = 0, True
+    numbers = set(columns.labels)
+    for _, cells in table.rows():
+        rows += 1
+        numbers = {i for i in numbers if _NUMBER.fullmatch(cells[i].strip()) or not cells[i].strip()}
+        for column, to, fro in zip(others, there, back, strict=True):
+            a, b = cells[first].strip(), cells[column].strip()
+            same = same and to.setdefault(a, b) == b and fro.setdefault(b, a) == a
+        if not same:
+            break
+    names = names_shown(table.header[i] for i in columns.labels)
+    if not same or len(there[0]) == rows:
+        raise SourceError(
+            f"{str(table.path)!r}: several columns could be the label, and they name different classes: {names}. "
+            "Choose one with --label-column."
+        )
+    chosen = next((i for i in columns.labels if i not in numbers), first)
+    log.info("%s: the columns %s name the same classes: labels are from %r", table.path, names, table.header[chosen])
+    return chosen
+
+
+def check_labels(path: Path, items: Items, column: str) -> None:
+    """Raise `SourceError` if labels are no classes; warn where they may not be meant so.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    items : Items
+        What it lists.
+    column : str
+        The name of the labels' column.
+    """
+    names, counts = items.labels.names, np.bincount(items.labels.codes[items.labels.codes >= 0])
+    where, labelled = f"{str(path)!r}: the labels in {column!r}", int(counts.sum())
+    other = "Choose another column with --label-column."
+    numbers = [name for name in names if _NUMBER.fullmatch(name)]
+    parts = [name for name in numbers if not _WHOLE.fullmatch(name)]
+    if parts and 2 * len(numbers) > len(names):
+        raise SourceError(
+            f"{where} are measurements, such as {parts[0]}, not classes. Predicting numbers is not supported yet. "
+            f"{other}"
+        )
+    if len(numbers) == len(names) and labelled >= _FEW and 2 * len(names) > labelled:
+        raise SourceError(f"{where} are {len(names):,} different numbers for {labelled:,} images, not classes. {other}")
+    if sets := _sets(names):
+        raise SourceError(
+            f"{where} are several labels per image, such as {sets!r:.80}, which are not supported yet. {other}"
+        )
+    if labelled >= _FEW and 2 * len(names) > labelled:
+        log.warning("%s are %s different classes for %s images", where, f"{len(names):,}", f"{labelled:,}")
+    for name, count in zip(names, counts.tolist(), strict=True):
+        if name.lower() in _EMPTY:
+            log.warning("%s: %s images have the label %r: it counts as a class. An empty cell means no label",
+                        path, f"{count:,}", name)  # fmt: skip
+
+
+def _sets(names: Iterable[str]) -> str | None:
+    """Return a label that is made of others."""
+    known = set(names)
+    if known and all(name.startswith("[") and name.endswith("]") for name in known):
+        return min(known)
+    for mark in "|;":
+        for name in known:
+            if mark in name and any(part.strip() in known for part in name.split(mark)):
+                return name
+    return None
+
+
+def check_groups(path: Path, items: Items, column: str) -> None:
+    """Raise `SourceError` if groups are the classes under other names: each would be in one split only."""
+    groups, labels = items.groups, items.labels
+    both = (groups.codes >= 0) & (labels.codes >= 0)
+    pairs = set(zip(groups.codes[both].tolist(), labels.codes[both].tolist(), strict=True))
+    if len(pairs) == len(groups.names) == len(labels.names) > 1 and len(items) >= 2 * len(pairs):
+        raise SourceError(
+            f"{str(path)!r}: the groups in {column!r} are the same as the classes, so each class would be in one split "
+            "only. Choose another column with --group-column, or give --group-column none."
+        )

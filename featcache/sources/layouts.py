@@ -1,0 +1,155 @@
+"""Names: what systems leave behind, what means a split, and what a user leaves out."""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+log = logging.getLogger(__name__)
+
+LITTER = (
+    ".*",
+    "__MACOSX", "Icon\r", "Network Trash Folder", "Temporary Items",
+    "Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$RECYCLE.BIN", "RECYCLER",
+    "System Volume Information", "*Zone.Identifier",
+    "@eaDir", "@Recycle", "@tmp", "#recycle", "#snapshot",
+    "lost+found", "__pycache__",
+)  # fmt: skip
+"""Names of files and folders that systems leave behind, in any case: never images, classes or splits.
+
+Hidden files; macOS; Windows; network storage (Synology's thumbnails are images); Linux and Python.
+"""
+
+_EXACT = frozenset(name.lower() for name in LITTER if "*" not in name)
+_END = "zone.identifier"
+
+_WORDS = {
+    "train": "train", "training": "train", "trn": "train", "trainval": "train",
+    "validation": "validation", "validate": "validation", "val": "validation", "valid": "validation",
+    "dev": "validation", "devel": "validation", "development": "validation",
+    "test": "test", "testing": "test", "tst": "test",
+    "eval": "evaluation", "evaluation": "evaluation", "evaluate": "evaluation",
+}  # fmt: skip
+"""Split of a word in lower case; which split an evaluation set is depends on the others."""
+
+_SAYS_NOTHING = frozenset({
+    "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "jpegimages", "photo", "photos",
+    "picture", "pictures", "pic", "pics", "jpg", "jpeg", "png", "file", "files", "folder", "dir", "split", "splits",
+})  # fmt: skip
+"""Words beside that of a split that do not change what it means."""
+
+_GLUED = re.compile(rf"^({'|'.join(_WORDS)})(set|data|dataset|images|imgs|img)$")
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name is one of `LITTER`."""
+    lower = name.lower()
+    hidden = name.startswith(".") and name not in (".", "..")
+    return hidden or lower in _EXACT or lower.endswith(_END)
+
+
+def known_splits(names: Iterable[str]) -> dict[str, str]:
+    """Return the split that each of some names means (folders, cells of a column, beginnings of tar files).
+
+    Any case; with words that say nothing, or numbers (``train_images``, ``val2017``); with anything that another
+    split's name has at the same place (``seg_train`` beside ``seg_test``). ``eval`` and ``evaluation`` mean test beside
+    a validation set, and validation otherwise.
+
+    Parameters
+    ----------
+    names : iterable of str
+        All that stand beside each other: what a name means may depend on the others.
+
+    Returns
+    -------
+    dict
+        Of the names that mean a split, as they are given: one of `featcache.sources.SPLITS`.
+    """
+    every = list(dict.fromkeys(names))
+    alone: dict[str, str] = {}
+    shared: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in every:
+        words = _words(name)
+        places = [place for place, word in enumerate(words) if word in _WORDS]
+        if len(places) != 1:
+            continue
+        split, rest = _WORDS[words[places[0]]], [*words[: places[0]], "*", *words[places[0] + 1 :]]
+        if all(word == "*" or word in _SAYS_NOTHING or word.isdecimal() for word in rest):
+            alone[name] = split
+        else:
+            shared.setdefault(tuple(rest), {})[name] = split
+    found = alone | {n: s for group in shared.values() if len(set(group.values())) > 1 for n, s in group.items()}
+    if any("invalid" in _words(name) for name in every):  # its opposite is a class, too
+        found = {name: split for name, split in found.items() if "valid" not in _words(name)}
+    late = "test" if "validation" in found.values() else "validation"
+    return {name: late if split == "evaluation" else split for name, split in found.items()}
+
+
+def _words(name: str) -> list[str]:
+    """Return the words and numbers of a name in lower case: ``trainImages_2`` is train, images, 2."""
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
+    words = re.findall(r"[^\W\d_]+|\d+", text.lower())
+    glued = [(word, _GLUED.match(word)) for word in words]
+    return [part for word, match in glued for part in (match.groups() if match else (word,))]
+
+
+class Exclusion:
+    """The files and folders that a user leaves out.
+
+    Parameters
+    ----------
+    globs : sequence of str
+        Without a slash, a glob is compared with each name, at any depth (``*.txt``, ``predictions``). With a slash, it
+        is compared with the path relative to the source (``train/drafts``, ``*/drafts``, ``/drafts`` for the top
+        folder alone); ``**`` stands for any number of folders. What lies in a folder that is left out is left out. Case
+        counts; the Unicode form does not.
+    """
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        self._globs = [(glob, "/" in glob.rstrip("/"), _nfc(glob).strip("/").split("/")) for glob in globs]
+        self._unused = set(globs)
+
+    def covers(self, path: str) -> bool:
+        """Whether a file or folder is left out, given its path in the source; that of what it lies in is not asked."""
+        if not self._globs:
+            return False
+        names = _nfc(path).split("/")
+        hits = [glob for glob, whole, parts in self._globs if _matches(parts, names if whole else names[-1:])]
+        self._unused.difference_update(hits)
+        return bool(hits)
+
+    def covers_any(self, path: str) -> bool:
+        """Whether a file or one of the folders it lies in is left out."""
+        if not self._globs:
+            return False
+        names = path.split("/")
+        return any(self.covers("/".join(names[:end])) for end in range(1, len(names) + 1))
+
+    def warn(self, where: str) -> None:
+        """Say which globs left nothing out, once everything was asked about."""
+        if self._unused:
+            log.warning("%s: nothing is left out by --exclude %s", where, ", ".join(sorted(self._unused)))
+
+
+def _matches(parts: list[str], names: list[str]) -> bool:
+    if not parts or not names:
+        return not names and all(part == "**" for part in parts)
+    if parts[0] == "**":
+        return _matches(parts[1:], names) or _matches(parts, names[1:])
+    return fnmatchcase(names[0], parts[0]) and _matches(parts[1:], names[1:])
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def twins(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return groups of names that differ by case, white space or Unicode form only."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        groups.setdefault(plain, []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]

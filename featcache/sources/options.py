@@ -1,0 +1,151 @@
+"""How a source is to be read, where that does not follow from what lies there."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import OptionError
+from featcache.sources.layouts import known_splits
+from featcache.sources.source import SPLITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How a source is to be read.
+
+    Parameters
+    ----------
+    exclude : sequence of str
+        Globs of files and folders that are left out, see `featcache.sources.layouts.Exclusion`.
+    splits : mapping of str to str or sequence of str
+        Names that the source gives its splits, by split: ``{"train": "fold1", "test": ["fold2", "fold3"]}``.
+    images : path, optional
+        The folder that holds the images a table names. Paths of items stay relative to the table's folder.
+    image_column, label_column, split_column, group_column : str, optional
+        Names of a table's columns.
+
+    Attributes
+    ----------
+    exclude : tuple of str
+        The globs.
+    splits : dict of str to tuple of str
+        Keys are among `featcache.sources.SPLITS`.
+    images : str or None
+        As given; `to_dict` makes it absolute.
+
+    Raises
+    ------
+    OptionError
+        If a split is unknown, a name stands for two splits, or a value is empty.
+    """
+
+    exclude: Sequence[str] = ()
+    splits: Mapping[str, str | Sequence[str]] = dataclasses.field(default_factory=dict)
+    images: str | os.PathLike[str] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    group_column: str | None = None
+
+    def __post_init__(self) -> None:
+        globs = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
+        if not all(isinstance(glob, str) and glob.strip("/ ") for glob in globs):
+            raise OptionError(f"exclude takes globs such as '*.bak' or 'predictions'. Received: {list(globs)!r}.")
+        object.__setattr__(self, "exclude", globs)
+        object.__setattr__(self, "splits", _checked_splits(self.splits))
+        if isinstance(self.images, os.PathLike):
+            object.__setattr__(self, "images", os.fspath(self.images))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("exclude", "splits") and value is not None and not (isinstance(value, str) and value):
+                raise OptionError(f"{field.name} takes a name. Received: {value!r}.")
+
+    @property
+    def split_of(self) -> dict[str, str]:
+        """The split of each name that was given for one, in the order given."""
+        return {name: split for split, names in self.splits.items() for name in names}
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the options that are not at their default."""
+        return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) not in ((), {}, None)]
+
+    def check(self, kind: str, *possible: str) -> None:
+        """Raise `OptionError` if an option was given that says nothing about a kind of source.
+
+        Parameters
+        ----------
+        kind : str
+            In words, such as ``a folder``.
+        *possible : str
+            Names of the options that it has.
+        """
+        wrong = [f"{name} ({_option(name)})" for name in self.given if name not in possible]
+        if wrong:
+            raise OptionError(f"{', '.join(wrong)} cannot be used with {kind}. Leave it out.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is not at its default, for JSON; `images` absolute."""
+        found = {name: getattr(self, name) for name in self.given}
+        if self.images is not None:
+            found["images"] = str(Path(self.images).absolute())
+        if self.splits:
+            found["splits"] = {split: list(names) for split, names in self.splits.items()}
+        return found | ({"exclude": list(self.exclude)} if self.exclude else {})
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> SourceOptions:
+        """Return what `to_dict` made a dictionary of; raise `OptionError` if it is none."""
+        try:
+            return cls(**kept)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise OptionError(f"These are no options of a source: {kept!r:.200} ({error}).") from None
+
+    def command_line(self) -> list[tuple[str, str]]:
+        """Return the options as the command line takes them, names without dashes."""
+        kept = self.to_dict()
+        words = [("exclude", glob) for glob in kept.pop("exclude", ())]
+        words += [("split", f"{split}={name}") for split, names in kept.pop("splits", {}).items() for name in names]
+        return words + [(name.replace("_", "-"), str(value)) for name, value in kept.items()]
+
+
+def _option(name: str) -> str:
+    return "--split" if name == "splits" else f"--{name.replace('_', '-')}"
+
+
+def _checked_splits(splits: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for given, value in splits.items():
+        split = known_splits([str(given)]).get(str(given))
+        names = tuple(name.strip().rstrip("/") for name in ((value,) if isinstance(value, str) else value))
+        if split is None or not names or not all(names):
+            raise OptionError(
+                f"splits (--split) takes {', '.join(SPLITS)}, each with a name, such as train=fold1. Received: "
+                f"{given}={','.join(names)}."
+            )
+        found[split] = (*found.get(split, ()), *names)
+    everything = [name for names in found.values() for name in names]
+    twice = sorted({name for name in everything if everything.count(name) > 1})
+    if twice:
+        raise OptionError(f"splits (--split) names {', '.join(map(repr, twice))} twice. Name each once.")
+    return found
+
+
+def parse_splits(pairs: Iterable[str] | None) -> dict[str, list[str]]:
+    """Return the names by split that pairs such as ``train=fold1`` say; a split may come several times."""
+    found: dict[str, list[str]] = {}
+    for pair in pairs or ():
+        split, equals, name = pair.partition("=")
+        if not equals:
+            raise OptionError(f"--split takes a split and the name of its folder, such as train=fold1: {pair!r}.")
+        found.setdefault(split.strip(), []).append(name)
+    return found
+
+
+NO_OPTIONS = SourceOptions()
+"""All at their defaults."""

@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+
+from featcache.errors import SourceError
+from featcache.sources import Items, SourceOptions, open_source
+
+
+def items(folder: Path, header: str, rows: list[str], **options: str) -> Items:
+    """Return what a table lists whose first column is added: the names of files that exist."""
+    for i in range(len(rows)):
+        (folder / f"{i}.png").write_bytes(b"x")
+    text = "\n".join([f"path,{header}", *(f"{i}.png,{row}" for i, row in enumerate(rows))])
+    (folder / "t.csv").write_text(text)
+    return Items.of(open_source(folder / "t.csv", options=SourceOptions(**options)).items)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["1.5", "2", "3"], ["0.25"] * 4, ["-3.1e4", "7"], ["1,5", "2,5"], ["1.5", "2.5", "unknown"]],
+)
+def test_measurements_are_no_classes(tmp_path: Path, labels: list[str]) -> None:
+    """Numbers with a part after the point are refused, also from a column that was named."""
+    with pytest.raises(SourceError, match=r"'label' are measurements, such as .* not supported yet.*--label-column"):
+        items(tmp_path, "label", [f'"{label}"' for label in labels])
+    with pytest.raises(SourceError, match="'age' are measurements"):
+        items(tmp_path, "age", [f'"{label}"' for label in labels], label_column="age")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["0", "1", "1"], ["1.0", "2.0"], ["v1.5", "v2"], ["a", "1.5", "b"], ["-1", "1"], [str(i) for i in range(19)]],
+)
+def test_class_numbers_are_classes(tmp_path: Path, labels: list[str]) -> None:
+    """Whole numbers, and text with numbers in it, are classes as they are written."""
+    assert list(items(tmp_path, "label", labels).labels) == labels
+
+
+def test_a_number_of_its_own_for_each_image_is_no_class(tmp_path: Path) -> None:
+    """Where most images have a number of their own it is no class; of texts that is said."""
+    with pytest.raises(SourceError, match="'label' are 40 different numbers for 40 images, not classes"):
+        items(tmp_path, "label", [str(i) for i in range(40)])
+
+
+def test_many_classes_are_said(tmp_path: Path, caplog) -> None:
+    """Texts that are nearly all different are classes, with a warning."""
+    assert len(items(tmp_path, "label", [f"caption {i}" for i in range(40)]).labels.names) == 40
+    assert "'label' are 40 different classes for 40 images" in caplog.text
+
+
+@pytest.mark.parametrize("labels", [["a|b", "a", "b"], ["a;b", "c;a", "a"], ["\"['a', 'b']\"", "\"['a']\""]])
+def test_label_sets_are_refused(tmp_path: Path, labels: list[str]) -> None:
+    """Labels made of others are not classes of their own."""
+    with pytest.raises(SourceError, match=r"several labels per image, .* not supported yet"):
+        items(tmp_path, "label", labels)
+
+
+def test_a_bar_in_a_name_is_no_set(tmp_path: Path) -> None:
+    """A class whose name has a bar or a semicolon is one, if its parts are no classes."""
+    assert items(tmp_path, "label", ["x|y", "z", "[w]"]).labels.names == ["[w]", "x|y", "z"]
+
+
+@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?"])
+def test_what_may_stand_for_no_label_is_said(tmp_path: Path, caplog, name: str) -> None:
+    """A class whose name programs write for a missing value is a class, with a warning."""
+    assert items(tmp_path, "label", ["a", name, name]).labels.names == sorted(["a", name])
+    assert f"2 images have the label {name!r}: it counts as a class" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["1,0", "1,1", "0,1"], r"1 with several 1s \(line 3\)"),
+        (["1,0", "0,0", "0,1"], r"1 without a 1 \(line 3\)"),
+        ([*["1,0", "0,1"] * 150, "2,0", "1,x"], r"1 without a 1 \(line 302\); 1 with neither 0 nor 1 \(line 303\)"),
+    ],
+)
+def test_one_hot_rows(tmp_path: Path, rows: list[str], said: str) -> None:
+    """Columns of classes with several or no 1 in a row, be it the last one, are refused with what is not possible."""
+    with pytest.raises(SourceError, match=f"'cat', 'dog' .*{said}.*Several labels per image are not supported yet"):
+        items(tmp_path, "cat,dog", rows)
+
+
+def test_one_hot_rows_without_labels(tmp_path: Path, caplog) -> None:
+    """A row with nothing in the columns of classes has no label; that columns are classes is said."""
+    with caplog.at_level("INFO"):
+        assert list(items(tmp_path, "cat,dog", [*["1,0", "0,1"] * 110, ","]).labels)[-2:] == ["dog", None]
+    assert "the classes are the columns 'cat', 'dog'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "labels"),
+    [
+        ("label,class_name", ["0,a", "1,b", "0,a"], ["a", "b", "a"]),
+        ("class,label_id", ["a,0", "b,1", "a,0"], ["a", "b", "a"]),
+        ("label,class_id", ["3,0", "4,1", "3,0"], ["3", "4", "3"]),
+        ("label,class,target", ["0,x,7", "1,y,8", "0,x,7"], ["x", "y", "x"]),
+    ],
+)
+def test_two_names_of_the_same_classes(tmp_path: Path, header: str, rows: list[str], labels: list[str]) -> None:
+    """Of columns that name the same classes the one with text counts."""
+    assert list(items(tmp_path, header, rows).labels) == labels
+
+
+@pytest.mark.parametrize("rows", [["0,a", "1,b", "0,b"], ["0,a", "0,b", "0,a"], ["0,a", "1,b"], ["0,a", "1,b", "0,"]])
+def test_two_kinds_of_classes_are_asked_about(tmp_path: Path, rows: list[str]) -> None:
+    """Columns that do not name the same classes in every row, or never the same one twice, are asked about."""
+    with pytest.raises(SourceError, match=r"different classes: 'label', 'class_name'.*--label-column"):
+        items(tmp_path, "label,class_name", rows)
+    assert items(tmp_path, "label,class_name", rows, label_column="class_name").labels.names == ["a", "b"]
+
+
+def test_groups_that_are_the_classes_are_refused(tmp_path: Path) -> None:
+    """A column of groups that says the same as the labels is refused, unless it was named or there are splits."""
+    rows = ["a,1", "b,2", "a,1", "b,2"]
+    with pytest.raises(SourceError, match=r"'group' are the same as the classes.*--group-column"):
+        items(tmp_path, "label,group", rows)
+    assert items(tmp_path, "label,group", rows, group_column="none").groups.names == []
+    assert items(tmp_path, "label,group", rows, group_column="group").groups.names == ["1", "2"]
+    assert items(tmp_path, "label,group,split", [f"{row},train" for row in rows]).groups.names == ["1", "2"]
+    assert items(tmp_path, "label,group", [*rows, "a,3"]).groups.names == ["1", "2", "3"]
