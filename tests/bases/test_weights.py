@@ -1,0 +1,169 @@
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from featcache.bases import load_base
+from featcache.errors import WeightsError
+from featcache.recipe import Request
+
+SMALL = {"base": "vgg19", "weights": "none", "image_size": (32, 32)}
+
+
+def legacy_file(path: Path, model: Any, *, skip: str = "", backend: str = "tensorflow", flip: bool = False) -> Path:
+    """Write a model's weights in the legacy layout, leaving out the layers whose name starts with `skip`."""
+    with h5py.File(path, "w") as file:
+        layers = [layer for layer in model.layers if not (skip and layer.name.startswith(skip))]
+        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        file.attrs["backend"] = backend.encode()
+        for layer in layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/w{i}:0".encode() for i in range(len(layer.weights))]
+            group.attrs["weight_names"] = names
+            for name, weight in zip(names, layer.weights, strict=True):
+                group[name.decode()] = weight.numpy()[..., ::-1] if flip else weight.numpy()
+    return path
+
+
+@pytest.fixture(scope="module")
+def vgg() -> Any:
+    import keras
+
+    return keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3))
+
+
+def digest_of(path: Path, *layers: str) -> str:
+    return load_base(Request("vgg19", weights=path, image_size=(32, 32), layers=layers, seed=99)).weights
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".weights.h5", ".keras", "-model.h5"])
+def test_weights_from_every_file_kind(tmp_path: Path, vgg: Any, suffix: str) -> None:
+    """Legacy weights, Keras 3 weights and whole models give the same base as the model in memory."""
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".h5":
+        legacy_file(path, vgg)
+    elif suffix == ".weights.h5":
+        vgg.save_weights(path)
+    else:
+        vgg.save(path)
+    expected = load_base(Request(vgg, layers=("block2_pool",), preprocess="caffe")).weights
+    assert digest_of(path, "block2_pool") == expected
+
+
+def test_partial_file_names_what_is_missing(tmp_path: Path, vgg: Any) -> None:
+    """A file that lacks block 5 loads up to block 4 and is refused beyond, by layer name."""
+    path = legacy_file(tmp_path / "w.h5", vgg, skip="block5")
+    assert digest_of(path, "block4_pool")
+    with pytest.raises(WeightsError, match="lacks block5_conv1, block5_conv2, block5_conv3, block5_conv4"):
+        digest_of(path)
+
+
+def test_no_match_at_all(tmp_path: Path, vgg: Any) -> None:
+    """A file for another base is refused, saying what each side has."""
+    path = legacy_file(tmp_path / "w.h5", vgg)
+    with pytest.raises(WeightsError, match="none of these"):
+        load_base(Request("mobilenetv2", weights=path, image_size=(32, 32)))
+
+
+def test_other_shapes(tmp_path: Path) -> None:
+    """Weights for another width of the base are refused with both shapes."""
+    import keras
+
+    model = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.35)
+    path = legacy_file(tmp_path / "w.h5", model)
+    with pytest.raises(WeightsError, match=r"\(3, 3, 3, 16\).*expected \[\(3, 3, 3, 32\)\]"):
+        load_base(Request("mobilenetv2", weights=path, image_size=(32, 32)))
+
+
+@pytest.mark.parametrize(("name", "backend"), [("w.h5", "theano"), ("vgg19_th_kernels.h5", "tensorflow")])
+def test_theano_files_are_refused(tmp_path: Path, vgg: Any, name: str, backend: str) -> None:
+    """Flipped kernels of equal shape would load without a word."""
+    with pytest.raises(WeightsError, match="Theano"):
+        digest_of(legacy_file(tmp_path / name, vgg, backend=backend), "block1_pool")
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a zip"])
+def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
+    """Whatever a weights file holds, it ends in one error."""
+    (tmp_path / "w.h5").write_bytes(content)
+    with pytest.raises(WeightsError, match="weights file"):
+        digest_of(tmp_path / "w.h5", "block1_pool")
+
+
+def test_layers_numbered_by_another_process(tmp_path: Path) -> None:
+    """Automatic names are matched in order, whatever number the writing process had reached."""
+    import keras
+
+    def network() -> Any:
+        return keras.Sequential([keras.Input((8, 8, 3)), *(keras.layers.Conv2D(3, 1) for _ in range(3))])
+
+    written = network()
+    path = legacy_file(tmp_path / "w.h5", written)
+    network()
+    read = load_base(Request(network(), weights=path, preprocess="none"))
+    assert read.weights == load_base(Request(written, preprocess="none")).weights
+
+
+def test_seeded_weights_leave_pythons_random_alone() -> None:
+    """Building an untrained base does not disturb the caller's random numbers."""
+    import random
+
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    load_base(Request(**SMALL, layers=("block1_conv1",)))
+    assert random.random() == expected
+
+
+def test_name_that_two_layers_share_is_refused(tmp_path: Path) -> None:
+    """A file cannot be matched by name where an inner and an outer layer have the same one."""
+    import keras
+
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 1, name="conv")], name="inner")
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, keras.layers.Conv2D(3, 1, name="conv")(inner(x)))
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(WeightsError, match="conv occurs more than once"):
+        load_base(Request(tmp_path / "m.keras", weights=tmp_path / "m.keras", preprocess="none"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_weights_file_loads_nothing_or_all(tmp_path: Path, vgg: Any, seed: int) -> None:
+    """Flipped bytes in a weights file end in a WeightsError or in a base, never in another exception."""
+    path = legacy_file(tmp_path / "w.h5", vgg, skip="block3")
+    content = bytearray(path.read_bytes())
+    for place in np.random.default_rng(seed).integers(0, 30_000, 40):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    try:
+        digest_of(path, "block2_pool")
+    except WeightsError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("where", ["memory", "nested", "model file", "weights file"])
+def test_adapted_normalization_is_taken_over(tmp_path: Path, where: str) -> None:
+    """A layer that scales by the statistics of its training data scales by these in the base, too."""
+    import keras
+
+    layers = [keras.layers.Normalization(name="statistics"), keras.layers.Conv2D(2, 1, name="mix")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    pixels = np.random.default_rng(0).uniform(0, 255, (20, 8, 8, 3)).astype(np.float32)
+    model.get_layer("statistics").adapt(pixels)
+    if where == "nested":
+        model = keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.ReLU()])
+    expected = model.predict(pixels, verbose=0)
+    weights, base = None, model
+    if where == "model file":
+        base = tmp_path / "model.keras"
+        model.save(base)
+    if where == "weights file":
+        weights = tmp_path / "all.weights.h5"
+        model.save_weights(weights)
+        fresh = [keras.layers.Normalization(name="statistics"), keras.layers.Conv2D(2, 1, name="mix")]
+        base = keras.Sequential([keras.Input((8, 8, 3)), *fresh])
+    layer = model.layers[-1].name
+    loaded = load_base(Request(base=base, weights=weights, layers=(layer,), preprocess="none", pooling="none"))
+    assert np.allclose(loaded.model.predict(pixels, verbose=0), expected, atol=1e-4)
