@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,20 @@ def canonical_addresses(calls: Mapping[str, Call]) -> dict[str, str]:
 def canonical_names(model: Any) -> dict[str, str]:
     """Return each layer of a network by name, with automatic numbers counted from its own start."""
     return canonical_addresses({layer.name: Call(layer, None) for layer in model.layers})
+
+
+def places(model: Any, prefix: str = "") -> dict[str, str]:
+    """Return the group in which Keras 3 saves each layer of a network: named by class and rank in that class."""
+    found: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for layer in model.layers:
+        kind = snake_case(type(layer).__name__)
+        place = f"{prefix}layers/{kind}_{counts[kind]}" if counts[kind] else f"{prefix}layers/{kind}"
+        counts[kind] += 1
+        found[layer.name] = place
+        if is_graph(layer):
+            found |= places(layer, f"{place}/")
+    return found
 
 
 def snake_case(name: str) -> str:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.bases.cutting import Call, canonical_addresses, is_graph, leaves, resolve, traced
+from featcache.bases.cutting import (
+    Call,
+    canonical_addresses,
+    canonical_names,
+    is_graph,
+    leaves,
+    resolve,
+    traced,
+)
 from featcache.bases.digests import architecture_digest, weights_digest
+from featcache.bases.imagenet import are_imagenet_statistics, as_for_imagenet, normalization
 from featcache.bases.keras_applications import Application, find_application
 from featcache.bases.model_files import model_file
-from featcache.bases.weights import load_weights_by_name, seeded, settle
+from featcache.bases.weights import load_weights_by_name, normalization_statistics, seeded, settle
+from featcache.bases.weights_files import stored_config
 from featcache.errors import BaseError, FeatcacheError, OptionError, WeightsError, one_line
 from featcache.recipe import Preprocess, Request
 from featcache.startup import import_tensorflow
+
+_log = logging.getLogger("featcache")
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ def load_base(request: Request) -> Base:
     cut.trainable = False
     if request.weights not in (None, "imagenet", "none"):
         names = {address.rpartition("/")[2]: name.rpartition("/")[2] for address, name in canonical.items()}
-        load_weights_by_name(cut, Path(str(request.weights)), names)
+        load_weights_by_name(cut, Path(str(request.weights)), names, model)
     return Base(
         name=request.base_name,
         model=cut,
@@ -142,9 +155,7 @@ def list_layers(request: Request) -> list[Layer]:
     The weights of an application are not loaded. Errors are those of `load_base`.
     """
     import_tensorflow()
-    if not (request.in_memory or request.is_file):
-        request = replace(request, weights="none")
-    model, application = _network(request)
+    model, application = _network(request, download=False)
     _, calls = traced(model, None, _input_shape(model, request))
     shown = canonical_addresses(calls) if application else {address: address for address in calls}
     return [_described(shown[address], called) for address, called in calls.items() if called.output is not None]
@@ -164,7 +175,7 @@ def _described(address: str, called: Call) -> Layer:
     )
 
 
-def _network(request: Request) -> tuple[Any, Application | None]:
+def _network(request: Request, *, download: bool = True) -> tuple[Any, Application | None]:
     """Return the whole network (of an application: with the weights asked for, unless from a file)."""
     import keras
 
@@ -189,12 +200,36 @@ def _network(request: Request) -> tuple[Any, Application | None]:
             )
         return model_file(Path(str(request.base))), None
     application = find_application(str(request.base))
+    network = _built(application, request, download=download)
+    return (as_for_imagenet(network) if _is_for_imagenet(network, request) else network), application
+
+
+def _is_for_imagenet(network: Any, request: Request) -> bool:
+    """Whether an application is to be the graph that Keras builds for its ImageNet weights, where that is another."""
+    layer = normalization(network)
+    if layer is None or request.weights in (None, "imagenet", "none"):
+        return layer is not None and request.weights != "none"
+    path = Path(str(request.weights))
+    statistics = normalization_statistics(layer, path, canonical_names(network), network)
+    if not (statistics and are_imagenet_statistics(*statistics)):
+        return False
+    config = stored_config(path)
+    if config and config.count('"Rescaling"') == 1:
+        _log.warning(
+            f"{str(path)!r} has the statistics of Keras' ImageNet weights, so {request.base_name} gets the second "
+            "Rescaling layer that these need. The model saved in the file has only one: if it was trained like that, "
+            f"use it as it is: --base {path}"
+        )
+    return True
+
+
+def _built(application: Application, request: Request, *, download: bool) -> Any:
     size = request.size or (application.image_size,) * 2
     settings: dict[str, Any] = {
         "include_top": False,
         "input_shape": (*size, 3),
         **request.settings,
-        "weights": "imagenet" if request.weights in (None, "imagenet") else None,
+        "weights": "imagenet" if download and request.weights in (None, "imagenet") else None,
     }
     known = set(inspect.signature(application.build).parameters)
     for name in request.settings:
@@ -203,7 +238,7 @@ def _network(request: Request) -> tuple[Any, Application | None]:
             raise OptionError(f"Expected a setting of {application.name}: {', '.join(possible)}. Received: {name!r}.")
     try:
         with seeded(request.seed):
-            return application.build(**settings), application
+            return application.build(**settings)
     except FeatcacheError:
         raise
     except Exception as error:  # Keras raises bare Exception where a download fails

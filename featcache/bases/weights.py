@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import random
 import re
 import threading
-import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featcache.bases.cutting import leaves, snake_case
-from featcache.errors import WeightsError, one_line
+from featcache.bases.cutting import leaves, places, snake_case
+from featcache.bases.weights_files import StoredLayer, StoredWeights, bare_name, stored_weights, values_of
+from featcache.errors import WeightsError
+
+_OLD_NAMES = {  # of Keras 1 and 2
+    "kernel": ("W", "depthwise_kernel"),
+    "bias": ("b",),
+    "moving_mean": ("running_mean",),
+    "moving_variance": ("running_std",),  # holds a variance all the same
+}
+_KNOWN_NAMES = {
+    *_OLD_NAMES, *(old for names in _OLD_NAMES.values() for old in names),
+    "gamma", "beta", "mean", "variance", "count", "pointwise_kernel", "recurrent_kernel", "alpha", "scale",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -54,7 +64,7 @@ def fresh_weights(model: Any, seed: int) -> list[npt.NDArray[Any]]:
     return weights
 
 
-def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str]) -> None:
+def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str], whole: Any) -> None:
     """Load a weights file into a network, layer by layer name, all of it or not at all.
 
     Parameters
@@ -65,12 +75,14 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str]) -> No
         Legacy ``.h5`` (weights or whole model), ``.weights.h5`` or ``.keras``.
     names : mapping
         Canonical name of every layer of the whole network, which may reach beyond `model`.
+    whole : keras.Model
+        The whole network: files of early Keras 3 name a layer by its class and its rank in there.
 
     Raises
     ------
     WeightsError
         If the file is Theano-ordered, or if for any layer with weights it has nothing, or tensors of
-        another number or shape.
+        another number, shape or name.
     """
     layers = [layer for layer in leaves(model) if layer.weights]
     twice = sorted(name for name, n in Counter(layer.name for layer in layers).items() if n > 1)
@@ -79,40 +91,123 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str]) -> No
             f"Expected layers that a file can be matched with by name. Received: a base in which {_several(twice)} "
             "occurs more than once. Load its weights with Keras and save it as one .keras file."
         )
-    with _open_weights(path) as file:
-        stored = _stored_weights(file, path)
-        missing, odd, plan = [], [], []
-        for layer in layers:
-            name = _name_in_file(layer, names, stored)
-            tensors = stored.get(name)
-            variables = list(layer.trainable_weights) + list(layer.non_trainable_weights)
-            if not tensors:
-                missing.append(name)
-                continue
-            have, want = [tuple(t.shape) for t in tensors], [tuple(v.shape) for v in variables]
-            if have != want:
-                odd.append(f"{name} has {have}, expected {want}")
-            plan.append((variables, tensors))
-        if len(missing) == len(layers) and layers:
+    with stored_weights(path) as stored:
+        plan = _planned(layers, _names_in_file(layers, stored, names, whole, path), stored, path)
+        values = [(variable, values_of(tensor, path)) for variable, tensor in plan]
+    for variable, value in values:
+        if variable.name in ("moving_variance", "variance") and np.any(value < 0):
             raise WeightsError(
-                f"Expected weights for {_several(missing)}. Received: {str(path)!r}, which has none of these "
-                f"{len(layers)} layers (it has {_several(list(stored), 6)}). Is it for another base?"
+                f"{str(path)!r} has negative values for {variable.path}: its tensors are in another order than Keras' "
+                "own. Load it with the program that wrote it, and save the model with Keras."
             )
-        if missing:
-            raise WeightsError(
-                f"Expected weights for all {len(layers)} layers up to the cut. Received: {str(path)!r}, which "
-                f"lacks {_several(missing)}. Cut before them with --layer, or take another file."
-            )
-        if odd:
-            raise WeightsError(
-                f"Expected weights of the base's shapes. Received: {str(path)!r}, where {_several(odd, 3)}. "
-                "Is it for other settings of the base (--base-set)?"
-            )
-        values = [[np.asarray(tensor) for tensor in tensors] for _, tensors in plan]
-    for (variables, _), arrays in zip(plan, values, strict=True):
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
+    for variable, value in values:
+        variable.assign(value)
     settle(model)
+
+
+def normalization_statistics(layer: Any, path: Path, names: Mapping[str, str], whole: Any) -> list[npt.NDArray[Any]]:
+    """Return mean and variance that a file has for a Normalization layer; an empty list where it has none.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read.
+    """
+    with stored_weights(path) as stored:
+        (name,) = _names_in_file([layer], stored, names, whole, path)
+        found = stored.layers.get(name)
+        tensors = None if found is None else _in_order([bare_name(v.path, layer.name) for v in layer.weights], found)
+        return [] if tensors is None else [values_of(tensor, path) for tensor in tensors[:2]]
+
+
+def _planned(layers: Sequence[Any], names: Sequence[str], stored: StoredWeights, path: Path) -> list[tuple[Any, Any]]:
+    """Return each variable of a network with its tensor in the file."""
+    missing: list[str] = []
+    odd: list[str] = []
+    plan: list[tuple[Any, Any]] = []
+    for layer, name in zip(layers, names, strict=True):
+        found = stored.layers.get(name)
+        if found is None or not found.tensors:
+            missing.append(name)
+            continue
+        variables = list(layer.trainable_weights) + list(layer.non_trainable_weights)
+        expected = [bare_name(variable.path, layer.name) for variable in variables]
+        tensors = _in_order(expected, found)
+        have = [tuple(t.shape) for t in (tensors or found.tensors)]
+        want = [tuple(v.shape) for v in variables]
+        if have != want:
+            odd.append(f"{name} has {have}, expected {want}")
+        elif tensors is None:
+            odd.append(f"{name} has {', '.join(found.names)}, expected {', '.join(expected)}")
+        else:
+            plan += zip(variables, tensors, strict=True)
+    if len(missing) == len(layers) and layers:
+        raise WeightsError(
+            f"Expected weights for {_several(missing)}. Received: {str(path)!r}, which has none of these "
+            f"{len(layers)} layers (it has {_several(list(stored.layers), 6)}). Is it for another base?"
+        )
+    if missing:
+        raise WeightsError(
+            f"Expected weights for all {len(layers)} layers up to the cut. Received: {str(path)!r}, which "
+            f"lacks {_several(missing)}. Cut before them with --layer, or take another file."
+        )
+    if odd:
+        raise WeightsError(
+            f"Expected weights of the base's shapes and names. Received: {str(path)!r}, where {_several(odd, 3)}. "
+            "Is it for other settings of the base (--base-set)?"
+        )
+    return plan
+
+
+def _in_order(expected: Sequence[str], found: StoredLayer) -> list[Any] | None:
+    """Return a layer's tensors in the order of its variables: by name, else as they lie.
+
+    None where the names contradict, or where they say nothing and shapes cannot tell the tensors apart either.
+    """
+    if len(expected) != len(found.tensors):
+        return None
+    if not any(found.names):
+        return found.tensors  # Keras 3 numbers them, in the order of the variables
+    by_name = dict(zip(found.names, found.tensors, strict=True))
+    spelled = [[old for old in (name, *_OLD_NAMES.get(name, ())) if old in by_name] for name in expected]
+    if all(len(names) == 1 for names in spelled) and len({names[0] for names in spelled}) == len(found.tensors):
+        return [by_name[names[0]] for names in spelled]
+    shapes = {tuple(tensor.shape) for tensor in found.tensors}
+    if _KNOWN_NAMES.isdisjoint(found.names) and len(shapes) == len(found.tensors):
+        return found.tensors
+    return None
+
+
+def _names_in_file(
+    layers: Sequence[Any], stored: StoredWeights, names: Mapping[str, str], whole: Any, path: Path
+) -> list[str]:
+    """Return the names under which a file has layers.
+
+    Raises
+    ------
+    WeightsError
+        If it has no names, and not as many layers of a class as the network.
+    """
+    if not stored.by_place:
+        return [_name_in_file(layer, names, stored.layers) for layer in layers]
+    place = places(whole)
+    here, there = _counted(place[layer.name] for layer in leaves(whole) if layer.weights), _counted(stored.layers)
+    for kind in sorted({_kind(place[layer.name]) for layer in layers}):
+        if there.get(kind, 0) not in (here[kind], 0):
+            raise WeightsError(
+                f"{str(path)!r} was written by an early Keras 3, which did not store the names of layers. It has "
+                f"{there[kind]} {kind.rpartition('/')[2]} layers and the base has {here[kind]}, so they cannot be "
+                "matched. Build the base as it was (--base-set include_top=true), or save the weights with Keras 3.5."
+            )
+    return [place[layer.name] for layer in layers]
+
+
+def _kind(place: str) -> str:
+    return re.sub(r"_\d+$", "", place)
+
+
+def _counted(found: Iterable[str]) -> Counter[str]:
+    return Counter(_kind(place) for place in found)
 
 
 def settle(model: Any) -> None:
@@ -122,7 +217,7 @@ def settle(model: Any) -> None:
             layer.finalize_state()
 
 
-def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, Any]) -> str:
+def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, StoredLayer]) -> str:
     """Return the name under which a file has a layer.
 
     Automatic numbers depend on what else the writing process had built (and started at 1 in Keras 2):
@@ -134,7 +229,7 @@ def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, Any
     own = numbered.fullmatch(canonical)
     if own and numbered.fullmatch(layer.name):
         matches: list[tuple[int, str]] = sorted(
-            (int(m[1] or 0), name) for name in stored if stored[name] and (m := numbered.fullmatch(name))
+            (int(m[1] or 0), name) for name in stored if stored[name].tensors and (m := numbered.fullmatch(name))
         )
         if len(matches) == sum(1 for name in names.values() if numbered.fullmatch(name)):
             return matches[int(own[1] or 0)][1]
@@ -144,70 +239,3 @@ def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, Any
 def _several(names: Sequence[str], most: int = 24) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-@contextlib.contextmanager
-def _open_weights(path: Path) -> Iterator[Any]:
-    import h5py
-
-    try:
-        content: Any = path
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                content = io.BytesIO(archive.read("model.weights.h5"))
-        with h5py.File(content, "r") as file:
-            yield file
-    except WeightsError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise WeightsError(
-            f"Expected a sound Keras weights file (.h5, .weights.h5 or .keras). Received: {str(path)!r}: "
-            f"{one_line(error)}"
-        ) from None
-
-
-def _stored_weights(file: Any, path: Path) -> dict[str, list[Any]]:
-    """Return the file's tensors (still on disk) by layer name; none for a name that several layers have."""
-    import h5py
-
-    root = file.get("model_weights", file)
-    backend = root.attrs.get("backend", b"")
-    backend = backend.decode() if isinstance(backend, bytes) else str(backend)
-    if backend == "theano" or re.search(r"(^|_)th_(kernels|dim_ordering)", path.name):
-        raise WeightsError(
-            f"Expected kernels in TensorFlow's order. Received: {str(path)!r}, which was written by Theano: its "
-            "kernels are flipped. Take the file with 'tf_kernels' in its name."
-        )
-    by_place: dict[tuple[str, str], list[Any]] = {}
-    layers = _text_attribute(root, "layer_names")
-    for layer in layers:
-        for name in _text_attribute(root[layer], "weight_names"):
-            tensor = root[layer][name]
-            inner = name.rpartition("/")[0].rpartition("/")[2]
-            if inner and inner != layer:  # layers of a nested model lie side by side in the outer one's group
-                by_place.setdefault((layer, inner), []).append(tensor)
-            else:
-                by_place.setdefault(("", layer), []).append(tensor)
-
-    def visit(place: str, group: Any) -> None:
-        if isinstance(group, h5py.Group) and "vars" in group and len(group["vars"]):
-            name = group["vars"].attrs.get("name", group.attrs.get("name"))
-            if name is not None:
-                name = name.decode() if isinstance(name, bytes) else str(name)
-                by_place[place, name] = [group["vars"][str(i)] for i in range(len(group["vars"]))]
-
-    if not layers:
-        file.visititems(visit)
-    stored: dict[str, list[Any]] = {}
-    for (_, name), tensors in by_place.items():
-        stored[name] = [] if name in stored else tensors
-    return stored
-
-
-def _text_attribute(group: Any, name: str) -> list[str]:
-    """Return a list of names that Keras may have split over ``name0``, ``name1``, …"""
-    parts = [name] if name in group.attrs else []
-    while f"{name}{len(parts)}" in group.attrs:
-        parts.append(f"{name}{len(parts)}")
-    values = [value for part in parts for value in group.attrs[part]]
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
