@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from featcache.bases.file_kinds import other_kind
 from featcache.errors import BaseError, nearest
 from featcache.recipe import Preprocess
 from featcache.startup import import_tensorflow
@@ -87,11 +89,20 @@ def find_application(name: str) -> Application:
     """
     known = {_folded(app): app for app in applications()}
     if _folded(name) not in known:
+        if Path(name).exists():
+            kind = other_kind(Path(name))
+            raise BaseError(kind or f"{name!r} has no ending that says what it is. Name Keras models .keras or .h5.")
         raise BaseError(
             f"Expected a Keras application or a .keras / .h5 model file. Received: base={name!r} "
             f"({nearest(name, applications())})."
         )
     return applications()[known[_folded(name)]]
+
+
+def application_in(name: str) -> str | None:
+    """Return the application that a model's own name begins with, as ``mobilenetv2_1.00_224`` does; the longest."""
+    found = [app for app in applications() if _folded(name).startswith(_folded(app))]
+    return max(found, key=len, default=None)
 
 
 def _folded(name: str) -> str:

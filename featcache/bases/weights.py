@@ -120,6 +120,24 @@ def normalization_statistics(layer: Any, path: Path, names: Mapping[str, str], w
         return [] if tensors is None else [values_of(tensor, path) for tensor in tensors[:2]]
 
 
+def differing(layers: Iterable[Any], path: Path) -> list[str]:
+    """Return the names of layers whose values are others than those a legacy file has under their tensors' names."""
+    wrong = []
+    with stored_weights(path) as stored:
+        for layer in layers:
+            found = stored.layers.get(layer.name)
+            variables = list(layer.trainable_weights) + list(layer.non_trainable_weights)
+            if not (variables and found and found.tensors):
+                continue
+            tensors = _in_order([bare_name(variable.path, layer.name) for variable in variables], found)
+            pairs = zip(variables, tensors or [], strict=tensors is not None)
+            if not all(
+                np.array_equal(v.numpy(), values_of(t, path).astype(v.numpy().dtype), equal_nan=True) for v, t in pairs
+            ):
+                wrong.append(str(layer.name))
+    return wrong
+
+
 def _planned(layers: Sequence[Any], names: Sequence[str], stored: StoredWeights, path: Path) -> list[tuple[Any, Any]]:
     """Return each variable of a network with its tensor in the file."""
     missing: list[str] = []

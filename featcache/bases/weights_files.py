@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import WeightsError, one_line
+from featcache.bases.file_kinds import damage, other_kind
+from featcache.errors import WeightsError
 
 _ZIPPED = "model.weights.h5"
-_SCARCE = 2**30
+_SMALL = 2**20
 _MOST_SWELLING = 1000
 
 
@@ -65,41 +66,43 @@ def stored_weights(path: Path) -> Iterator[StoredWeights]:
     import h5py
 
     try:
+        kind = other_kind(path)
+        if kind:
+            raise WeightsError(f"{kind} A Keras weights file is .h5, .weights.h5 or .keras.")
         content: Any = path
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                content = io.BytesIO(_unzipped(archive))
+                content = io.BytesIO(_unzipped(archive, _ZIPPED))
         with h5py.File(content, "r") as file:
             yield _listed(file, path)
     except WeightsError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise WeightsError(
-            f"Expected a sound Keras weights file (.h5, .weights.h5 or .keras). Received: {str(path)!r}: "
-            f"{one_line(error)}"
+            f"{str(path)!r} is not a sound Keras weights file (.h5, .weights.h5 or .keras): {damage(error)}"
         ) from None
 
 
-def _unzipped(archive: zipfile.ZipFile) -> bytes:
-    info = archive.getinfo(_ZIPPED)
-    if info.file_size > max(_SCARCE, _MOST_SWELLING * info.compress_size):
-        raise ValueError(f"its {_ZIPPED} would swell to {info.file_size:,} bytes")
-    return archive.read(_ZIPPED)
+def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
+    info = archive.getinfo(name)
+    if info.file_size > max(_SMALL, _MOST_SWELLING * info.compress_size):
+        raise ValueError(f"its {name} would swell to {info.file_size:,} bytes")
+    return archive.read(name)
 
 
 def stored_config(path: Path) -> str | None:
-    """Return the configuration of the model in a file as JSON; None where there is none."""
+    """Return the configuration of the model in a sound file as JSON; None where there is none."""
     import h5py
 
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return archive.read("config.json").decode()
-        with h5py.File(path, "r") as file:
-            config = file.attrs.get("model_config")
-    except (OSError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile):
-        return None
-    return config.decode() if isinstance(config, bytes) else config
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if "config.json" not in archive.namelist():
+                return None
+            return _unzipped(archive, "config.json").decode(errors="replace")
+    with h5py.File(path, "r") as file:
+        config = file.attrs.get("model_config")
+    config = config.decode(errors="replace") if isinstance(config, bytes) else config
+    return config if isinstance(config, str) else None
 
 
 def values_of(tensor: Any, path: Path) -> npt.NDArray[Any]:

@@ -167,3 +167,171 @@ def test_adapted_normalization_is_taken_over(tmp_path: Path, where: str) -> None
     layer = model.layers[-1].name
     loaded = load_base(Request(base=base, weights=weights, layers=(layer,), preprocess="none", pooling="none"))
     assert np.allclose(loaded.model.predict(pixels, verbose=0), expected, atol=1e-4)
+
+
+# Tensors within a layer
+
+
+def scaled_network() -> Any:
+    """Return a network whose batch normalisation has four tensors of one shape."""
+    import keras
+
+    layers = [keras.layers.Conv2D(3, 1, name="conv"), keras.layers.BatchNormalization(name="bn")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    rng = np.random.default_rng(3)
+    model.set_weights([rng.uniform(0.5, 1.5, value.shape).astype(np.float32) for value in model.get_weights()])
+    return model
+
+
+def named_file(path: Path, model: Any, spell: dict[str, str], order: list[int]) -> Path:
+    """Write a legacy file whose batch normalisation lies in another order, its names spelled in another way."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            chosen = [layer.weights[i] for i in order] if layer.name == "bn" else layer.weights
+            group = file.create_group(layer.name)
+            names = [spell.get(w.name, "{layer}/" + w.name + ":0").format(layer=layer.name) for w in chosen]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, chosen, strict=True):
+                group[name] = weight.numpy()
+    return path
+
+
+def loaded_from(path: Path) -> Any:
+    """Return the weights that a fresh network of this kind has from a file."""
+    import keras
+
+    layers = [keras.layers.Conv2D(3, 1, name="conv"), keras.layers.BatchNormalization(name="bn")]
+    fresh = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    return load_base(Request(fresh, weights=path, preprocess="none")).model.get_weights()
+
+
+KERAS_1 = {"gamma": "{layer}_gamma_1:0", "beta": "{layer}_beta_1:0", "moving_mean": "{layer}_running_mean:0",
+           "moving_variance": "{layer}_running_std:0", "kernel": "{layer}_W_1:0", "bias": "{layer}_b_1:0"}  # fmt: skip
+
+
+@pytest.mark.parametrize("spell", [{}, KERAS_1, {"gamma": "m/{layer}/gamma", "beta": "m/{layer}/beta_2"}])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0]])
+def test_tensors_are_matched_by_their_names(tmp_path: Path, spell: dict[str, str], order: list[int]) -> None:
+    """Whatever order a layer's tensors lie in, each goes where its name says, in the spelling of Keras 1, 2 and 3."""
+    model = scaled_network()
+    loaded = loaded_from(named_file(tmp_path / "w.h5", model, spell, order))
+    assert all(np.array_equal(a, b) for a, b in zip(loaded, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("spell", [
+    {"gamma": "{layer}/weight", "beta": "{layer}/bias"},
+    {name: "{layer}/w_" + str(i) for i, name in enumerate(["gamma", "beta", "moving_mean", "moving_variance"])},
+    {"gamma": "{layer}/beta:0", "beta": "{layer}/beta_1:0"},
+])  # fmt: skip
+def test_names_that_do_not_tell_are_refused(tmp_path: Path, spell: dict[str, str]) -> None:
+    """Tensors of equal shape whose names do not say which is which are refused, with both lists of names."""
+    path = named_file(tmp_path / "w.h5", scaled_network(), spell, [0, 1, 2, 3])
+    with pytest.raises(WeightsError, match=r"bn has .*, expected gamma, beta, moving_mean, moving_variance"):
+        loaded_from(path)
+
+
+def test_numbered_tensors_with_a_negative_variance_are_refused(tmp_path: Path) -> None:
+    """Files of Keras 3 only number tensors; a mean in the place of a variance is seen where it is negative."""
+    model = scaled_network()
+    values = model.get_layer("bn").get_weights()
+    model.get_layer("bn").set_weights([*values[:3], -values[3]])
+    model.save_weights(tmp_path / "w.weights.h5")
+    with pytest.raises(WeightsError, match=r"negative values for .*bn/moving_variance"):
+        loaded_from(tmp_path / "w.weights.h5")
+
+
+def test_bfloat16_weights(tmp_path: Path) -> None:
+    """Weights that were stored as bfloat16 are these numbers, not their bits."""
+    import keras
+
+    def network(dtype: str) -> Any:
+        return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 1, name="conv", dtype=dtype)])
+
+    written = network("bfloat16")
+    written.save_weights(tmp_path / "w.weights.h5")
+    base = load_base(Request(network("float32"), weights=tmp_path / "w.weights.h5", preprocess="none"))
+    assert np.array_equal(base.model.get_weights()[0], written.get_weights()[0].astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["link", "virtual", "text"])
+def test_tensors_from_elsewhere_are_refused(tmp_path: Path, kind: str) -> None:
+    """A file's tensors are numbers in the file itself: no link leads to another file of the machine."""
+    path = named_file(tmp_path / "w.h5", scaled_network(), {}, [0, 1, 2, 3])
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["kernel"] = np.ones((1, 1, 3, 3), np.float32)
+    with h5py.File(path, "r+") as file:
+        del file["conv/conv/kernel:0"]
+        if kind == "link":
+            file["conv/conv/kernel:0"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "kernel")
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((1, 1, 3, 3), np.float32)
+            layout[...] = h5py.VirtualSource(str(tmp_path / "other.h5"), "kernel", (1, 1, 3, 3))
+            file["conv/conv"].create_virtual_dataset("kernel:0", layout)
+        else:
+            file["conv/conv"].create_dataset("kernel:0", data=np.full((1, 1, 3, 3), b"x"))
+    with pytest.raises(WeightsError, match=r"own|numbers are expected"):
+        loaded_from(path)
+
+
+# Files of early Keras 3
+
+
+def without_names(path: Path) -> Path:
+    """Take away what Keras 3 wrote from about 3.5 on: the layers' names."""
+
+    def forget(_: str, group: Any) -> None:
+        group.attrs.pop("name", None)
+
+    with h5py.File(path, "r+") as file:
+        file.visititems(forget)
+    return path
+
+
+@pytest.mark.parametrize("root", ["layers", "_layer_checkpoint_dependencies"])
+def test_files_without_names_load_by_structure(tmp_path: Path, root: str) -> None:
+    """Layers of early Keras 3 are found by class and rank, whatever numbers this process has reached."""
+    import keras
+
+    def network() -> Any:
+        return keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.35)
+
+    written = network()
+    rng = np.random.default_rng(0)
+    written.set_weights([rng.uniform(0.5, 1.5, value.shape) for value in written.get_weights()])
+    written.save_weights(tmp_path / "w.weights.h5")
+    path = without_names(tmp_path / "w.weights.h5")
+    with h5py.File(path, "r+") as file:
+        file.move("layers", "moved")
+        file.move("moved", root)
+    base = load_base(Request("mobilenetv2", {"alpha": 0.35}, path, image_size=(32, 32), layers=("block_4_add",)))
+    plain = network()
+    plain.load_weights(path)
+    assert base.weights == load_base(Request(plain, layers=("block_4_add",), preprocess="tf")).weights
+    assert base.weights == load_base(Request(written, layers=("block_4_add",), preprocess="tf")).weights
+
+
+def test_files_without_names_of_nested_models(tmp_path: Path) -> None:
+    """Inner layers are counted within their own model."""
+    import keras
+
+    def network() -> Any:
+        inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 1), keras.layers.Conv2D(3, 1)])
+        return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 1), inner, keras.layers.Conv2D(3, 1)])
+
+    written = network()
+    written.save_weights(tmp_path / "w.weights.h5")
+    path = without_names(tmp_path / "w.weights.h5")
+    base = load_base(Request(network(), weights=path, preprocess="none"))
+    assert base.weights == load_base(Request(written, preprocess="none")).weights
+
+
+def test_files_without_names_must_have_as_many_layers(tmp_path: Path, vgg: Any) -> None:
+    """Where the base has another number of layers of a class, nobody can say which is which."""
+    vgg.save_weights(tmp_path / "w.weights.h5")
+    path = without_names(tmp_path / "w.weights.h5")
+    assert digest_of(path) == load_base(Request(vgg, preprocess="caffe")).weights
+    with h5py.File(path, "r+") as file:
+        del file["layers/conv2d_7"]
+    with pytest.raises(WeightsError, match=r"early Keras 3.*15 conv2d layers and the base has 16"):
+        digest_of(path, "block1_pool")
