@@ -150,7 +150,8 @@ def _legacy(root: Any, layers: list[str]) -> dict[tuple[str, str], StoredLayer]:
     for layer in layers:
         for name in _text_attribute(root[layer], "weight_names"):
             inner = name.rpartition("/")[0].rpartition("/")[2]
-            place = (layer, inner) if inner and inner != layer else ("", layer)
+            own = inner in ("", layer) or ("/" in layer and name.startswith(f"{layer}/"))
+            place = ("", layer.replace("/", "_")) if own else (layer, inner)  # Keras 2 had DenseNet's `conv1/conv`
             stored = found.setdefault(place, StoredLayer([], []))
             stored.tensors.append(_tensor(root[layer], name))
             stored.names.append(bare_name(name, place[1]))

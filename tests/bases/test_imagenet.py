@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from featcache.bases import Base, list_layers, load_base
+from featcache.bases.imagenet import are_imagenet_statistics
 from featcache.errors import WeightsError
 from featcache.recipe import Request
 
@@ -74,11 +75,15 @@ def test_features_from_a_file_are_those_of_imagenet(tmp_path: Path, network: Cal
         assert ours("imagenet", *base.layers).architecture == base.architecture
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".weights.h5", ".keras"])
+@pytest.mark.parametrize("suffix", [".h5", ".weights.h5", "-without names.weights.h5", ".keras"])
 def test_every_kind_of_file_can_be_told(tmp_path: Path, network: Callable[..., Any], suffix: str) -> None:
     """ImageNet's statistics are seen in each kind of file; behind the second Rescaling layer it is another recipe."""
     model = network(*OFFICIAL)
-    base = ours(written(model, tmp_path / f"w{suffix}"), "stem_conv")
+    path = written(model, tmp_path / f"w{suffix}")
+    if "without" in suffix:  # as early Keras 3 wrote it
+        with h5py.File(path, "r+") as file:
+            file.visititems(lambda _, group: group.attrs.pop("name", None) and None)
+    base = ours(path, "stem_conv")
     pixels = ((PIXELS / 255 - OFFICIAL[0]) / np.array(OFFICIAL[1])).astype(np.float32)
     padded = np.pad(pixels, [(0, 0), (0, 1), (0, 1), (0, 0)])  # the layer alone divides by the square root
     assert near(base.model(PIXELS), model.get_layer("stem_conv")(padded))
@@ -89,6 +94,7 @@ def test_every_kind_of_file_can_be_told(tmp_path: Path, network: Callable[..., A
     ([0.0] * 3, [1.0] * 3),
     ([0.4, 0.5, 0.3], [0.05, 0.06, 0.07]),
     (OFFICIAL[0], np.square(OFFICIAL[1])),
+    (np.add(OFFICIAL[0], 0.01), OFFICIAL[1]),
 ])  # fmt: skip
 def test_trained_from_scratch(tmp_path: Path, network: Callable[..., Any], mean: Any, variance: Any) -> None:
     """A file without ImageNet's values of mean and variance stays the network that it is."""
@@ -98,6 +104,14 @@ def test_trained_from_scratch(tmp_path: Path, network: Callable[..., Any], mean:
     base = ours(written(model, tmp_path / "w.weights.h5"), "stem_bn")
     assert near(base.model(PIXELS), keras.Model(model.input, model.get_layer("stem_bn").output)(PIXELS))
     assert base.architecture == ours("none", "stem_bn").architecture
+
+
+def test_statistics_of_reduced_precision() -> None:
+    """ImageNet's statistics are also told where a file has them as float16 or bfloat16."""
+    import ml_dtypes
+
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        assert are_imagenet_statistics(*(np.array(values).astype(dtype).astype(np.float32) for values in OFFICIAL))
 
 
 def test_file_without_statistics_is_refused(tmp_path: Path, network: Callable[..., Any]) -> None:

@@ -274,6 +274,27 @@ def test_tensors_from_elsewhere_are_refused(tmp_path: Path, kind: str) -> None:
         loaded_from(path)
 
 
+def test_layers_that_keras_2_named_with_a_slash(tmp_path: Path) -> None:
+    """DenseNet's first layers were called `conv1/conv` and `conv1/bn` in Keras 2: today `conv1_conv` and `conv1_bn`."""
+    import keras
+
+    def network() -> Any:
+        layers = [keras.layers.Conv2D(3, 1, name="conv1_conv"), keras.layers.BatchNormalization(name="conv1_bn")]
+        return keras.Sequential([keras.Input((8, 8, 3)), *layers])
+
+    written = network()
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.attrs["layer_names"] = [b"conv1/conv", b"conv1/bn"]
+        for layer in written.layers:
+            group = file.create_group(layer.name.replace("_", "/"))
+            names = [f"{layer.name.replace('_', '/')}/{weight.name}:0" for weight in layer.weights]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, layer.weights, strict=True):
+                group[name] = weight.numpy()
+    base = load_base(Request(network(), weights=tmp_path / "w.h5", preprocess="none"))
+    assert base.weights == load_base(Request(written, preprocess="none")).weights
+
+
 # Files of early Keras 3
 
 
