@@ -162,7 +162,8 @@ def _planned(layers: Sequence[Any], names: Sequence[str], stored: StoredWeights,
     if len(missing) == len(layers) and layers:
         raise WeightsError(
             f"Expected weights for {_several(missing)}. Received: {str(path)!r}, which has none of these "
-            f"{len(layers)} layers (it has {_several(list(stored.layers), 6)}). Is it for another base?"
+            f"{len(layers)} layers (it has {_several(list(stored.layers), 6)}). Is it for another base? If Keras can "
+            "load it into this one, save it again from there (model.save('model.keras')): its layers have other names."
         )
     if missing:
         raise WeightsError(
