@@ -23,7 +23,7 @@ from featcache.bases.imagenet import are_imagenet_statistics, as_for_imagenet, n
 from featcache.bases.keras_applications import Application, find_application
 from featcache.bases.model_files import model_file
 from featcache.bases.weights import load_weights_by_name, normalization_statistics, seeded, settle
-from featcache.bases.weights_files import stored_config
+from featcache.bases.weights_files import readable_config
 from featcache.errors import BaseError, FeatcacheError, OptionError, WeightsError, one_line
 from featcache.recipe import Preprocess, Request
 from featcache.startup import import_tensorflow
@@ -213,7 +213,7 @@ def _is_for_imagenet(network: Any, request: Request) -> bool:
     statistics = normalization_statistics(layer, path, canonical_names(network), network)
     if not (statistics and are_imagenet_statistics(*statistics)):
         return False
-    config = stored_config(path)
+    config = readable_config(path)
     if config and config.count('"Rescaling"') == 1:
         _log.warning(
             f"{str(path)!r} has the statistics of Keras' ImageNet weights, so {request.base_name} gets the second "

@@ -17,7 +17,7 @@ from featcache.bases.cutting import leaves
 from featcache.bases.file_kinds import damage, other_kind
 from featcache.bases.keras_applications import application_in
 from featcache.bases.weights import differing
-from featcache.bases.weights_files import stored_config
+from featcache.bases.weights_files import readable_config, stored_config
 from featcache.errors import BaseError, one_line
 
 _HARMLESS: dict[str, tuple[Any, ...]] = {  # arguments of Keras 2, and the values with which they change nothing
@@ -117,8 +117,8 @@ def _decides_nothing(key: str, value: Any) -> bool:
 def _reason(path: Path, error: Exception) -> str:
     """Say in one line why a model file does not load, and what to do."""
     config: Any = {}
-    with contextlib.suppress(OSError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile):
-        config = json.loads(stored_config(path) or "{}")
+    with contextlib.suppress(ValueError, RecursionError):
+        config = json.loads(readable_config(path) or "{}")
     layers = list(_layers(config))
     name = application_in(str(_settings(config).get("name", ""))) if layers else None
     remedy = (

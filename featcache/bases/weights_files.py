@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +78,28 @@ def stored_weights(path: Path) -> Iterator[StoredWeights]:
             yield _listed(file, path)
     except WeightsError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise WeightsError(
             f"{str(path)!r} is not a sound Keras weights file (.h5, .weights.h5 or .keras): {damage(error)}"
         ) from None
+
+
+def readable_config(path: Path) -> str | None:
+    """Return the configuration of the model in a file as JSON; None where there is none, or it is damaged."""
+    with contextlib.suppress(
+        OSError, KeyError, RuntimeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error
+    ):
+        return stored_config(path)
+    return None
 
 
 def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
