@@ -107,3 +107,8 @@ def nearest(name: str, known: Iterable[str], *, n: int = 5) -> str:
 def printable(text: str) -> str:
     """Return text with control characters and what is not UTF-8 escaped, fit for a terminal or a page."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(error: object) -> str:
+    """Return an error's text on one line, at a readable length."""
+    return " ".join(str(error).split())[:300]

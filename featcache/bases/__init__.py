@@ -1,0 +1,25 @@
+"""Frozen bases: found by name or file, cut at named layers, loaded with weights, digested.
+
+Words: an *address* names a layer, ``outer/inner`` inside a nested model. A *canonical* name has
+Keras' automatic number counted from the start of its own model (``conv2d_7`` → ``conv2d``), so that
+building the same base twice gives the same recipe.
+"""
+
+from featcache.bases.cutting import canonical_names
+from featcache.bases.keras_applications import Application, applications, find_application
+from featcache.bases.loading import Base, Layer, copied, list_layers, load_base
+from featcache.bases.weights import fresh_weights, load_weights_by_name
+
+__all__ = [
+    "Application",
+    "Base",
+    "Layer",
+    "applications",
+    "canonical_names",
+    "copied",
+    "find_application",
+    "fresh_weights",
+    "list_layers",
+    "load_base",
+    "load_weights_by_name",
+]

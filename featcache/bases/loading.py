@@ -1,0 +1,326 @@
+"""A request becomes a base: built or loaded, cut, with weights and digests."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.bases.cutting import (
+    Call,
+    canonical_addresses,
+    canonical_names,
+    is_graph,
+    leaves,
+    resolve,
+    traced,
+)
+from featcache.bases.digests import architecture_digest, weights_digest
+from featcache.bases.imagenet import are_imagenet_statistics, as_for_imagenet, normalization
+from featcache.bases.keras_applications import Application, find_application
+from featcache.bases.model_files import model_file
+from featcache.bases.weights import load_weights_by_name, normalization_statistics, seeded, settle
+from featcache.bases.weights_files import readable_config
+from featcache.errors import BaseError, FeatcacheError, OptionError, WeightsError, one_line
+from featcache.recipe import Preprocess, Request
+from featcache.startup import import_tensorflow
+
+_log = logging.getLogger("featcache")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a base, for people to choose from.
+
+    Attributes
+    ----------
+    address : str
+        What ``--layer`` takes.
+    type : str
+        Keras class name.
+    output_shape : tuple
+        Without the batch axis; None where it depends on the image.
+    weight_shapes : list of tuple
+        One per weight tensor.
+    parameters : int
+        Number of values in them.
+    bytes_per_image : int or None
+        Of the unpooled output in float32.
+    """
+
+    address: str
+    type: str
+    output_shape: tuple[int | None, ...]
+    weight_shapes: list[tuple[int, ...]]
+    parameters: int
+    bytes_per_image: int | None
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen network, cut at one or more layers.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    model : keras.Model
+        From preprocessed pixels to a list of the layers' outputs, in the order of `layers`.
+    layers : tuple of str
+        Addresses of the cuts, in the network's order: the last is the deepest.
+    canonical_layers : tuple of str
+        The same with automatic numbers counted from the network's own start.
+    height, width, channels : int
+        Of the images it takes; `squeeze` says that it takes them without a channel axis.
+    preprocess : str
+        Settled: never ``auto``.
+    architecture, weights : str
+        SHA-256, 64 hex digits.
+    parameters : int
+        Number of weight values up to the deepest cut.
+    """
+
+    name: str
+    model: Any
+    layers: tuple[str, ...]
+    canonical_layers: tuple[str, ...]
+    height: int
+    width: int
+    channels: int
+    squeeze: bool
+    preprocess: Preprocess
+    architecture: str
+    weights: str
+    parameters: int
+
+
+def load_base(request: Request) -> Base:
+    """Build a base, cut it and load its weights.
+
+    Parameters
+    ----------
+    request : Request
+        Which base, where to cut, which weights.
+
+    Returns
+    -------
+    Base
+        Holding only what lies before the deepest cut.
+
+    Raises
+    ------
+    BaseError
+        If the base or a layer does not exist, or cannot be cut.
+    WeightsError
+        If weights are missing, do not fit or would be loaded in part.
+    OptionError
+        If `image_size` or `preprocess` is needed, or does not fit.
+    """
+    import_tensorflow()
+    import keras
+
+    model, application = _network(request)
+    shape = _input_shape(model, request)
+    pixels, calls = traced(model, None if request.canonical else request.layers, shape)
+    canonical = canonical_addresses(calls)
+    shown = canonical if application else {address: address for address in calls}
+    layers = resolve(request.layers, calls, shown, canonical, by_canonical_name=request.canonical)
+    cut = keras.Model(pixels, [calls[layer].output for layer in layers], name=model.name)
+    cut.trainable = False
+    if request.weights not in (None, "imagenet", "none"):
+        names = {address.rpartition("/")[2]: name.rpartition("/")[2] for address, name in canonical.items()}
+        load_weights_by_name(cut, Path(str(request.weights)), names, model)
+    return Base(
+        name=request.base_name,
+        model=cut,
+        layers=tuple(shown[layer] for layer in layers),
+        canonical_layers=tuple(canonical[layer] for layer in layers),
+        height=shape[0],
+        width=shape[1],
+        channels=shape[2] if len(shape) == 3 else 1,
+        squeeze=len(shape) == 2,
+        preprocess=_settled_preprocess(request, cut, application, shape),
+        architecture=architecture_digest(cut),
+        weights=weights_digest(cut),
+        parameters=cut.count_params(),
+    )
+
+
+def list_layers(request: Request) -> list[Layer]:
+    """Return every layer of a base that can be cut at, in the network's order, nested ones too.
+
+    The weights of an application are not loaded. Errors are those of `load_base`.
+    """
+    import_tensorflow()
+    model, application = _network(request, download=False)
+    _, calls = traced(model, None, _input_shape(model, request))
+    shown = canonical_addresses(calls) if application else {address: address for address in calls}
+    return [_described(shown[address], called) for address, called in calls.items() if called.output is not None]
+
+
+def _described(address: str, called: Call) -> Layer:
+    output = tuple(called.output.shape[1:])
+    weights = [] if is_graph(called.layer) else getattr(called.layer, "weights", [])
+    shapes = [tuple(int(n) for n in weight.shape) for weight in weights]
+    return Layer(
+        address=address,
+        type=type(called.layer).__name__,
+        output_shape=output,
+        weight_shapes=shapes,
+        parameters=sum(math.prod(shape) for shape in shapes),
+        bytes_per_image=None if None in output else 4 * math.prod(output),
+    )
+
+
+def _network(request: Request, *, download: bool = True) -> tuple[Any, Application | None]:
+    """Return the whole network (of an application: with the weights asked for, unless from a file)."""
+    import keras
+
+    if keras.config.image_data_format() != "channels_last":
+        raise BaseError("Expected Keras' image_data_format to be channels_last. Received: channels_first.")
+    if request.in_memory or request.is_file:
+        if request.settings:
+            raise OptionError(
+                f"Expected base settings with an application only. Received: {sorted(request.settings)} "
+                f"with {request.base_name!r}."
+            )
+        if request.in_memory:
+            if not isinstance(request.base, keras.Model):
+                raise BaseError(
+                    f"Expected base to be a name, a file or a keras.Model. Received: {type(request.base).__name__}."
+                )
+            return copied(request.base), None
+        if request.weights in ("imagenet", "none"):
+            raise OptionError(
+                f"Expected no weights, or a weights file, with the model file {str(request.base)!r}, which "
+                f"has its own. Received: weights={request.weights!r}."
+            )
+        return model_file(Path(str(request.base))), None
+    application = find_application(str(request.base))
+    network = _built(application, request, download=download)
+    return (as_for_imagenet(network) if _is_for_imagenet(network, request) else network), application
+
+
+def _is_for_imagenet(network: Any, request: Request) -> bool:
+    """Whether an application is to be the graph that Keras builds for its ImageNet weights, where that is another."""
+    layer = normalization(network)
+    if layer is None or request.weights in (None, "imagenet", "none"):
+        return layer is not None and request.weights != "none"
+    path = Path(str(request.weights))
+    statistics = normalization_statistics(layer, path, canonical_names(network), network)
+    if not (statistics and are_imagenet_statistics(*statistics)):
+        return False
+    config = readable_config(path)
+    if config and config.count('"Rescaling"') == 1:
+        _log.warning(
+            f"{str(path)!r} has the statistics of Keras' ImageNet weights, so {request.base_name} gets the second "
+            "Rescaling layer that these need. The model saved in the file has only one: if it was trained like that, "
+            f"use it as it is: --base {path}"
+        )
+    return True
+
+
+def _built(application: Application, request: Request, *, download: bool) -> Any:
+    size = request.size or (application.image_size,) * 2
+    settings: dict[str, Any] = {
+        "include_top": False,
+        "input_shape": (*size, 3),
+        **request.settings,
+        "weights": "imagenet" if download and request.weights in (None, "imagenet") else None,
+    }
+    known = set(inspect.signature(application.build).parameters)
+    for name in request.settings:
+        if name not in known or name in ("weights", "input_tensor", "input_shape"):
+            possible = sorted(known - {"weights", "input_tensor", "input_shape"})
+            raise OptionError(f"Expected a setting of {application.name}: {', '.join(possible)}. Received: {name!r}.")
+    try:
+        with seeded(request.seed):
+            return application.build(**settings)
+    except FeatcacheError:
+        raise
+    except Exception as error:  # Keras raises bare Exception where a download fails
+        text = " ".join(str(error).split())
+        if "URL fetch failure" in text:
+            raise WeightsError(
+                f"Expected to download the ImageNet weights of {application.name}. Received: no connection "
+                "or no such file. Name a local file with --weights FILE, or --weights none for an untrained base."
+            ) from None
+        raise BaseError(f"Keras cannot build {application.name}: {text[:300]}") from None
+
+
+def copied(model: Any) -> Any:
+    """Return a copy with weights of its own, so that nothing done to it leaves a mark on the caller's model.
+
+    Raises
+    ------
+    BaseError
+        If it is neither a functional nor a sequential model.
+    """
+    import keras
+
+    try:
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+        settle(copy)
+    except Exception as error:
+        raise BaseError(
+            f"Expected a functional or sequential model. Received: {type(model).__name__}: {one_line(error)}"
+        ) from None
+    return copy
+
+
+def _input_shape(model: Any, request: Request) -> tuple[int, ...]:
+    """Return (height, width, channels) or (height, width) of the images a network takes."""
+    if not is_graph(model):
+        raise BaseError(
+            f"Expected a functional or sequential Keras model. Received: {type(model).__name__}, whose "
+            "layers cannot be told apart."
+        )
+    try:
+        inputs = model.inputs
+    except Exception:
+        inputs = None
+    if not inputs:
+        raise BaseError(f"Expected a base with a known input shape. Received: {model.name!r}. Build it first.")
+    if len(inputs) != 1:
+        raise BaseError(f"Expected a base with one input. Received: {model.name!r} with {len(inputs)}.")
+    shape = tuple(inputs[0].shape[1:])
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
+        raise BaseError(
+            "Expected a base that takes images: (height, width), or with 1 or 3 channels. "
+            f"Received: {model.name!r}, which takes {shape}."
+        )
+    size = request.size or shape[:2]
+    if None in size:
+        raise OptionError(f"Expected --image-size, as {model.name!r} takes images of any size. Received: none.")
+    if any(fixed not in (None, given) for fixed, given in zip(shape[:2], size, strict=True)):
+        raise OptionError(
+            f"Expected the image size {shape[0]}x{shape[1]} of {model.name!r}. Received: {size[0]}x{size[1]}."
+        )
+    return (*(int(n) for n in size), *(int(n) for n in shape[2:]))
+
+
+def _settled_preprocess(
+    request: Request, cut: Any, application: Application | None, shape: tuple[int, ...]
+) -> Preprocess:
+    mode = request.preprocess
+    if mode == "auto":
+        if application:
+            inside = request.settings.get("include_preprocessing", True)
+            if application.preprocess == "none" and not inside:
+                raise OptionError(
+                    f"Expected --preprocess, as {application.name} was built without its own. Received: auto."
+                )
+            return application.preprocess
+        if not any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in leaves(cut)):
+            raise OptionError(
+                f"Expected --preprocess none, caffe, torch, tf or rescale for {request.base_name!r}, which has "
+                "no Rescaling or Normalization layer of its own. Received: auto."
+            )
+        return "none"
+    if mode in ("caffe", "torch") and shape[2:] != (3,):
+        raise OptionError(f"Expected three channels for --preprocess {mode}. Received: a base that takes {shape}.")
+    return mode

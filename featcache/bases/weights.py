@@ -1,0 +1,260 @@
+"""Weights: from a file by layer name, or drawn from a seed."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.bases.cutting import leaves, places, snake_case
+from featcache.bases.weights_files import StoredLayer, StoredWeights, bare_name, stored_weights, values_of
+from featcache.errors import WeightsError
+
+_OLD_NAMES = {  # of Keras 1 and 2
+    "kernel": ("W", "depthwise_kernel"),
+    "bias": ("b",),
+    "moving_mean": ("running_mean",),
+    "moving_variance": ("running_std",),  # holds a variance all the same
+}
+_KNOWN_NAMES = {
+    *_OLD_NAMES, *(old for names in _OLD_NAMES.values() for old in names),
+    "gamma", "beta", "mean", "variance", "count", "pointwise_kernel", "recurrent_kernel", "alpha", "scale",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Make fresh weights depend on the seed alone: Keras draws each initialiser's seed from `random.randint`.
+
+    Other threads (a dask worker's, for one) draw at the same time, and must not draw from the same numbers.
+    """
+    here, own, shared = threading.get_ident(), random.Random(seed), random.randint
+
+    def randint(a: int, b: int) -> int:
+        return (own.randint if threading.get_ident() == here else shared)(a, b)
+
+    random.randint = randint
+    try:
+        yield
+    finally:
+        random.randint = shared
+
+
+def fresh_weights(model: Any, seed: int) -> list[npt.NDArray[Any]]:
+    """Return weights for a network as its initialisers draw them from a seed.
+
+    Layers that only scale their inputs (`Normalization`) keep the statistics that they have.
+    """
+    import keras
+
+    with seeded(seed):
+        fresh = keras.models.clone_model(model)
+    for ours, theirs in zip(leaves(fresh), leaves(model), strict=True):
+        if isinstance(theirs, keras.layers.Normalization):
+            ours.set_weights(theirs.get_weights())
+    weights: list[npt.NDArray[Any]] = fresh.get_weights()
+    return weights
+
+
+def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str], whole: Any) -> None:
+    """Load a weights file into a network, layer by layer name, all of it or not at all.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Changed in place, once every layer with weights has been matched.
+    path : Path
+        Legacy ``.h5`` (weights or whole model), ``.weights.h5`` or ``.keras``.
+    names : mapping
+        Canonical name of every layer of the whole network, which may reach beyond `model`.
+    whole : keras.Model
+        The whole network: files of early Keras 3 name a layer by its class and its rank in there.
+
+    Raises
+    ------
+    WeightsError
+        If the file is Theano-ordered, or if for any layer with weights it has nothing, or tensors of
+        another number, shape or name.
+    """
+    layers = [layer for layer in leaves(model) if layer.weights]
+    twice = sorted(name for name, n in Counter(layer.name for layer in layers).items() if n > 1)
+    if twice:
+        raise WeightsError(
+            f"Expected layers that a file can be matched with by name. Received: a base in which {_several(twice)} "
+            "occurs more than once. Load its weights with Keras and save it as one .keras file."
+        )
+    with stored_weights(path) as stored:
+        plan = _planned(layers, _names_in_file(layers, stored, names, whole, path), stored, path)
+        values = [(variable, values_of(tensor, path)) for variable, tensor in plan]
+    for variable, value in values:
+        if variable.name in ("moving_variance", "variance") and np.any(value < 0):
+            raise WeightsError(
+                f"{str(path)!r} has negative values for {variable.path}: its tensors are in another order than Keras' "
+                "own. Load it with the program that wrote it, and save the model with Keras."
+            )
+    for variable, value in values:
+        variable.assign(value)
+    settle(model)
+
+
+def normalization_statistics(layer: Any, path: Path, names: Mapping[str, str], whole: Any) -> list[npt.NDArray[Any]]:
+    """Return mean and variance that a file has for a Normalization layer; an empty list where it has none.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read.
+    """
+    with stored_weights(path) as stored:
+        (name,) = _names_in_file([layer], stored, names, whole, path)
+        found = stored.layers.get(name)
+        tensors = None if found is None else _in_order([bare_name(v.path, layer.name) for v in layer.weights], found)
+        return [] if tensors is None else [values_of(tensor, path) for tensor in tensors[:2]]
+
+
+def differing(layers: Iterable[Any], path: Path) -> list[str]:
+    """Return the names of layers whose values are others than those a legacy file has under their tensors' names."""
+    wrong = []
+    with stored_weights(path) as stored:
+        for layer in layers:
+            found = stored.layers.get(layer.name)
+            variables = list(layer.trainable_weights) + list(layer.non_trainable_weights)
+            if not (variables and found and found.tensors):
+                continue
+            tensors = _in_order([bare_name(variable.path, layer.name) for variable in variables], found)
+            pairs = zip(variables, tensors or [], strict=tensors is not None)
+            if not all(
+                np.array_equal(v.numpy(), values_of(t, path).astype(v.numpy().dtype), equal_nan=True) for v, t in pairs
+            ):
+                wrong.append(str(layer.name))
+    return wrong
+
+
+def _planned(layers: Sequence[Any], names: Sequence[str], stored: StoredWeights, path: Path) -> list[tuple[Any, Any]]:
+    """Return each variable of a network with its tensor in the file."""
+    missing: list[str] = []
+    odd: list[str] = []
+    plan: list[tuple[Any, Any]] = []
+    for layer, name in zip(layers, names, strict=True):
+        found = stored.layers.get(name)
+        if found is None or not found.tensors:
+            missing.append(name)
+            continue
+        variables = list(layer.trainable_weights) + list(layer.non_trainable_weights)
+        expected = [bare_name(variable.path, layer.name) for variable in variables]
+        tensors = _in_order(expected, found)
+        have = [tuple(t.shape) for t in (tensors or found.tensors)]
+        want = [tuple(v.shape) for v in variables]
+        if have != want:
+            odd.append(f"{name} has {have}, expected {want}")
+        elif tensors is None:
+            odd.append(f"{name} has {', '.join(found.names)}, expected {', '.join(expected)}")
+        else:
+            plan += zip(variables, tensors, strict=True)
+    if len(missing) == len(layers) and layers:
+        raise WeightsError(
+            f"Expected weights for {_several(missing)}. Received: {str(path)!r}, which has none of these "
+            f"{len(layers)} layers (it has {_several(list(stored.layers), 6)}). Is it for another base? If Keras can "
+            "load it into this one, save it again from there (model.save('model.keras')): its layers have other names."
+        )
+    if missing:
+        raise WeightsError(
+            f"Expected weights for all {len(layers)} layers up to the cut. Received: {str(path)!r}, which "
+            f"lacks {_several(missing)}. Cut before them with --layer, or take another file."
+        )
+    if odd:
+        raise WeightsError(
+            f"Expected weights of the base's shapes and names. Received: {str(path)!r}, where {_several(odd, 3)}. "
+            "Is it for other settings of the base (--base-set)?"
+        )
+    return plan
+
+
+def _in_order(expected: Sequence[str], found: StoredLayer) -> list[Any] | None:
+    """Return a layer's tensors in the order of its variables: by name, else as they lie.
+
+    None where the names contradict, or where they say nothing and shapes cannot tell the tensors apart either.
+    """
+    if len(expected) != len(found.tensors):
+        return None
+    if not any(found.names):
+        return found.tensors  # Keras 3 numbers them, in the order of the variables
+    by_name = dict(zip(found.names, found.tensors, strict=True))
+    spelled = [[old for old in (name, *_OLD_NAMES.get(name, ())) if old in by_name] for name in expected]
+    if all(len(names) == 1 for names in spelled) and len({names[0] for names in spelled}) == len(found.tensors):
+        return [by_name[names[0]] for names in spelled]
+    shapes = {tuple(tensor.shape) for tensor in found.tensors}
+    if _KNOWN_NAMES.isdisjoint(found.names) and len(shapes) == len(found.tensors):
+        return found.tensors
+    return None
+
+
+def _names_in_file(
+    layers: Sequence[Any], stored: StoredWeights, names: Mapping[str, str], whole: Any, path: Path
+) -> list[str]:
+    """Return the names under which a file has layers.
+
+    Raises
+    ------
+    WeightsError
+        If it has no names, and not as many layers of a class as the network.
+    """
+    if not stored.by_place:
+        return [_name_in_file(layer, names, stored.layers) for layer in layers]
+    place = places(whole)
+    here, there = _counted(place[layer.name] for layer in leaves(whole) if layer.weights), _counted(stored.layers)
+    for kind in sorted({_kind(place[layer.name]) for layer in layers}):
+        if there.get(kind, 0) not in (here[kind], 0):
+            raise WeightsError(
+                f"{str(path)!r} was written by an early Keras 3, which did not store the names of layers. It has "
+                f"{there[kind]} {kind.rpartition('/')[2]} layers and the base has {here[kind]}, so they cannot be "
+                "matched. Build the base as it was (--base-set include_top=true), or save the weights with Keras 3.5."
+            )
+    return [place[layer.name] for layer in layers]
+
+
+def _kind(place: str) -> str:
+    return re.sub(r"_\d+$", "", place)
+
+
+def _counted(found: Iterable[str]) -> Counter[str]:
+    return Counter(_kind(place) for place in found)
+
+
+def settle(model: Any) -> None:
+    """Let layers that keep statistics (`Normalization`) use those that were just put into their weights."""
+    for layer in leaves(model):
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
+def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, StoredLayer]) -> str:
+    """Return the name under which a file has a layer.
+
+    Automatic numbers depend on what else the writing process had built (and started at 1 in Keras 2):
+    where the file has as many of a kind as the network, they are matched in order.
+    """
+    kind = snake_case(type(layer).__name__)
+    numbered = re.compile(rf"{re.escape(kind)}(?:_(\d+))?")
+    canonical = names.get(layer.name, layer.name)
+    own = numbered.fullmatch(canonical)
+    if own and numbered.fullmatch(layer.name):
+        matches: list[tuple[int, str]] = sorted(
+            (int(m[1] or 0), name) for name in stored if stored[name].tensors and (m := numbered.fullmatch(name))
+        )
+        if len(matches) == sum(1 for name in names.values() if numbered.fullmatch(name)):
+            return matches[int(own[1] or 0)][1]
+    return canonical if canonical in stored else str(layer.name)
+
+
+def _several(names: Sequence[str], most: int = 24) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
