@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import SourceError
-from featcache.sources.branches import Branch, Look, branches, may_be_image
+from featcache.sources.branches import Branch, branches
 from featcache.sources.files import FileSource
 from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import Item
+from featcache.sources.trees import Look, may_be_image
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import OptionError
-from featcache.sources.source import SPLIT_NAMES, SPLITS
+from featcache.sources.layouts import known_splits
+from featcache.sources.source import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def _option(name: str) -> str:
 def _checked_splits(splits: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for given, value in splits.items():
-        split = SPLIT_NAMES.get(str(given).lower())
+        split = known_splits([str(given)]).get(str(given))
         names = tuple(name.strip().rstrip("/") for name in ((value,) if isinstance(value, str) else value))
         if split is None or not names or not all(names):
             raise OptionError(

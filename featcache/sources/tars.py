@@ -6,7 +6,6 @@ import array
 import json
 import logging
 import os
-import re
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,25 +13,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from featcache.errors import ImageError, SourceError
-from featcache.sources.branches import Branch, Look, branches, may_be_image
-from featcache.sources.columns import Words
-from featcache.sources.layouts import Exclusion, is_litter, known_splits
+from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.source import SPLITS, Item, Items, counted, label_name, sole_content
+from featcache.sources.packed import FOLDER, LABEL, Names, labelled, splits_of
+from featcache.sources.source import Item, Items, counted, label_name, sole_content
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)$|\.tar\.\w+$", re.IGNORECASE)
-"""How names of tar files end, compressed ones too."""
 
 _LABELS = (".cls", ".label", ".txt", ".json")  # the first one that is there counts
 _LABEL_BYTES = 1 << 20
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = tarfile.BLOCKSIZE
-_FOLDER, _LABEL = "f", "l"  # what the text of a label begins with until it is known what folders mean
 
 
 class _Member(NamedTuple):
@@ -65,8 +57,8 @@ class TarSource:
     Every member is an image but those that end in ``.cls``, ``.label``, ``.txt`` or ``.json``: they say the label of
     the image of the same name up to its last extensions (``a.jpg`` or ``a.rgb.jpg`` beside ``a.cls``), the first kind
     in this order that there is (of JSON, ``label``); of several images beside one label the first counts. The label
-    of other images is their top folder. Members are read where they lie and their names lead nowhere,
-    whatever they are.
+    of other images is what `featcache.sources.branches.branches` says of their folders. Members are read where they
+    lie and their names lead nowhere, whatever they are.
 
     Parameters
     ----------
@@ -108,14 +100,14 @@ class TarSource:
         self._numbers = array.array("l")
         self._open = lru_cache(8)(_Descriptor)
         self._exclusion = Exclusion(options.exclude)
-        splits = {} if root in tars else _splits_of(tars, root, options)
-        self._names = _Names(str(root))
+        splits = {} if root in tars else splits_of(tars, root, options)
+        self._names = Names(str(root))
         listed = Items.of(
             item
             for number, tar in enumerate(tars)
             for item in self._listed(number, tar, splits.get(tar), "" if root in tars else f"{tar.name}/")
         )
-        self.items = _labelled(listed, self._names, NO_OPTIONS if splits else options, classes)
+        self.items = labelled(listed, self._names, NO_OPTIONS if splits else options, classes)
         if not self.items:
             raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
         self._exclusion.warn(str(root))
@@ -133,10 +125,7 @@ class TarSource:
                 self._offsets.append(offset)
                 self._numbers.append(number)
                 label = _label(file.fileno(), tar, sample)
-                if label is None:
-                    folder, slash, image = name.lstrip("/").rpartition("/")
-                    self._names.add(folder + slash, image)
-                known = _FOLDER + folder + slash if label is None else _LABEL + label
+                known = FOLDER + self._names.add(name) if label is None else LABEL + label
                 yield Item(prefix + name, known, split, size, mtime_ns, None, place)
 
     def read(self, item: Item, /) -> bytes:
@@ -169,83 +158,6 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
     while len(content) < size and (more := os.pread(descriptor, size - len(content), offset + len(content))):
         content += more
     return content
-
-
-class _Names:
-    """The folders of members, as `featcache.sources.branches.branches` looks at them."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self._found: dict[str, tuple[set[str], str | None, str | None]] = {"": (set(), None, None)}
-
-    def add(self, folder: str, file: str) -> None:
-        """Note a file in a folder, which ends with a slash."""
-        if folder not in self._found:
-            self._found[folder] = (set(), None, None)
-            above, _, name = folder[:-1].rpartition("/")
-            above = f"{above}/" if above else ""
-            if above not in self._found:
-                self.add(above, "")
-            self._found[above][0].add(name)
-        folders, image, other = self._found[folder]
-        if file and may_be_image(file):
-            self._found[folder] = (folders, image or file, other)
-        elif file:
-            self._found[folder] = (folders, image, other or file)
-
-    def look(self, path: str, *, whole: bool = False) -> Look:
-        """Return what lies in a folder."""
-        folders, image, other = self._found[path]
-        return Look(sorted(folders), image, other)
-
-
-def _labelled(listed: Items, names: _Names, options: SourceOptions, classes: Collection[str] | None) -> Items:
-    """Return items whose labels are those of label files and folders, and whose splits are those of folders."""
-    known = listed.labels.names
-    found = branches(names, options, classes, packed=True) if any(map(_is_folder, known)) else []
-    meanings = [_meaning(name[1:], found) if _is_folder(name) else (name[1:], None) for name in known]
-    labels = list(dict.fromkeys(label for label, _ in meanings if label is not None))
-    coded = np.array([-1 if label is None else labels.index(label) for label, _ in meanings], np.int64)
-    splits = listed.splits
-    if not splits.names:
-        of_folders = np.array([-1 if split is None else SPLITS.index(split) for _, split in meanings], np.int64)
-        splits = Words(of_folders[listed.labels.codes], SPLITS)
-    return Items(listed.paths, Words(coded[listed.labels.codes], labels), splits, listed.groups, listed.sizes,
-                 listed.stamps, listed.places)  # fmt: skip
-
-
-def _is_folder(label: str) -> bool:
-    return label.startswith(_FOLDER)
-
-
-def _meaning(folder: str, found: Sequence[Branch]) -> tuple[str | None, str | None]:
-    """Return label and split of the images in a folder."""
-    for branch in found:
-        if folder.startswith(branch.path):
-            name, slash, _ = folder[len(branch.path) :].partition("/")
-            return (name if slash and branch.classes is not None else None), branch.split
-    return None, None
-
-
-def _splits_of(tars: Sequence[Path], root: Path, options: SourceOptions) -> dict[Path, str]:
-    """Return the splits that the beginnings of tar files' names mean; empty if none of them does.
-
-    Raises
-    ------
-    SourceError
-        If some are splits and others are not.
-    """
-    starts = {tar: re.sub(r"[\W_]*\d*$", "", SUFFIXES.sub("", tar.name)) for tar in tars}
-    known = known_splits(starts.values()) | options.split_of
-    found = {tar: known[start] for tar, start in starts.items() if start in known}
-    others = [tar.name for tar in tars if tar not in found]
-    if found and others:
-        example, other = next(iter(found)).name, others[0]
-        raise SourceError(
-            f"Some tar files of {str(root)!r} are splits by their names ({example!r}) and others are not ({other!r}). "
-            f"Leave it out with --exclude {other}, or say which split it is with --split test={starts[root / other]}."
-        )
-    return found
 
 
 def _samples(path: Path, exclusion: Exclusion) -> tuple[list[_Sample], list[str]]:

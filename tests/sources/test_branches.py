@@ -65,6 +65,8 @@ REFUSED = {
     "train/a/1.jpg test/a/2.jpg my results/3.jpg": "--exclude 'my results'",
     "seg_train/a/1.jpg seg_train/b/2.jpg seg_test/a/3.jpg seg_pred/4.jpg": "--exclude seg_pred",
     "val/a/1.jpg test/a/2.jpg": "no train folder",
+    "val/a/1.jpg learn/a/2.jpg": "--split train=learn",
+    "train/a/1.jpg holdout/a/2.jpg": "--split test=holdout",
     "test/a/1.jpg": "no train folder",
     "train/a/1.jpg val/a/2.jpg valid/a/3.jpg": "--split validation=val --split validation=valid",
     "dataset/cats/1.jpg dataset/dogs/2.jpg": "/dataset' as the source",

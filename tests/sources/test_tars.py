@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featcache.errors import ImageError, SourceError
-from featcache.sources import open_source, tars
+from featcache.sources import SourceOptions, open_source, tars
 
 
 def png(seed: int) -> bytes:
@@ -283,3 +283,34 @@ def test_mutated_tars(tmp_path_factory, place: int, mutation: bytes) -> None:
         open_source(path)
     except SourceError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("member", "label"),
+    [("a//b/1.png", "b"), ("/a/b/1.png", "b"), ("./a/./b/1.png", "b"), ("../b/1.png", "b"),
+     ("b/.hidden/1.png", None), ("__MACOSX/b/1.png", None), ("b/@eaDir/1.png", None)],
+)  # fmt: skip
+def test_odd_names_of_members(tmp_path: Path, member: str, label: str | None) -> None:
+    """Folders of members are what they would be unpacked; litter is no member."""
+    source = open_source(pack(tmp_path / "a.tar", [(member, png(0)), ("x/b/2.png", png(1))][: 1 if label else 2]))
+    assert source.items[0].label == (label or "b")
+    assert len(source.items) == 1
+
+
+def test_tars_of_splits_and_others(tmp_path: Path) -> None:
+    """A tar that is no split beside others that are is not mixed in; a split that no tar and no folder has is said."""
+    pack(tmp_path / "t" / "train-0.tar", samples(range(4)))
+    pack(tmp_path / "t" / "extra one-0.tar", samples(range(4, 8)))
+    with pytest.raises(SourceError, match=r"--exclude 'extra one-0.tar'.*--split test='extra one'"):
+        open_source(tmp_path / "t")
+    source = open_source(tmp_path / "t", options=SourceOptions(splits={"test": "extra one"}))
+    assert [item.split for item in source.items] == ["test"] * 4 + ["train"] * 4
+    with pytest.raises(SourceError, match=r"'x'.*no such folder"):
+        open_source(tmp_path / "t" / "train-0.tar", options=SourceOptions(splits={"test": "x"}))
+
+
+def test_a_member_in_very_many_folders(tmp_path: Path) -> None:
+    """A name of a megabyte costs no more than its length."""
+    path = pack(tmp_path / "a.tar", [("d/" * 500_000 + "1.png", png(0))])
+    with pytest.raises(SourceError, match="nothing but the folder"):
+        open_source(path)
