@@ -361,6 +361,14 @@ def test_options_are_kept_with_the_source(tmp_path: Path) -> None:
     assert source.read(source.items[0]) == (tmp_path / "0.png").read_bytes()
 
 
+@pytest.mark.parametrize("start", ["C:\\pictures\\", "https://x.org/pictures/"])
+def test_a_colon_in_paths_divides_nothing(tmp_path: Path, start: str) -> None:
+    """A list of paths that have a colon is one column, and what is before the colon no class."""
+    path = table(tmp_path, "".join(f"{start}{i}.png\n" for i in range(4)))
+    items = open_source(path, options=SourceOptions(images=tmp_path)).items
+    assert [(item.path, item.label) for item in items] == [(f"{i}.png", None) for i in range(4)]
+
+
 ODD = st.text(st.characters(exclude_characters="/\0\\", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
