@@ -167,14 +167,14 @@ def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = No
         top = tree.content("")
         tars = [path / name for name in top.files if SUFFIXES.search(name)]
         if tars and not top.folders:
-            return TarSource(tars, path, options, classes=classes)
+            return TarSource(tars, path, options, classes=classes, labelled=labelled)
         if not top.folders and any(map(_is_array_name, top.files)):
             options.check("arrays")
             return npy_source(path, top.files)
         return metadata_source(tree, options) or folder_source(tree, options, classes=classes)
     if path.is_file():
         if SUFFIXES.search(path.name):
-            return TarSource([path], path, options, classes=classes)
+            return TarSource([path], path, options, classes=classes, labelled=labelled)
         if path.suffix.lower() == ".npz":
             options.check("arrays")
             return npz_source(path)

@@ -52,10 +52,12 @@ class Names:
         return Look(sorted(folders), image, other)
 
 
-def labelled(listed: Items, names: Names, options: SourceOptions, classes: Collection[str] | None) -> Items:
-    """Return items whose labels are those of label files and folders, and whose splits are those of folders."""
+def with_labels(
+    listed: Items, names: Names, options: SourceOptions, classes: Collection[str] | None, *, folders: bool
+) -> Items:
+    """Return items whose labels are those of label files and, if asked, folders, which may be splits, too."""
     known = listed.labels.names
-    asked = any(map(_is_folder, known)) or options.splits
+    asked = folders and (any(map(_is_folder, known)) or options.splits)
     found = branches(names, options, classes, packed=True) if asked else []
     meanings = [_meaning(name[1:], found) if _is_folder(name) else (name[1:], None) for name in known]
     codes, coder, of_splits = listed.labels.codes, Coder(), Coder()

@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation",
-               "test": "test"}  # fmt: skip
-"""What folders, columns, keys and files may call a split, in lower case."""
 
 PROGRESS_SECONDS = 5.0
 """How often a listing that takes long says how far it is."""

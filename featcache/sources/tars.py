@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from featcache.errors import ImageError, SourceError
 from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.packed import FOLDER, LABEL, Names, labelled, splits_of
+from featcache.sources.packed import FOLDER, LABEL, Names, splits_of, with_labels
 from featcache.sources.source import Item, Items, counted, label_name, sole_content
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,10 @@ class TarSource:
         What gives the source its name and location: the folder they are in, or the one tar file.
     options : SourceOptions
         Of which tar files have `exclude` and `splits`.
+    classes : collection of str, optional
+        As in `featcache.sources.branches.branches`.
+    labelled : bool
+        Whether it matters what folders mean.
 
     Attributes
     ----------
@@ -90,6 +94,7 @@ class TarSource:
         options: SourceOptions = NO_OPTIONS,
         *,
         classes: Collection[str] | None = None,
+        labelled: bool = True,
     ) -> None:
         options.check("tar files", "exclude", "splits")
         self.options = options
@@ -100,14 +105,14 @@ class TarSource:
         self._numbers = array.array("l")
         self._open = lru_cache(8)(_Descriptor)
         self._exclusion = Exclusion(options.exclude)
-        splits = {} if root in tars else splits_of(tars, root, options)
+        splits = {} if root in tars or not labelled else splits_of(tars, root, options)
         self._names = Names(str(root))
         listed = Items.of(
             item
             for number, tar in enumerate(tars)
             for item in self._listed(number, tar, splits.get(tar), "" if root in tars else f"{tar.name}/")
         )
-        self.items = labelled(listed, self._names, NO_OPTIONS if splits else options, classes)
+        self.items = with_labels(listed, self._names, NO_OPTIONS if splits else options, classes, folders=labelled)
         if not self.items:
             raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
         self._exclusion.warn(str(root))

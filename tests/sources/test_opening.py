@@ -7,7 +7,7 @@ import pytest
 from conftest import random_image, write_image
 
 from featcache.errors import SourceError
-from featcache.sources import open_images
+from featcache.sources import open_images, open_source
 
 
 @pytest.fixture
@@ -62,3 +62,16 @@ def test_what_does_not_exist_is_named(places: Path) -> None:
     for name in ("nowhere", "nowhere.csv", "nowhere.tar"):
         with pytest.raises(SourceError, match=name):
             open_images(["photos", name])
+
+
+def test_what_folders_mean_does_not_matter_for_prediction(places: Path) -> None:
+    """A tar whose folders could mean two things has images that can be predicted all the same."""
+    for name in ("train/a.png", "predictions/b.png"):
+        write_image(places / name, random_image(0))
+    with tarfile.open("odd.tar", "w") as file:
+        for name in ("train", "predictions"):
+            file.add(name)
+    with pytest.raises(SourceError, match="--exclude predictions"):
+        open_source("odd.tar")
+    assert [(item.path, item.label) for item in open_images("odd.tar").items] == [
+        ("train/a.png", None), ("predictions/b.png", None)]  # fmt: skip
