@@ -154,6 +154,11 @@ def names_shown(names: Iterable[str]) -> str:
     return ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
 
 
+def as_word(text: str) -> str:
+    """Return a text as a shell takes it, on one line."""
+    return shlex.quote(text) if text.isprintable() else repr(text)
+
+
 def is_row_number(name: str) -> bool:
     """Whether a column has a name that programs give to the numbers of the rows."""
     return _INDEX.fullmatch(name) is not None
@@ -340,7 +345,7 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     if len(flags) > 1:
         return tuple(flags), True
     if others and labelled:
-        name = shlex.quote(next((table.header[i] for i in others if table.header[i]), "NAME"))
+        name = as_word(next((table.header[i] for i in others if table.header[i]), "NAME"))
         raise SourceError(
             f"It is not clear which column of {str(table.path)!r} is the label. Its columns: "
             f"{names_shown(table.header)}. Choose one, such as --label-column {name}, or give --label-column none if "
