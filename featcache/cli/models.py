@@ -36,7 +36,7 @@ def predict(
     model: Model,
     images: Annotated[list[str], typer.Argument(
         metavar="IMAGE|SOURCE",
-        help="Images, folders (all files below them), CSV tables, tar files or folders of them, arrays.",
+        help="Images, folders (all files below them), tables, tar files or folders of them, arrays.",
     )],
     exclude: Exclude = None,
     images_folder: ImagesFolder = None,

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @command("extract", example="featcache extract photos/ --base mobilenetv2 --pooling avg")
 def extract(
     source: Annotated[str, typer.Argument(
-        help="A folder of class folders, or of train/, validation/ and test/ folders of those; a CSV file "
-        "(path,label[,split][,group]); arrays (.npz, or a folder of .npy); a .tar file or a folder of them; digits "
+        help="A folder of class folders, or of train/, validation/ and test/ folders of those; a table "
+        "(.csv, .tsv, .txt, .jsonl); arrays (.npz, or a folder of .npy); a .tar file or a folder of them; digits "
         "(embedded), cifar10, cifar100, mnist or fashion_mnist (downloaded)."
     )] = "digits",
     base: Annotated[str, typer.Option(help="A Keras application, or a .keras / .h5 model file.")] = "vgg19",

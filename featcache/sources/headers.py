@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import unicodedata
@@ -14,6 +15,8 @@ from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import IMAGE_NAME, Finder
 from featcache.sources.options import SourceOptions
 from featcache.sources.rows import Table, open_table, squashed
+
+log = logging.getLogger(__name__)
 
 IMAGES = (
     ("path", "file", "filename", "filepath", "imagepath", "imgpath", "imagefile", "imagefilename", "imagefilepath",
@@ -149,6 +152,11 @@ def names_shown(names: Iterable[str]) -> str:
     """Return names of columns for a message, the first twenty."""
     listed = [repr(name) for name in names]
     return ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
+
+
+def as_word(text: str) -> str:
+    """Return a text as a shell takes it, on one line."""
+    return shlex.quote(text) if text.isprintable() else repr(text)
 
 
 def is_row_number(name: str) -> bool:
@@ -297,6 +305,11 @@ def _split(table: Table, options: SourceOptions, taken: set[int]) -> int | None:
                 found.append(column)
     if len(found) > 1:
         raise _ask(table, "several columns could be the split", found, "split")
+    if not found:
+        flags = [i for i, name in enumerate(table.header) if i not in taken and known_splits([_flag_name(name)])]
+        if flags := [i for i in flags if table.sample and _are_flags(table, i)]:
+            log.warning("%s: %s is not read: a split is told by one column of names, such as train and test",
+                        table.path, names_shown(table.header[i] for i in flags))  # fmt: skip
     return found[0] if found else None
 
 
@@ -332,7 +345,7 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     if len(flags) > 1:
         return tuple(flags), True
     if others and labelled:
-        name = shlex.quote(table.header[others[0]])
+        name = as_word(next((table.header[i] for i in others if table.header[i]), "NAME"))
         raise SourceError(
             f"It is not clear which column of {str(table.path)!r} is the label. Its columns: "
             f"{names_shown(table.header)}. Choose one, such as --label-column {name}, or give --label-column none if "

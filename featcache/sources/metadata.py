@@ -12,7 +12,7 @@ from typing import NamedTuple
 from featcache.errors import OptionError, SourceError
 from featcache.sources.files import FileSource
 from featcache.sources.folders import Content, Folders
-from featcache.sources.headers import names_shown, open_columns
+from featcache.sources.headers import as_word, names_shown, open_columns
 from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import IMAGE_NAME
 from featcache.sources.options import SourceOptions
@@ -85,7 +85,7 @@ def _parts(root: Path, top: Content, tables: list[str], options: SourceOptions) 
         if len(chosen) == 1 and not _has_images(top):
             raise SourceError(
                 f"{str(root / chosen[0])!r} lists images that are in folders beside it. Name that table as the source, "
-                f"or leave it out with --exclude {chosen[0]}."
+                f"or leave it out with --exclude {as_word(chosen[0])}."
             )
     return [_Part("", name, None) for name in _one_table(root, chosen)]
 
@@ -110,7 +110,7 @@ def _that_list_files(folder: Path, top: Content, tables: list[str], options: Sou
     if beside and not found:
         raise SourceError(
             f"{names_shown(tables)} beside the images in {str(folder)!r} lists none of them. Move it out of the "
-            f"folder, or leave it out with --exclude {tables[0]}."
+            f"folder, or leave it out with --exclude {as_word(tables[0])}."
         )
     return found
 

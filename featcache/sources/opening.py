@@ -31,8 +31,8 @@ from featcache.sources.tars import TarSource
 log = logging.getLogger(__name__)
 
 KINDS = (
-    "a folder of class folders, of train/ and validation/ folders of those, or of images; a CSV file "
-    f"(path,label[,split][,group]); arrays (.npz, or a folder of .npy); tar files; or {', '.join(NAMED)}"
+    "a folder of class folders, of train/ and validation/ folders of those, or of images; a table "
+    f"(.csv, .tsv, .txt, .jsonl); arrays (.npz, or a folder of .npy); tar files; or {', '.join(NAMED)}"
 )
 """What a source may be, for help and errors."""
 
@@ -53,7 +53,8 @@ def open_source(
         - ``digits`` (embedded in scikit-learn), ``cifar10``, ``cifar100``, ``mnist`` or ``fashion_mnist`` (which
           Keras downloads);
         - a folder of class folders; one with ``train``, ``validation`` and ``test`` folders of those, under these
-          names or those of public sets; or one of images without labels;
+          names or those of public sets; or one of images without labels, or with a table
+          of them, see `featcache.sources.metadata.metadata_source`;
         - a table, see `featcache.sources.tables.table_source`;
         - arrays, an ``.npz`` file or a folder of ``.npy`` files, see `featcache.sources.arrays.npz_source`;
         - a ``.tar`` file or a folder of them, see `featcache.sources.tars.TarSource`; they are the splits if all

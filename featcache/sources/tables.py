@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from featcache.errors import OptionError, SourceError
 from featcache.sources.files import MISSING, FileSource, Lister, Named
-from featcache.sources.headers import Columns, flag, is_row_number, names_shown, open_columns
+from featcache.sources.headers import Columns, as_word, flag, is_row_number, names_shown, open_columns
 from featcache.sources.labels import check_groups, check_labels, check_one_hot, one_label_column
 from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import NO_ZEROS, SEVERAL
@@ -162,7 +161,7 @@ def _advice(columns: Columns, lister: Lister) -> str:
     if lister.problems.count(NO_ZEROS):
         said.append("Write the numbers as text, with their zeros.")
     if lister.unknown_split:
-        example = shlex.quote(f"train={lister.unknown_split}")
+        example = as_word(f"train={lister.unknown_split}")
         said.append(f"Say what splits are called with --split, such as --split {example}.")
     return " ".join(said or ["Mend the table."])
 

@@ -115,6 +115,13 @@ def test_the_column_of_the_splits(tmp_path: Path, header: str, cell: str, split:
     assert columns(tmp_path, f"{header}\n{rows('{}.png', 'x', cell)}").split == split
 
 
+@pytest.mark.parametrize("name", ["is_valid", "IsTest", "train"])
+def test_a_split_told_by_flags_is_said(tmp_path: Path, caplog, name: str) -> None:
+    """A column that says by 0 and 1 whether an image is in a split is not read, which is said."""
+    assert columns(tmp_path, f"path,label,{name}\n0.png,a,0\n1.png,b,1\n").split is None
+    assert f"{name!r} is not read: a split is told by one column of names" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("header", "group"),
     [

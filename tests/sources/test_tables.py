@@ -361,6 +361,22 @@ def test_options_are_kept_with_the_source(tmp_path: Path) -> None:
     assert source.read(source.items[0]) == (tmp_path / "0.png").read_bytes()
 
 
+def test_names_with_line_breaks_are_shown_on_one_line(tmp_path: Path) -> None:
+    """Columns and splits whose names have line breaks do not break the line of the error."""
+    for text in ('path,"a\nb"\n0.png,x\n', 'path,label,split\n0.png,x,"a\nb"\n'):
+        with pytest.raises(SourceError, match=r"a\\nb") as caught:
+            open_source(table(tmp_path, text))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ["C:\\pictures\\", "https://x.org/pictures/"])
+def test_a_colon_in_paths_divides_nothing(tmp_path: Path, start: str) -> None:
+    """A list of paths that have a colon is one column, and what is before the colon no class."""
+    path = table(tmp_path, "".join(f"{start}{i}.png\n" for i in range(4)))
+    items = open_source(path, options=SourceOptions(images=tmp_path)).items
+    assert [(item.path, item.label) for item in items] == [(f"{i}.png", None) for i in range(4)]
+
+
 ODD = st.text(st.characters(exclude_characters="/\0\\", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
