@@ -75,9 +75,9 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
     train = next((name for name, split in splits.items() if split == "train"), None)
     if train is not None and len(splits) == len(every):
         raise SourceError(
-            f"{where!r} has splits inside of folders: {deep[0]}/{train}. The other way round is understood: "
-            f"{train}/{deep[0]}. Move the folders, or make a table with the columns path, label and split. If the "
-            f"splits do not matter: {classes_words(folders)}."
+            f"{where!r} has splits inside of folders: {quoted(f'{deep[0]}/{train}')}. The other way round is "
+            f"understood: {quoted(f'{train}/{deep[0]}')}. Move the folders, or make a table with the columns path, "
+            f"label and split. If the splits do not matter: {classes_words(folders)}."
         )
     for name in deep:
         again = sorted(inside[name] & set(folders))
