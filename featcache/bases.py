@@ -230,8 +230,8 @@ def load_base(request: Request) -> Base:
         channels=shape[2] if len(shape) == 3 else 1,
         squeeze=len(shape) == 2,
         preprocess=_settled_preprocess(request, cut, application, shape),
-        architecture=_architecture_digest(cut),
-        weights=_weights_digest(cut),
+        architecture=architecture_digest(cut),
+        weights=weights_digest(cut),
         parameters=cut.count_params(),
     )
 
@@ -732,7 +732,14 @@ def _text_attribute(group: Any, name: str) -> list[str]:
 # Digests
 
 
-def _architecture_digest(model: Any) -> str:
+def custom_layers(model: Any) -> list[str]:
+    """Return the kinds of a network's layers that are not Keras' own, or that safe mode refuses."""
+    kinds = {type(layer) for layer in _leaves(model)}
+    own = {kind.__name__ for kind in kinds if not kind.__module__.startswith("keras.") or kind.__name__ == "Lambda"}
+    return sorted(own)
+
+
+def architecture_digest(model: Any) -> str:
     """Return SHA-256 of a network's structure, free of names, initialisers and training settings."""
     return hashlib.sha256(canonical_json(_structure(model.get_config())).encode()).hexdigest()
 
@@ -775,7 +782,7 @@ def _structure(config: Any) -> Any:
     return json.loads(json.dumps(plain(config), default=lambda thing: type(thing).__name__))
 
 
-def _weights_digest(model: Any) -> str:
+def weights_digest(model: Any) -> str:
     """Return SHA-256 over dtype, shape and values of every weight tensor, in the network's order."""
     total = hashlib.sha256()
     for layer in model.layers:
