@@ -13,7 +13,7 @@ from typing import Any, cast
 from featcache import base_folder
 from featcache.bases import Base, architecture_digest, custom_layers, load_base, weights_digest
 from featcache.errors import BaseError, WeightsError
-from featcache.recipe import FAST_DECODE, Precision, Recipe, Request, Runtime
+from featcache.recipe import Precision, Recipe, Request, Runtime
 from featcache.sources import digest
 from featcache.startup import import_tensorflow
 
@@ -249,5 +249,5 @@ def request_for(recipe: Recipe, base: Any) -> Request:
         base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size, resize=recipe.resize,
         interpolation=recipe.interpolation, preprocess=recipe.preprocess, dtype=recipe.dtype,
         precision=cast(Precision, recipe.precision), runtime=cast(Runtime, recipe.runtime),
-        fast_decode=recipe.decode == FAST_DECODE, canonical=True,
+        fast_decode=recipe.decode != Recipe.decode, canonical=True,
     )  # fmt: skip

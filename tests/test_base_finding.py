@@ -28,7 +28,8 @@ from featcache.heads import Head
 from featcache.recipe import Request
 from featcache.train import fit_head
 
-SMALL = {"base": "mobilenetv2", "settings": {"alpha": 0.35}, "image_size": 32}
+FULL = shutil.disk_usage("/")._replace(free=1)
+SMALL: dict[str, Any] = {"base": "mobilenetv2", "settings": {"alpha": 0.35}, "image_size": 32}
 
 
 def network(**_: object) -> Any:
@@ -153,7 +154,7 @@ def test_a_network_that_is_not_what_its_card_says_is_not_used(
 def test_a_folder_without_its_base_names_what_to_give(
     oracle_cache: FeatureCache, oracle: Path, split_photos: Path, tmp_path: Path
 ) -> None:
-    """Made with bundle=False it carries none; with cache and file gone the message names --weights, and --base works."""
+    """Made with bundle=False it carries none; with cache and file gone the message names --weights, --base works."""
     image = split_photos / "validation" / "light" / "l1.png"
     head = fit_head(oracle_cache, out=tmp_path / "o", bundle=False)
     expected = answers(tmp_path / "o", image)
@@ -167,7 +168,7 @@ def test_a_folder_without_its_base_names_what_to_give(
 
 
 def test_without_a_copy_only_a_bundle_loads_the_base(oracle_cache: FeatureCache, tmp_path: Path) -> None:
-    """In a cache without its base, fit-head needs no TensorFlow, unless --out asks for the base, which it writes then."""
+    """Where the cache has none, fit-head needs no TensorFlow, unless --out asks for the base, which it writes then."""
     shutil.rmtree(oracle_cache.path / "base")
     script = (
         "import sys; from featcache.train import fit_head\n"
@@ -193,7 +194,7 @@ def test_a_base_that_cannot_be_kept_is_said(
     """On a full disk, and with layers that no other process knows, features are extracted all the same."""
     import keras
 
-    monkeypatch.setattr(base_finding.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(base_finding.shutil, "disk_usage", lambda _: FULL)
     monkeypatch.setattr("featcache.extraction._check_space", lambda *_: None)
     assert len(extracting(split_photos, tmp_path / "c")) == 50
     assert "the cache keeps no copy of the base" in caplog.text
@@ -312,7 +313,7 @@ def alone(*commands: list[object]) -> list[tuple[int, Any, str]]:
 
 @pytest.mark.parametrize("how", ["fit-head", "fine-tune"])
 def test_a_folder_works_alone(how: str, split_photos: Path, tmp_path: Path) -> None:
-    """Copied away, its cache, weights and source deleted, predict, evaluate, export and report work in a new process."""
+    """Copied away, cache, weights and source deleted, predict, evaluate, export and report work in a new process."""
     pytest.importorskip("altair", reason="report needs the extra report")
     options = options_for("a weights file", tmp_path / "files")
     cache = extract(split_photos, cache=tmp_path / "c", batch_size=8, **options)
@@ -339,7 +340,8 @@ def test_a_folder_works_alone(how: str, split_photos: Path, tmp_path: Path) -> N
     )
     assert (predicted[0], len(predicted[1]["predictions"])) == (0, 10)
     assert (evaluated[0], evaluated[1]["metrics"]["all"]["accuracy"]) == (0, expected["accuracy"])
-    assert (exported[0], exported[1]["compared"]) == (0, 0)
+    assert exported[0] == 0, exported[2]
+    assert exported[1]["compared"] == 0
     assert any("random pixels: not compared on images" in note for note in exported[1]["notes"])
     assert any("that of w.weights.h5, which is yours to check" in note for note in exported[1]["notes"])
     assert (compared[0], compared[1]["compared"]) == (0, 10)
@@ -389,7 +391,7 @@ def test_the_command_line_bundles(oracle_cache: FeatureCache, tmp_path: Path) ->
     command = ["fit-head", str(oracle_cache.path), "--out", str(tmp_path / "o"), "--no-bundle", "--json"]
     assert json.loads(CliRunner().invoke(app, command).stdout)["base"] is False
     assert not (tmp_path / "o" / "base").exists()
-    assert json.loads(CliRunner().invoke(app, command[:-2] + ["--json"]).stdout)["base"] is True
+    assert json.loads(CliRunner().invoke(app, [*command[:-2], "--json"]).stdout)["base"] is True
     (tmp_path / "o" / "head.json").rename(tmp_path / "o" / "other.json")
     with pytest.raises(HeadError, match="other files"):
         fit_head(oracle_cache, out=tmp_path / "o")

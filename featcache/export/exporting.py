@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featcache.base_finding import DRAWN, licence
 from featcache.cache.writer import versions
 from featcache.classifier import ImageClassifier
@@ -23,7 +25,7 @@ from featcache.export.formats import format_of, with_every_class, write
 from featcache.export.rescoring import answers, in_words, scored_in_float32
 from featcache.files import TEMPORARY, publish_json, swap_folder, sync_folder
 from featcache.heads import Head
-from featcache.images import PixelSpec
+from featcache.images import PixelSpec, load
 from featcache.recipe import Recipe, Request
 
 TOLERANCE = {"keras": 1e-4, "savedmodel": 1e-4, "tflite": 5e-3, "onnx": 5e-3}
@@ -116,12 +118,11 @@ def export_model(
         raise OptionError(f"Expected a number of images to compare on. Received: {compare}.")
     classifier = _opened(model, base, weights)
     whole, spec, tolerance = _whole(classifier, TOLERANCE[kind])
+    own_score, unscored = scored_in_float32(classifier, whole) if _low_precision(classifier) else (None, "")
     shown = images_for(classifier, compare, images)
-    own_score, unscored = None, ""
-    if _low_precision(classifier):
-        own_score, unscored = scored_in_float32(classifier, whole)
-        if own_score is not None:
-            shown, tolerance = replace(shown, expected=answers(whole, shown.pixels)), TOLERANCE[kind]
+    if own_score is not None:  # the export is held to what base and head say in float32
+        tolerance, pixels = TOLERANCE[kind], np.stack([load(content, spec) for content in shown.contents])
+        shown = replace(shown, expected=answers(whole, pixels))
     draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         draft.mkdir(parents=True)
