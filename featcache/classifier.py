@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.base_finding import base_folders, find_base, request_for
+from featcache.base_folder import CARD
 from featcache.batching import BATCH_SIZE
 from featcache.errors import HeadError, OptionError, WeightsError
 from featcache.extractor import Extracted, Extractor, Progress
@@ -23,7 +25,7 @@ from featcache.heads import Head
 from featcache.metrics import absent_classes, coverage_table, split_metrics
 from featcache.models import PixelModel, is_model
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
-from featcache.recipe import FAST_DECODE, Precision, Recipe, Request, Runtime
+from featcache.recipe import Recipe, Request
 from featcache.sources import (
     NO_OPTIONS,
     SPLITS,
@@ -55,15 +57,15 @@ class ImageClassifier:
     head : Head
         The head; its card says which base it needs.
     base : str, path or keras.Model, optional
-        The base, where it is not where it was, or was a model in memory.
+        The base, where it is not where it was; it counts whatever copy of the base is kept.
     weights : path, optional
         Likewise the base's weights.
 
     Raises
     ------
     HeadError
-        If the head was trained on a base that only existed in memory, and none is given; or if it was not
-        made by `featcache.fit_head`.
+        If the head was trained on a base that only existed in memory, no copy is kept and none is given; or if
+        it was not made by `featcache.fit_head`.
 
     Examples
     --------
@@ -89,19 +91,16 @@ class ImageClassifier:
                 "Expected a head on features that featcache extracted. Received: one whose features came from "
                 f"elsewhere: {recipe.spec}. Use Head.load and predict_proba on that encoder's features."
             )
-        if described is None:
-            if base is None:
-                raise HeadError(
-                    "Expected base=…, as this head was trained on features of a model in memory. Received: none."
-                )
-            self._request = Request(
-                base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size,
-                resize=recipe.resize, interpolation=recipe.interpolation, preprocess=recipe.preprocess,
-                dtype=recipe.dtype, precision=cast(Precision, recipe.precision), runtime=cast(Runtime, recipe.runtime),
-                fast_decode=recipe.decode == FAST_DECODE, canonical=True,
-            )  # fmt: skip
-        else:
-            request = Request.from_dict(described)
+        self._request: Request | None = None if described is None else Request.from_dict(described)
+        self._folders = base_folders(head.path, head.card)
+        kept = weights is None and any((folder / CARD).exists() for folder in self._folders)
+        if base is None and described is None and not kept:
+            raise HeadError(
+                "Expected base=…, as this head was trained on features of a model in memory. Received: none."
+            )
+        if base is not None or weights is not None:  # what is named counts, whatever is kept
+            self._folders = []
+            request = self._request or request_for(recipe, base)
             self._request = replace(
                 request,
                 base=request.base if base is None else base,
@@ -146,7 +145,7 @@ class ImageClassifier:
     def from_model(cls, model: PixelModel) -> ImageClassifier:
         """Return a classifier that is one `model` from pixels to probabilities, such as a fine-tuned one."""
         self = cls.__new__(cls)
-        self.head, self.recipe, self._request = model, None, model.request()
+        self.head, self.recipe, self._request, self._folders = model, None, model.request(), []
         return self
 
     @property
@@ -158,14 +157,19 @@ class ImageClassifier:
     def extractor(self) -> Extractor:
         """The base, loaded and found to be the one the head was trained with.
 
+        It is the copy in the head's folder, else that in its cache, else what it was extracted with.
+
         Raises
         ------
-        WeightsError
-            If its weights or structure have another digest, or its files are gone.
+        BaseError, WeightsError
+            If its weights or structure have another digest, or it is in none of these places.
         """
-        self._request.to_dict()  # names a file that is gone before anything is loaded
-        extractor = Extractor(self._request)
-        if self.recipe is not None and extractor.recipe != self.recipe:
+        if self.recipe is None:
+            assert self._request is not None
+            return Extractor(self._request)
+        found = find_base(self.recipe, self._request, self._folders)
+        extractor = Extractor(found.request, found.base, found.file)
+        if extractor.recipe != self.recipe:
             raise WeightsError(
                 "Expected the base that the head was trained with. Received another: "
                 f"{'; '.join(self.recipe.differences(extractor.recipe))}. Name the right files with --base and "

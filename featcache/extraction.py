@@ -18,6 +18,8 @@ import numpy as np
 
 from featcache import poison
 from featcache.augmentation import Augmentation
+from featcache.base_finding import keep_base
+from featcache.base_folder import NAME as BASE_FOLDER
 from featcache.batching import BATCH_SIZE
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.listing import Listing
@@ -362,6 +364,8 @@ class Extraction:
                 if self.compression == "none":  # else nobody knows how much it will be
                     _check_space(job, len(todo), meta["layers"])
                 todo = _without_poison(job, writer, todo, known, journal.suspects, self.on_error)
+            if "extractor" in vars(job) or (todo and self.engine == "local"):  # the base is in memory anyway
+                keep_base(job.folder / BASE_FOLDER, job.extractor.base, job.recipe, job.request)
             batch = self._batch(job, len(todo))
             driver = Driver(job, self._work(job, meta, batch), writer, known.rows)
             tasks = self._tasks(job, todo, meta, batch)

@@ -100,6 +100,10 @@ class Extractor:
     ----------
     request : Request
         Which base and how images reach it.
+    base : Base, optional
+        The base, if it is loaded already.
+    file : Path, optional
+        The file it was loaded from, if that is not the request's.
 
     Attributes
     ----------
@@ -120,10 +124,10 @@ class Extractor:
         As `featcache.bases.load_base`.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, base: Base | None = None, file: Path | None = None) -> None:
         self.request = request
-        self.base: Base = load_base(request)
-        self._runtime = compiled(self.base, request)
+        self.base: Base = load_base(request) if base is None else base
+        self._runtime = compiled(self.base, request, file)
         self.passes = self._runtime.passes
         base = self.base
         self.recipe = Recipe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import io
 import json
 import os
@@ -72,13 +73,43 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def swap_folder(draft: Path, target: Path) -> None:
-    """Put a complete folder in another's place; a kill between the two renames leaves both beside it."""
-    aside = draft.with_name(draft.name + "-old")
-    with contextlib.suppress(FileNotFoundError):
-        target.rename(aside)
-    draft.rename(target)
+    """Put a complete folder in the place of another, which is deleted.
+
+    Where the system can exchange two names (Linux, most file systems), a reader or a kill at any moment finds one of
+    the two. Elsewhere a kill between two renames leaves both beside `target`.
+    """
+    if target.is_dir() and _exchange(draft, target):
+        aside = draft
+    else:
+        aside = draft.with_name(draft.name + "-old")
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(aside)
+        draft.rename(target)
     sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return False, with nothing done, where that is not possible."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(call(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that nothing changes a second name, or copy it where that is not possible; a link stays a link."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        if not (source.is_file() or source.is_symlink()):
+            raise
+        shutil.copy2(source, target, follow_symlinks=False)
+        if not source.is_symlink():
+            with target.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

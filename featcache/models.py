@@ -16,7 +16,7 @@ from featcache.images import PixelSpec
 from featcache.recipe import Request
 from featcache.signed import SignedFolder
 
-FOLDER = SignedFolder("model", "model.json", "model.keras", 1, frozenset({"curves.json", "curves.png", "report.html"}))
+FOLDER = SignedFolder("model", "model.json", "model.keras", 1, frozenset({"curves.json", "curves.png"}))
 
 
 @dataclass
@@ -75,7 +75,7 @@ class PixelModel:
         return result
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the folder, replacing one that is a model, and return its path.
+        """Write the folder, replacing one that is a model, and return its path; other files in it are kept.
 
         Raises
         ------

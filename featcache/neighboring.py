@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from featcache import base_folder
+from featcache.base_finding import find_base
 from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError, ImageError, OptionError
 from featcache.extractor import Extractor
@@ -139,13 +141,15 @@ def _features(cache: FeatureCache, rows: Rows, file: Path, layer: str) -> Floats
     if (identity := digest(content)) in digests:
         same: Floats = rows[np.array([digests.index(identity)])][0]
         return same
-    described = cache.description.get("request")
-    if cache.recipe.spec is not None or described is None:
+    described, kept = cache.description.get("request"), cache.path / base_folder.NAME
+    if cache.recipe.spec is not None or (described is None and not kept.is_dir()):
         raise OptionError(
             f"Expected an image of {str(cache.path)!r}, whose base cannot be loaded from files. Received: "
             f"{str(file)!r}, which is none of its images. Name one of them."
         )
-    extractor = Extractor(Request.from_dict(described))
+    advice = "Put its files back, or name an image of the cache."
+    base = find_base(cache.recipe, None if described is None else Request.from_dict(described), [kept], advice=advice)
+    extractor = Extractor(base.request, base.base, base.file)
     if extractor.recipe != cache.recipe:
         raise OptionError(
             f"The base is not the one that {str(cache.path)!r} was extracted with: "

@@ -1,11 +1,14 @@
 """Folders of trained models: a card that says all that is known, the model's file, and what it was trained on.
 
+Such a folder may carry its base in ``base``, see `featcache.base_folder`; the card says whether it does.
+
 The card is JSON with the SHA-256 of the model's file and, as ``sha256``, of itself; ``trained_on.bin`` holds the
 digests of the training images, 32 bytes each, sorted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import HeadError
-from featcache.files import TEMPORARY, publish, publish_json, swap_folder
+from featcache.files import TEMPORARY, link_or_copy, publish, publish_json, swap_folder
 from featcache.recipe import canonical_json
 from featcache.sources import DigestSet
 
 _TRAINED_ON = "trained_on.bin"
+_BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class SignedFolder:
     format : int
         The card's version.
     beside : frozenset of str
-        Names of other files that may lie there.
+        Names of files that are added to it later and go when it is replaced.
     """
 
     noun: str
@@ -68,16 +72,27 @@ class SignedFolder:
     format: int
     beside: frozenset[str] = frozenset()
 
-    def check_target(self, folder: str | os.PathLike[str]) -> None:
-        """Raise `HeadError` if a folder cannot be written or replaced, as it holds something else."""
+    def check_target(self, folder: str | os.PathLike[str], *, base: bool = False) -> None:
+        """Raise `HeadError` if a folder cannot be written or replaced: one that has files and is not of this kind.
+
+        Parameters
+        ----------
+        folder : path
+        base : bool
+            Whether the new one will have a folder ``base``.
+        """
         target = Path(folder)
-        known = {self.card, self.model, _TRAINED_ON, *self.beside}
         found = [target] if target.is_file() else sorted(target.glob("*"))
-        strangers = [path.name for path in found if path.name not in known]
-        if strangers:
+        strangers = [path.name for path in found if path.name not in self._own(target)]
+        if strangers and not self._is_one(target):
             raise HeadError(
                 f"Expected an empty folder or a {self.noun}. Received: {str(target)!r}, which holds other files, such "
                 f"as {strangers[0]!r}. Choose another --out."
+            )
+        if base and _BASE in strangers:
+            raise HeadError(
+                f"{str(target / _BASE)!r} is in the way of the {self.noun}'s base, and featcache did not write it. "
+                "Move it, or leave the base out with --no-bundle."
             )
 
     def write(
@@ -86,8 +101,21 @@ class SignedFolder:
         write_model: Callable[[Path], Any],
         card: Mapping[str, Any],
         trained_on: Iterable[bytes],
+        write_base: Callable[[Path], Any] | None = None,
     ) -> tuple[Path, str]:
         """Write a whole folder in the place of what was there; return its path and the card's digest.
+
+        Files that others put there are kept. A reader, or a kill, at any moment finds the old one or the new one.
+
+        Parameters
+        ----------
+        folder : path
+        write_model : callable
+            Given a path, writes the model there.
+        card : mapping
+        trained_on : iterable of bytes
+        write_base : callable, optional
+            Given a path, makes the folder of the base there.
 
         Raises
         ------
@@ -95,8 +123,9 @@ class SignedFolder:
             If the folder holds anything else, or cannot be written.
         """
         target = Path(folder)
-        self.check_target(target)
-        draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        self.check_target(target, base=write_base is not None)
+        place = target.resolve()  # of a link, what it leads to is replaced
+        draft = place.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             draft.mkdir(parents=True)
             write_model(draft / self.model)
@@ -104,15 +133,41 @@ class SignedFolder:
                 os.fsync(file.fileno())
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             publish(draft / _TRAINED_ON, DigestSet.of(trained_on).tobytes())
-            whole = {"format": self.format, **card, "model": {"file": self.model, "sha256": content}}
+            if write_base is not None:
+                write_base(draft / _BASE)
+            whole = {"format": self.format, **card, "base": write_base is not None,
+                     "model": {"file": self.model, "sha256": content}}  # fmt: skip
             digest = card_digest(whole)
             publish_json(draft / self.card, {**whole, "sha256": digest})
-            swap_folder(draft, target)
+            if place.is_dir():
+                own = self._own(place)
+                _carry_over(place, draft, own.__contains__)
+                if _BASE in own and (place / _BASE).is_dir():
+                    _carry_over(place / _BASE, draft / _BASE, _of_a_base)
+            swap_folder(draft, place)
         except OSError as error:
             raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return target, digest
+
+    def _own(self, folder: Path) -> set[str]:
+        """Return the names in a folder that are replaced with it."""
+        bundled = {_BASE} if self._said(folder).get("base") is True else set()
+        return {self.card, self.model, _TRAINED_ON, *self.beside, *bundled}
+
+    def _is_one(self, folder: Path) -> bool:
+        """Return whether a folder has a card of this kind."""
+        said = self._said(folder)
+        return "format" in said and isinstance(said.get("model"), dict) and said["model"].get("file") == self.model
+
+    def _said(self, folder: Path) -> dict[str, Any]:
+        """Return what a folder's card says, unchecked; nothing where there is none."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            said = json.loads((folder / self.card).read_text())
+            if isinstance(said, dict):
+                return said
+        return {}
 
     def read(self, folder: str | os.PathLike[str]) -> Signed:
         """Return what a folder holds; nothing of it is run.
@@ -156,6 +211,24 @@ class SignedFolder:
             f"Expected a {self.noun} as it was written. Received: {str(path)!r}, which was changed since. Make it "
             "again."
         )
+
+
+def _carry_over(old: Path, new: Path, is_own: Callable[[str], bool]) -> None:
+    """Give what others put into a folder a place in the one that takes its place."""
+    for entry in sorted(old.iterdir()):
+        if is_own(entry.name):
+            continue
+        new.mkdir(exist_ok=True)
+        if entry.is_dir() and not entry.is_symlink():
+            (new / entry.name).mkdir()
+            _carry_over(entry, new / entry.name, lambda name: False)
+        else:
+            link_or_copy(entry, new / entry.name)
+
+
+def _of_a_base(name: str) -> bool:
+    """Return whether a file in the folder of a base is the base's, or what a runtime made of it."""
+    return name in ("base.json", "base.keras") or name.endswith(".openvino")
 
 
 def _instead(path: Path) -> str:

@@ -42,6 +42,25 @@ def mcnemar(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
+def paired_difference(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return how much more accurate the second of two classifiers is on the same images, and its standard error.
+
+    The error is that of the mean of the n differences (each -1, 0 or 1): their standard deviation over √n.
+
+    Parameters
+    ----------
+    first_correct, second_correct : array of bool, shape (n,), n ≥ 2
+        Which of the same images each classifier has right.
+    """
+    differences = np.asarray(second_correct, float) - np.asarray(first_correct, float)
+    return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
+
+
+def clearly_lower(difference: float, standard_error: float) -> bool:
+    """Return whether a paired difference is below zero by more than its standard error, rounding aside."""
+    return difference < -standard_error - 1e-9
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for their number, by Holm's step-down procedure (Holm 1979).
 

@@ -1,13 +1,15 @@
 import csv
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from featcache.files import TEMPORARY, csv_text, publish, publish_json
+from featcache import files
+from featcache.files import TEMPORARY, csv_text, link_or_copy, publish, publish_json, swap_folder
 
 
 def test_publish_replaces_whole(tmp_path: Path) -> None:
@@ -49,6 +51,63 @@ def test_content_is_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("rename"), rename(self, to))[1])
     publish(tmp_path / "a", b"x", check=lambda _: steps.append("check"))
     assert steps == ["sync", "check", "rename", "sync"]
+
+
+def folders(root: Path) -> tuple[Path, Path]:
+    """Make a draft and a target with one file each."""
+    for name in ("draft", "target"):
+        (root / name).mkdir()
+        (root / name / name).write_text(name)
+    return root / "draft", root / "target"
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_takes_anothers_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
+    """The new folder is there, the old one gone, whether the system can exchange two names or not."""
+    draft, target = folders(tmp_path)
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    swap_folder(draft, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert [path.name for path in target.iterdir()] == ["draft"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux exchanges two names in one step")
+def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is renamed away first: stopped right after the exchange, the new one is in place, the old one beside."""
+    draft, target = folders(tmp_path)
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("was renamed"))
+
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "sync_folder", stop)
+    with pytest.raises(KeyboardInterrupt):
+        swap_folder(draft, target)
+    assert (target / "draft").exists()
+    assert (draft / "target").exists()
+
+
+def test_a_second_name_or_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one file system a file gets another name; where that is refused it is copied; a link stays a link."""
+    (tmp_path / "a").write_text("content")
+    (tmp_path / "link").symlink_to("a")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    for i in range(2):
+        link_or_copy(tmp_path / "link", tmp_path / f"link{i}")
+        link_or_copy(tmp_path / "a", tmp_path / f"c{i}")
+        assert (tmp_path / f"link{i}").is_symlink()
+        assert (tmp_path / f"c{i}").read_text() == "content"
+        monkeypatch.setattr(os, "link", refuse)
+    assert not (tmp_path / "c1").samefile(tmp_path / "a")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="cross-device"):  # a copy would wait for a writer
+        link_or_copy(tmp_path / "pipe", tmp_path / "pipe2")
 
 
 @given(st.lists(st.lists(st.text("ab,\"\r\n '=;", max_size=4), min_size=2, max_size=2), max_size=5))

@@ -16,7 +16,7 @@ from featcache import ImageClassifier, fine_tune, fit_head
 from featcache.bases import load_base
 from featcache.composition import cut
 from featcache.errors import CacheBusyError, HeadError, OptionError
-from featcache.finetune import Unfreezing
+from featcache.finetune import Unfreezing, tuning
 from featcache.finetune.layers import counts, layer_table, unfreeze
 from featcache.finetune.training import Options
 from featcache.models import PixelModel
@@ -488,3 +488,19 @@ def test_a_student_below_its_teacher_is_said(made_head, tmp_path: Path, caplog, 
     found = fine_tune(card, last=3, distill="ridge", out=tmp_path / "m", **UNTRAINED)
     assert "worse than the knn head it was distilled from" in caplog.text
     assert found.distilled["metrics"]["validation"]["accuracy"] == 2.0
+
+
+def test_a_head_of_a_reduced_precision_cache(made_head, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts as the float32 model that it is, whose score is what counts, and not where that is clearly lower."""
+    path = made_head("logreg", {"C": 1e6}, calibrate="none", precision="bfloat16")
+    result = fine_tune(path, last=3, epochs=1, learning_rate=1e-9)
+    assert result.difference > 5e-3  # by which it was refused before
+    assert result.before["validation"]["accuracy"] == result.composed_accuracy
+    assert "cache was computed in bfloat16, fine-tuning computes in float32" in caplog.text
+    assert "on n=40 validation images" in caplog.text
+    scored = ImageClassifier.load(result.model.path).evaluate()["metrics"]["validation"]["accuracy"]
+    assert scored == pytest.approx(result.model.metrics["validation"]["accuracy"])
+    by_model = tuning._Run._by_model
+    monkeypatch.setattr(tuning._Run, "_by_model", lambda self, pixels: by_model(self, pixels)[:, ::-1])
+    with pytest.raises(HeadError, match=r"lower by more than one standard error.*--precision float32"):
+        fine_tune(path, last=3, epochs=1)

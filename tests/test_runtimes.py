@@ -393,15 +393,20 @@ def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_hint_says_what_openvino_would_bring(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    """Where the CPU has bfloat16 it is recommended, too; whoever uses OpenVINO or a GPU hears nothing."""
+    """Where the CPU has bfloat16 it is recommended, with its price; whoever uses OpenVINO or a GPU hears nothing."""
     import tensorflow as tf
 
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     cpu = tmp_path / "cpuinfo"
     monkeypatch.setattr(runtimes, "_CPU_FLAGS", cpu)
-    assert "is --runtime openvino: 1.1 to 1.4 times" in faster_on_this_cpu(Request())
+    plain = faster_on_this_cpu(Request())
+    assert "is --runtime openvino: 1.1 to 1.4 times" in plain
+    assert "price" not in plain
     cpu.write_text("flags: sse avx512_bf16")
-    assert "--precision bfloat16: 1.6 to 2.2 times" in faster_on_this_cpu(Request())
+    low = faster_on_this_cpu(Request())
+    assert "--precision bfloat16: 1.6 to 2.2 times" in low
+    assert "export and fine-tune compute in float32" in low
+    assert "another classifier, with a score of its own" in low
     assert faster_on_this_cpu(Request(runtime="openvino")) is None
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     assert faster_on_this_cpu(Request()) is None

@@ -59,14 +59,60 @@ def test_a_model_elsewhere_is_not_read(tmp_path: Path) -> None:
 
 
 def test_only_its_own_files_are_replaced(tmp_path: Path) -> None:
-    """A folder with files of its kind is replaced, one with any other is left alone."""
+    """A thing takes the place of a thing, and what others put beside it stays; other folders are left alone."""
     folder = written(tmp_path / "t", key=1)
-    (folder / "notes.txt").write_text("x")
+    (folder / "notes.txt").write_text("of the old one")  # of this kind's own names
+    (folder / "report.html").write_text("a page")
+    (folder / "more" / "empty").mkdir(parents=True)
+    (folder / "more" / "thesis").write_text("years of work")
+    (folder / "link").symlink_to("more")
     assert KIND.read(written(folder, key=2)).card["key"] == 2
-    (folder / "thesis").write_text("years of work")
+    kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert kept == {"thing.json", "thing.bin", "trained_on.bin", "report.html", "more", "more/empty", "more/thesis",
+                    "link"}  # fmt: skip
+    assert (folder / "more" / "thesis").read_text() == "years of work"
+    assert (folder / "link").is_symlink()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis").write_text("years of work")
+    (other / "thing.json").write_text("{}")
     with pytest.raises(HeadError, match="other files, such as 'thesis'"):
-        written(folder)
-    assert (folder / "thesis").exists()
+        written(other)
+    assert (other / "thesis").read_text() == "years of work"
+    assert {path.name for path in tmp_path.iterdir()} == {"t", "other"}
+
+
+def test_a_base_goes_with_its_folder(tmp_path: Path) -> None:
+    """A base is replaced or dropped with the thing that carries it; files of others in its folder stay."""
+
+    def write_base(folder: Path) -> None:
+        folder.mkdir()
+        for name in ("base.json", "base.keras"):
+            (folder / name).write_text("new")
+
+    def write(base: bool) -> Path:
+        return KIND.write(tmp_path / "t", lambda path: path.write_bytes(b"w"), {}, [], write_base if base else None)[0]
+
+    folder = write(True)
+    assert KIND.read(folder).card["base"] is True
+    (folder / "base" / "base.keras").write_text("old")
+    (folder / "base" / "base.keras.12ab.openvino").write_text("made of the old one")
+    (folder / "base" / "mine").write_text("x")
+    assert {path.name for path in (write(True) / "base").iterdir()} == {"base.json", "base.keras", "mine"}
+    assert (folder / "base" / "base.keras").read_text() == "new"
+    assert {path.name for path in (write(False) / "base").iterdir()} == {"mine"}
+    with pytest.raises(HeadError, match=r"is in the way of the thing's base.*--no-bundle"):
+        write(True)
+    assert {path.name for path in (folder / "base").iterdir()} == {"mine"}
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    """What a link leads to is replaced, not the link."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "t").symlink_to("elsewhere")
+    assert KIND.read(written(tmp_path / "t", key=1)).card["key"] == 1
+    assert (tmp_path / "t").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"t", "elsewhere"}
 
 
 def test_a_failure_leaves_the_old_one(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.errors import OptionError
-from featcache.significance import holm, mcnemar
+from featcache.significance import clearly_lower, holm, mcnemar, paired_difference
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=12)
 
@@ -97,3 +97,24 @@ def test_holm_needs_p_values(wrong) -> None:
     """What is not in [0, 1] is refused."""
     with pytest.raises(OptionError, match="from 0 to 1"):
         holm([0.5, wrong])
+
+
+def test_a_paired_difference_has_the_error_of_its_mean() -> None:
+    """It is SciPy's standard error of the differences; one image of n more or less is exactly one error, not more."""
+    from scipy.stats import sem
+
+    rng = np.random.default_rng(0)
+    first, second = rng.random(200) < 0.9, rng.random(200) < 0.8
+    difference, deviation = paired_difference(first, second)
+    each = second.astype(int) - first.astype(int)
+    assert (difference, deviation) == (pytest.approx(each.mean()), pytest.approx(sem(each)))
+    assert clearly_lower(difference, deviation)
+    assert not clearly_lower(*paired_difference(second, first))
+    for n in range(2, 60):
+        right = np.ones(n, bool)
+        wrong = right.copy()
+        wrong[0] = False
+        assert not clearly_lower(*paired_difference(right, wrong))
+        if n > 4:
+            wrong[1] = False
+            assert clearly_lower(*paired_difference(right, wrong))

@@ -151,3 +151,10 @@ def leaves(model: Any) -> Iterator[Any]:
             yield from leaves(layer)
         else:
             yield layer
+
+
+def custom_layers(model: Any) -> list[str]:
+    """Return the kinds of a network's layers that are not Keras' own, or that safe mode refuses."""
+    kinds = {type(layer) for layer in leaves(model)}
+    own = {kind.__name__ for kind in kinds if not kind.__module__.startswith("keras.") or kind.__name__ == "Lambda"}
+    return sorted(own)

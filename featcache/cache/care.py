@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from featcache import base_folder
 from featcache.cache.inspection import ShardContents, inspect
 from featcache.cache.listing import Listing
 from featcache.cache.lock import writer_lock
@@ -83,9 +84,10 @@ def verify(path: Path, *, fix: bool = False) -> VerifyReport:
     path : Path
         The cache's folder.
     fix : bool
-        Drop what is broken, so that the next extraction computes it again: damaged shards go to the folder
-        ``damaged``, the manifest is made anew from the sound ones, and so is ``recipe.json`` if need be. The
-        listing is kept if it is sound; else the next extraction reads it from the source again.
+        Drop what is broken, so that the next extraction computes it again: damaged shards, and a damaged copy of
+        the base, go to the folder ``damaged``, the manifest is made anew from the sound shards, and so is
+        ``recipe.json`` if need be. The listing is kept if it is sound; else the next extraction reads it from the
+        source again.
 
     Raises
     ------
@@ -132,6 +134,7 @@ class _Findings:
                 self._shard_problem(name, f"it is of another recipe: {self.recipe.differences(contents.recipe)}")
         if self.places is not None and self.shards is not None:
             self._compare_rows(self.places, self.shards)
+        self._check_base()
 
     def report(self, before: Iterable[Problem]) -> VerifyReport:
         """Return what was found, given what was wrong before it was mended."""
@@ -228,6 +231,14 @@ class _Findings:
         self.sound[name] = replace(contents, paths=[])  # of millions of rows they would be many
         return None
 
+    def _check_base(self) -> None:
+        """Check the copy of the base, if there is one: heads work without it where the base still is."""
+        folder = self.path / base_folder.NAME
+        if folder.exists() and self.recipe is not None:
+            wrong = base_folder.problem(folder, self.recipe)
+            if wrong is not None:
+                self._problem(base_folder.NAME, wrong)
+
     def _compare_rows(self, places: RowTable, shards: dict[int, ShardInfo]) -> None:
         for number in sorted(shards.keys() | places.numbers):
             listed = places.of_shard(number)
@@ -287,6 +298,8 @@ def _mend(found: _Findings) -> None:
                 manifest.commit(found.sound[name].info, found.sound[name].keys, [])
     finally:
         manifest.close()
+    if any(problem.where == base_folder.NAME for problem in found.problems):
+        _set_aside(path, path / base_folder.NAME)
     target = path / "manifest.sqlite"
     if any(problem.where == "recipe.json" for problem in found.problems):
         if (path / "recipe.json").exists():
@@ -309,7 +322,7 @@ def _all_in(rows: RowTable, contents: ShardContents) -> bool:
 
 
 def _set_aside(path: Path, file: Path) -> None:
-    """Move a file into the folder ``damaged``."""
+    """Move a file, or the folder of the base, into the folder ``damaged``."""
     (path / "damaged").mkdir(exist_ok=True)
     place = path / "damaged" / file.name
     if place.exists():

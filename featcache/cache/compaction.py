@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def collect(path: Path, *, dry_run: bool = False) -> GcReport:
         if plan.losing:
             writer.replace_shards(plan.losing, _rewritten(plan))
         for file in plan.litter:
-            file.unlink(missing_ok=True)
+            _remove(file)
         return _report(plan, dry_run=False, freed=before - plan.bytes())
 
 
@@ -113,20 +114,31 @@ class _Plan:
 
     def bytes(self) -> int:
         """Return the bytes of all shards and of what killed runs left."""
-        files = {*(self.cache.path / "shards").iterdir(), *self.litter}
-        return sum(file.stat().st_size for file in files if file.is_file())
+        return sum(map(_size, {*(self.cache.path / "shards").iterdir(), *self.litter}))
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; 0 if it is gone."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _litter(cache: FeatureCache) -> Iterator[Path]:
-    """Yield the files that killed runs left."""
+    """Yield the files that killed runs left, and their drafts of folders: of the base and of heads."""
     known = {info.name for info in cache.shards.values()}
     for file in sorted((cache.path / "shards").iterdir()):
         if file.name.startswith(TEMPORARY) or (file.suffix == ".h5" and file.name not in known):
             yield file
-    drafts = [*cache.path.glob(f"{TEMPORARY}*"), *(cache.path / "parts").glob(f"{TEMPORARY}*")]
-    for file in sorted(drafts):
-        if file.is_file() and time.time() - file.stat().st_mtime > _YOUNG:
-            yield file
+    for place in (cache.path, cache.path / "parts", cache.path / "heads"):
+        for file in sorted(place.glob(f"{TEMPORARY}*")):
+            if time.time() - file.stat().st_mtime > _YOUNG:
+                yield file
 
 
 def _rewritten(plan: _Plan) -> Iterator[ShardBuilder]:
@@ -160,7 +172,7 @@ def _checked(file: Path, info: ShardInfo) -> tuple[list[Key], list[str], Shard]:
 def _report(plan: _Plan, *, dry_run: bool, freed: int | None = None) -> GcReport:
     path = plan.cache.path
     old = [path / "shards" / info.name for info in plan.losing.values()]
-    litter = sum(file.stat().st_size for file in plan.litter if file.exists())
+    litter = sum(map(_size, plan.litter))
     return GcReport(
         cache=path,
         rows_dropped=plan.dropped,

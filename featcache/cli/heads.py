@@ -46,6 +46,9 @@ def fit_head(
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for --tune, --cv and --fewshot.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The head's folder. Default: <cache>/heads/<clf>-<layer>.")] = None,
+    no_bundle: Annotated[bool, typer.Option(
+        "--no-bundle", help="Leave the base out of --out's folder, which then works only where the base is found."
+    )] = False,
     assert_accuracy: Annotated[float | None, typer.Option(
         min=0, max=1, help="Exit 4, and write no head, below this accuracy on validation."
     )] = None,
@@ -67,6 +70,7 @@ def fit_head(
         seed=seed,
         jobs=jobs,
         out=out,
+        bundle=not no_bundle,
         assert_accuracy=assert_accuracy,
     )
     data: dict[str, Any] = {
@@ -74,6 +78,7 @@ def fit_head(
         "cache": str(chosen),
         "clf": head.clf,
         "layer": head.layer,
+        "base": head.card["base"],
     }
     for key in ("params", "calibration", "metrics", "fit_seconds", "tuning", "cross_validation", "fewshot"):
         if key in head.card:
@@ -108,7 +113,14 @@ def _story(head: Head) -> str:
             f"{row['shots']} of each class: {row['accuracy']:.4f} on validation, standard deviation "
             f"{row['accuracy_sd']:.4f} over {len(row['accuracies'])} draws"
         )
-    return "\n".join([*lines, printable(str(head.path))])
+    size = _bytes_of_base(head)
+    carried = f", which carries its base ({size / 1e6:.1f} MB)" if size else ""
+    return "\n".join([*lines, printable(str(head.path)) + carried])
+
+
+def _bytes_of_base(head: Head) -> int:
+    """Return the size of the base in a head's folder, 0 if there is none."""
+    return sum(file.stat().st_size for file in (head.path or Path()).glob("base/*")) if head.card["base"] else 0
 
 
 def _sweep(sweep: list[dict[str, Any]]) -> str:

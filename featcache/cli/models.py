@@ -183,5 +183,6 @@ def export(
         "compared": report.compared,
         "classes": report.classes,
         "notes": report.notes,
+        "own_score": report.own_score,
     }
     return Outcome(data, "\n".join(map(printable, lines)))

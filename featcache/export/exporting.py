@@ -9,19 +9,23 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from featcache.base_finding import DRAWN, licence
 from featcache.cache.writer import versions
 from featcache.classifier import ImageClassifier
 from featcache.composition import compose
 from featcache.errors import ExportError, OptionError
 from featcache.export.comparison import Images, difference, images_for
 from featcache.export.formats import format_of, with_every_class, write
+from featcache.export.rescoring import answers, in_words, scored_in_float32
 from featcache.files import TEMPORARY, publish_json, swap_folder, sync_folder
 from featcache.heads import Head
-from featcache.images import PixelSpec
+from featcache.images import PixelSpec, load
 from featcache.recipe import Recipe, Request
 
 TOLERANCE = {"keras": 1e-4, "savedmodel": 1e-4, "tflite": 5e-3, "onnx": 5e-3}
@@ -33,11 +37,6 @@ LOW_PRECISION = 5e-3
 METADATA_FORMAT = 1
 
 _INSIDE = "featcache.json"
-
-_LICENCES = {  # of the originals that keras.applications ported its weights from
-    "vgg": "CC BY 4.0", "resnet": "MIT", "inception": "Apache 2.0", "xception": "MIT", "mobilenet": "Apache 2.0",
-    "densenet": "BSD 3-Clause", "nasnet": "Apache 2.0", "efficientnet": "Apache 2.0", "convnext": "MIT",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ class ExportReport:
         On how many images; 0 if on random pixels only.
     notes : list of str
         What whoever takes the model must know.
+    own_score : dict or None
+        Of a head whose cache has less than float32: what the export scores itself, see `featcache.export.rescoring`.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class ExportReport:
     max_difference: float
     compared: int
     notes: list[str]
+    own_score: dict[str, Any] | None = None
 
 
 def export_model(
@@ -75,6 +77,9 @@ def export_model(
     compare: int = 32, base: Any = None, weights: str | Path | None = None,
 ) -> ExportReport:  # fmt: skip
     """Write a classifier for those who have no featcache, once it gave the same answers without it.
+
+    Exports compute in float32. Of a head whose cache was computed in less, the export is another classifier: it is
+    compared with base and head as one float32 model, and written with its own score on labelled validation images.
 
     Parameters
     ----------
@@ -100,7 +105,8 @@ def export_model(
         If no network can express the head.
     ExportError
         If the exported model does not load without featcache, or its probabilities are further from the
-        classifier's than promised; nothing is written then.
+        classifier's than promised; or if in float32 it is less accurate than the classifier by more than one
+        standard error of the difference. Nothing is written then.
     OptionError
         If `to` is no format, or holds something else.
     """
@@ -112,7 +118,11 @@ def export_model(
         raise OptionError(f"Expected a number of images to compare on. Received: {compare}.")
     classifier = _opened(model, base, weights)
     whole, spec, tolerance = _whole(classifier, TOLERANCE[kind])
+    own_score, unscored = scored_in_float32(classifier, whole) if _low_precision(classifier) else (None, "")
     shown = images_for(classifier, compare, images)
+    if own_score is not None:  # the export is held to what base and head say in float32
+        tolerance, pixels = TOLERANCE[kind], np.stack([load(content, spec) for content in shown.contents])
+        shown = replace(shown, expected=answers(whole, pixels))
     draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         draft.mkdir(parents=True)
@@ -130,10 +140,14 @@ def export_model(
         if worst > tolerance:
             raise ExportError(
                 f"Expected probabilities within {tolerance:g} of the classifier's. Received: {worst:.3g} from the "
-                f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; {_advice(classifier)}."
+                f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; "
+                f"{_advice(classifier, unscored)}."
             )
         notes = _notes(kind, classifier, spec, shown, refused)
+        if own_score is not None:
+            notes.insert(0, in_words(own_score))
         known = _metadata(kind, classifier, spec, written, notes)
+        known["own_score"] = own_score
         compared = len(shown.contents) if shown.real else 0
         known["comparison"] = {"max_difference": worst, "compared": compared, "tolerance": tolerance}
         _publish(written, target, beside, known)
@@ -141,7 +155,7 @@ def export_model(
         raise ExportError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return ExportReport(target, beside, kind, list(classifier.class_names), worst, compared, notes)
+    return ExportReport(target, beside, kind, list(classifier.class_names), worst, compared, notes, own_score)
 
 
 def _check_free(target: Path, beside: Path) -> None:
@@ -199,11 +213,18 @@ def _whole(classifier: ImageClassifier, tolerance: float) -> tuple[Any, PixelSpe
     return with_every_class(composed, trained, count), spec, promised
 
 
-def _advice(classifier: ImageClassifier) -> str:
+def _low_precision(classifier: ImageClassifier) -> bool:
+    """Return whether a classifier is a head on features computed in less than float32."""
     described = classifier.head.card.get("recipe")
-    precision = Recipe.from_dict(described).precision if described else "float32"
-    if isinstance(classifier.head, Head) and precision != "float32":
-        return f"its features are of {precision}, exports compute in float32: extract with --precision float32"
+    return isinstance(classifier.head, Head) and Recipe.from_dict(described or {}).precision != "float32"
+
+
+def _advice(classifier: ImageClassifier, unscored: str) -> str:
+    if _low_precision(classifier):
+        return (
+            "an export computes in float32 and its features in less, so it is another classifier, which cannot be "
+            f"scored here: {unscored}. Put the images back, or extract with --precision float32"
+        )
     return "take another format"
 
 
@@ -275,26 +296,9 @@ def _notes(kind: str, classifier: ImageClassifier, spec: PixelSpec, shown: Image
     return [*notes, _licence(classifier.head.card)]
 
 
-_DRAWN = "weights: drawn at random, then trained on the classifier's own images"
-
-
 def _licence(card: Mapping[str, Any]) -> str:
     """Say whose weights the model has, and what is known of their licence."""
     described = card.get("request")
     if card.get("options", {}).get("reinitialise"):
-        return _DRAWN
-    if not isinstance(described, Mapping):
-        return "licence of the weights: not known, as nothing is recorded of where the base came from"
-    request = Request.from_dict(described)
-    if request.weights == "none":
-        return _DRAWN
-    file = request.base if request.is_file and request.weights is None else request.weights
-    if file not in (None, "imagenet"):
-        return f"licence of the weights: that of {Path(str(file)).name}, which is yours to check"
-    name = request.base_name
-    stated = next((text for known, text in _LICENCES.items() if name.startswith(known)), None)
-    original = f"; their originals were published under {stated}, as far as known" if stated else ""
-    return (
-        f"weights: ImageNet weights of keras.applications ({name}){original}; see "
-        "https://keras.io/api/applications/ and the terms of ImageNet"
-    )
+        return DRAWN
+    return licence(Request.from_dict(described) if isinstance(described, Mapping) else None)

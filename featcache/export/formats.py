@@ -55,7 +55,8 @@ def with_every_class(model: Any, trained: Sequence[int], count: int) -> Any:
     """
     import keras
 
-    shares = model.output
+    pixels = keras.Input(model.input.shape[1:], name="pixels")
+    shares = model(pixels)  # as one layer: operations in a model from a file may have the names that new ones get
     if shares.shape[-1] == 1:
         shares = keras.ops.concatenate([1 - shares, shares], axis=-1)
     if list(trained) != list(range(count)):
@@ -63,7 +64,7 @@ def with_every_class(model: Any, trained: Sequence[int], count: int) -> Any:
         padded = keras.ops.concatenate([shares, keras.ops.zeros_like(shares[:, :1])], axis=-1)
         shares = keras.ops.take(padded, [column.get(i, len(column)) for i in range(count)], axis=-1)
     named = keras.layers.Activation("linear", name="class_probabilities", dtype="float32")(shares)
-    return keras.Model(model.inputs, named, name="classifier")
+    return keras.Model(pixels, named, name="classifier")
 
 
 def write(kind: str, model: Any, spec: PixelSpec, class_names: Sequence[str], target: Path) -> None:

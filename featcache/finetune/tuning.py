@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from featcache import charts
 from featcache.augmentation import Augmentation
+from featcache.base_finding import DRAWN, licence
 from featcache.bases import fresh_weights
 from featcache.batching import BATCH_SIZE
 from featcache.cache import FeatureCache
@@ -35,8 +36,9 @@ from featcache.finetune.training import Checkpoint, Options, State, Trainer, put
 from featcache.heads import Head
 from featcache.metrics import split_metrics
 from featcache.models import FOLDER, PixelModel, is_model
-from featcache.recipe import Fill, canonical_json
+from featcache.recipe import Fill, Request, canonical_json
 from featcache.signed import card_digest
+from featcache.significance import clearly_lower, paired_difference
 
 log = logging.getLogger(__name__)
 
@@ -306,6 +308,12 @@ class _Run:
         """How images become pixels."""
         return self._extractor.spec
 
+    @property
+    def request_of_base(self) -> Request | None:
+        """Where the base came from, None if it was a model in memory."""
+        described = self.head.card.get("request")
+        return None if described is None else Request.from_dict(described)
+
     def read(self) -> None:
         """List the head's images, as its cache did."""
         source, policy = own_source(self.head)
@@ -343,33 +351,55 @@ class _Run:
                 "recipe": self.recipe.fingerprint, "images": images.hexdigest(), "keras": __version__}  # fmt: skip
 
     def compared(self) -> tuple[dict[str, Any], float, float]:
-        """Return the head's metrics on validation, the composed model's accuracy, and how far probabilities differ.
+        """Return metrics on validation, the composed model's accuracy, and how far its probabilities are off.
+
+        The metrics are the head's. Where its cache was computed in less than float32 they are the composed model's,
+        which is another classifier then.
 
         Raises
         ------
         HeadError
-            If they are farther apart than rounding explains.
+            If probabilities are farther apart than rounding explains; in less than float32, if the composed model is
+            less accurate by more than one standard error of the paired difference.
         """
         index = int(self.head.card["layer_index"])
 
         def by_head(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
             return self.head.predict_proba(list(self._extractor.features(pixels).values())[index])
 
-        metrics, expected = self._scored("validation", by_head)
-        composed, found = self._scored("validation", self._by_model)
+        metrics, expected, right = self._scored("validation", by_head)
+        composed, found, still_right = self._scored("validation", self._by_model)
         difference = float(np.abs(expected - found).max())
+        if self.recipe.precision != "float32":
+            self._check_other_precision(metrics, composed, right, still_right)
+            return {"validation": composed}, composed["accuracy"], difference
         tolerance = self.recipe.tolerance
         if difference > tolerance:
-            remedy = "Report it, with this head."
-            if self.recipe.precision != "float32":
-                remedy = f"Its features are of {self.recipe.precision}: extract with --precision float32."
             raise HeadError(
                 f"Expected base and head as one model to say what the head says, within {tolerance}. "
-                f"Received: a probability that differs by {difference:.2g}. {remedy}"
+                f"Received: a probability that differs by {difference:.2g}. Report it, with this head."
             )
         log.info("before training: accuracy %.4f of the head, %.4f as one model; probabilities differ by %.1e at most",
                  metrics["accuracy"], composed["accuracy"], difference)  # fmt: skip
         return {"validation": metrics}, composed["accuracy"], difference
+
+    def _check_other_precision(
+        self, head: dict[str, Any], model: dict[str, Any], right: npt.NDArray[np.bool_],
+        still_right: npt.NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Say how base and head score in float32, and raise `HeadError` if that is clearly less."""
+        difference, deviation = paired_difference(right, still_right) if len(right) > 1 else (0.0, 0.0)
+        scores = (
+            f"the head's cache was computed in {self.recipe.precision}, fine-tuning computes in float32: before "
+            f"training, accuracy {model['accuracy']:.4f} instead of {head['accuracy']:.4f} on n={len(right)} "
+            f"validation images, difference {difference:+.4f}, standard error {deviation:.4f}"
+        )
+        if clearly_lower(difference, deviation):
+            raise HeadError(
+                f"{scores}. That is lower by more than one standard error. Extract with --precision float32 and train "
+                "the head again."
+            )
+        log.warning("%s", scores)
 
     def _by_model(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return self.pixel_model().predict_proba(self._probabilities(pixels))
@@ -378,8 +408,13 @@ class _Run:
         """Return the model as it is now."""
         return PixelModel(self.parts.model, self.head.class_names, self.columns, self.spec, trained_on=self.trained_on)
 
-    def _scored(self, split: str, predict: Callable[[Any], Any]) -> tuple[dict[str, Any], npt.NDArray[np.float64]]:
-        """Return metrics and probabilities of a split; copies of training images are left out of the metrics."""
+    def _scored(
+        self, split: str, predict: Callable[[Any], Any]
+    ) -> tuple[dict[str, Any], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Return metrics and probabilities of a split, and which images are right.
+
+        Copies of training images are left out of the metrics and of the last.
+        """
         seen: list[Picture] = []
         rows: list[npt.NDArray[np.float64]] = []
         for pictures, pixels in self.pictures.batches(split, BATCH_SIZE):
@@ -394,7 +429,7 @@ class _Run:
         if found is None:
             raise OptionError(f"Expected readable images of {split} that are no copies of training images. "
                               "Received: none.")  # fmt: skip
-        return found, shares
+        return found, shares, np.equal(shares.argmax(axis=1), truth)[counted]
 
     def trained(self, checkpoint: Checkpoint, **how: Any) -> State:
         """Train, after drawing fresh weights if these are asked for."""
@@ -470,6 +505,7 @@ def _saved(run: _Run, head: Head, result: FineTuned, target: Path) -> PixelModel
         **{key: run.head.card[key] for key in ("source", "listing", "recipe", "request", "cache")},
         "head": {"path": None if head.path is None else str(head.path.absolute()), "sha256": _head_digest(head),
                  "clf": head.clf, "layer": head.layer, "params": head.card.get("params", {})},
+        "licence": DRAWN if run.which.reinitialise else licence(run.request_of_base),
         "distilled": result.distilled,
         "metrics": kept,
         "selected_on": "validation",

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.base_folder import NAME, copy
 from featcache.errors import HeadError
 from featcache.heads.build import HEADS
 from featcache.signed import SignedFolder
 
-FOLDER = SignedFolder("head", "head.json", "model.skops", 1, frozenset({"report.html"}))
+FOLDER = SignedFolder("head", "head.json", "model.skops", 1)
 
 _TRUSTED = [
     "featcache.heads.calibration.CalibratedHead",
@@ -48,7 +50,7 @@ class Head:
         The layer whose features it takes.
     card : dict
         All else that is known: ``params``, ``metrics`` by split, ``recipe``, ``request``, ``source``,
-        ``listing``, ``cache``, ``fit_seconds``, ``versions``.
+        ``listing``, ``cache``, ``fit_seconds``, ``versions``; ``base``: whether its folder carries its base.
     path : Path or None
         Its folder, once saved.
     trained_on : set of bytes
@@ -104,13 +106,16 @@ class Head:
         names: npt.NDArray[np.str_] = np.array(self.class_names)[self.predict_proba(X).argmax(axis=1)]
         return names
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, write_base: Callable[[Path], Any] | None = None) -> Path:
         """Write the head's folder, replacing one that is a head, and return its path.
 
         Parameters
         ----------
         folder : path
-            Where; it appears whole or not at all.
+            Where; it appears whole or not at all. Other files in it are kept.
+        write_base : callable, optional
+            Given a path, puts the folder of its base there. Default: a copy of the one in the head's own folder, if
+            it carries one.
 
         Returns
         -------
@@ -126,7 +131,12 @@ class Head:
 
         content = skops.io.dumps(self.estimator)
         card = {"clf": self.clf, "layer": self.layer, "class_names": self.class_names, **self.card}
-        self.path, self.digest = FOLDER.write(folder, lambda path: path.write_bytes(content), card, self.trained_on)
+        if write_base is None and self.path is not None and self.card.get("base") is True:
+            write_base = partial(copy, self.path / NAME)
+        self.path, self.digest = FOLDER.write(
+            folder, lambda path: path.write_bytes(content), card, self.trained_on, write_base
+        )
+        self.card["base"] = write_base is not None
         return self.path
 
     @classmethod

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from featcache.cache import FeatureCache
 from featcache.classifier import ImageClassifier, own_source
+from featcache.errors import BaseError, HeadError
 from featcache.heads import Head
 from featcache.models import PixelModel
 from featcache.report.subject import Subject
@@ -130,7 +131,12 @@ def _from_pixels(
     source = subject.open_source()
     if source is None:
         return None
-    classifier = ImageClassifier(model) if isinstance(model, Head) else ImageClassifier.from_model(model)
+    try:
+        classifier = ImageClassifier(model) if isinstance(model, Head) else ImageClassifier.from_model(model)
+        classifier.extractor  # noqa: B018 - loads the base
+    except (BaseError, HeadError) as error:
+        subject.notes.append(f"The model could not be asked, so nothing is said about single images: {error}")
+        return None
     policy = own_source(model)[1]
     number = {name: i for i, name in enumerate(model.class_names)}
     items = [item for item in source.items if item.label in number]

@@ -135,9 +135,9 @@ def open_subject(path: Path) -> Subject:
 
 def _beside(path: Path, model: Head | PixelModel) -> Subject:
     """Return a model with its cache, if that is still what it was trained on."""
-    around = path.absolute().parents[1]  # a cache keeps its heads in heads/, wherever it was moved to
+    around = [one for one in path.absolute().parents[1:2] if (one / "recipe.json").is_file()]  # <cache>/heads/<head>
     try:
-        cache = FeatureCache(around if (around / "recipe.json").is_file() else model.card["cache"])
+        cache = FeatureCache(around[0] if around else model.card["cache"])
     except CacheError as error:
         return Subject(path, None, model, [f"The cache it was trained on is gone, so there is no map: {error}"])
     if cache.recipe != Recipe.from_dict(model.card["recipe"]):

@@ -51,8 +51,16 @@ class Runtime(Protocol):
         ...
 
 
-def compiled(base: Base, request: Request) -> Runtime:
+def compiled(base: Base, request: Request, file: Path | None = None) -> Runtime:
     """Return a base, compiled for the runtime, precision and pooling of a request.
+
+    Parameters
+    ----------
+    base : Base
+    request : Request
+    file : Path, optional
+        The file it was loaded from, if that is not the request's: OpenVINO's form of it is kept beside the weights,
+        and beside this where these are gone.
 
     Raises
     ------
@@ -62,7 +70,10 @@ def compiled(base: Base, request: Request) -> Runtime:
         If the runtime is not installed, or the machine does not compute in the precision.
     """
     if request.runtime == "openvino":
-        return OpenVINORuntime(base, request.pooling, request.precision, _weights_file(request))
+        beside = _weights_file(request)
+        if file is not None and (beside is None or not beside.parent.is_dir()):
+            beside = file
+        return OpenVINORuntime(base, request.pooling, request.precision, beside)
     return TensorFlowRuntime(base, request.pooling, request.precision)
 
 
@@ -86,14 +97,19 @@ def faster_on_this_cpu(request: Request) -> str | None:
     if request.runtime != "tensorflow" or tf.config.list_physical_devices("GPU"):
         return None
     option, factor, networks = "--runtime openvino", "1.1 to 1.4", "three networks' forward passes"
+    price = ""
     try:
         low = "avx512_bf16" in _CPU_FLAGS.read_text()
     except OSError:
         low = False
     if low:
         option, factor, networks = f"{option} --precision bfloat16", "1.6 to 2.2", "four networks"
+        price = (
+            "; its price: export and fine-tune compute in float32, so what they make of its heads is another "
+            "classifier, with a score of its own, and refused where that is clearly lower"
+        )
     install = "" if importlib.util.find_spec("openvino") else "; pip install 'featcache[openvino]'"
     return (
         f"a faster way on this processor is {option}: {factor} times as fast as TensorFlow in float32 with "
-        f"{networks} on two cores, see benchmarks/README.md; it makes a cache of its own{install}"
+        f"{networks} on two cores, see benchmarks/README.md; it makes a cache of its own{price}{install}"
     )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from featcache.base_finding import Bundle
 from featcache.cache import FeatureCache
 from featcache.cache.writer import versions
 from featcache.errors import GateError, HeadError, OptionError
@@ -39,6 +40,7 @@ def fit_head(
     seed: int = 0,
     jobs: int = 1,
     out: str | os.PathLike[str] | None = None,
+    bundle: bool = True,
     assert_accuracy: float | None = None,
 ) -> Head:
     """Train one head on a cache's training rows, score it on every split and save it.
@@ -68,7 +70,11 @@ def fit_head(
     jobs : int
         Processes for `tune`, `cv` and `fewshot`.
     out : path, optional
-        The head's folder; default: ``<cache>/heads/<clf>-<layer>``.
+        The head's folder; default: ``<cache>/heads/<clf>-<layer>``. A head that is there is replaced; files of
+        others are kept.
+    bundle : bool
+        Whether a folder outside of the cache carries a copy of the base, so that it works anywhere; the heads in a
+        cache share the cache's. Where the cache has no copy, the base is loaded from where it came from.
     assert_accuracy : float, optional
         Accuracy to reach on validation (test, where there is no validation), or no head is written.
 
@@ -82,6 +88,8 @@ def fit_head(
     ------
     OptionError, HeadError, CacheError
         If a name is wrong, there is too little to train on, memory or disk do not suffice, or a file cannot be used.
+    BaseError
+        If the folder is to carry its base, and that is neither in the cache nor where it came from.
     GateError
         If `assert_accuracy` was not reached.
     """
@@ -94,7 +102,9 @@ def fit_head(
     target = Path(out) if out is not None else opened.path / "heads" / folder_name(f"{clf}-{chosen}")
     check_plan(plan)
     check_jobs(jobs)
-    FOLDER.check_target(target)
+    inside = target.parent.resolve() == (opened.path / "heads").resolve()
+    bundled = bundle and not inside and opened.recipe.spec is None
+    FOLDER.check_target(target, base=bundled)
     search.check_protocols(cv=cv, shots=fewshot, tries=tries)
     examples = training_examples(opened, chosen)
     if fewshot:
@@ -104,6 +114,7 @@ def fit_head(
                 f"`fewshot` needs validation images, but {str(opened.path)!r} has only {opened.splits}. Extract "
                 "with `validation_split`."
             )
+    write_base = Bundle(opened.path, opened.recipe, opened.description.get("request")) if bundled else None
     announce(plan, examples)
     several = tune or cv is not None or bool(fewshot)
     with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
@@ -129,7 +140,7 @@ def fit_head(
     }
     if assert_accuracy is not None:
         _check_gate(head, assert_accuracy)
-    head.save(target)
+    head.save(target, write_base=write_base)
     return head
 
 

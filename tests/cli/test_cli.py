@@ -523,7 +523,7 @@ def test_export(head: Path, tmp_path: Path) -> None:
     assert (code, found["format"], found["compared"], found["classes"]) == (0, "keras", 3, ["dark", "light"])
     assert found["path"] == str(tmp_path / "new" / "m.keras")
     assert found["max_difference"] < 1e-4
-    assert set(found) == {"path", "metadata", "format", "max_difference", "compared", "classes", "notes"}
+    assert set(found) == {"path", "metadata", "format", "max_difference", "compared", "classes", "notes", "own_score"}
     code, out, err = run("export", head, "--to", tmp_path / "m.tflite", "--compare", 0)
     assert (code, "on random pixels only" in out, "none were asked for" in out) == (0, True, True)
     code, out, err = run("export", head, "--to", tmp_path / "m.h5")

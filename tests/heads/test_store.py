@@ -147,14 +147,18 @@ def test_training_images_are_remembered(tmp_path: Path) -> None:
 
 
 def test_saving_over_a_file_or_beside_notes(tmp_path: Path) -> None:
-    """Neither a file nor a folder with notes in it is replaced."""
+    """A file is not replaced; in a head's folder notes and a report stay beside the new head."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(HeadError, match="'file'"):
         made("logreg").save(tmp_path / "file")
     folder = made("logreg").save(tmp_path / "head")
-    (folder / "notes.txt").write_text("x")
-    with pytest.raises(HeadError, match=r"notes\.txt"):
-        made("logreg").save(folder)
+    for name in ("notes.txt", "report.html"):
+        (folder / name).write_text(name)
+    head = made("logreg")
+    head.class_names = ["a", "b", "new"]
+    head.save(folder)
+    assert Head.load(folder).class_names == head.class_names
+    assert all((folder / name).read_text() == name for name in ("notes.txt", "report.html"))
 
 
 def test_a_model_that_is_no_head_is_refused(tmp_path: Path) -> None:

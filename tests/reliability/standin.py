@@ -48,13 +48,29 @@ class Extracted:
     reason: str | None = None
 
 
+class Model:
+    """Stands in for a base's network."""
+
+    layers: tuple[()] = ()
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(b"a network")
+
+
+class Base:
+    """Stands in for `featcache.bases.Base`."""
+
+    name, layers, parameters, model = "stand-in", tuple(LAYERS), 2, Model()
+    architecture, weights = RECIPE.architecture, RECIPE.weights
+
+
 class Extractor:
     """Stands in for `featcache.extractor.Extractor`."""
 
     log: Path | None = None
 
     def __init__(self, request: Any) -> None:
-        self.request, self.recipe, self.layers = request, RECIPE, LAYERS
+        self.request, self.recipe, self.layers, self.base = request, RECIPE, LAYERS, Base()
 
     def fastest_batch(self, images: int) -> int:
         return 32
