@@ -23,7 +23,7 @@ from featcache.heads import Head
 from featcache.metrics import coverage_table, split_metrics
 from featcache.models import PixelModel, is_model
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
-from featcache.recipe import FAST_DECODE, Precision, Recipe, Request, Runtime
+from featcache.recipe import Precision, Recipe, Request, Runtime
 from featcache.sources import (
     SPLITS,
     FileSource,
@@ -95,7 +95,7 @@ class ImageClassifier:
                 base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size,
                 resize=recipe.resize, interpolation=recipe.interpolation, preprocess=recipe.preprocess,
                 dtype=recipe.dtype, precision=cast(Precision, recipe.precision), runtime=cast(Runtime, recipe.runtime),
-                fast_decode=recipe.decode == FAST_DECODE, canonical=True,
+                fast_decode=recipe.decode == "reduced", canonical=True,
             )  # fmt: skip
         else:
             request = Request.from_dict(described)

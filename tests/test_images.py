@@ -202,15 +202,17 @@ def test_fast_decoding_reduces_no_further_than_the_target(
     stored = upright if orientation == 1 else np.rot90(upright)  # 6: to be turned clockwise
     content = encoded(Image.fromarray(stored).convert("RGB"), "JPEG", exif=exif, quality=95)
     assert decode(content, 3, target).shape == (*size, 3)
-    fast, slow = (load(content, PixelSpec(*target, 3, fast=fast)) for fast in (True, False))
+    fast, slow = (load(content, PixelSpec(*target, 3, decode=how)) for how in ("reduced", "accurate"))
     assert np.abs(fast - slow).mean() < 8
 
 
 def test_fast_decoding_leaves_other_formats_and_full_size_as_they_are() -> None:
     """PNG has no smaller sizes; a JPEG that is none too large is decoded as ever."""
     for content in (PNG, JPEG):
-        assert np.array_equal(load(content, PixelSpec(40, 60, 3, fast=True)), load(content, PixelSpec(40, 60, 3)))
-    assert np.array_equal(load(PNG, PixelSpec(4, 6, 3, fast=True)), load(PNG, PixelSpec(4, 6, 3)))
+        assert np.array_equal(
+            load(content, PixelSpec(40, 60, 3, decode="reduced")), load(content, PixelSpec(40, 60, 3))
+        )
+    assert np.array_equal(load(PNG, PixelSpec(4, 6, 3, decode="reduced")), load(PNG, PixelSpec(4, 6, 3)))
 
 
 def test_header_limit_is_stated() -> None:

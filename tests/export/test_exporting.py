@@ -217,7 +217,7 @@ def test_the_graph_decodes_fast_as_featcache_does(size: tuple[int, int], orienta
     """A JPEG is reduced by as much, turned or not; a PNG by nothing."""
     import tensorflow as tf
 
-    spec = PixelSpec(*size, 3, fast=True)
+    spec = PixelSpec(*size, 3, decode="reduced")
     run = tf.function(lambda content: graph.loaded(content, spec), input_signature=[tf.TensorSpec((), tf.string)])
     for kind in ("JPEG", "PNG"):
         content = encoded(random_image(3, 64)[:59, :37], kind, tiff(orientation, "<"))
@@ -407,7 +407,7 @@ def test_whose_weights_they_are(request_: dict[str, object], expected: str) -> N
     """The note names their origin, and their licence as far as it is known."""
     whole = {"settings": {}, "layers": [], "pooling": "avg", "image_size": None, "resize": "pad", "preprocess": "auto",
              "interpolation": "bilinear", "dtype": "float32", "precision": "float32",
-             "runtime": "tensorflow", "fast_decode": False, "seed": 0, **request_}  # fmt: skip
+             "runtime": "tensorflow", "decode": "accurate", "seed": 0, **request_}  # fmt: skip
     assert expected in exporting._licence({"request": whole})
     assert "drawn at random" in exporting._licence({"request": whole, "options": {"reinitialise": True}})
 
