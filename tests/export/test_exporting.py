@@ -241,7 +241,7 @@ def test_the_graph_resizes_as_featcache_does(resize: str, interpolation: str) ->
 def pictures(root: Path) -> list[str]:
     """Write pictures of many sizes and kinds, the same one lying on its side and as it is, and return their names."""
     tall = np.kron(random_image(1, 20)[:, :13] // 4 + 40, np.ones((3, 3, 1))).astype(np.uint8)
-    wide = random_image(2, 40)[:14] // 9 + np.linspace(0, 130, 40, dtype=np.uint8)[None, :, None]  # lighter to the right
+    wide = random_image(2, 40)[:14] // 9 + np.linspace(0, 130, 40, dtype=np.uint8)[None, :, None]  # a slope
     contents = {
         "tall.jpg": encoded(tall, "JPEG"),
         "turned.jpg": encoded(wide, "JPEG", tiff(6, ">")),
