@@ -100,6 +100,7 @@ def plain_keras(case: Case, size: int, data: str, weights: str, to: str) -> dict
     """
     tensorflow_ready()
     import keras
+    import tensorflow as tf
 
     from featcache.bases import find_application
 
@@ -107,11 +108,14 @@ def plain_keras(case: Case, size: int, data: str, weights: str, to: str) -> dict
     preprocess = getattr(keras.applications, module).preprocess_input
 
     def predicted(model: Any) -> np.ndarray:
-        images = keras.utils.image_dataset_from_directory(
-            data, image_size=(size, size), shuffle=False, verbose=False, batch_size=BATCH
-        )
-        result: np.ndarray = model.predict(images.map(lambda x, y: preprocess(x)).prefetch(2), verbose=0)
+        files = keras.utils.image_dataset_from_directory(data, shuffle=False, verbose=False).file_paths
+        images = tf.data.Dataset.from_tensor_slices(files).map(pixels, tf.data.AUTOTUNE).batch(BATCH)
+        result: np.ndarray = model.predict(images.map(preprocess).prefetch(2), verbose=0)
         return result
+
+    def pixels(path: Any) -> Any:
+        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE")  # as `load_img`
+        return tf.image.resize(image, (size, size))
 
     def everything() -> tuple[Any, np.ndarray]:
         whole, model = network(case, size)

@@ -249,5 +249,5 @@ def request_for(recipe: Recipe, base: Any) -> Request:
         base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size, resize=recipe.resize,
         interpolation=recipe.interpolation, preprocess=recipe.preprocess, dtype=recipe.dtype,
         precision=cast(Precision, recipe.precision), runtime=cast(Runtime, recipe.runtime),
-        fast_decode=recipe.decode != Recipe.decode, canonical=True,
+        fast_decode=recipe.decode == "reduced", canonical=True,
     )  # fmt: skip

@@ -32,8 +32,6 @@ from featcache.poison import Journal
 from featcache.processors import decoding_threads
 from featcache.profiling import Profile, step
 from featcache.recipe import (
-    DECODE,
-    FAST_DECODE,
     Dtype,
     Interpolation,
     Pooling,
@@ -140,12 +138,12 @@ class Extractor:
             interpolation=request.interpolation,
             preprocess=base.preprocess,
             dtype=request.dtype,
-            decode=FAST_DECODE if request.fast_decode else DECODE,
+            decode=request.decode,
             precision=request.precision,
             runtime=request.runtime,
         )
         self.spec = PixelSpec(
-            base.height, base.width, base.channels, request.resize, request.interpolation, request.fast_decode
+            base.height, base.width, base.channels, request.resize, request.interpolation, request.decode
         )
 
         self.profile: Profile | None = None

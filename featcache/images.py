@@ -1,14 +1,15 @@
 """Bytes or arrays → pixels of one size: decoding, EXIF orientation, channels and resizing.
 
 Decoding and resizing are TensorFlow's own operations with Keras' defaults, so that features equal
-those of a plain Keras pipeline; what TensorFlow cannot decode goes through Pillow.
+those of a plain Keras pipeline; what TensorFlow cannot decode goes through Pillow. Only of JPEGs the default is
+another: TensorFlow's own trades accuracy for speed, and gives other pixels than Keras' `load_img`, Pillow and OpenCV.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import ImageError, OptionError
-from featcache.recipe import Interpolation, Resize
+from featcache.recipe import Decode, Interpolation, Resize, choices
 
 MAX_PIXELS = 250_000_000
 """Images that declare more pixels than this are not decoded (a decompression bomb, mostly)."""
@@ -39,6 +40,7 @@ _FORMATS = (
     "QOI",
 )
 
+_JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {  # EXIF orientation → (quarter turns counter-clockwise, then mirror left-right)
     2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False),
@@ -57,8 +59,8 @@ class PixelSpec:
         3 for RGB, 1 for grey.
     resize, interpolation
         As in `featcache.recipe.Request`.
-    fast : bool
-        As its `fast_decode`.
+    decode : {"accurate", "reduced"}
+        As its `decode`.
     """
 
     height: int
@@ -66,7 +68,7 @@ class PixelSpec:
     channels: int
     resize: Resize = "stretch"
     interpolation: Interpolation = "bilinear"
-    fast: bool = False
+    decode: Decode = "accurate"
 
 
 def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
@@ -91,7 +93,7 @@ def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.f
         If it cannot be decoded; the message is the reason.
     """
     if isinstance(content, bytes):
-        pixels = decode(content, spec.channels, (spec.height, spec.width) if spec.fast else None)
+        pixels = decode(content, spec.channels, (spec.height, spec.width) if spec.decode == "reduced" else None)
     else:
         pixels = _from_array(content, spec.channels)
     return _resized(pixels, spec)
@@ -138,12 +140,11 @@ def decode(content: bytes, channels: int, at_least: tuple[int, int] | None = Non
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error):
         pass  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
     try:
-        if at_least is not None and header is not None and content[:3] == b"\xff\xd8\xff":
+        ratio = 1
+        if at_least is not None and header is not None:
             turned = _UPRIGHT.get(orientation, (0, False))[0] % 2
             ratio = _ratio((header.height, header.width), at_least[::-1] if turned else at_least)
-            pixels: npt.NDArray[np.uint8] = tf.io.decode_jpeg(content, channels=channels, ratio=ratio).numpy()
-        else:
-            pixels = _decoded_by_tensorflow(content, channels)
+        pixels = _decoded_by_tensorflow(content, channels, ratio)
     except (tf.errors.OpError, ValueError) as error:
         if header is None:
             raise ImageError(_why_unknown(content)) from None
@@ -182,9 +183,13 @@ def _ratio(size: tuple[int, int], at_least: tuple[int, int]) -> int:
     )
 
 
-def _decoded_by_tensorflow(content: bytes, channels: int) -> npt.NDArray[np.uint8]:
+def _decoded_by_tensorflow(content: bytes, channels: int, ratio: int) -> npt.NDArray[np.uint8]:
     import tensorflow as tf
 
+    if content.startswith(_JPEG):
+        image = tf.io.decode_jpeg(content, channels=channels, ratio=ratio, dct_method="INTEGER_ACCURATE")
+        decoded: npt.NDArray[np.uint8] = image.numpy()
+        return decoded
     only_colour = content[:4] == b"GIF8" or content[8:12] == b"WEBP"  # their decoders know no grey
     asked = 3 if only_colour else channels
     image = tf.io.decode_image(content, channels=asked, expand_animations=False)
@@ -258,19 +263,18 @@ def _from_array(array: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
 def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
     import tensorflow as tf
 
+    if spec.resize not in choices(Resize):
+        raise OptionError(f"Expected resize to be stretch, pad or crop. Received: {spec.resize!r}.")
     size = (spec.height, spec.width)
     if spec.resize == "crop":
-        pixels = _cropped_to_aspect(pixels, spec.height / spec.width)
-    if spec.interpolation == "bilinear" and spec.resize in ("stretch", "crop"):  # `tf.image.resize` without detours
+        pixels = _cropped_to_aspect(pixels, size)
+    if spec.resize == "pad":
+        return _padded(pixels, spec)
+    if spec.interpolation == "bilinear":  # `tf.image.resize` without detours
         image = tf.raw_ops.ResizeBilinear(images=pixels[None], size=_constant(size), half_pixel_centers=True)
         resized: npt.NDArray[np.float32] = image.numpy()[0]
         return resized
-    if spec.resize == "pad":
-        image = tf.image.resize_with_pad(pixels, *size, method=spec.interpolation)
-    elif spec.resize in ("stretch", "crop"):
-        image = tf.image.resize(pixels, size, method=spec.interpolation)
-    else:
-        raise OptionError(f"Expected resize to be stretch, pad or crop. Received: {spec.resize!r}.")
+    image = tf.image.resize(pixels, size, method=spec.interpolation)
     result: npt.NDArray[np.float32] = tf.cast(image, tf.float32).numpy()
     return result
 
@@ -283,10 +287,32 @@ def _constant(size: tuple[int, int]) -> Any:
     return tf.constant(size, tf.int32)
 
 
-def _cropped_to_aspect(pixels: npt.NDArray[Any], aspect: float) -> npt.NDArray[Any]:
-    """Return the largest centred part whose height / width is `aspect`, to the nearest pixel."""
+def _cropped_to_aspect(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Return the largest centred part of the shape of `size`, in whole pixels, as Keras crops."""
     height, width = pixels.shape[:2]
-    rows = min(height, max(1, round(width * aspect)))
-    columns = min(width, max(1, round(height / aspect)))
+    rows = min(height, max(1, width * size[0] // size[1]))
+    columns = min(width, max(1, height * size[1] // size[0]))
     top, left = (height - rows) // 2, (width - columns) // 2
     return pixels[top : top + rows, left : left + columns]
+
+
+def _padded(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
+    """Return the largest image of the same shape that fits, with black around it, as `tf.image.resize_with_pad` does.
+
+    TensorFlow computes sizes in float32. These are whole numbers, which are the same on every machine.
+    """
+    (height, width), result = pixels.shape[:2], np.zeros((spec.height, spec.width, spec.channels), np.float32)
+    rows, top = _within(height, spec.height, width, spec.width)
+    columns, left = _within(width, spec.width, height, spec.height)
+    smaller = replace(spec, height=rows, width=columns, resize="stretch")
+    result[top : top + rows, left : left + columns] = _resized(pixels, smaller)
+    return result
+
+
+def _within(length: int, room: int, other_length: int, other_room: int) -> tuple[int, int]:
+    """Return how long one side becomes, and what is left free before it."""
+    if other_length * room <= length * other_room:
+        return room, 0
+    return max(1, length * other_room // other_length), (other_length * room - length * other_room) // (
+        2 * other_length
+    )

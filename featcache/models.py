@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from featcache.errors import HeadError
 from featcache.images import PixelSpec
-from featcache.recipe import Request
+from featcache.recipe import Decode, Request, choices
 from featcache.signed import SignedFolder
 
 FOLDER = SignedFolder("model", "model.json", "model.keras", 1, frozenset({"curves.json", "curves.png"}))
@@ -64,7 +64,7 @@ class PixelModel:
         return Request(
             base=self.model, layers=(self.model.layers[-1].name,), pooling="none", preprocess="none",
             image_size=(spec.height, spec.width), resize=spec.resize, interpolation=spec.interpolation,
-            fast_decode=spec.fast,
+            fast_decode=spec.decode == "reduced",
         )  # fmt: skip
 
     def predict_proba(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -86,7 +86,7 @@ class PixelModel:
         card = {
             "class_names": self.class_names,
             "trained_classes": self.trained_classes,
-            "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation, spec.fast],
+            "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation, spec.decode],
             **self.card,
         }
         self.path, self.digest = FOLDER.write(folder, self.model.save, card, self.trained_on)
@@ -110,6 +110,11 @@ class PixelModel:
             spec = PixelSpec(*found.card["pixels"])
         except (KeyError, TypeError) as error:
             raise FOLDER.damaged(path, error) from None
+        if spec.decode not in choices(Decode):
+            raise HeadError(
+                f"{str(path)!r} was made by an earlier version of featcache, whose JPEG pixels were different. "
+                "Fine-tune it again."
+            )
         import_tensorflow()
         import keras
 

@@ -34,9 +34,7 @@ Dtype = Literal["float32", "float16"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Runtime = Literal["tensorflow", "openvino"]
 Fill = Literal["nearest", "reflect", "constant"]
-
-DECODE = "tensorflow, else pillow; exif orientation applied"
-FAST_DECODE = f"{DECODE}; jpeg at the smallest eighth, quarter or half that is not below image_size"
+Decode = Literal["accurate", "reduced"]
 
 
 def choices(kind: Any) -> tuple[str, ...]:
@@ -61,8 +59,11 @@ class Recipe:
         As the options of the same names, settled (no ``auto``).
     image_size : tuple of int
         Height and width in pixels.
-    decode, precision, runtime : str
-        How bytes become pixels, and what executes the base in which arithmetic.
+    decode : str
+        How JPEGs become pixels. ``accurate``: with libjpeg's accurate transform, as Pillow and Keras' `load_img` do.
+        ``reduced``: the same at a smaller size, see `Request`, `fast_decode`. Other values are of earlier versions.
+    precision, runtime : str
+        What executes the base in which arithmetic.
     format : int
         The cache's format version.
     spec : mapping, optional
@@ -78,7 +79,7 @@ class Recipe:
     interpolation: Interpolation
     preprocess: Preprocess
     dtype: Dtype
-    decode: str = DECODE
+    decode: str = "accurate"
     precision: str = "float32"
     runtime: str = "tensorflow"
     format: int = FORMAT_VERSION
@@ -231,6 +232,11 @@ class Request:
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     @property
+    def decode(self) -> Decode:
+        """The recipe's field of that name."""
+        return "reduced" if self.fast_decode else "accurate"
+
+    @property
     def in_memory(self) -> bool:
         """Whether the base is a model object, which no later process can load again."""
         return not isinstance(self.base, str | Path)
@@ -273,7 +279,7 @@ class Request:
             "dtype": self.dtype,
             "precision": self.precision,
             "runtime": self.runtime,
-            "fast_decode": self.fast_decode,
+            "decode": self.decode,
             "seed": self.seed if weights == "none" else 0,
             "keras": version("keras"),
             "format": FORMAT_VERSION,
@@ -281,7 +287,18 @@ class Request:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
-        """Return a request equal to the one `to_dict` wrote (file stamps are taken anew)."""
+        """Return a request equal to the one `to_dict` wrote (file stamps are taken anew).
+
+        Raises
+        ------
+        OptionError
+            If it is of a version that decoded JPEGs in another way.
+        """
+        if "decode" not in values:
+            raise OptionError(
+                "This cache or head was made by an earlier version of featcache, whose JPEG pixels were different. "
+                "Extract again and train the head again."
+            )
 
         def name_of(value: Any) -> Any:
             return value["file"] if isinstance(value, Mapping) else value
@@ -300,7 +317,7 @@ class Request:
             dtype=values["dtype"],
             precision=values["precision"],
             runtime=values["runtime"],
-            fast_decode=values["fast_decode"],
+            fast_decode=values["decode"] == "reduced",
             seed=int(values["seed"]),
         )
 

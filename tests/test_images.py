@@ -45,6 +45,37 @@ def test_a_cut_exif_block_turns_nothing(block: bytes, kind: str) -> None:
     assert decode(content.getvalue(), 3).shape == (2, 4, 3)
 
 
+NOISE = np.random.default_rng(1).integers(0, 256, (61, 83, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}, {"quality": 30},
+     {"quality": 100, "subsampling": 0}, {"restart_marker_blocks": 2}, {"optimize": True}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("size", [(61, 83), (48, 64), (17, 9), (1, 1), (8, 3)])
+def test_jpeg_pixels_are_pillows(options: dict[str, object], size: tuple[int, int]) -> None:
+    """A JPEG gives byte for byte what Pillow and Keras' `load_img` give, whatever its kind and size."""
+    for pixels in (NOISE[: size[0], : size[1]], NOISE[: size[0], : size[1], 0]):
+        content = encoded(Image.fromarray(pixels), "JPEG", **options)
+        opened = Image.open(io.BytesIO(content))
+        assert np.array_equal(decode(content, 3), np.array(opened.convert("RGB")))
+        if pixels.ndim == 2:
+            assert np.array_equal(decode(content, 1)[..., 0], np.array(opened))
+
+
+def test_reduced_jpeg_pixels_are_pillows() -> None:
+    """A JPEG at a half, a quarter or an eighth has the pixels of Pillow's draft of that size."""
+    content = encoded(Image.fromarray(NOISE[:48, :64]), "JPEG", quality=95)
+    for ratio in (2, 4, 8):
+        size = (64 // ratio, 48 // ratio)
+        opened = Image.open(io.BytesIO(content))
+        opened.draft("RGB", size)
+        assert opened.size == size
+        assert np.array_equal(decode(content, 3, size[::-1]), np.array(opened))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
@@ -180,6 +211,27 @@ def test_pad_keeps_the_shape_and_adds_black() -> None:
     assert padded[11:29].min() == 255
 
 
+@pytest.mark.parametrize("size", [(33, 47), (47, 33), (20, 28), (21, 11), (41, 83), (61, 61)])
+@pytest.mark.parametrize("target", [(24, 24), (20, 28), (30, 8)])
+def test_crop_and_pad_are_tensorflows(size: tuple[int, int], target: tuple[int, int]) -> None:
+    """Cropping equals Keras' own, and padding `tf.image.resize_with_pad`."""
+    import keras
+    import tensorflow as tf
+
+    pixels = NOISE[: size[0], : size[1]]
+    crop = keras.layers.Resizing(*target, crop_to_aspect_ratio=True, data_format="channels_last")
+    assert np.array_equal(load(pixels, PixelSpec(*target, 3, "crop")), crop(pixels[None].astype(np.float32))[0])
+    padded = tf.image.resize_with_pad(pixels, *target).numpy()
+    assert np.array_equal(load(pixels, PixelSpec(*target, 3, "pad")), padded)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
+def test_lines_and_points_are_pictures_too(resize: str, size: tuple[int, int]) -> None:
+    """However long and thin a picture is, something of it is left."""
+    assert load(np.full((*size, 3), 200, np.uint8), PixelSpec(16, 12, 3, resize)).max() == 200
+
+
 def test_crop_takes_the_centre() -> None:
     """A wide image cropped to a square keeps its middle."""
     image = np.zeros((20, 60, 3), np.uint8)
@@ -202,15 +254,17 @@ def test_fast_decoding_reduces_no_further_than_the_target(
     stored = upright if orientation == 1 else np.rot90(upright)  # 6: to be turned clockwise
     content = encoded(Image.fromarray(stored).convert("RGB"), "JPEG", exif=exif, quality=95)
     assert decode(content, 3, target).shape == (*size, 3)
-    fast, slow = (load(content, PixelSpec(*target, 3, fast=fast)) for fast in (True, False))
+    fast, slow = (load(content, PixelSpec(*target, 3, decode=how)) for how in ("reduced", "accurate"))
     assert np.abs(fast - slow).mean() < 8
 
 
 def test_fast_decoding_leaves_other_formats_and_full_size_as_they_are() -> None:
     """PNG has no smaller sizes; a JPEG that is none too large is decoded as ever."""
     for content in (PNG, JPEG):
-        assert np.array_equal(load(content, PixelSpec(40, 60, 3, fast=True)), load(content, PixelSpec(40, 60, 3)))
-    assert np.array_equal(load(PNG, PixelSpec(4, 6, 3, fast=True)), load(PNG, PixelSpec(4, 6, 3)))
+        assert np.array_equal(
+            load(content, PixelSpec(40, 60, 3, decode="reduced")), load(content, PixelSpec(40, 60, 3))
+        )
+    assert np.array_equal(load(PNG, PixelSpec(4, 6, 3, decode="reduced")), load(PNG, PixelSpec(4, 6, 3)))
 
 
 def test_header_limit_is_stated() -> None:

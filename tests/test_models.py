@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_damaged_cards(made_model: PixelModel, tmp_path: Path, content: str) -> 
     """Whatever the card holds, it ends in one error."""
     (tmp_path / "model" / "model.json").write_text(content)
     with pytest.raises(HeadError, match="Expected a model"):
+        PixelModel.load(tmp_path / "model")
+
+
+def test_a_model_of_other_jpeg_pixels_is_refused(made_model: PixelModel, tmp_path: Path) -> None:
+    """A folder from before JPEGs were decoded accurately says to fine-tune again."""
+    made_model.spec = replace(made_model.spec, decode=False)
+    made_model.save(tmp_path / "model")
+    with pytest.raises(HeadError, match="Fine-tune it again"):
         PixelModel.load(tmp_path / "model")
 
 

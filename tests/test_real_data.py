@@ -1,14 +1,17 @@
 """Real photographs and real weights against plain Keras and plain scikit-learn."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from featcache.classifier import ImageClassifier
 from featcache.errors import WeightsError
+from featcache.export import clean, export_model
+from featcache.export.comparison import Images, inputs
 from featcache.extraction import extract
 from featcache.train import fit_head
 
@@ -25,12 +28,13 @@ def some(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plain_keras(root: Path, model: object, preprocess: object, size: int) -> tuple[list[np.ndarray], list[str]]:
-    """Return the outputs of a plain Keras script, and the files in their order."""
+    """Return the outputs of a plain Keras script on what `load_img` reads, and the files in their order."""
     import keras
 
-    dataset = keras.utils.image_dataset_from_directory(root, image_size=(size, size), shuffle=False, verbose=False)
-    files = list(dataset.file_paths)
-    outputs = model.predict(dataset.map(lambda x, y: preprocess(x)), verbose=0)
+    files = sorted(map(str, root.rglob("*.jpg")))
+    layer = keras.layers.Resizing(size, size)
+    pixels = [layer(keras.utils.img_to_array(keras.utils.load_img(file))).numpy() for file in files]
+    outputs = model.predict(preprocess(np.stack(pixels)), verbose=0)
     return outputs if isinstance(outputs, list) else [outputs], files
 
 
@@ -42,7 +46,7 @@ def check(cache: object, layer: str, expected: np.ndarray, files: list[str], roo
 
 
 def test_vgg19_features_equal_plain_keras(some: Path, vgg19_weights: Path, tmp_path: Path) -> None:
-    """Three layers in one pass equal `image_dataset_from_directory`, `preprocess_input` and `predict`."""
+    """Three layers in one pass equal `load_img`, `preprocess_input` and `predict`."""
     import keras
 
     names = ["block1_pool", "block2_pool", "block3_pool"]
@@ -116,3 +120,36 @@ def test_a_folder_of_odd_images(some: Path, mobilenet_weights: Path, tmp_path: P
     assert "truncated" in reasons["half.jpg"]
     assert reasons["empty.jpg"] == "empty file"
     assert "text" in reasons["text.jpg"]
+
+
+@pytest.mark.slow
+def test_every_photograph(data: Path, mobilenet_weights: Path, tmp_path: Path) -> None:
+    """Features of all photographs equal plain Keras'; every export says of those of validation what `predict` says."""
+    import keras
+
+    whole = keras.applications.MobileNetV2(
+        include_top=False, weights=str(mobilenet_weights), alpha=0.35, input_shape=(224, 224, 3), pooling="avg"
+    )
+    photographs = data / "cats_dogs"
+    cache = extract(photographs, base="mobilenetv2", settings={"alpha": 0.35}, weights=mobilenet_weights,
+                    image_size=224, cache=tmp_path / "c")  # fmt: skip
+    (expected,), files = plain_keras(photographs, whole, keras.applications.mobilenet_v2.preprocess_input, 224)
+    check(cache, "out_relu", expected, files, photographs)
+    print(f"features of {len(files)}: {np.abs(cache.features() - expected).max() / np.abs(expected).max():.1e}")
+    head = fit_head(cache, params={"C": 0.01}, out=tmp_path / "head")
+    paths = [photographs / path for path in cache.paths("validation")]
+    said = np.array([list(one.probabilities.values()) for one in ImageClassifier.load(head.path).predict(paths)])
+    pictures = [np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")) for path in paths]
+    for name in ("m.keras", "m", "m.tflite", "m.onnx"):
+        if name == "m.onnx" and not find_spec("tf2onnx"):
+            continue
+        report = export_model(head, tmp_path / name)
+        worst = 0.0
+        for start in range(0, len(paths), 50):
+            some = slice(start, start + 50)
+            contents = [path.read_bytes() for path in paths[some]]
+            images = Images(contents, list(pictures[some]), said[some], True, "", 0)
+            answers = clean.answers(report.format, str(report.path), inputs(images))
+            worst = max(worst, *(np.abs(answers[key] - said[some]).max() for key in answers if key != "label"))
+        print(f"{report.format} of {len(paths)}: {worst:.1e}")
+        assert worst <= 1e-4

@@ -122,6 +122,18 @@ def test_less_exact_recipes_have_the_wider_tolerance(field: str, value: str) -> 
     assert dataclasses.replace(RECIPE, **{field: value}).tolerance == 5e-3
 
 
+def test_what_decoded_in_another_way_is_neither_the_same_recipe_nor_the_same_request() -> None:
+    """Caches of before JPEGs were decoded accurately have another fingerprint, and their request says to extract."""
+    before = dataclasses.replace(RECIPE, decode="tensorflow, else pillow; exif orientation applied")
+    assert before.fingerprint != RECIPE.fingerprint
+    assert RECIPE.to_dict()["decode"] == "accurate"
+    kept = Request("vgg19").to_dict()
+    assert kept["decode"] == "accurate"
+    assert Request("vgg19", fast_decode=True).to_dict()["decode"] == "reduced"
+    with pytest.raises(OptionError, match=r"earlier version .* Extract again"):
+        Request.from_dict({key: value for key, value in kept.items() if key != "decode"} | {"fast_decode": False})
+
+
 def test_model_in_memory_has_no_request() -> None:
     """What no later process can load is never taken for known."""
     assert Request(base=object()).to_dict() is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -161,13 +161,17 @@ def export(
     images: Annotated[str | None, typer.Option(
         metavar="DIR", help="Images to compare on. Default: validation images it was made from."
     )] = None,
+    input: Annotated[Literal["any", "fixed"], typer.Option(
+        help="Decoded pictures that the model takes: of any size, which it resizes itself, or already of the base's "
+             "size (fixed). A SavedModel takes any size, and JPEG or PNG bytes."
+    )] = "any",
     base: Base = None,
     weights: Weights = None,
 ) -> Outcome:  # fmt: skip
     """Write a model that needs no featcache. Its answers are compared before it is put in place."""
     from featcache.export import export_model
 
-    report = export_model(model, to, images=images, compare=compare, base=base, weights=weights)
+    report = export_model(model, to, images=images, compare=compare, input=input, base=base, weights=weights)
     on = f"{report.compared} images" if report.compared else "random pixels only"
     lines = [
         f"{report.format} of {len(report.classes)} classes in {to}; class names, recipe and digests in "

@@ -23,8 +23,8 @@ def answers(kind: str, path: str, inputs: Any) -> dict[str, Any]:
     path : str
         The model.
     inputs : mapping
-        ``pixels`` (n, height, width, channels), float32; ``encoded``, all images' bytes in a row, and ``ends``
-        (n,), where each ends; one of no bytes is not asked about.
+        ``pixels``, all pictures' values in a row, and ``shapes`` (n, 3), their heights, widths and channels;
+        ``encoded``, all images' bytes in a row, and ``ends`` (n,), where each ends; one of no bytes is not asked about.
 
     Returns
     -------
@@ -35,12 +35,20 @@ def answers(kind: str, path: str, inputs: Any) -> dict[str, Any]:
     if kind == "savedmodel":
         return _saved_model(path, inputs)
     ask = {"keras": _keras, "tflite": _tflite, "onnx": _onnx}[kind](path)
-    return {"images": np.concatenate([ask(batch) for batch in _batches(inputs["pixels"])])}
+    return {"images": np.concatenate([ask(batch) for batch in _batches(inputs)])}
 
 
-def _batches(pixels: Any) -> Iterator[Any]:
-    for start in range(0, len(pixels), _BATCH):
-        yield pixels[start : start + _BATCH]
+def _batches(inputs: Any) -> Iterator[Any]:
+    """Yield pictures that follow each other and are of one size as batches, in their own type."""
+    pixels, shapes = inputs["pixels"], inputs["shapes"].tolist()
+    ends = np.cumsum([height * width * channels for height, width, channels in shapes]).tolist()
+    first = 0
+    while first < len(shapes):
+        last = first + 1
+        while last < len(shapes) and last - first < _BATCH and shapes[last] == shapes[first]:
+            last += 1
+        yield pixels[ends[first - 1] if first else 0 : ends[last - 1]].reshape(-1, *shapes[first])
+        first = last
 
 
 def _keras(path: str) -> Callable[[Any], Any]:
@@ -78,8 +86,11 @@ def _saved_model(path: str, inputs: Any) -> dict[str, Any]:
 
     model = tf.saved_model.load(path)
     ask = {name: model.signatures[name] for name in ("images", "encoded")}
-    pixels = [ask["images"](images=tf.constant(batch))["probabilities"].numpy() for batch in _batches(inputs["pixels"])]
-    images = np.concatenate(pixels)
+
+    def asked(batch: Any) -> Any:
+        return ask["images"](images=tf.constant(batch, tf.float32))["probabilities"].numpy()
+
+    images = np.concatenate([asked(batch) for batch in _batches(inputs)])
     content, ends = inputs["encoded"].tobytes(), inputs["ends"].tolist()
     encoded, labels = np.full_like(images, np.nan), [b""] * len(ends)
     for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from featcache.classifier import ImageClassifier
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
 from featcache.export import clean
-from featcache.images import PixelSpec, load
+from featcache.images import PixelSpec, decode, load
 from featcache.sources import Item, Source, SplitPolicy, files_source, reopen
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import digest
@@ -36,24 +36,33 @@ class Images:
     ----------
     contents : list of bytes
         Encoded.
-    pixels : array, shape (n, height, width, channels), float32
-        The same, as the base takes them.
+    pixels : list of arrays, shape (height, width, channels)
+        The same, as the exported model takes them: decoded, ``uint8``, each of its own size; or of the base's size,
+        float32.
     expected : array, shape (n, classes)
         What the classifier says of them.
     real : bool
         Whether they are images, not random pixels.
     origin : str
         Where they come from, in words.
+    pieces : int
+        How many of them, the last ones, are cut from the first, to be of other sizes.
     """
 
     contents: list[bytes]
-    pixels: npt.NDArray[np.float32]
+    pixels: list[npt.NDArray[Any]]
     expected: npt.NDArray[np.float64]
     real: bool
     origin: str
+    pieces: int
+
+    @property
+    def compared(self) -> int:
+        """How many images there are, without random pixels and pieces."""
+        return len(self.contents) - self.pieces if self.real else 0
 
 
-def images_for(classifier: ImageClassifier, count: int, folder: str | None) -> Images:
+def images_for(classifier: ImageClassifier, count: int, folder: str | None, pictures: str) -> Images:
     """Return images to compare on, and what the classifier says of them.
 
     Parameters
@@ -64,8 +73,11 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None) -> I
     folder : str, optional
         Where they lie; default: the validation images of the classifier's source. If there is none, random
         pixels take their place.
+    pictures : {"any", "fixed"}
+        Whether the model takes pictures of any size, or of the base's.
     """
     spec = classifier.extractor.spec
+    at_least = (spec.height, spec.width) if spec.decode == "reduced" else None
     contents, origin = [], ""
     if count and folder is not None:
         readable = _readable(files_source([folder]), spec, _READ_AT_MOST * count)
@@ -77,10 +89,21 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None) -> I
     if not real:
         why = origin or "none were asked for"
         contents, origin = _random(spec), f"random pixels: not compared on images: {why}"
-    pixels = np.stack([load(content, spec) for content in contents])
+    pieces = _pieces(decode(contents[0], spec.channels)) if pictures == "any" else []
+    contents = contents + pieces
+    if pictures == "any":
+        pixels: list[npt.NDArray[Any]] = [decode(content, spec.channels, at_least) for content in contents]
+    else:
+        pixels = [load(content, spec) for content in contents]
     said = classifier.stream(PairSource([(content, None) for content in contents]))
     expected = np.array([list(one.probabilities.values()) for one in said], np.float64)
-    return Images(contents, pixels, expected, real, origin)
+    return Images(contents, pixels, expected, real, origin, len(pieces))
+
+
+def _pieces(pixels: npt.NDArray[np.uint8]) -> list[bytes]:
+    """Return two pieces of a picture, a lower and a narrower one: a source may have pictures of one size only."""
+    height, width = pixels.shape[:2]
+    return [_png(pixels[: max(1, 2 * height // 3)]), _png(pixels[:, : max(1, width // 2)])]
 
 
 def _of_the_source(classifier: ImageClassifier, spec: PixelSpec, count: int) -> tuple[list[bytes], str]:
@@ -191,4 +214,9 @@ def inputs(images: Images) -> dict[str, Any]:
     """Return what `featcache.export.clean.answers` takes; only JPEG and PNG are asked about as bytes."""
     contents = [content if _is_decodable(content) else b"" for content in images.contents]
     ends = np.cumsum([len(content) for content in contents])
-    return {"pixels": images.pixels, "encoded": np.frombuffer(b"".join(contents), np.uint8), "ends": ends}
+    return {
+        "pixels": np.concatenate([picture.ravel() for picture in images.pixels]),
+        "shapes": np.array([picture.shape for picture in images.pixels]),
+        "encoded": np.frombuffer(b"".join(contents), np.uint8),
+        "ends": ends,
+    }

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,12 +21,15 @@ from featcache.classifier import ImageClassifier
 from featcache.composition import compose
 from featcache.errors import ExportError, OptionError
 from featcache.export.comparison import Images, difference, images_for
-from featcache.export.formats import format_of, with_every_class, write
+from featcache.export.formats import described_input, format_of, with_every_class, write
 from featcache.export.rescoring import answers, in_words, scored_in_float32
+from featcache.export.resizing import taking_any_size
 from featcache.files import TEMPORARY, publish_json, swap_folder, sync_folder
 from featcache.heads import Head
 from featcache.images import PixelSpec, load
-from featcache.recipe import Recipe, Request
+from featcache.recipe import Recipe, Request, choices
+
+Pictures = Literal["any", "fixed"]
 
 TOLERANCE = {"keras": 1e-4, "savedmodel": 1e-4, "tflite": 5e-3, "onnx": 5e-3}
 """How far a probability may be from the classifier's, in float32."""
@@ -74,7 +77,7 @@ class ExportReport:
 
 def export_model(
     model: Head | str | os.PathLike[str] | ImageClassifier, to: str | os.PathLike[str], *, images: str | None = None,
-    compare: int = 32, base: Any = None, weights: str | Path | None = None,
+    compare: int = 32, input: Pictures = "any", base: Any = None, weights: str | Path | None = None,
 ) -> ExportReport:  # fmt: skip
     """Write a classifier for those who have no featcache, once it gave the same answers without it.
 
@@ -91,6 +94,9 @@ def export_model(
         Images to compare on; default: validation images of the source it was trained from.
     compare : int
         On how many.
+    input : {"any", "fixed"}
+        Which decoded pictures the model takes: of any size, which it resizes, crops or pads itself, or pixels that
+        already have the base's size. A SavedModel takes any.
     base, weights : optional
         As `ImageClassifier.load` takes them.
 
@@ -108,7 +114,7 @@ def export_model(
         classifier's than promised; or if in float32 it is less accurate than the classifier by more than one
         standard error of the difference. Nothing is written then.
     OptionError
-        If `to` is no format, or holds something else.
+        If `to` is no format, or holds something else, or the format cannot resize as the classifier does.
     """
     target = Path(to)
     kind = format_of(target)
@@ -116,13 +122,19 @@ def export_model(
     _check_free(target, beside)
     if compare < 0:
         raise OptionError(f"Expected a number of images to compare on. Received: {compare}.")
+    if input not in choices(Pictures):
+        raise OptionError(f"Expected input to be one of {', '.join(choices(Pictures))}. Received: input={input!r}.")
+    if (kind, input) == ("savedmodel", "fixed"):
+        raise OptionError("A SavedModel takes pictures of any size, and bytes. Leave out input='fixed'.")
     classifier = _opened(model, base, weights)
     whole, spec, tolerance = _whole(classifier, TOLERANCE[kind])
     own_score, unscored = scored_in_float32(classifier, whole) if _low_precision(classifier) else (None, "")
-    shown = images_for(classifier, compare, images)
+    shown = images_for(classifier, compare, images, input)
     if own_score is not None:  # the export is held to what base and head say in float32
         tolerance, pixels = TOLERANCE[kind], np.stack([load(content, spec) for content in shown.contents])
         shown = replace(shown, expected=answers(whole, pixels))
+    if input == "any" and kind != "savedmodel":  # which has graph.py for it
+        whole = taking_any_size(whole, spec, kind)
     draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         draft.mkdir(parents=True)
@@ -143,12 +155,12 @@ def export_model(
                 f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; "
                 f"{_advice(classifier, unscored)}."
             )
-        notes = _notes(kind, classifier, spec, shown, refused)
+        notes = _notes(kind, classifier, spec, shown, refused, input)
         if own_score is not None:
             notes.insert(0, in_words(own_score))
-        known = _metadata(kind, classifier, spec, written, notes)
+        known = _metadata(kind, classifier, described_input(kind, spec, input), written, notes)
         known["own_score"] = own_score
-        compared = len(shown.contents) if shown.real else 0
+        compared = shown.compared
         known["comparison"] = {"max_difference": worst, "compared": compared, "tolerance": tolerance}
         _publish(written, target, beside, known)
     except OSError as error:
@@ -251,18 +263,14 @@ def _files(written: Path) -> list[Path]:
 
 
 def _metadata(
-    kind: str, classifier: ImageClassifier, spec: PixelSpec, written: Path, notes: list[str]
+    kind: str, classifier: ImageClassifier, described: Mapping[str, Any], written: Path, notes: list[str]
 ) -> dict[str, Any]:
     head, root = classifier.head, written if written.is_dir() else written.parent
     return {
         "exported_by_featcache": METADATA_FORMAT,
         "format": kind,
         "class_names": list(classifier.class_names),
-        "input": {
-            "height": spec.height, "width": spec.width, "channels": spec.channels, "values": "0 to 255",
-            "resize": spec.resize, "interpolation": spec.interpolation,
-            "preprocessing": "none needed: it is in the model",
-        },
+        "input": described,
         "output": "the probability of every class, in the order of class_names",
         "recipe": head.card.get("recipe"),
         "clf": head.clf if isinstance(head, Head) else None,
@@ -277,20 +285,32 @@ def _metadata(
     }  # fmt: skip
 
 
-def _notes(kind: str, classifier: ImageClassifier, spec: PixelSpec, shown: Images, refused: int) -> list[str]:
+def _notes(
+    kind: str, classifier: ImageClassifier, spec: PixelSpec, shown: Images, refused: int, pictures: Pictures
+) -> list[str]:
     notes = []
     if kind == "savedmodel":
         notes.append(
             "signature encoded decodes JPEG and PNG and turns them upright by their EXIF orientation; TIFF and what "
             "else only Pillow reads it refuses, with the whole request; WebP it does not turn"
         )
+    elif pictures == "any":
+        notes.append(
+            "takes decoded pictures of any size, upright (apply the EXIF orientation), 0 to 255; it resizes and "
+            "preprocesses them itself"
+        )
     else:
         notes.append(
             f"takes decoded pixels, upright, 0 to 255, {spec.height}x{spec.width}x{spec.channels}, resized by "
             f"{spec.resize} with {spec.interpolation} interpolation; preprocessing is inside"
         )
+    if spec.decode == "reduced":
+        notes.append(
+            "its features are of JPEGs decoded at a reduced size (fast_decode): JPEGs decoded at full size give other "
+            "answers; a SavedModel's signature encoded decodes as featcache does"
+        )
     if refused:
-        notes.append(f"{refused} of the {len(shown.contents)} images are no JPEG or PNG that the graph decodes")
+        notes.append(f"{refused} of the {shown.compared} images are no JPEG or PNG that the graph decodes")
     if not shown.real:
         notes.append(shown.origin)
     return [*notes, _licence(classifier.head.card)]

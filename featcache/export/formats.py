@@ -74,18 +74,50 @@ def write(kind: str, model: Any, spec: PixelSpec, class_names: Sequence[str], ta
     elif kind == "savedmodel":
         _write_saved_model(model, spec, class_names, target)
     elif kind == "tflite":
-        target.write_bytes(_tflite(_pixels_function(model, spec)))
+        target.write_bytes(_tflite(_pixels_function(model)))
     else:
-        target.write_bytes(_onnx(_pixels_function(model, spec), class_names))
+        target.write_bytes(_onnx(_pixels_function(model), class_names))
 
 
-def _pixels_function(model: Any, spec: PixelSpec) -> Any:
+def described_input(kind: str, spec: PixelSpec, pictures: str) -> dict[str, Any]:
+    """Return what programs must know to feed an exported model, as JSON-ready values.
+
+    Parameters
+    ----------
+    kind : {"keras", "savedmodel", "tflite", "onnx"}
+    spec : PixelSpec
+        What becomes of pictures.
+    pictures : {"any", "fixed"}
+        Which pictures the model takes, as `featcache.export_model` has it.
+    """
+    size = [spec.height, spec.width] if pictures == "fixed" else [None, None]
+    return {
+        "pictures": "any size" if pictures == "any" else "fixed size",
+        "shape": [None, *size, spec.channels],
+        "dtype": "uint8" if pictures == "any" and kind in ("onnx", "tflite") else "float32",
+        "range": [0, 255],
+        "channel_order": "RGB" if spec.channels == 3 else "grey",
+        "height": spec.height, "width": spec.width, "channels": spec.channels,
+        "resized_by": "the model" if pictures == "any" else "the caller",
+        "resize": spec.resize, "interpolation": spec.interpolation, "antialias": False,
+        "crop": "centre, largest part of the shape of height and width" if spec.resize == "crop" else None,
+        "padding": "black, on both sides" if spec.resize == "pad" else None,
+        "decode": spec.decode,
+        "orientation": "upright: apply the EXIF orientation before",
+        "preprocessing": "none needed: it is in the model",
+    }  # fmt: skip
+
+
+def _pixels_function(model: Any) -> Any:
+    """Return a function of pixels; of pictures of any size they are ``uint8``, as programs have them."""
     import tensorflow as tf
 
-    signature = tf.TensorSpec((None, spec.height, spec.width, spec.channels), tf.float32, name="pixels")
+    (given,) = model.inputs
+    dtype = tf.uint8 if given.shape[1] is None else tf.float32
+    signature = tf.TensorSpec(given.shape, dtype, name="pixels")
 
     def classifier(pixels: Any) -> dict[str, Any]:
-        return {"probabilities": model(pixels, training=False)}
+        return {"probabilities": model(tf.cast(pixels, tf.float32), training=False)}
 
     return tf.function(classifier, input_signature=[signature], autograph=False)
 

@@ -40,7 +40,7 @@ def loaded(content: Any, spec: PixelSpec) -> Any:
 def _decoded(content: Any, number: Any, spec: PixelSpec) -> Any:
     import tensorflow as tf
 
-    def whole() -> Any:
+    def other() -> Any:
         return tf.io.decode_image(content, channels=spec.channels, expand_animations=False)
 
     def reduced() -> Any:
@@ -52,11 +52,10 @@ def _decoded(content: Any, number: Any, spec: PixelSpec) -> Any:
         return tf.switch_case(steps, [decoder(ratio) for ratio in (1, 2, 4, 8)])
 
     def decoder(ratio: int) -> Callable[[], Any]:
-        return lambda: tf.io.decode_jpeg(content, channels=spec.channels, ratio=ratio)
+        return lambda: tf.io.decode_jpeg(content, channels=spec.channels, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    if not spec.fast:
-        return whole()
-    return tf.cond(tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff", reduced, whole)
+    jpeg = reduced if spec.decode == "reduced" else decoder(1)
+    return tf.cond(tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff", jpeg, other)
 
 
 def resized(images: Any, spec: PixelSpec) -> Any:
@@ -64,29 +63,45 @@ def resized(images: Any, spec: PixelSpec) -> Any:
     import tensorflow as tf
 
     size = (spec.height, spec.width)
-    if spec.resize == "crop":
-        images = _cropped_to_aspect(images, spec.height / spec.width)
     if spec.resize == "pad":
-        result = tf.cast(tf.image.resize_with_pad(images, *size, method=spec.interpolation), tf.float32)
+        result = _padded(images, spec)
     else:
-        result = tf.cast(tf.image.resize(images, size, method=spec.interpolation), tf.float32)
+        fitting = _cropped_to_aspect(images, size) if spec.resize == "crop" else images
+        result = tf.cast(tf.image.resize(fitting, size, method=spec.interpolation), tf.float32)
     result.set_shape((*images.shape[:-3], *size, spec.channels))
     return result
 
 
-def _cropped_to_aspect(images: Any, aspect: float) -> Any:
-    """Return the largest centred part whose height / width is `aspect`, to the nearest pixel."""
+def _cropped_to_aspect(images: Any, size: tuple[int, int]) -> Any:
+    """As `featcache.images` crops."""
     import tensorflow as tf
 
     height, width = tf.unstack(tf.shape(images)[-3:-1])
-
-    def nearest(length: Any) -> Any:
-        return tf.maximum(1, tf.cast(tf.round(length), tf.int32))  # to even, as Python rounds
-
-    rows = tf.minimum(height, nearest(tf.cast(width, tf.float64) * aspect))
-    columns = tf.minimum(width, nearest(tf.cast(height, tf.float64) / aspect))
+    rows = tf.minimum(height, tf.maximum(1, width * size[0] // size[1]))
+    columns = tf.minimum(width, tf.maximum(1, height * size[1] // size[0]))
     top, left = (height - rows) // 2, (width - columns) // 2
     return images[..., top : top + rows, left : left + columns, :]
+
+
+def _padded(images: Any, spec: PixelSpec) -> Any:
+    """As `featcache.images` pads."""
+    import tensorflow as tf
+
+    height, width = tf.unstack(tf.shape(images)[-3:-1])
+    rows, top = within(height, spec.height, width, spec.width, tf)
+    columns, left = within(width, spec.width, height, spec.height, tf)
+    resized = tf.image.resize(images, [rows, columns], method=spec.interpolation)
+    around = [[top, spec.height - top - rows], [left, spec.width - left - columns], [0, 0]]
+    batch = [[0, 0]] * (len(images.shape) - 3)
+    return tf.pad(tf.cast(resized, tf.float32), [*batch, *around])
+
+
+def within(length: Any, room: int, other_length: Any, other_room: int, ops: Any) -> tuple[Any, Any]:
+    """As `featcache.images` computes it, of integer tensors; `ops` is TensorFlow or `keras.ops`."""
+    whole = other_length * room <= length * other_room
+    fitted = ops.maximum(1, length * other_room // other_length)
+    before = (other_length * room - length * other_room) // (2 * other_length)
+    return ops.where(whole, room, fitted), ops.where(whole, 0, before)
 
 
 def orientation(content: Any) -> Any:

@@ -75,7 +75,7 @@ def _extract(subject: Subject, cleaned: str | None = None) -> list[str]:
         ("image-size", None if size is None else f"{size[0]}x{size[1]}"),
         *((name, request[name]) for name in ("resize", "interpolation", "preprocess", "dtype")),
         *((name, request.get(name)) for name in ("precision", "runtime")),
-        ("fast-decode", "" if request.get("fast_decode") else None),
+        ("fast-decode", "" if request.get("decode") == "reduced" else None),
         ("classes", None if not listing.get("classes") else ",".join(listing["classes"])),
     ]
     if cleaned is None:

@@ -217,7 +217,7 @@ def test_the_graph_decodes_fast_as_featcache_does(size: tuple[int, int], orienta
     """A JPEG is reduced by as much, turned or not; a PNG by nothing."""
     import tensorflow as tf
 
-    spec = PixelSpec(*size, 3, fast=True)
+    spec = PixelSpec(*size, 3, decode="reduced")
     run = tf.function(lambda content: graph.loaded(content, spec), input_signature=[tf.TensorSpec((), tf.string)])
     for kind in ("JPEG", "PNG"):
         content = encoded(random_image(3, 64)[:59, :37], kind, tiff(orientation, "<"))
@@ -238,47 +238,129 @@ def test_the_graph_resizes_as_featcache_does(resize: str, interpolation: str) ->
             assert np.array_equal(run(tf.constant(content)), load(content, spec)), (height, width)
 
 
-def test_the_script_in_the_documents_runs(head: Path, tmp_path: Path, at_once: None) -> None:
-    """The page's script is short, needs Keras alone, and says what featcache says."""
-    export_model(head, tmp_path / "photos.keras")
-    block = re.search(r"```python keras\n(.*?)```", SERVING, re.S)
+def pictures(root: Path) -> list[str]:
+    """Write pictures of many sizes and kinds, the same one lying on its side and as it is, and return their names."""
+    tall = np.kron(random_image(1, 20)[:, :13] // 4 + 40, np.ones((3, 3, 1))).astype(np.uint8)
+    wide = random_image(2, 40)[:14] // 9 + np.linspace(0, 130, 40, dtype=np.uint8)[None, :, None]  # a slope
+    contents = {
+        "tall.jpg": encoded(tall, "JPEG"),
+        "turned.jpg": encoded(wide, "JPEG", tiff(6, ">")),
+        "lying.jpg": encoded(wide, "JPEG"),
+        "wide.png": encoded(wide, "PNG", tiff(8, "<")),
+        "grey.jpg": encoded(tall[..., 0], "JPEG"),
+        "small.png": encoded(random_image(3, 8) // 3 + 30, "PNG"),
+    }
+    for name, content in contents.items():
+        (root / name).write_bytes(content)
+    return list(contents)
+
+
+@pytest.fixture(scope="module")
+def cropping_head(extracting, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a head of two classes, of whose pictures the middle counts, and where in it what is."""
+    root = tmp_path_factory.mktemp("two")
+    cache = extracting(photographs(root / "photos", ["cats", "dogs"]), root / "c", resize="crop", pooling="flatten")
+    return fit_head(cache, "logreg", params={"C": 1e-2}, calibrate="none", out=root / "head").path
+
+
+LITERT = """
+import sys, types
+try:
+    import ai_edge_litert.interpreter
+except ImportError:  # the same class lies in TensorFlow
+    import tensorflow
+    sys.modules["ai_edge_litert"] = types.ModuleType("ai_edge_litert")
+    sys.modules["ai_edge_litert.interpreter"] = tensorflow.lite
+"""
+
+
+@pytest.mark.parametrize(("kind", "target"), [
+    ("keras", "photos.keras"), ("onnx", "photos.onnx"), ("tflite", "photos.tflite"), ("saved", "models/photos/1"),
+])  # fmt: skip
+def test_the_scripts_in_the_documents_run(
+    cropping_head: Path, tmp_path: Path, at_once: None, kind: str, target: str
+) -> None:
+    """Each is short, needs its own libraries alone, and says of any picture what featcache says."""
+    if kind == "onnx":
+        pytest.importorskip("tf2onnx")
+        pytest.importorskip("onnxruntime")
+    export_model(cropping_head, tmp_path / target)
+    block = re.search(rf"```python {kind}\n(.*?)```", SERVING, re.S)
     assert block
-    assert len(block[1].splitlines()) <= 20
-    write_image(tmp_path / "one.png", random_image(1, 13))
-    (said,) = ImageClassifier.load(head).predict(tmp_path / "one.png")
-    blocked = "import sys\nsys.modules['featcache'] = None\n"
+    assert len(block[1].splitlines()) <= 21
+    names = pictures(tmp_path)
+    absent = {"keras": [], "saved": [], "tflite": ["keras"], "onnx": ["keras", "tensorflow"]}[kind]
+    before = LITERT if kind == "tflite" else "import sys\n"
+    before += "".join(f"sys.modules[{name!r}] = None\n" for name in ["featcache", *absent])
     shown = subprocess.run(
-        [sys.executable, "-c", blocked + block[1], "one.png"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", before + block[1], *names], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.strip() == f"one.png: {said.label} {said.probability:.4f}".strip()
+    said = ImageClassifier.load(cropping_head).predict([tmp_path / name for name in names])
+    assert np.diff(sorted(next(iter(one.probabilities.values())) for one in said)).min() > 1e-3
+    for line, name, one in zip(shown.stdout.splitlines(), names, said, strict=True):
+        *named, probability = line.split()
+        assert named == [f"{name}:", one.label]
+        assert float(probability) == pytest.approx(one.probability, abs=1e-4)
 
 
-def test_the_tflite_snippet_in_the_documents_runs(head: Path, tmp_path: Path, at_once: None) -> None:
-    """It names the class that featcache names."""
-    export_model(head, tmp_path / "photos.tflite")
-    block = re.search(r"```python tflite\n(.*?)```", SERVING, re.S)
-    assert block
-    pixels = random_image(1, 8).astype(np.float32)[None]
-    known: dict[str, object] = {"pixels": pixels}
-    exec(block[1].replace('"photos.tflite', f'"{tmp_path}/photos.tflite'), known)
-    write_image(tmp_path / "one.png", pixels[0].astype(np.uint8))
-    (said,) = ImageClassifier.load(head).predict(tmp_path / "one.png")
-    assert np.allclose(known["probabilities"][0], list(said.probabilities.values()), atol=1e-5)
+def test_pixels_of_the_bases_size(cropping_head: Path, tmp_path: Path, at_once: None) -> None:
+    """`input="fixed"` leaves the resizing to the caller, and the JSON says how."""
+    for name in ("m.keras", "m.tflite"):
+        report = export_model(cropping_head, tmp_path / name, input="fixed")
+        assert report.compared == 8
+        known = json.loads(report.metadata.read_text())["input"]
+        assert (known["pictures"], known["resized_by"], known["shape"]) == ("fixed size", "the caller", [None, 8, 8, 3])
+        assert (known["dtype"], known["antialias"], known["resize"]) == ("float32", False, "crop")
+        (said,) = ImageClassifier.load(cropping_head).predict(write_image(tmp_path / "one.png", random_image(1, 13)))
+        spec = ImageClassifier.load(cropping_head).extractor.spec
+        pixels = load(np.asarray(Image.open(tmp_path / "one.png")), spec)
+        fed = {"pixels": pixels.ravel(), "shapes": np.array([pixels.shape])}
+        (found,) = clean.answers(report.format, str(report.path), fed)["images"]
+        assert np.allclose(found, list(said.probabilities.values()), atol=1e-5)
+    with pytest.raises(OptionError, match="Leave out input='fixed'"):
+        export_model(cropping_head, tmp_path / "m", input="fixed")
+    with pytest.raises(OptionError, match="Expected input to be one of any, fixed"):
+        export_model(cropping_head, tmp_path / "m.keras", input="256")
 
 
-def test_the_savedmodel_snippet_in_the_documents_runs(
-    head: Path, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It answers with the class that featcache names, from the bytes of a file."""
-    export_model(head, tmp_path / "models" / "photos" / "1")
-    block = re.search(r"```python saved\n(.*?)```", SERVING, re.S)
-    assert block
-    (tmp_path / "cat.jpg").write_bytes(encoded(random_image(1, 13), "JPEG"))
-    monkeypatch.chdir(tmp_path)
-    exec(block[1], {})
-    (said,) = ImageClassifier.load(head).predict("cat.jpg")
-    assert str(said.label) in capsys.readouterr().out
+def test_the_metadata_says_how_to_feed_it(cropping_head: Path, tmp_path: Path, at_once: None) -> None:
+    """Which pictures, in which type and order, and what the model makes of them."""
+    for name, dtype in (("m.keras", "float32"), ("m.tflite", "uint8"), ("m", "float32")):
+        known = json.loads(export_model(cropping_head, tmp_path / name).metadata.read_text())["input"]
+        assert (known["pictures"], known["resized_by"], known["dtype"]) == ("any size", "the model", dtype)
+        assert (known["shape"], known["range"], known["channel_order"]) == ([None, None, None, 3], [0, 255], "RGB")
+        assert (known["interpolation"], known["antialias"], known["decode"]) == ("bilinear", False, "accurate")
+        assert known["crop"].startswith("centre")
+        assert known["padding"] is None
+
+
+def test_it_is_compared_on_several_sizes(extracting, tmp_path: Path) -> None:
+    """Also where all images of a source have one size, two pieces of the first do not."""
+    for i in range(16):
+        for name, shade in (("a", 0), ("b", 100)):
+            split = "train" if i < 12 else "validation"
+            write_image(tmp_path / "p" / split / name / f"{i}.png", random_image(i, 12) // 2 + np.uint8(shade))
+    fit_head(extracting(tmp_path / "p", tmp_path / "c"), out=tmp_path / "h")
+    shown = comparison.images_for(ImageClassifier.load(tmp_path / "h"), 4, None, "any")
+    assert [picture.shape[:2] for picture in shown.pixels] == [*[(12, 12)] * 4, (8, 12), (12, 6)]
+    assert (shown.compared, len(shown.expected)) == (4, 6)
+    assert {picture.dtype for picture in shown.pixels} == {np.dtype(np.uint8)}
+
+
+def test_reduced_decoding_is_said(extracting, tmp_path: Path, at_once: None) -> None:
+    """A head on features of reduced JPEGs can be exported, with a note that full ones give other answers."""
+    for i in range(8):
+        for name, shade in (("a", 0), ("b", 60)):
+            (tmp_path / "p" / name).mkdir(parents=True, exist_ok=True)
+            content = encoded((random_image(i, 40) // 3 + np.uint8(shade)), "JPEG")
+            (tmp_path / "p" / name / f"{i}.jpg").write_bytes(content)
+    fit_head(extracting(tmp_path / "p", tmp_path / "c", fast_decode=True), out=tmp_path / "h")
+    for name in ("m", "m.keras"):
+        report = export_model(tmp_path / "h", tmp_path / name, images=str(tmp_path / "p" / "a"))
+        assert report.compared == 8
+        assert any("decoded at full size give other answers" in note for note in report.notes)
+        assert json.loads(report.metadata.read_text())["input"]["decode"] == "reduced"
 
 
 @pytest.mark.parametrize("name", ["m.h5", "m.pb", "m.keras.zip"])
@@ -407,7 +489,7 @@ def test_whose_weights_they_are(request_: dict[str, object], expected: str) -> N
     """The note names their origin, and their licence as far as it is known."""
     whole = {"settings": {}, "layers": [], "pooling": "avg", "image_size": None, "resize": "pad", "preprocess": "auto",
              "interpolation": "bilinear", "dtype": "float32", "precision": "float32",
-             "runtime": "tensorflow", "fast_decode": False, "seed": 0, **request_}  # fmt: skip
+             "runtime": "tensorflow", "decode": "accurate", "seed": 0, **request_}  # fmt: skip
     assert expected in exporting._licence({"request": whole})
     assert "drawn at random" in exporting._licence({"request": whole, "options": {"reinitialise": True}})
 
