@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Container, Iterable, Iterator, MutableSet
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from featcache.cache.listing import Entry, Listing
 from featcache.cache.reader import read_description
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key
-from featcache.errors import CacheError, FeatcacheError, ImageError
+from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.recipe import Recipe, Request
 from featcache.sources import SPLITS, Digests, Item, Items, Source, SplitPolicy, Words, digest, folder_name
 
@@ -266,7 +267,7 @@ def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool) -> list
                 identities[i], readable[i] = np.frombuffer(identity, np.uint8), True
         return identities, readable
 
-    job.policy = job.policy.ranked(items, identify)
+    job.policy = _policy_of_before(job, known, items, unchanged) or job.policy.ranked(items, identify)
     settled, digests, splits = _settled(job, items, known, np.flatnonzero(unchanged & read & ~failed), before)
     to_hash = unchanged & failed & ~read  # it could not be read; perhaps it can now
     if known.rows:
@@ -297,6 +298,20 @@ def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool) -> list
             read[position], digests[position] = True, np.frombuffer(found, np.uint8)
     job.entries = Listing.listed(items, Words(splits, SPLITS), digests, read, reasons)
     return [int(position) for position in np.flatnonzero(todo)]
+
+
+def _policy_of_before(job: Job, known: Known, items: Items, unchanged: npt.NDArray[np.bool_]) -> SplitPolicy | None:
+    """Return the policy with the cutoffs that a cache keeps, if it was the same and nothing has changed since."""
+    old = known.entries
+    if items.splits.names or len(items) != len(old) or not (unchanged.all() and old.known.all()):
+        return None
+    if not (items.paths == old.paths and items.labels == old.labels and items.groups == old.groups):
+        return None
+    try:
+        policy = SplitPolicy.from_listing(known.meta["listing"])
+    except (KeyError, TypeError, OptionError):
+        return None
+    return policy if replace(policy, cutoffs={}, shared=()) == job.policy else None
 
 
 def _before(items: Items, old: Listing) -> npt.NDArray[np.int64]:

@@ -299,7 +299,7 @@ def test_another_commands_rows_are_refused(classifier, cache, many: Path, tmp_pa
     other = ImageClassifier.load(fit_head(cache, "ridge").path)
     for one, options, name in ((other, {}, "model"), (classifier, {"threshold": 0.5}, "threshold"),
                                (classifier, {"top_k": 2}, "top-k")):  # fmt: skip
-        with pytest.raises(OptionError, match=f"of another {name}.* Delete"):
+        with pytest.raises(OptionError, match=f"another {name}.* Delete"):
             one.predict_to(out, many, **options)
     (many / "000.png").rename(many / "zzz.png")
     with pytest.raises(OptionError, match="of another list of images"):

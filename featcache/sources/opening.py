@@ -180,8 +180,11 @@ def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = No
             return npz_source(path)
         if path.suffix.lower() in TABLES:
             return table_source(path, options, labelled=labelled)
-    what = "is none of these" if path.exists() else "does not exist"
-    raise SourceError(f"Expected a source: {KINDS}. Received: {str(path)!r}, which {what}.")
+    if not path.exists():
+        raise SourceError(
+            f"The source {str(path)!r} does not exist. Name a file or folder, or one of {', '.join(NAMED)}."
+        )
+    raise SourceError(f"{str(path)!r} is no source of images. A source is {KINDS}.")
 
 
 def open_images(

@@ -139,8 +139,10 @@ class SplitPolicy:
         digests, readable = identify(rows)
         rows, identities = rows[readable], digests[readable].copy()
         labels, groups = items.labels.codes[rows], items.groups.codes[rows]
-        for code in np.unique(groups[groups >= 0]).tolist():
-            identities[groups == code] = np.frombuffer(_group_identity(items.groups.names[code]), np.uint8)
+        codes, at = np.unique(groups[groups >= 0], return_inverse=True)
+        if len(codes):
+            named = Digests.of(_group_identity(items.groups.names[code]) for code in codes.tolist())
+            identities[groups >= 0] = named.rows[at]
         pairs, first = np.unique(
             np.concatenate([identities, labels.astype(">i4").view(np.uint8).reshape(-1, 4)], axis=1),
             axis=0, return_index=True,
@@ -150,10 +152,11 @@ class SplitPolicy:
         across = np.isin(groups[first], _groups_of_several_classes(items))
         alone, shared = first[~(several | across)], first[several | across]
         brought = items.splits.among(SPLITS)[rows]
+        alone = alone[np.argsort(labels[alone], kind="stable")]
+        codes, starts = np.unique(labels[alone], return_index=True)
         cutoffs = {
             items.labels.names[code]: self._cutoffs(identities[own], brought[own])
-            for code in np.unique(labels[alone]).tolist()
-            for own in [alone[labels[alone] == code]]
+            for code, own in zip(codes.tolist(), np.split(alone, starts[1:]), strict=True)
         }
         return replace(self, cutoffs=cutoffs, shared=sorted({identities[i].tobytes().hex() for i in shared.tolist()}))
 

@@ -145,7 +145,7 @@ def test_flat_folder_has_no_labels(extracting, tmp_path: Path) -> None:
     cache = extracting(tmp_path / "flat", tmp_path / "c", validation_split=0)
     assert np.allclose(cache.features(), [predicted_mean(random_image(i)) for i in range(3)], rtol=1e-5)
     assert cache.labels().tolist() == [-1] * 3
-    with pytest.raises(HeadError, match="3 of 3 images without"):
+    with pytest.raises(HeadError, match="3 of 3 images have no class"):
         fit_head(cache)
 
 
@@ -153,7 +153,7 @@ def test_split_without_labels(extracting, split_photos: Path, tmp_path: Path) ->
     """A test folder without class folders is listed; a head that would score it is refused, not misled."""
     write_image(split_photos / "test" / "1.png", random_image(1))
     assert open_source(split_photos).items[-1].label is None
-    with pytest.raises(HeadError, match="1 of 51 images without"):
+    with pytest.raises(HeadError, match="1 of 51 images have no class"):
         fit_head(extracting(split_photos, tmp_path / "c"))
 
 
