@@ -419,7 +419,7 @@ class Extraction:
             raise OptionError(f"Expected a part to be computed by --engine local. Received: {self.engine!r}.")
         job = self._job()
         known = self._known(job)
-        todo = self._todo(job, known)
+        todo = self._todo(job, known, splits=self.views > 0)  # else they decide no rows
         meta = self._meta(job, known)
         batch = self.batch_size or BATCH_SIZE  # the same for all parts
         work = self._work(job, meta, batch)
@@ -451,7 +451,7 @@ class Extraction:
         """Say what `run` would do, from the listing and a timed batch; write nothing."""
         job = self._job()
         known = self._known(job)
-        todo = self._todo(job, known)
+        todo = self._todo(job, known, splits=False)
         layers = self._meta(job, known)["layers"]
         size = self.batch_size or BATCH_SIZE
         rate = _timed(job, [job.source.items[i] for i in todo[: 2 * size]], size) if todo else 0.0
@@ -546,10 +546,10 @@ class Extraction:
         order = in_order(todo, job.entries.paths, shuffled=shuffled)
         return cut(order, job.source.items, self._task_size(job, meta, batch_size))
 
-    def _todo(self, job: Job, known: Known) -> list[int]:
+    def _todo(self, job: Job, known: Known, *, splits: bool = True) -> list[int]:
         if not self.replace_source:
             known.check_same_source(job)
-        return compare(job, known, rehash=self.rehash, retry_failed=self.retry_failed)
+        return compare(job, known, rehash=self.rehash, retry_failed=self.retry_failed, ranked=splits)
 
     def _meta(self, job: Job, known: Known) -> dict[str, Any]:
         """Return what the manifest keeps of source, listing and views, as it reads back from JSON."""

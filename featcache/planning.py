@@ -24,6 +24,7 @@ from featcache.cache.shard import Key
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
 from featcache.recipe import Recipe, Request
 from featcache.sources import SPLITS, Digests, Item, Items, Source, SplitPolicy, Words, digest, folder_name
+from featcache.sources.source import counted
 
 if TYPE_CHECKING:
     from featcache.extractor import Extractor
@@ -123,16 +124,21 @@ class Job:
             log.debug("passing over %s: %s", other, error)
             return False
 
-    def hash_items(self, items: Iterable[Item]) -> Iterator[tuple[Item, bytes | None, str | None]]:
-        """Yield the digest of each image, read in parallel, or the reason why it cannot be read."""
+    def hash_items(
+        self, items: Iterable[Item], *, keep: bool = True
+    ) -> Iterator[tuple[Item, bytes | None, str | None]]:
+        """Yield the digest of each image, read in parallel, or why it cannot be read; `keep` it for later."""
 
         def hashed(item: Item) -> tuple[Item, bytes | None, str | None]:
-            if item.path not in self.hashed:
+            found = self.hashed.get(item.path)
+            if found is None:
                 try:
-                    self.hashed[item.path] = digest(self.source.read(item))
+                    found = digest(self.source.read(item))
                 except ImageError as error:
                     return item, None, str(error)
-            return item, self.hashed[item.path], None
+                if keep:
+                    self.hashed[item.path] = found
+            return item, found, None
 
         with ThreadPoolExecutor(4, "featcache-hash") as pool:
             waiting = iter(items)
@@ -231,12 +237,12 @@ class _Plain:
         return isinstance(digest, bytes) and Key(digest, 0, "") in self._rows
 
 
-def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool) -> list[int]:
+def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool, ranked: bool = True) -> list[int]:
     """List the source anew in ``job.entries`` and return the positions of images to send through the base.
 
     Files of the same name, size and time stamp (unless it is 0, which says nothing) are taken to be
     unchanged, if the source lies where it lay. Others that could be known images under a new name are
-    hashed; their pixels are not needed.
+    hashed; their pixels are not needed. `ranked`: whether small classes are drawn by rank, which reads all their files.
     """
     items, old = Items.of(job.source.items), known.entries
     n, same_place = len(items), known.location == job.source.location
@@ -261,13 +267,16 @@ def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool) -> list
         there = (unchanged & read)[rows]
         identities, readable = np.zeros((len(rows), 32), np.uint8), there.copy()
         identities[there] = old.digests[before[rows[there]]]
-        others = np.flatnonzero(~there)
-        for i, (_, identity, _) in zip(others, job.hash_items(items[j] for j in rows[others].tolist()), strict=True):
+        readable |= items.groups.codes[rows] >= 0  # drawn by their group
+        others = np.flatnonzero(~readable)
+        unread = counted((items[j] for j in rows[others].tolist()), job.source.location)
+        for i, (_, identity, _) in zip(others, job.hash_items(unread, keep=False), strict=True):
             if identity is not None:
                 identities[i], readable[i] = np.frombuffer(identity, np.uint8), True
         return identities, readable
 
-    job.policy = _policy_of_before(job, known, items, unchanged) or job.policy.ranked(items, identify)
+    if ranked:
+        job.policy = _policy_of_before(job, known, items, unchanged) or job.policy.ranked(items, identify)
     settled, digests, splits = _settled(job, items, known, np.flatnonzero(unchanged & read & ~failed), before)
     to_hash = unchanged & failed & ~read  # it could not be read; perhaps it can now
     if known.rows:

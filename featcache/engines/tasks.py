@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ class Work:
         """Fingerprint of how views are made, empty without any."""
         return "" if self.augment is None else self.augment.fingerprint
 
+    @cached_property
+    def splits(self) -> str:
+        """SHA-256 of how images are split, empty where it decides no rows: training images alone have views."""
+        return hashlib.sha256(canonical_json(asdict(self.policy)).encode()).hexdigest() if self.views else ""
+
     def keys(self, item: Item, identity: bytes) -> list[Key]:
         """Return the rows an image must have: augmented views are for training images only."""
         views = self.views if self.policy.split_of(item, identity) == "train" else 0
@@ -99,8 +105,8 @@ class Task:
     def name(self, work: Work) -> str:
         """Return 16 hex digits that stand for these images, unchanged, and what is to be made of them."""
         images = [[item.path, item.size, item.mtime_ns] for item in self.items]
-        location, splits = work.described["location"], asdict(work.policy) if work.views else None
-        what = [work.recipe.fingerprint, location, work.augmentation, work.views, splits, work.batch_size, images]
+        location = work.described["location"]
+        what = [work.recipe.fingerprint, location, work.augmentation, work.views, work.splits, work.batch_size, images]
         return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:16]
 
 

@@ -56,9 +56,10 @@ class SplitPolicy:
     An image's draw is a number from 0 to 1, SHA-256 of the seed and its digest (its group, if it has one): copies
     of an image are on one side, and adding images never moves an old one of a large class. In a class of fewer than
     50 images, the round(share × n) images with the smallest draws are taken, at least one of 5 or more; one more
-    image then moves at most one old one. From 50 to `RANKED_BELOW` images the number moves, one at a time, to that
-    of the plain draw, so that this holds while a class grows. Validation and test are the two ends of one draw:
-    raising either takes images from train and leaves the other as it was.
+    image then moves at most one old one to or from validation, and one to or from test. From 50 to `RANKED_BELOW`
+    images the number moves, one at a time, to that of the plain draw, so that this holds while a class grows.
+    Validation and test are the two ends of one draw: raising either takes images from train and leaves the other as it
+    was. A copy that is in a small and in a large class is drawn for each; scores leave out what is in train, too.
     """
 
     validation_split: float | None = None
@@ -155,8 +156,8 @@ class SplitPolicy:
         alone = alone[np.argsort(labels[alone], kind="stable")]
         codes, starts = np.unique(labels[alone], return_index=True)
         cutoffs = {
-            items.labels.names[code]: self._cutoffs(identities[own], brought[own])
-            for code, own in zip(codes.tolist(), np.split(alone, starts[1:]), strict=True)
+            items.labels.names[code]: self._cutoffs(identities[alone[start:end]], brought[alone[start:end]])
+            for code, start, end in zip(codes.tolist(), starts, [*starts[1:], len(alone)], strict=False)
         }
         return replace(self, cutoffs=cutoffs, shared=sorted({identities[i].tobytes().hex() for i in shared.tolist()}))
 
@@ -184,7 +185,7 @@ class SplitPolicy:
         if self.test_from:
             split = np.where(free, np.where(draws < low, 1, np.where(draws >= high, 2, 0)), brought)
             left = np.sort(self._draws(b"test", identities[split == SPLITS.index(self.test_from[0])]))
-            count = _taken(left, self.test_from[1], len(left) - 1)
+            count = _taken(left, self.test_from[1], len(left) - 1, slack=max(0, len(ordered) - _EXACT_BELOW + 1))
             second = float(left[count]) if count else 0.0
         return [low, high, second]
 
@@ -259,15 +260,20 @@ def _groups_of_several_classes(items: Items) -> Ints:
     return codes[counts > 1]
 
 
-def _taken(draws: npt.NDArray[np.float64], share: float, most: int) -> int:
-    """Return how many of a class's draws, in ascending order, a share takes: `most` at most."""
+def _taken(draws: npt.NDArray[np.float64], share: float, most: int, *, slack: int | None = None) -> int:
+    """Return how many of a class's draws, in ascending order, a share takes: `most` at most.
+
+    `slack` is how far a part of a class may be from its rounded share; default: as the class grows, the number goes
+    towards that of the plain draw by no more than one for each image, and never back.
+    """
     n = len(draws)
     if not share:
         return 0
-    count = int(share * min(n, _EXACT_BELOW - 1) + 0.5)
-    if n >= 5:
-        count = max(count, 1)
-    if n >= _EXACT_BELOW:  # towards the plain draw, by no more than one for each further image
-        plain = int(np.searchsorted(draws, share))
-        count = min(max(plain, count), count + n - (_EXACT_BELOW - 1))
-    return max(0, min(count, most))
+    rounded = int(share * (min(n, _EXACT_BELOW - 1) if slack is None else n) + 0.5)
+    least = most_of = max(rounded, 1) if n >= 5 else rounded
+    if slack is not None:
+        least, most_of = least - slack, most_of + slack
+    elif n >= _EXACT_BELOW:
+        most_of += n - (_EXACT_BELOW - 1)
+    plain = int(np.searchsorted(draws, share))
+    return max(0, min(max(plain, least), most_of, most))

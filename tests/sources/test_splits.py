@@ -181,6 +181,29 @@ def test_groups_and_copies_of_small_classes_stay_together(seed: int) -> None:
     assert found["c2"] == found["a5"]
 
 
+def test_two_shares_move_few_images() -> None:
+    """With a share for test, or a second draw, one more image moves two or three old ones at most, at any size."""
+    images = list(of_class("a", 230).items())
+    for seed in range(3):
+        random.Random(seed).shuffle(images)
+        for policy, most in ((SplitPolicy(0.2, seed=seed, test_split=0.2), 2),
+                             (SplitPolicy(0.2, ("validation", 0.5), seed), 3)):  # fmt: skip
+            before = dict[str, str]()
+            for n in range(1, len(images) + 1):
+                now = ranked(policy, dict(images[:n]))
+                assert sum(now[path] != split for path, split in before.items()) <= most, n
+                before = now
+
+
+def test_nothing_to_rank() -> None:
+    """Classes whose images are all shared have no cutoffs, and what cannot be read is no reason to fail."""
+    found = ranked(SplitPolicy(0.5), {("a", "x", None): b"same", ("b", "y", None): b"same"})
+    assert found["a"] == found["b"]
+    items = Items.of([ITEM])
+    policy = SplitPolicy(0.5).ranked(items, lambda rows: (np.zeros((len(rows), 32), np.uint8), np.zeros(1, bool)))
+    assert policy.cutoffs == {}
+
+
 def test_unreadable_images_are_not_counted() -> None:
     """An image without a digest has no rank."""
     items = Items.of(Item(path, label, None, 1, 1) for path, label, _ in of_class("a", 10))
