@@ -69,12 +69,12 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
 
 def _check_masks(where: str, folders: Sequence[str]) -> None:
     """Refuse folders of masks beside those of images; among many classes, say so."""
-    masks = masks_among(folders)
+    masks, sure = masks_among(folders)
     if not masks:
         return
-    if len(folders) - len(masks) > 3 and len(masks) == 1:  # carnival: hats, masks, shoes, …
-        log.warning("%s: %r is taken as a class; if it has masks or labels of the other images, leave it out with "
-                    "--exclude %s", where, masks[0], quoted(masks[0]))  # fmt: skip
+    if not sure:
+        log.warning("%s: these are taken as classes: %s. If they have masks or labels of the other images, leave them "
+                    "out with %s", where, shown(masks), exclude_words(masks))  # fmt: skip
         return
     others = [name for name in folders if name not in masks]
     raise SourceError(
@@ -95,7 +95,8 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
             f"understood: {quoted(f'{train}/{deep[0]}')}. Move the folders, or make a table with the columns path, "
             f"label and split. If the splits do not matter: {classes_words(folders)}."
         )
-    if masks := masks_among(every):
+    masks, sure = masks_among(every)
+    if sure and masks:
         holder = next(name for name in deep if masks[0] in inside[name])
         raise SourceError(
             f"{where!r} has masks or labels beside images inside of class folders: {f'{holder}/{masks[0]}'!r}. Leave "

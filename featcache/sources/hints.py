@@ -18,7 +18,7 @@ _CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z_])[A-Z_\d]{5}")  # as cameras name fol
 
 _DATE = re.compile(r"(19|20)\d\d[\W_]?(0\d|1[0-2])([\W_]?[0-3]\d)?")
 
-_MASKS = frozenset({"masks", "labels", "annotation", "annotations", "groundtruth", "gt", "segmentation",
+_MASKS = frozenset({"masks", "labels", "annotation", "annotations", "groundtruth", "segmentation",
                     "segmentations"})  # fmt: skip
 _MASK = frozenset({"mask", "label", "truth", *_MASKS})
 
@@ -64,20 +64,23 @@ def _numbered(name: str) -> tuple[str, str, tuple[str, ...]]:
     return words[place - 1] if place else "", words[place], (*words[:place], *words[place + 1 :])
 
 
-def masks_among(folders: Iterable[str]) -> list[str]:
-    """Return the folders that hold masks or labels of the images in the others, by their names."""
+def masks_among(folders: Iterable[str]) -> tuple[list[str], bool]:
+    """Return the folders that hold masks or labels of the images in the others, by their names, and if that is sure."""
     words = {name: words_of(name) for name in folders}
     plain = {tuple(each) for each in words.values()}
+    images = any(map(says_nothing, words))
     found = []
     for name, each in words.items():
         bare = tuple(word for word in each if word not in _MASK)
-        marked = len(bare) < len(each)
-        paired = bool(bare) and bare in plain  # benign_mask beside benign
-        of_images = any(word in SAYS_NOTHING for word in each)
-        if marked and (_MASKS & set(each) or "ground truth" in " ".join(each) or paired or of_images):
+        paired = bare in plain  # benign_mask beside benign
+        of_images = SAYS_NOTHING & set(each) or (images and not bare)
+        clear = _MASKS & set(each) or "ground truth" in " ".join(each) or each == ["gt"]
+        if clear or (len(bare) < len(each) and (paired or of_images)):
             found.append(name)
     others = [name for name in words if name not in found]
-    return [] if any(re.search("mask|label", name, re.IGNORECASE) for name in others) or not others else found
+    if not others or any(re.search("mask|label", name, re.IGNORECASE) for name in others):
+        return [], False
+    return found, len(others) <= max(3, len(found))  # among many classes, masks may be one: hats, masks, shoes, …
 
 
 def copies_among(folders: Sequence[str]) -> list[str]:
