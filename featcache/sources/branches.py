@@ -6,17 +6,19 @@ names the option that says what is meant.
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import SourceError
-from featcache.sources.classes import HOLDERS, classes_of
+from featcache.sources.classes import classes_of
+from featcache.sources.hints import says_nothing
 from featcache.sources.layouts import known_splits
 from featcache.sources.options import SourceOptions
 from featcache.sources.source import SPLITS
-from featcache.sources.trees import Look, Tree, classes_words, quoted, shown, split_words, wrapped
+from featcache.sources.trees import Look, Tree, classes_words, exclude_words, quoted, shown, split_words, wrapped
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +71,18 @@ def branches(
     splits = {} if sure else _splits(tree, folders, options)
     if not splits:
         if folders and (here.image or here.other) and not packed:
-            raise _files_beside(tree.where, here)
-        bare = not folders or (packed and not sure and [name.lower() in HOLDERS for name in folders] == [True])
+            raise _files_beside(tree, root, here)
+        bare = not folders or (packed and not sure and [says_nothing(name) for name in folders] == [True])
         return [Branch(root, None, None if bare else classes_of(tree, root, folders, wanted, top=True))]
     _check_splits(tree, root, folders, splits, options)
-    if here.image:
-        log.warning("%s: files beside the folders of splits are not read, such as %r", tree.where, here.image)
+    beside = [*here.tables[:1], *filter(None, [here.image, here.other])]
+    if beside:
+        log.warning("%s: files beside the folders of splits are not read, such as %r", tree.where, beside[0])
     parts = [_split(tree, f"{root}{name}/", split, wanted) for name, split in splits.items()]
     parts.sort(key=lambda part: SPLITS.index(part.split or ""))
     parts = [_unlabelled(tree, part, parts) for part in parts]
+    if not any(part.classes for part in parts):
+        log.warning("%s: no split has class folders: no image has a label", tree.where)
     _check_same_classes(tree, parts, wanted)
     return parts
 
@@ -121,11 +126,10 @@ def _check_splits(
     """Raise `SourceError` unless the folders are train and other splits, one folder each."""
     others = [name for name in folders if name not in splits]
     if others:
-        there = [f"--exclude {quoted(name)}" for name in others[:3]]
         missing = [split for split in ("train", "test", "validation") if split not in splits.values()] or ["test"]
         raise SourceError(
             f"Some folders of {tree.where!r} are splits by their names ({shown(splits)}) and others are not "
-            f"({shown(others)}). Leave these out with {' '.join(there)}, or say which split they are, such as "
+            f"({shown(others)}). Leave these out with {exclude_words(others)}, or say which split they are, such as "
             f"{split_words(others[:1], missing)}. If all of them are classes: {classes_words(folders)}."
         )
     if "train" not in splits.values():
@@ -165,7 +169,7 @@ def _split(tree: Tree, path: str, split: str, wanted: Collection[str]) -> Branch
         log.warning("%s: the class folders of %s are taken from %s", tree.where, split, below.rstrip("/"))
     here = tree.look(below, whole=True)
     if here.folders and (here.image or here.other):
-        raise _files_beside(f"{tree.where}/{below}", here)
+        raise _files_beside(tree, below, here)
     folders = _filled(tree, below, here.folders)
     return Branch(below, split, classes_of(tree, below, folders, wanted, top=False) if folders else None)
 
@@ -177,33 +181,54 @@ def _repeats(name: str, path: str, split: str | None) -> bool:
 
 def _unlabelled(tree: Tree, part: Branch, parts: Sequence[Branch]) -> Branch:
     """Return a split without classes if its one folder is none: ``test/all/``, ``test/test/``, ``train/images/``."""
-    holds = part.classes is not None or tree.look(part.path).image is not None
+    holds, odd = part.classes is not None or tree.look(part.path).image is not None, False
     if part.classes is not None and len(part.classes) == 1:
         (name,) = part.classes
-        elsewhere = {other for one in parts if one is not part for other in one.classes or ()}
-        repeated = _repeats(name, part.path, part.split)
-        if name.lower() in HOLDERS or repeated or (len(elsewhere) > 1 and name not in elsewhere):
+        elsewhere = {other for one in parts if one is not part and one.classes and len(one.classes) > 1
+                     for other in one.classes}  # fmt: skip
+        empty = says_nothing(name) or _repeats(name, part.path, part.split)
+        if name not in elsewhere and (empty or (elsewhere and not _resembles(name, elsewhere))):
+            odd = not empty
             part = Branch(part.path, part.split, None)
-    if holds and part.classes is None and part.split != "test" and any(one.classes for one in parts):
+    if holds and part.classes is None and (odd or part.split != "test") and any(one.classes for one in parts):
         log.warning("%s/%s has no class folders: %s has no labels", tree.where, part.path.rstrip("/"), part.split)
     return part
+
+
+def _resembles(name: str, others: Collection[str]) -> bool:
+    """Whether a name is another spelling of one of the others, such as cat beside cats."""
+    return bool(difflib.get_close_matches(name.lower(), [other.lower() for other in others], 1, 0.75))
 
 
 def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[str]) -> None:
     """Refuse splits that have no class in common with train: their names are others for the same classes."""
     train = {name for part in parts if part.split == "train" for name in part.classes or ()}
     for part in parts:
+        new = [name for name in part.classes or () if name not in train]
         if part.classes and train and not train & set(part.classes) and not set(part.classes) <= set(wanted):
             raise SourceError(
                 f"The classes of {part.split} in {tree.where!r} ({shown(part.classes)}) are not those of train "
                 f"({shown(sorted(train))}): none is the same. Give folders of one class the same name, or leave the "
                 f"split out with --exclude {quoted(part.path.split('/')[0])}."
             )
+        if new and train:
+            log.warning("%s: classes of %s are not in train: %s", tree.where, part.split, shown(new))
 
 
-def _files_beside(where: str, here: Look) -> SourceError:
-    file = here.image or here.other or ""
-    return SourceError(
-        f"{where.rstrip('/')!r} holds folders, which are classes, and files beside them, such as {file!r}. Move images "
-        f"into the folder of their class, and leave other files out with --exclude {quoted(file)}."
-    )
+def _files_beside(tree: Tree, path: str, here: Look) -> SourceError:
+    where, file = f"{tree.where}/{path}".rstrip("/"), here.image or here.other or ""
+    start = f"{where!r} holds folders, which are classes, and files beside them, such as {file!r}."
+    if here.tables:
+        start = f"{where!r} holds tables beside folders: {shown(here.tables)}."
+        advice = f"If one has the labels, name it as the source, with --images {quoted(where)}. "
+        advice += f"If the folders are the classes: {exclude_words(here.tables)}"
+    elif here.image:
+        end = Path(file).suffix
+        images = f"{path or '/'}*{end}" if end else file
+        advice = (
+            f"Move images into the folder of their class; or leave out the folders with {exclude_words(here.folders)}, "
+            f"or these images with --exclude {quoted(images)}"
+        )
+    else:
+        advice = f"Leave them out with --exclude {quoted(file)}"
+    return SourceError(f"{start} {advice}.")

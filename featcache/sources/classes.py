@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Sequence
 
 from featcache.errors import SourceError
+from featcache.sources.hints import are_numbered, copies_among, masks_among, parts_among, says_nothing
 from featcache.sources.layouts import known_splits
-from featcache.sources.trees import Tree, classes_words, quoted, shown, split_words, wrapped
+from featcache.sources.trees import Tree, classes_words, exclude_words, quoted, shown, split_words, wrapped
 
 log = logging.getLogger(__name__)
 
-HOLDERS = frozenset({
-    "images", "image", "imgs", "img", "jpegimages", "jpg", "jpeg", "png", "data", "dataset", "photos", "pictures",
-    "all", "unlabeled", "unlabelled", "unknown", "none",
-})  # fmt: skip
-"""Names of folders, in lower case, that say that there are images and not of what."""
-
 _BESIDE = frozenset({"images", "image", "imgs", "img", "jpegimages"})
-"""Those of them that lie beside annotations or masks of the images."""
-
-_FOLD = re.compile(r"(fold|split|part|batch|chunk|subset|cv|shard)[\W_]*\d+", re.IGNORECASE)
+"""Names of folders, in lower case, that lie beside annotations or masks of the images."""
 
 
 def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection[str], *, top: bool) -> tuple[str, ...]:
@@ -39,13 +31,12 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
     barren = [name for name, look in looks.items() if not look.image and not look.folders]
     if barren:
         example = f"{barren[0]}/{looks[barren[0]].other}"
-        words = " ".join(f"--exclude {quoted(name)}" for name in barren[:3])
         raise SourceError(
             f"{where!r} has a folder without images, which is no class: {shown(barren)}, with files such as "
-            f"{example!r}. Leave it out with {words}."
+            f"{example!r}. Leave it out with {exclude_words(barren)}."
         )
     deep = [name for name, look in looks.items() if not look.image]
-    if top and len(folders) == 1 and (deep or folders[0].lower() in HOLDERS):
+    if top and len(folders) == 1 and (deep or says_nothing(folders[0])):
         inner = f"{tree.where}/{wrapped(tree, f'{path}{folders[0]}/')}".rstrip("/")
         raise SourceError(
             f"{where!r} holds nothing but the folder {folders[0]!r}. Name {inner!r} as the source. If "
@@ -60,11 +51,36 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
             f"like classes. For images without labels {advice}; labels that are in files need a table. If all of them "
             f"are classes: {classes_words(folders)}."
         )
-    if len(folders) > 1 and all(map(_FOLD.fullmatch, folders)):
-        raise _one_set(where, folders, "look like parts of one set by their names", top=top)
+    if parts := parts_among(folders):
+        raise SourceError(
+            f"{where!r} has {shown(parts)}, which look like parts of one set by their names, not like classes. If a "
+            f"table has the labels, name it as the source, with --images {quoted(where)}. If they are splits: "
+            f"{split_words(parts) if top else 'make a table of them'}. If all are classes: {classes_words(folders)}."
+        )
+    _check_masks(where, folders)
+    if are_numbered(folders):
+        log.warning("%s: folders that differ by a number only are taken as classes: %s", where, shown(folders))
+    if copies := copies_among(folders):
+        log.warning("%s: these look like copies or new folders, and each is a class: %s", where, shown(copies))
     if deep:
         _check_deep(tree, path, where, folders, deep, top=top)
     return tuple(folders)
+
+
+def _check_masks(where: str, folders: Sequence[str]) -> None:
+    """Refuse folders of masks beside those of images; among many classes, say so."""
+    masks, sure = masks_among(folders)
+    if not masks:
+        return
+    if not sure:
+        log.warning("%s: these are taken as classes: %s. If they have masks or labels of the other images, leave them "
+                    "out with %s", where, shown(masks), exclude_words(masks))  # fmt: skip
+        return
+    others = [name for name in folders if name not in masks]
+    raise SourceError(
+        f"{where!r} has {shown(masks)} beside {shown(others)}, which look like masks or labels of the images, not like "
+        f"classes. Leave them out with {exclude_words(masks)}. If all are classes: {classes_words(folders)}."
+    )
 
 
 def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep: Sequence[str], *, top: bool) -> None:
@@ -79,9 +95,16 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
             f"understood: {quoted(f'{train}/{deep[0]}')}. Move the folders, or make a table with the columns path, "
             f"label and split. If the splits do not matter: {classes_words(folders)}."
         )
+    masks, sure = masks_among(every)
+    if sure and masks:
+        holder = next(name for name in deep if masks[0] in inside[name])
+        raise SourceError(
+            f"{where!r} has masks or labels beside images inside of class folders: {f'{holder}/{masks[0]}'!r}. Leave "
+            f"them out with {exclude_words(masks)}. If they are images of the classes: {classes_words(folders)}."
+        )
     for name in deep:
-        again = sorted(inside[name] & set(folders))
-        if len(again) > 1:
+        again = sorted(inside[name] & (set(folders) - {name}))
+        if len(again) > 1 or (again and inside[name] <= set(folders)):
             raise SourceError(
                 f"{where!r} has class folders that {name!r} has once more: {shown(again)}. Leave that folder out with "
                 f"--exclude {quoted(path + name)}. If it is a class: {classes_words(folders)}."
@@ -92,15 +115,15 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
             if shared and 2 * len(shared) >= min(sizes) and max(sizes) > 1:
                 what = f"have the same folders inside, such as {shown(sorted(shared)[:3])}"
                 raise _one_set(where, folders, what, top=top)
-    if len(deep) == len(folders) and not all(name.lower() in HOLDERS for name in every):
-        log.warning("%s: each of %s is one class with all that lies in its folders, such as %s/%s. If those are the "
-                    "classes, make a table", where, shown(folders), deep[0], min(inside[deep[0]], default="")
-        )  # fmt: skip
+    several = next((name for name in deep if not all(map(says_nothing, inside[name]))), None)
+    if several is not None:
+        log.warning("%s: all that lies in the folders of a class folder is that class, such as %s/%s. If those are the "
+                    "classes, make a table", where, several, min(inside[several]))  # fmt: skip
 
 
 def _one_set(where: str, folders: Sequence[str], why: str, *, top: bool) -> SourceError:
-    advice = f"Say which is which, such as {split_words(folders)}" if top else "Make a table of them"
+    advice = f"If they are splits: {split_words(folders)}" if top else "If they are splits: make a table of them"
     return SourceError(
-        f"{where!r} has {shown(folders)}, which {why}: they are splits rather than classes. {advice}. If they are "
-        f"classes: {classes_words(folders)}."
+        f"{where!r} has {shown(folders)}, which {why}: they are no classes. If they hold the same images, name one of "
+        f"them as the source. {advice}. If all are classes: {classes_words(folders)}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +12,18 @@ from typing import NamedTuple
 from featcache.errors import SourceError
 from featcache.sources.branches import Branch, branches
 from featcache.sources.files import FileSource
+from featcache.sources.hints import masks_in
 from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
+from featcache.sources.rows import JSON_LINES
 from featcache.sources.source import Item
-from featcache.sources.trees import Look, may_be_image
+from featcache.sources.trees import Look, may_be_image, quoted, shown
 
 log = logging.getLogger(__name__)
 
 _NOTHING = Exclusion(())
+
+_TABLES = (".csv", ".tsv", *JSON_LINES)
 
 
 class Content(NamedTuple):
@@ -86,7 +90,7 @@ class Folders:
             found = self.content(path)
             image = next((name for name in found.files if may_be_image(name)), None)
             other = next((name for name in found.files if name != image), None)
-            return Look(found.folders, image, other)
+            return Look(found.folders, image, other, [name for name in found.files if name.lower().endswith(_TABLES)])
         if path not in self._looks:
             self._looks[path] = self._glance(path)
         return self._looks[path]
@@ -131,25 +135,62 @@ def folder_source(
         If it holds no image, or its folders could mean two things.
     """
     options.check("a folder", "exclude", "splits")
-    items = (item for branch in branches(tree, options, classes) for item in _items(tree, branch))
-    source = FileSource(Path(tree.where), items, options=options)
+    source = FileSource(Path(tree.where), _items(tree, branches(tree, options, classes)), options=options)
     if not source.items:
-        raise no_file(Path(tree.where))
+        raise no_file(Path(tree.where), "image")
     tree.exclusion.warn(tree.where)
     return source
 
 
-def _items(tree: Folders, branch: Branch) -> Iterator[Item]:
-    folder = f"{tree.where}/{branch.path}"
-    if branch.classes is None:
-        yield from _walk(folder, branch.path, None, branch.split, tree.exclusion, tree.contents.get(branch.path))
-    for name in branch.classes or ():
-        empty = True
-        for item in _walk(folder + name, f"{branch.path}{name}/", name, branch.split, tree.exclusion):
-            empty = False
-            yield item
-        if empty:
-            log.warning("%s%s has no file: it is no class", folder, name)
+def _items(tree: Folders, found: Sequence[Branch]) -> Iterator[Item]:
+    """Yield the images of all branches, and say what is odd about their names."""
+    sieve = _Sieve()
+    for branch in found:
+        prints = set()
+        for name in ("",) if branch.classes is None else branch.classes:
+            path = f"{branch.path}{name}/" if name else branch.path
+            top = tree.contents.get(path)
+            yield from _walk(f"{tree.where}/{path}", path, name or None, branch.split, tree.exclusion, top, sieve)
+            if not sieve.count:
+                log.warning("%s/%s has no image%s", tree.where, path.rstrip("/"), ": it is no class" if name else "")
+            prints.add(sieve.print())
+        few = branch.split is None and 1 < len(branch.classes or ()) < 6  # forms of one image: left, right, depth …
+        if few and len(prints) == 1 and max(prints)[0] > 2:
+            log.warning("%s: folders have files of the same names: %s. If these are forms of the same images, not "
+                        "classes, name one folder as the source", tree.where, shown(branch.classes or ()))  # fmt: skip
+    if sieve.others:
+        log.warning("%s: %s files are left out, as they are no images by their names, such as %r", tree.where,
+                    f"{sieve.others:,}", sieve.other)  # fmt: skip
+    if sieve.masks:
+        log.warning("%s: %s files look like masks of images beside them, such as %r, and count as images. Leave them "
+                    "out with --exclude %s", tree.where, f"{sieve.masks:,}", *sieve.mask)  # fmt: skip
+
+
+class _Sieve:
+    """Lets names of files through that may be images, and counts the others, and those that look like masks."""
+
+    def __init__(self) -> None:
+        self.count = self.others = self.masks = self._stems = 0
+        self.other = ""
+        self.mask: tuple[str, ...] = ()
+
+    def __call__(self, folder: str, names: list[str]) -> list[str]:
+        """Return those of the names in a folder that may be images."""
+        images = [name for name in names if may_be_image(name)]
+        if len(images) < len(names):
+            self.others += len(names) - len(images)
+            self.other = self.other or folder + next(name for name in names if not may_be_image(name))
+        if masks := masks_in(images):
+            self.masks += len(masks)
+            self.mask = self.mask or (folder + masks[0][0], quoted(masks[0][1]))
+        self.count += len(images)
+        self._stems += sum(hash(name.rpartition(".")[0] or name) for name in images)
+        return images
+
+    def print(self) -> tuple[int, int]:
+        """Return what is equal of folders with equal names of files, less their endings, and begin anew."""
+        found, self.count, self._stems = (self.count, self._stems), 0, 0
+        return found
 
 
 def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> FileSource:
@@ -188,9 +229,9 @@ def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[s
     return FileSource(Path(), items)
 
 
-def no_file(folder: Path) -> SourceError:
+def no_file(folder: Path, what: str = "file") -> SourceError:
     """Return the error that says so."""
-    return SourceError(f"Expected a folder with images. Received: {str(folder)!r}, which has no file.")
+    return SourceError(f"Expected a folder with images. Received: {str(folder)!r}, which has no {what}.")
 
 
 def _walk(
@@ -200,10 +241,11 @@ def _walk(
     split: str | None = None,
     exclusion: Exclusion = _NOTHING,
     top: Content | None = None,
+    sieve: Callable[[str, list[str]], list[str]] = lambda _, names: names,
 ) -> Iterator[Item]:
     """Yield every file below a folder in alphanumeric order, a folder's own first, following links but no loop.
 
-    `prefix` is its path in the source, `top` what it holds if that is known.
+    `prefix` is its path in the source, `top` what it holds if that is known; `sieve` returns which of a folder's files.
     """
     stack: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(folder, prefix, frozenset())]
     while stack:
@@ -212,7 +254,7 @@ def _walk(
         stat = os.stat(here)  # noqa: PTH116
         if (stat.st_dev, stat.st_ino) in above:
             continue
-        yield from _files(here, found.files, below, label, split)
+        yield from _files(here, sieve(below, found.files), below, label, split)
         above |= {(stat.st_dev, stat.st_ino)}
         stack += [(f"{here}/{name}", f"{below}{name}/", above) for name in reversed(found.folders)]
 

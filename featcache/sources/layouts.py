@@ -35,9 +35,10 @@ _WORDS = {
 }  # fmt: skip
 """Split of a word in lower case; which split an evaluation set is depends on the others."""
 
-_SAYS_NOTHING = frozenset({
+SAYS_NOTHING = frozenset({
     "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "jpegimages", "photo", "photos",
     "picture", "pictures", "pic", "pics", "jpg", "jpeg", "png", "file", "files", "folder", "dir", "split", "splits",
+    "batch", "part",
 })  # fmt: skip
 """Words beside that of a split that do not change what it means."""
 
@@ -72,23 +73,23 @@ def known_splits(names: Iterable[str]) -> dict[str, str]:
     alone: dict[str, str] = {}
     shared: dict[tuple[str, ...], dict[str, str]] = {}
     for name in every:
-        words = _words(name)
+        words = words_of(name)
         places = [place for place, word in enumerate(words) if word in _WORDS]
         if len(places) != 1:
             continue
         split, rest = _WORDS[words[places[0]]], [*words[: places[0]], "*", *words[places[0] + 1 :]]
-        if all(word == "*" or word in _SAYS_NOTHING or word.isdecimal() for word in rest):
+        if all(word == "*" or word in SAYS_NOTHING or word.isdecimal() for word in rest):
             alone[name] = split
         else:
             shared.setdefault(tuple(rest), {})[name] = split
     found = alone | {n: s for group in shared.values() if len(set(group.values())) > 1 for n, s in group.items()}
-    if any("invalid" in _words(name) for name in every):  # its opposite is a class, too
-        found = {name: split for name, split in found.items() if "valid" not in _words(name)}
+    if any("invalid" in words_of(name) for name in every):  # its opposite is a class, too
+        found = {name: split for name, split in found.items() if "valid" not in words_of(name)}
     late = "test" if "validation" in found.values() else "validation"
     return {name: late if split == "evaluation" else split for name, split in found.items()}
 
 
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
     """Return the words and numbers of a name in lower case: ``trainImages_2`` is train, images, 2."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
     words = re.findall(r"[^\W\d_]+|\d+", text.lower())

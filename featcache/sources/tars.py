@@ -18,6 +18,7 @@ from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import FOLDER, LABEL, Names, splits_of, with_labels
 from featcache.sources.source import Item, Items, counted, label_name, sole_content
+from featcache.sources.trees import may_be_image
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,11 @@ class _Sample:
 class TarSource:
     """Images in tar files.
 
-    Every member is an image but those that end in ``.cls``, ``.label``, ``.txt`` or ``.json``: they say the label of
-    the image of the same name up to its last extensions (``a.jpg`` or ``a.rgb.jpg`` beside ``a.cls``), the first kind
-    in this order that there is (of JSON, ``label``); of several images beside one label the first counts. The label
-    of other images is what `featcache.sources.branches.branches` says of their folders. Members are read where they
+    Every member is an image, unless its name is certainly that of something else. Those that end in ``.cls``,
+    ``.label``, ``.txt`` or ``.json`` say the label of the image of the same name up to its last extensions (``a.jpg``
+    or ``a.rgb.jpg`` beside ``a.cls``), the first kind in this order that there is (of JSON, ``label``); of several
+    images beside one label the first counts. The label of other images is what
+    `featcache.sources.branches.branches` says of their folders. Members are read where they
     lie and their names lead nowhere, whatever they are.
 
     Parameters
@@ -118,7 +120,12 @@ class TarSource:
         self._exclusion.warn(str(root))
 
     def _listed(self, number: int, tar: Path, split: str | None, prefix: str) -> Iterator[Item]:
-        samples, beside = _samples(tar, self._exclusion)
+        samples, beside, others = _samples(tar, self._exclusion)
+        for name in others:
+            self._names.add(name)
+        if others:
+            log.warning("%s: %d members are left out, as they are no images by their names: %r", tar, len(others),
+                        others[0])  # fmt: skip
         if beside:
             log.warning("%s: %d members are not read, as only the first image beside a label is: %r", tar, len(beside),
                         beside[0])  # fmt: skip
@@ -165,10 +172,11 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
     return content
 
 
-def _samples(path: Path, exclusion: Exclusion) -> tuple[list[_Sample], list[str]]:
-    """Return a tar's samples by the place of their image, and members that are beside another image."""
+def _samples(path: Path, exclusion: Exclusion) -> tuple[list[_Sample], list[str], list[str]]:
+    """Return a tar's samples by the place of their image, members that are beside another image, and no images."""
     labels: dict[str, _Sample] = {}
     images: list[_Member] = []
+    others: list[str] = []
     names: set[str] = set()
     for member in counted(_members(path), str(path)):
         if any(map(is_litter, member.name.split("/"))) or exclusion.covers_any(member.name):
@@ -178,7 +186,10 @@ def _samples(path: Path, exclusion: Exclusion) -> tuple[list[_Sample], list[str]
         names.add(member.name)
         stem, suffix = os.path.splitext(member.name)  # noqa: PTH122
         if suffix.lower() not in _LABELS:
-            images.append(member)
+            if may_be_image(member.name):
+                images.append(member)
+            else:
+                others.append(member.name)
             continue
         sample = labels.setdefault(stem, _Sample())
         if sample.label is None or _LABELS.index(suffix.lower()) < _LABELS.index(sample.kind):
@@ -192,7 +203,7 @@ def _samples(path: Path, exclusion: Exclusion) -> tuple[list[_Sample], list[str]
             labelled.image = image
         else:
             beside.append(image.name)
-    return sorted([*samples, *labels.values()], key=lambda sample: sample.listed.offset), beside
+    return sorted([*samples, *labels.values()], key=lambda sample: sample.listed.offset), beside, others
 
 
 def _stems(name: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from featcache.sources.layouts import known_splits
 _NOT_IMAGES = (
     ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".html", ".htm", ".md", ".yaml", ".yml", ".log", ".ini", ".cfg",
     ".py", ".ipynb", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".mat", ".npy", ".npz", ".h5", ".pkl", ".pt", ".zip",
-    ".gz", ".tar", ".mp4", ".avi", ".mov", ".wav", ".mp3",
+    ".gz", ".tar", ".mp4", ".avi", ".mov", ".wav", ".mp3", ".aae", ".xmp",
 )  # fmt: skip
 """How names of files end that are certainly no images; a folder of nothing else is no class."""
 
@@ -29,11 +29,14 @@ class Look(NamedTuple):
         A file that may be an image.
     other : str or None
         A file that is certainly none.
+    tables : sequence of str
+        Files that may be tables; of a folder that was looked into as a whole.
     """
 
     folders: Sequence[str]
     image: str | None = None
     other: str | None = None
+    tables: Sequence[str] = ()
 
 
 class Tree(Protocol):
@@ -69,6 +72,11 @@ def wrapped(tree: Tree, path: str, wanted: Collection[str] = (), *, stop_at_spli
 def split_words(folders: Sequence[str], splits: Sequence[str] = ("train", "test")) -> str:
     """Return an example of the option `--split` with folders that there are."""
     return " ".join(f"--split {split}={quoted(name)}" for split, name in zip(splits, folders, strict=False))
+
+
+def exclude_words(names: Sequence[str]) -> str:
+    """Return the options that leave names out, of the first three."""
+    return " ".join(f"--exclude {quoted(name)}" for name in names[:3])
 
 
 def classes_words(folders: Sequence[str]) -> str:

@@ -1,0 +1,98 @@
+"""What the names of folders beside each other say: parts of one set, masks, copies; and images that are masks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from featcache.sources.layouts import SAYS_NOTHING, words_of
+
+_HOLDERS = frozenset({"all", "unlabeled", "unlabelled", "unknown", "none", "original", "originals", "raw", "from"})
+"""Words beside `SAYS_NOTHING` that say that there are images and not of what."""
+
+_PARTS = frozenset({"fold", "folds", "part", "batch", "chunk", "subset", "cv", "shard"})
+
+_IS_CLASS = frozenset({"class", "category", "type", "label", "grade", "level", "stage", "digit"})
+
+_CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z_])[A-Z_\d]{5}")  # as cameras name folders: 100CANON
+
+_DATE = re.compile(r"(19|20)\d\d[\W_]?(0\d|1[0-2])([\W_]?[0-3]\d)?")
+
+_MASKS = frozenset({"masks", "labels", "annotation", "annotations", "groundtruth", "segmentation",
+                    "segmentations"})  # fmt: skip
+_MASK = frozenset({"mask", "label", "truth", *_MASKS})
+
+_MASK_FILE = re.compile(r"([\W_](?:masks?|gt|segmentation|annotation))[\W_]*\d*\.\w+$", re.IGNORECASE)
+
+_COPY = re.compile(r"^(new|untitled) folder\b|[ _]?\(\d+\)$| - copy\b.*$| copy( \d+)?$", re.IGNORECASE)
+
+
+def says_nothing(name: str) -> bool:
+    """Whether a folder's name says that it has images, and not of what: ``images``, ``data_2``, ``100CANON``."""
+    words = {word for word in words_of(name) if not word.isdecimal()}
+    return (bool(words) and words <= SAYS_NOTHING | _HOLDERS | _PARTS) or bool(_CAMERA.fullmatch(name))
+
+
+def parts_among(folders: Sequence[str]) -> list[str]:
+    """Return the folders that are parts of one set by their names: a number after a word that says nothing."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in folders:
+        before, last, stem = _numbered(name)
+        if _CAMERA.fullmatch(name):
+            groups.setdefault(("camera",), []).append(name)
+        elif last and (before in SAYS_NOTHING | _PARTS or says_nothing(name)):
+            groups.setdefault(stem, []).append(name)
+    return next((names for names in groups.values() if len(names) > 1), [])
+
+
+def are_numbered(folders: Sequence[str]) -> bool:
+    """Whether all folders have one word and a running number, or are dates: they may be no classes."""
+    if len(folders) < 2:
+        return False
+    numbers, stems = {_numbered(name)[1] for name in folders}, {_numbered(name)[2] for name in folders}
+    word = {part for stem in stems for part in stem if len(part) > 1}  # n01440764 and c1 are names of classes
+    same = len(stems) == 1 and bool(word) and not word & _IS_CLASS and "" not in numbers
+    return same or all(map(_DATE.fullmatch, folders))
+
+
+def _numbered(name: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return the word before the last number of a name, that number, and all other words."""
+    words = words_of(name)
+    place = max((i for i, word in enumerate(words) if word.isdecimal()), default=None)
+    if place is None:
+        return "", "", tuple(words)
+    return words[place - 1] if place else "", words[place], (*words[:place], *words[place + 1 :])
+
+
+def masks_among(folders: Iterable[str]) -> tuple[list[str], bool]:
+    """Return the folders that hold masks or labels of the images in the others, by their names, and if that is sure."""
+    words = {name: words_of(name) for name in folders}
+    plain = {tuple(each) for each in words.values()}
+    images = any(map(says_nothing, words))
+    found = []
+    for name, each in words.items():
+        bare = tuple(word for word in each if word not in _MASK)
+        paired = bare in plain  # benign_mask beside benign
+        of_images = SAYS_NOTHING & set(each) or (images and not bare)
+        clear = _MASKS & set(each) or "ground truth" in " ".join(each) or each == ["gt"]
+        if clear or (len(bare) < len(each) and (paired or of_images)):
+            found.append(name)
+    others = [name for name in words if name not in found]
+    if not others or any(re.search("mask|label", name, re.IGNORECASE) for name in others):
+        return [], False
+    return found, len(others) <= max(3, len(found))  # among many classes, masks may be one: hats, masks, shoes, …
+
+
+def copies_among(folders: Sequence[str]) -> list[str]:
+    """Return the folders whose names systems give to new folders and to copies of others."""
+    bare = {name: _COPY.sub("", name) for name in folders}
+    return [name for name, rest in bare.items() if rest != name and (not rest or rest in folders)]
+
+
+def masks_in(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the files that are masks of images beside them by their names, x_mask.png beside x.png, and a glob."""
+    marked = [(name, found) for name in names if (found := _MASK_FILE.search(name))]
+    if not marked:
+        return []
+    stems = {name.rpartition(".")[0] for name in names}
+    return [(name, f"*{found[1]}*") for name, found in marked if name[: found.start()] in stems]
