@@ -52,7 +52,7 @@ def test_options_are_used_wherever_the_source_is_opened_again(
     assert all(Originals(cache).content(entry) for entry in cache.entries)
     scored = ImageClassifier.load(head.path).evaluate()["metrics"]
     assert {split: found["n"] for split, found in scored.items()} == {"train": 16, "validation": 16}
-    assert images_for(ImageClassifier.load(head.path), 4, None).origin == f"validation images of {source}"
+    assert images_for(ImageClassifier.load(head.path), 4, None, "any").origin == f"validation images of {source}"
     for line in (commands(open_subject(head.path))[0], extract_command(cache)):
         done = CliRunner().invoke(app, [*shlex.split(str(line))[1:], "--json"])
         assert done.exit_code == 0, done.stderr
