@@ -107,8 +107,8 @@ def find_base(recipe: Recipe, request: Request | None, folders: Sequence[Path], 
 
 
 def keep_base(folder: Path, base: Base, recipe: Recipe, request: Request) -> None:
-    """Keep a base in a folder, unless it is there; where that is not possible, say so and go on."""
-    if base_folder.problem(folder, recipe, quick=True) is None:
+    """Keep a base in a folder, unless it is there whole; where that is not possible, say so and go on."""
+    if base_folder.problem(folder, recipe) is None:
         return
     try:
         _check(base, folder.parent)

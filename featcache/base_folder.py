@@ -50,16 +50,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def problem(folder: Path, recipe: Recipe, *, quick: bool = False) -> str | None:
-    """Return what is wrong with the base in a folder, None if it is whole and the one that a recipe names.
-
-    Parameters
-    ----------
-    folder : Path
-    recipe : Recipe
-    quick : bool
-        Compare only the size of the network's file, not its SHA-256.
-    """
+def problem(folder: Path, recipe: Recipe) -> str | None:
+    """Return what is wrong with the base in a folder, None if it is whole and the one that a recipe names."""
     try:
         card = read_card(folder)
         for field in ("architecture", "weights"):
@@ -68,7 +60,7 @@ def problem(folder: Path, recipe: Recipe, *, quick: bool = False) -> str | None:
         stated, size = card["model"], (folder / MODEL).stat().st_size
         if size != stated["size"]:
             return f"{MODEL} has {size} bytes, not {stated['size']}"
-        if not quick and _sha256(folder / MODEL) != stated["sha256"]:
+        if _sha256(folder / MODEL) != stated["sha256"]:
             return f"{MODEL} does not have its checksum"
     except FileNotFoundError:
         return f"{MODEL} is missing"

@@ -7,12 +7,15 @@ import csv
 import ctypes
 import io
 import json
+import logging
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"
 """How names of files begin that were not published (yet); safe to delete when nobody writes."""
@@ -72,21 +75,56 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return "".join(lines)
 
 
-def swap_folder(draft: Path, target: Path) -> None:
+def swap_folder(draft: Path, target: Path, *, rescue: Callable[[Path], Any] | None = None) -> None:
     """Put a complete folder in the place of another, which is deleted.
 
     Where the system can exchange two names (Linux, most file systems), a reader or a kill at any moment finds one of
-    the two. Elsewhere a kill between two renames leaves both beside `target`.
+    the two. Elsewhere a kill between two renames leaves the old one beside `target`, as ``NAME.old-…``, which nothing
+    removes.
+
+    Parameters
+    ----------
+    draft, target : Path
+    rescue : callable, optional
+        Called with the old folder before it is deleted; if it raises `OSError`, the old folder is kept.
+
+    Raises
+    ------
+    OSError
+        If `draft` cannot take the place; the old folder is where it was then.
     """
-    if target.is_dir() and _exchange(draft, target):
-        aside = draft
-    else:
-        aside = draft.with_name(draft.name + "-old")
-        with contextlib.suppress(FileNotFoundError):
-            target.rename(aside)
-        draft.rename(target)
+    beside = target.with_name(f"{target.name}.old-{uuid.uuid4().hex[:8]}")
+    aside: Path | None = draft
+    if not (target.is_dir() and _exchange(draft, target)):
+        aside = _renamed(draft, target, beside)
     sync_folder(target.parent)
+    if aside is None:
+        return
+    try:
+        if rescue is not None:
+            rescue(aside)
+    except OSError:
+        if aside != beside:
+            aside.rename(beside)
+        log.warning("what was in %s before is kept in %s", target, beside)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _renamed(draft: Path, target: Path, beside: Path) -> Path | None:
+    """Rename the old folder away and the new one into its place; return where the old one is, if there was one."""
+    try:
+        target.rename(beside)
+    except FileNotFoundError:
+        draft.rename(target)
+        return None
+    try:
+        draft.rename(target)
+    except BaseException:
+        with contextlib.suppress(OSError):  # somebody else's is there now
+            beside.rename(target)
+        raise
+    return beside
 
 
 def _exchange(first: Path, second: Path) -> bool:

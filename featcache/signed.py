@@ -82,14 +82,15 @@ class SignedFolder:
             Whether the new one will have a folder ``base``.
         """
         target = Path(folder)
-        found = [target] if target.is_file() else sorted(target.glob("*"))
-        strangers = [path.name for path in found if path.name not in self._own(target)]
-        if strangers and not self._is_one(target):
+        if target.exists() and not target.is_dir():
+            raise HeadError(f"{str(target)!r} is a file, not a folder. Choose another --out.")
+        found = [path.name for path in sorted(target.glob("*")) if not path.name.startswith(TEMPORARY)]
+        if found and not self._is_one(target):
             raise HeadError(
-                f"Expected an empty folder or a {self.noun}. Received: {str(target)!r}, which holds other files, such "
-                f"as {strangers[0]!r}. Choose another --out."
+                f"The folder {str(target)!r} holds other files, such as {found[0]!r}, and no {self.noun} that "
+                "featcache wrote. Choose another --out."
             )
-        if base and _BASE in strangers:
+        if base and _BASE in found and _BASE not in self._own(target):
             raise HeadError(
                 f"{str(target / _BASE)!r} is in the way of the {self.noun}'s base, and featcache did not write it. "
                 "Move it, or leave the base out with --no-bundle."
@@ -105,7 +106,9 @@ class SignedFolder:
     ) -> tuple[Path, str]:
         """Write a whole folder in the place of what was there; return its path and the card's digest.
 
-        Files that others put there are kept. A reader, or a kill, at any moment finds the old one or the new one.
+        Files that others put there are kept, and so are the rights of the folder. Where the system can exchange two
+        names (Linux, most file systems), a reader, or a kill, at any moment finds the old one or the new one;
+        elsewhere a kill between two renames leaves the old one beside, as ``NAME.old-…``.
 
         Parameters
         ----------
@@ -140,16 +143,24 @@ class SignedFolder:
             digest = card_digest(whole)
             publish_json(draft / self.card, {**whole, "sha256": digest})
             if place.is_dir():
-                own = self._own(place)
-                _carry_over(place, draft, own.__contains__)
-                if _BASE in own and (place / _BASE).is_dir():
-                    _carry_over(place / _BASE, draft / _BASE, _of_a_base)
-            swap_folder(draft, place)
+                self._keep_others(place, draft)
+                _take_over_rights(place, draft)
+                os.utime(draft)  # gc takes an old draft for litter
+            swap_folder(draft, place, rescue=lambda old: self._keep_others(old, place))
         except OSError as error:
             raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return target, digest
+
+    def _keep_others(self, old: Path, new: Path) -> None:
+        """Give what others put into a folder, and is not in the new one yet, a place there."""
+        own = self._own(old)
+        _carry_over(old, new, own.__contains__)
+        if _BASE in own and (old / _BASE).is_dir():
+            _carry_over(old / _BASE, new / _BASE, _of_a_base)
+            if (new / _BASE).is_dir():
+                _take_over_rights(old / _BASE, new / _BASE)
 
     def _own(self, folder: Path) -> set[str]:
         """Return the names in a folder that are replaced with it."""
@@ -214,16 +225,39 @@ class SignedFolder:
 
 
 def _carry_over(old: Path, new: Path, is_own: Callable[[str], bool]) -> None:
-    """Give what others put into a folder a place in the one that takes its place."""
+    """Give what others put into a folder, and is not in the new one yet, a place there."""
     for entry in sorted(old.iterdir()):
         if is_own(entry.name):
             continue
-        new.mkdir(exist_ok=True)
+        if not new.exists():
+            new.mkdir()
+            _take_over_rights(old, new)
+        kept = new / entry.name
         if entry.is_dir() and not entry.is_symlink():
-            (new / entry.name).mkdir()
-            _carry_over(entry, new / entry.name, lambda name: False)
-        else:
-            link_or_copy(entry, new / entry.name)
+            made = not kept.exists()
+            kept.mkdir(exist_ok=True)
+            _carry_over(entry, kept, lambda name: False)
+            if made:
+                _take_over_rights(entry, kept)
+        elif not os.path.lexists(kept):
+            link_or_copy(entry, kept)
+        elif not _are_same(entry.lstat(), kept.lstat()):
+            raise FileExistsError(f"{entry.name!r} was replaced at the same time")
+
+
+def _are_same(one: os.stat_result, other: os.stat_result) -> bool:
+    """Return whether two files are one, or one a copy of the other that nobody changed."""
+    return os.path.samestat(one, other) or (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+
+
+def _take_over_rights(old: Path, new: Path) -> None:
+    """Give a folder the owner, mode and times of another, as far as this user may."""
+    stated = old.stat()
+    for owner in (stated.st_uid, -1):
+        with contextlib.suppress(OSError, AttributeError):  # Windows has no owners like that
+            os.chown(new, owner, stated.st_gid)
+            break
+    shutil.copystat(old, new)
 
 
 def _of_a_base(name: str) -> bool:

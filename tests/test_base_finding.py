@@ -293,6 +293,20 @@ def test_care_knows_the_base(extracting: Callable[..., Any], split_photos: Path,
     assert base_folder.problem(kept, cache.recipe) is None
 
 
+def test_extract_replaces_a_damaged_copy_of_equal_size(
+    extracting: Callable[..., Any], split_photos: Path, tmp_path: Path
+) -> None:
+    """One flipped bit in the kept base is found by the next extraction that computes something."""
+    cache = extracting(split_photos / "train", tmp_path / "c", validation_split=0.2)
+    kept = tmp_path / "c" / "base"
+    content = (kept / base_folder.MODEL).read_bytes()
+    (kept / base_folder.MODEL).write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    assert base_folder.problem(kept, cache.recipe) == "base.keras does not have its checksum"
+    shutil.copy(split_photos / "validation" / "dark" / "d0.png", split_photos / "train" / "dark" / "new.png")
+    extracting(split_photos / "train", tmp_path / "c", validation_split=0.2)
+    assert base_folder.problem(kept, cache.recipe) is None
+
+
 ALONE = """
 import json, sys
 from typer.testing import CliRunner

@@ -88,6 +88,45 @@ def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path: Path, monkeypa
     assert (draft / "target").exists()
 
 
+def test_killed_between_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old folder is beside its place then, under a name that nothing takes for litter."""
+    draft, target = folders(tmp_path)
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    rename = Path.rename
+
+    def killed(path: Path, to: Path) -> Path:
+        if path.name == "draft" or to.name == "target":
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        swap_folder(draft, target)
+    (old,) = (path for path in tmp_path.iterdir() if path != draft)
+    assert old.name.startswith("target.old-")
+    assert (old / "target").read_text() == "target"
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_what_cannot_be_rescued_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If what is new in the old folder cannot be taken over, that folder stays beside, and a message names it."""
+    draft, target = folders(tmp_path)
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        swap_folder(draft, target, rescue=full)
+    assert (target / "draft").exists()
+    (old,) = (path for path in tmp_path.iterdir() if path != target)
+    assert (old / "target").read_text() == "target"
+    assert str(old) in caplog.text
+
+
 def test_a_second_name_or_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one file system a file gets another name; where that is refused it is copied; a link stays a link."""
     (tmp_path / "a").write_text("content")

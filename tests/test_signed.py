@@ -1,8 +1,10 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from featcache import files, signed
 from featcache.errors import HeadError
 from featcache.signed import SignedFolder
 
@@ -82,6 +84,92 @@ def test_only_its_own_files_are_replaced(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"t", "other"}
 
 
+@pytest.mark.parametrize("name", ["thing.json", "thing.bin", "trained_on.bin", "notes.txt", "base", "t"])
+def test_a_file_of_its_own_names_is_not_its_own(tmp_path: Path, name: str) -> None:
+    """Without a card of ours, a file called as ours are is somebody's: alone in the folder, or in its place."""
+    folder = tmp_path / "t"
+    if name != "t":
+        folder.mkdir()
+    file = folder if name == "t" else folder / name
+    file.write_text("years of work")
+    with pytest.raises(HeadError, match=r"Choose another --out\.$") as caught:
+        written(folder)
+    assert "\n" not in str(caught.value)
+    assert file.read_text() == "years of work"
+
+
+def test_what_a_kill_left_is_not_in_the_way(tmp_path: Path) -> None:
+    """A folder with a temporary file of ours alone is as good as empty."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / ".tmp-12ab").touch()
+    assert KIND.read(written(tmp_path / "t", key=1)).card["key"] == 1
+
+
+def test_rights_stay(tmp_path: Path) -> None:
+    """The new folder, and folders in it, have the mode that the old ones had."""
+    folder = written(tmp_path / "t")
+    (folder / "more" / "inner").mkdir(parents=True)
+    modes = {folder: 0o2750, folder / "more": 0o711, folder / "more" / "inner": 0o500}
+    for path, mode in modes.items():
+        path.chmod(mode)
+    written(folder, key=2)
+    assert {path: path.stat().st_mode & 0o7777 for path in modes} == modes
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_files_that_come_while_it_is_exchanged_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    """What somebody adds after the others' files were carried over, and before the exchange, stays."""
+    folder = written(tmp_path / "t")
+    (folder / "more").mkdir()
+    (folder / "more" / "old").write_text("old")
+    swap = signed.swap_folder
+
+    def late(*arguments: object, **options: object) -> None:
+        (folder / "late").write_text("late")
+        (folder / "more" / "late").write_text("late")
+        swap(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(signed, "swap_folder", late)
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    assert KIND.read(written(folder, key=2)).card["key"] == 2
+    others = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert {"late": "late", "more/late": "late", "more/old": "old"}.items() <= others.items()
+    assert {path.name for path in tmp_path.iterdir()} == {"t"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_is_replaced_while_it_is_exchanged_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nobody can say which of two files is meant, both stay: the new one in the old folder, which is named."""
+    folder = written(tmp_path / "t")
+    (folder / "notes").write_text("old")
+    swap = signed.swap_folder
+
+    def late(*arguments: object, **options: object) -> None:
+        (folder / "draft").write_text("newer")
+        (folder / "draft").rename(folder / "notes")
+        swap(*arguments, **options)  # type: ignore[arg-type]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+        assert KIND.read(written(folder, key=1)).card["key"] == 1
+    monkeypatch.setattr(signed, "swap_folder", late)
+    with pytest.raises(HeadError, match="'notes' was replaced at the same time"):
+        written(folder, key=2)
+    assert KIND.read(folder).card["key"] == 2
+    assert (folder / "notes").read_text() == "old"
+    (kept,) = tmp_path.glob("t.old-*")
+    assert (kept / "notes").read_text() == "newer"
+    assert str(kept) in caplog.text
+
+
 def test_a_base_goes_with_its_folder(tmp_path: Path) -> None:
     """A base is replaced or dropped with the thing that carries it; files of others in its folder stay."""
 
@@ -126,6 +214,26 @@ def test_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(HeadError, match="No space left on device"):
         KIND.write(folder, full, {}, [])
     assert KIND.read(folder).card["key"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"t"}
+
+
+def test_a_failure_between_two_renames_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where two names cannot be exchanged and the new folder cannot take the place, the old one is put back."""
+    folder = written(tmp_path / "t", key=1)
+    (folder / "mine").write_text("x")
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name.startswith(".tmp-"):
+            raise OSError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(HeadError, match="Permission denied"):
+        written(folder, key=2)
+    assert KIND.read(folder).card["key"] == 1
+    assert (folder / "mine").read_text() == "x"
     assert {path.name for path in tmp_path.iterdir()} == {"t"}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.bases.cutting import leaves, places, snake_case
+from featcache.bases.siblings import check_no_sibling
 from featcache.bases.weights_files import StoredLayer, StoredWeights, bare_name, stored_weights, values_of
 from featcache.errors import WeightsError
 
@@ -81,8 +82,8 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str], whole
     Raises
     ------
     WeightsError
-        If the file is Theano-ordered, or if for any layer with weights it has nothing, or tensors of
-        another number, shape or name.
+        If the file is Theano-ordered or of a sibling network, or if for any layer with weights it has nothing, or
+        tensors of another number, shape or name.
     """
     layers = [layer for layer in leaves(model) if layer.weights]
     twice = sorted(name for name, n in Counter(layer.name for layer in layers).items() if n > 1)
@@ -92,7 +93,12 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str], whole
             "occurs more than once. Load its weights with Keras and save it as one .keras file."
         )
     with stored_weights(path) as stored:
-        plan = _planned(layers, _names_in_file(layers, stored, names, whole, path), stored, path)
+        found = _names_in_file(layers, stored, names, whole, path)
+        if not (stored.by_place or set(found).isdisjoint(stored.layers)):
+            every = list(leaves(whole))
+            in_file = {_name_in_file(layer, names, stored.layers) for layer in every if layer.weights}
+            check_no_sibling(in_file, {type(layer).__name__ for layer in every}, whole.name, stored, path)
+        plan = _planned(layers, found, stored, path)
         values = [(variable, values_of(tensor, path)) for variable, tensor in plan]
     for variable, value in values:
         if variable.name in ("moving_variance", "variance") and np.any(value < 0):
@@ -257,4 +263,4 @@ def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, Sto
 
 def _several(names: Sequence[str], most: int = 24) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return " ".join(", ".join(names[:most]).split()) + more

@@ -33,10 +33,16 @@ class StoredLayer:
         In the file's order; empty for a name that several layers have.
     names : list of str
         Of the tensors within the layer, such as ``kernel``; empty strings where the file only numbers them.
+    group : str
+        Layers of one group are of one model, and `rank` is their order in it: all layers of a model in a legacy
+        file; in a file of Keras 3, which sorts by class, those of one class.
+    rank : int
     """
 
     tensors: list[Any]
     names: list[str]
+    group: str = ""
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def values_of(tensor: Any, path: Path) -> npt.NDArray[Any]:
 
         values = values.view(ml_dtypes.bfloat16).astype(np.float32)
     if values.dtype.kind not in "fiub":
-        raise WeightsError(f"{str(path)!r} has {values.dtype} for {tensor.name}, where numbers are expected.")
+        raise WeightsError(f"{str(path)!r} has {values.dtype} for {tensor.name!r}, where numbers are expected.")
     return values
 
 
@@ -171,7 +177,7 @@ def _legacy(root: Any, layers: list[str]) -> dict[tuple[str, str], StoredLayer]:
             inner = name.rpartition("/")[0].rpartition("/")[2]
             own = inner in ("", layer) or ("/" in layer and name.startswith(f"{layer}/"))
             place = ("", layer.replace("/", "_")) if own else (layer, inner)  # Keras 2 had DenseNet's `conv1/conv`
-            stored = found.setdefault(place, StoredLayer([], []))
+            stored = found.setdefault(place, StoredLayer([], [], place[0], len(found)))
             stored.tensors.append(_tensor(root[layer], name))
             stored.names.append(bare_name(name, place[1]))
     return found
@@ -188,7 +194,9 @@ def _numbered(file: Any) -> StoredWeights:
         if not (isinstance(group, h5py.Group) and isinstance(group.get("vars"), h5py.Group) and len(group["vars"])):
             return
         tensors = [_tensor(group["vars"], str(i)) for i in range(len(group["vars"]))]
-        stored = StoredLayer(tensors, [""] * len(tensors))
+        kind = re.sub(r"_\d+$", "", place)
+        rank = int(place[len(kind) + 1 :] or 0)
+        stored = StoredLayer(tensors, [""] * len(tensors), kind, rank)
         name = group["vars"].attrs.get("name", group.attrs.get("name"))
         if name is not None:
             named[place, name.decode() if isinstance(name, bytes) else str(name)] = stored
