@@ -141,7 +141,7 @@ def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -
         found = finder(image)
         _check_place(table, found, image)
     taken.add(image)
-    split = _unless_none(options.split_column, given["split"], lambda: _split(table, options, taken))
+    split = _unless_none(options.split_column, given["split"], lambda: _split(table, options, taken, labelled))
     group = _unless_none(options.group_column, given["group"], lambda: _group(table, taken))
     taken |= {column for column in (split, group) if column is not None}
     if given["label"] is not None:
@@ -316,7 +316,8 @@ def _differ(one: list[str], other: list[str]) -> bool:
     return any(a and b and a != b for a, b in zip(one, other, strict=True))
 
 
-def _split(table: Table, options: SourceOptions, taken: set[int]) -> int | None:
+def _split(table: Table, options: SourceOptions, taken: set[int], labelled: bool) -> int | None:
+    """Return the column of the splits; without `labelled` nothing is said of columns that may be it."""
     found = _named(table, SPLITS[0], taken)
     if not found:
         for column in _named(table, SPLITS[1], taken):
@@ -324,13 +325,13 @@ def _split(table: Table, options: SourceOptions, taken: set[int]) -> int | None:
             if known_splits(cells) or cells & options.split_of.keys():
                 found.append(column)
     if not found and options.split_column is None:
-        found = [i for i, name in enumerate(table.header) if _has_only_splits(table, i, taken)]
-        if found:
-            log.warning("%s: the splits are read from %s, as it has nothing but names of splits. If it is no split, "
-                        "give --split-column none", table.path, names_shown(table.header[i] for i in found))  # fmt: skip
+        found = [i for i in range(len(table.header)) if _has_only_splits(table, i, taken)]
+        if len(found) == 1 and labelled:
+            log.warning("%s: the splits are read from %r, as it holds nothing else. If it is no split, give "
+                        "--split-column none", table.path, table.header[found[0]])  # fmt: skip
     if len(found) > 1:
         raise _ask(table, "several columns could be the split", found, "split")
-    if not found:
+    if not found and labelled:
         flags = [i for i, name in enumerate(table.header) if i not in taken and known_splits([_flag_name(name)])]
         if flags := [i for i in flags if table.sample and _are_flags(table, i)]:
             log.warning("%s: %s is not read: a split is told by one column of names, such as train and test",
@@ -376,7 +377,8 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     skipped = {name for names in IMAGES[:3] for name in names}
     others = [
         i for i, name in enumerate(table.header)
-        if i not in taken and not (squashed(name) in skipped and _are_different(table, i)) and not (is_row_number(name) and _are_numbers(table, i))
+        if i not in taken and not (squashed(name) in skipped and _are_different(table, i))
+        and not (is_row_number(name) and _are_numbers(table, i))
         and any(row[i].strip() for row in table.sample)
     ]  # fmt: skip
     split_names = known_splits({_flag_name(table.header[i]) for i in others})

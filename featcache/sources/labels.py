@@ -107,7 +107,10 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
         raise SourceError(f"{where} are {len(names):,} different numbers for {labelled:,} images, not classes. {other}")
     if len(numbers) == len(names) == labelled >= _LEAST and not part:
         if headless:
-            raise SourceError(f"{where} are a different number for each image, not classes. {other}")
+            raise SourceError(
+                f"{where} are a different number for each image, not classes. If the images have no labels, give "
+                "--label-column none."
+            )
         log.warning("%s are a different number for each image: each class has one image", where)
     if sets := _sets(names, spaces=squashed(column) in _SEVERAL):
         raise SourceError(
@@ -136,6 +139,8 @@ def _sets(names: Iterable[str], *, spaces: bool) -> str | None:
 
 def _made_of(name: str, known: Collection[str], marks: str) -> bool:
     """Whether all parts of a label are labels by themselves."""
+    if name.lower() in _EMPTY or name.replace("/", "").replace(",", "").isdecimal():  # n/a, 1/2
+        return False
     return any(mark in name and all(part.strip() in known for part in name.split(mark)) for mark in marks)
 
 

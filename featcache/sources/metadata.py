@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -67,14 +68,17 @@ def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
     options.check("a folder with tables of its images", "exclude", *TABLE_OPTIONS)
     source = FileSource(root, _items(tree, parts, options), options=options)
     check_same_classes(tree.where, source.items)
-    used = {part.table for part in parts if not part.place}
-    if unused := [name for name in _tables(top) if name not in used]:
+    used = {(part.place, part.table) for part in parts}
+    places = {"": top, **{part.place: tree.content(f"{part.place}/") for part in parts if part.place}}
+    unused = [f"{place}/{name}".lstrip("/") for place, inside in places.items() for name in _tables(inside)
+              if (place, name) not in used]  # fmt: skip
+    if unused:
         log.warning("%s: %s is not read: the labels are from other tables", tree.where, names_shown(unused))
     tree.exclusion.warn(tree.where)
     return source
 
 
-def check_unread(tree: Folders, source: Source) -> None:
+def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
     """Say which files beside the folders of splits are not read.
 
     Raises
@@ -90,6 +94,14 @@ def check_unread(tree: Folders, source: Source) -> None:
             raise SourceError(
                 f"The images in {tree.where!r} have no labels, and {tables[0]!r} is not read. Save it as a CSV file "
                 f"that has columns such as path and label, or leave it out with --exclude {as_word(tables[0])}."
+            )
+        for name in itertools.islice(_lists(top), 20):
+            tried = _tried(Path(tree.where, name), replace(options, splits={}))
+            if isinstance(tried, SourceError | OptionError) or not tried.hits:
+                continue
+            raise SourceError(
+                f"The images in {tree.where!r} have no labels, and {name!r} lists them. Name that file as the source, "
+                f"or leave it out with --exclude {as_word(name)}."
             )
     if others and top.folders:
         log.warning("%s: files beside the folders are not read: %s", tree.where, names_shown(others))
@@ -110,6 +122,12 @@ def _tables(top: Content) -> list[str]:
     return [name for name in found if "submission" not in name.lower()]
 
 
+def _lists(top: Content) -> Iterator[str]:
+    """Yield the text files of a folder that are not beside an image of the same name."""
+    images = {IMAGE_NAME.sub("", name) for name in top.files}
+    return (name for name in top.files if name.lower().endswith(".txt") and name[:-4] not in images)
+
+
 def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
     """Return which of the tables in the top folder list its images."""
     root, tables = Path(tree.where), _tables(top)
@@ -128,8 +146,8 @@ def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
         rest = {split: name for split, name in folders.items() if split not in of.values()}
         if deep := [name for name in rest.values() if tree.content(f"{name}/").folders]:
             raise SourceError(
-                f"{tree.where!r} has tables of some splits, and folders of others: {names_shown(deep)}. Add a table for "
-                "each of them, or leave them out with --exclude."
+                f"{tree.where!r} has tables of some splits, and folders of others: {names_shown(deep)}. Add a table "
+                "for each of them, or leave them out with --exclude."
             )
         parts += [_Part(name, None, split) for split, name in rest.items()]
         return sorted(parts, key=lambda part: SPLITS.index(part.split or ""))
@@ -188,7 +206,7 @@ def _that_list_files(
         elif tried.hits and (beside or name in splits or not tried.lone):
             found[name] = tried.images
         elif not tried.hits and _is_about_images(folder / name, name in splits):
-            lists = f"names images that are not there, such as {tried.cell!r}" if tried.cell else "lists no images"
+            lists = f"names images that are not there, such as {tried.first!r}" if tried.first else "lists no images"
             raise SourceError(
                 f"{str(folder / name)!r} {lists}. Mend it, or leave it out with --exclude {as_word(name)}."
             )
@@ -201,35 +219,40 @@ def _that_list_files(
 
 
 class _Tried(NamedTuple):
-    """How many of the first names in a table are files, and the folder of its split if they are there.
+    """What the first names in a table are.
 
-    `cell` is the first name; `lone` says whether it is a list without header and labels.
+    `hits` of them are files, `exact` if as they stand; `images` is the folder of the split if they are there; `foreign`
+    are paths of another machine; `first` is one of them; `lone` says that the table has neither header nor labels.
     """
 
     hits: int
+    exact: bool
     images: str | None
-    cell: str
+    foreign: bool
+    first: str
     lone: bool
 
 
-def _tried(path: Path, options: SourceOptions, near: str | None) -> _Tried | SourceError | OptionError:
-    """Look up the first names of a table, as they are and in the folder of its split; return what is wrong else."""
-    results: list[_Tried | SourceError | OptionError] = []
-    for images in (None, near):
-        if images is None or options.images is None:
-            try:
-                table, columns = open_columns(path, replace(options, images=images or options.images), labelled=False)
-            except (SourceError, OptionError) as error:
-                results.append(error)
-                continue
-            finder = columns.finder
-            one = _Tried(finder.hits, images, next(iter(finder.tried), ""), columns.headless and len(table.header) == 1)
-            if one.hits and (images or not finder.base or near is None):
-                return one
-            results.append(one)
-        if near is None:
-            break
-    return next((one for one in results if isinstance(one, _Tried) and one.hits), results[0])
+def _tried(path: Path, options: SourceOptions, near: str | None = None) -> _Tried | SourceError | OptionError:
+    """Look up the first names of a table as they are, else in the folder of its split; return what is wrong."""
+    plain = _looked_up(path, options)
+    if near is None or options.images is not None or (isinstance(plain, _Tried) and plain.hits and plain.exact):
+        return plain
+    there = _looked_up(path, replace(options, images=near))
+    return there if isinstance(there, _Tried) and there.hits and not there.foreign else plain
+
+
+def _looked_up(path: Path, options: SourceOptions) -> _Tried | SourceError | OptionError:
+    try:
+        table, columns = open_columns(path, options, labelled=False)
+    except (SourceError, OptionError) as error:
+        return error
+    finder, names = columns.finder, {squashed(name) for name in table.header}
+    first, images = next(iter(finder.tried), ""), None if options.images is None else str(options.images)
+    whole = names & set(WANTED) and finder.hits == len(finder.tried)  # else 7 may be any number
+    sure = columns.headless or names & (SURE_IMAGES | LABEL_NAMES) or IMAGE_NAME.search(first) or whole
+    lone = columns.headless and len(table.header) == 1
+    return _Tried(finder.hits if sure else 0, not finder.base, images, finder.elsewhere, first, lone)
 
 
 def _is_about_images(path: Path, named: bool) -> bool:

@@ -175,7 +175,7 @@ def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = No
             return listed
         source = folder_source(tree, options, classes=classes)
         if labelled:
-            check_unread(tree, source)
+            check_unread(tree, source, options)
         return source
     if path.is_file():
         if SUFFIXES.search(path.name):

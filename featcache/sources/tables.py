@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -83,7 +82,7 @@ def table_items(path: Path, options: SourceOptions, *, labelled: bool = True, sp
     if not items:
         raise SourceError(f"{str(path)!r} lists no images: it has no rows.")
     _say(table, columns)
-    if columns.split is None and split is None and options.split_column is None:
+    if labelled and columns.split is None and split is None and options.split_column is None:
         items = _split_by_folders(path, items)
     if labelled:
         _check(table, columns, items, options, part=split is not None)
@@ -95,9 +94,10 @@ def _split_by_folders(path: Path, items: Items) -> Items:
     folders = {name.rpartition("/")[0] for name in items.paths if name}
     if len(folders) < 2:
         return items
-    above = os.path.commonpath([f"/{folder}" for folder in folders]).strip("/")
-    start = len(above) + 1 if above else 0
-    tops = {folder: folder[start:].partition("/")[0] for folder in folders}
+    parts = {folder: [part for part in folder.split("/") if part not in ("", ".")] for folder in folders}
+    alike = [len(set(names)) == 1 for names in zip(*parts.values(), strict=False)]
+    common = [*alike, False].index(False)
+    tops = {folder: names[common] if len(names) > common else "." for folder, names in parts.items()}
     known = known_splits(set(tops.values()))
     if "train" not in known.values() or len(set(known.values())) < 2:
         return items
