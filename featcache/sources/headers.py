@@ -7,12 +7,12 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.layouts import known_splits
-from featcache.sources.lookup import IMAGE_NAME, Finder
+from featcache.sources.lookup import IMAGE_NAME, Finder, has_dicom
 from featcache.sources.options import SourceOptions
 from featcache.sources.rows import Table, open_table, squashed
 
@@ -44,6 +44,12 @@ GROUPS = (("group", "groups", "groupid", "groupname"), ("patient", "patientid", 
 """Names of the column with the groups, the surest first."""
 
 WANTED = tuple(name for names in IMAGES for name in names)
+SURE_IMAGES = frozenset(WANTED) - {"id", "uuid", "key", "name"}
+"""Names of columns that are of images, and of nothing else that has a name or a number."""
+
+LABEL_NAMES = frozenset(name for names in LABELS for name in names)
+
+DICOM = "The files here are DICOM (.dcm), which is not read: save the images as PNG."
 
 NO_COLUMN = "none"
 """What an option says if there is no such column."""
@@ -57,7 +63,9 @@ _MEANT = frozenset(name for tiers in (LABELS, SPLITS[:1], GROUPS) for names in t
 _LOOKED_AT = 50
 """Columns of other names that are tried as the images."""
 
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "0,0": False, "1,0": True, "false": False, "true": True}
+_FOLDS = frozenset({"fold", "folds", "kfold", "cvfold", "foldid"})
+"""Names of columns with the numbers of parts for cross-validation: no split, and no class."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +127,12 @@ def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -
     def finder(column: int, first: Iterable[str] = ()) -> Finder:
         return Finder(folder, images, [*first, *(row[column] for row in table.sample)])
 
-    given = {role: _given(table, options, role) for role in ("image", "label", "split", "group")}
-    if table.delimiter is not None and not any(getattr(options, f"{role}_column") for role in given):
+    named = [getattr(options, f"{role}_column") for role in ("image", "label", "split", "group")]
+    if table.delimiter is not None and all(name in (None, NO_COLUMN) for name in named):
         headless = _headless(table, finder)
         if headless is not None:
-            return table, headless
+            return table, headless if options.label_column is None else replace(headless, labels=())
+    given = {role: _given(table, options, role) for role in ("image", "label", "split", "group")}
     image = given["image"]
     taken = {column for column in given.values() if column is not None}
     if image is None:
@@ -132,7 +141,7 @@ def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -
         found = finder(image)
         _check_place(table, found, image)
     taken.add(image)
-    split = _unless_none(options.split_column, given["split"], lambda: _split(table, options, taken))
+    split = _unless_none(options.split_column, given["split"], lambda: _split(table, options, taken, labelled))
     group = _unless_none(options.group_column, given["group"], lambda: _group(table, taken))
     taken |= {column for column in (split, group) if column is not None}
     if given["label"] is not None:
@@ -259,9 +268,20 @@ def _image(table: Table, finder: Callable[..., Finder], taken: set[int]) -> tupl
         raise _ask(table, "several columns could name the images", found, "image")
     raise SourceError(
         f"It is not clear which column of {str(table.path)!r} names the images. Its columns: "
-        f"{names_shown(table.header)}. Choose one with --image-column; if the images are elsewhere, give their folder "
-        "with --images."
+        f"{names_shown(table.header)}. {_cause(table)}"
     )
+
+
+def _cause(table: Table) -> str:
+    """Return what to do about a table whose images were not found."""
+    first = table.header[0]
+    if first.startswith("#"):
+        return "Its first lines are comments (#): delete them, and add a line that names the columns, like path,label."
+    if len(table.header) == 1 and any(squashed(name) in WANTED for name in re.split(r"[,;\t|]", first)[:-1]):
+        return "Each line is in quotes as a whole: remove the quotes at the beginning and the end of the lines."
+    if has_dicom(str(table.path.absolute().parent)):
+        return DICOM
+    return "Choose one with --image-column; if the images are elsewhere, give their folder with --images."
 
 
 def _check_place(table: Table, finder: Finder, column: int) -> None:
@@ -296,21 +316,41 @@ def _differ(one: list[str], other: list[str]) -> bool:
     return any(a and b and a != b for a, b in zip(one, other, strict=True))
 
 
-def _split(table: Table, options: SourceOptions, taken: set[int]) -> int | None:
+def _split(table: Table, options: SourceOptions, taken: set[int], labelled: bool) -> int | None:
+    """Return the column of the splits; without `labelled` nothing is said of columns that may be it."""
     found = _named(table, SPLITS[0], taken)
     if not found:
         for column in _named(table, SPLITS[1], taken):
             cells = {row[column].strip() for row in table.sample} - {""}
             if known_splits(cells) or cells & options.split_of.keys():
                 found.append(column)
+    if not found and options.split_column is None:
+        found = [i for i in range(len(table.header)) if _has_only_splits(table, i, taken)]
+        if len(found) == 1 and labelled:
+            log.warning("%s: the splits are read from %r, as it holds nothing else. If it is no split, give "
+                        "--split-column none", table.path, table.header[found[0]])  # fmt: skip
     if len(found) > 1:
         raise _ask(table, "several columns could be the split", found, "split")
-    if not found:
+    if not found and labelled:
         flags = [i for i, name in enumerate(table.header) if i not in taken and known_splits([_flag_name(name)])]
         if flags := [i for i in flags if table.sample and _are_flags(table, i)]:
             log.warning("%s: %s is not read: a split is told by one column of names, such as train and test",
                         table.path, names_shown(table.header[i] for i in flags))  # fmt: skip
     return found[0] if found else None
+
+
+def _has_only_splits(table: Table, column: int, taken: set[int]) -> bool:
+    """Whether a column of another name has nothing but names of splits, and several of them."""
+    if column in taken or squashed(table.header[column]) in _MEANT | set(WANTED):
+        return False
+
+    def other(cells: set[str]) -> bool:
+        return not cells or cells != known_splits(cells).keys()
+
+    if other({row[column].strip() for row in table.sample} - {""}):
+        return False
+    cells = {row[column].strip() for _, row in table.rows()} - {""}
+    return not other(cells) and len(set(known_splits(cells).values())) > 1
 
 
 def _group(table: Table, taken: set[int]) -> int | None:
@@ -337,11 +377,18 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     skipped = {name for names in IMAGES[:3] for name in names}
     others = [
         i for i, name in enumerate(table.header)
-        if i not in taken and squashed(name) not in skipped and not (is_row_number(name) and _are_numbers(table, i))
+        if i not in taken and not (squashed(name) in skipped and _are_different(table, i))
+        and not (is_row_number(name) and _are_numbers(table, i))
         and any(row[i].strip() for row in table.sample)
     ]  # fmt: skip
     split_names = known_splits({_flag_name(table.header[i]) for i in others})
-    flags = [i for i in others if _flag_name(table.header[i]) not in split_names and _are_flags(table, i)]
+    flags = [
+        i
+        for i in others
+        if squashed(table.header[i]) not in _FOLDS
+        and _flag_name(table.header[i]) not in split_names
+        and _are_flags(table, i)
+    ]
     if len(flags) > 1:
         return tuple(flags), True
     if others and labelled:
@@ -352,6 +399,12 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
             "the images have no labels."
         )
     return (), False
+
+
+def _are_different(table: Table, column: int) -> bool:
+    """Whether no cell of the first rows is there twice, as in a column with names or numbers of images."""
+    cells = [row[column].strip() for row in table.sample]
+    return len(set(cells)) == len(cells)
 
 
 def _are_numbers(table: Table, column: int) -> bool:

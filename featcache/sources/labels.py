@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from featcache.errors import SourceError
 from featcache.sources.headers import Columns, flag, names_shown
-from featcache.sources.rows import Table
-from featcache.sources.source import Items, Problems
+from featcache.sources.rows import Table, squashed
+from featcache.sources.source import SPLITS, Item, Items, Problems
 
 log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _WHOLE = re.compile(r"[-+]?\d+([.,]0*)?")
-_EMPTY = {"nan", "none", "null", "na", "n/a", "<na>", "?", "-"}
-_FEW = 20
-"""Images below which classes of one image each are believed."""
+_EMPTY = {"nan", "none", "null", "na", "n/a", "<na>", "#n/a", "#na", "#nv", "?", "-"}
+_SEVERAL = {"tags", "labels", "findings", "findinglabels", "categories"}
+"""Names of columns that may hold several labels, as `squashed` gives them."""
+_LEAST, _FEW = 3, 20
+"""Images from which on a number of its own for each is looked at, and is never a class."""
 
 
 def check_one_hot(table: Table, columns: Columns) -> None:
@@ -75,7 +77,7 @@ def one_label_column(table: Table, columns: Columns) -> int:
     return chosen
 
 
-def check_labels(path: Path, items: Items, column: str) -> None:
+def check_labels(path: Path, items: Items, column: str, *, headless: bool = False, part: bool = False) -> None:
     """Raise `SourceError` if labels are no classes; warn where they may not be meant so.
 
     Parameters
@@ -86,6 +88,10 @@ def check_labels(path: Path, items: Items, column: str) -> None:
         What it lists.
     column : str
         The name of the labels' column.
+    headless : bool
+        Whether nobody says that it is the labels.
+    part : bool
+        Whether other tables belong to it: then a class may have one image here.
     """
     names, counts = items.labels.names, np.bincount(items.labels.codes[items.labels.codes >= 0])
     where, labelled = f"{str(path)!r}: the labels in {column!r}", int(counts.sum())
@@ -99,10 +105,18 @@ def check_labels(path: Path, items: Items, column: str) -> None:
         )
     if len(numbers) == len(names) and labelled >= _FEW and 2 * len(names) > labelled:
         raise SourceError(f"{where} are {len(names):,} different numbers for {labelled:,} images, not classes. {other}")
-    if sets := _sets(names):
+    if len(numbers) == len(names) == labelled >= _LEAST and not part:
+        if headless:
+            raise SourceError(
+                f"{where} are a different number for each image, not classes. If the images have no labels, give "
+                "--label-column none."
+            )
+        log.warning("%s are a different number for each image: each class has one image", where)
+    if sets := _sets(names, spaces=squashed(column) in _SEVERAL):
         raise SourceError(
             f"{where} are several labels per image, such as {sets!r:.80}, which are not supported yet. {other}"
         )
+    _warn_of_words(where, names, column)
     if labelled >= _FEW and 2 * len(names) > labelled:
         log.warning("%s are %s different classes for %s images", where, f"{len(names):,}", f"{labelled:,}")
     for name, count in zip(names, counts.tolist(), strict=True):
@@ -111,8 +125,8 @@ def check_labels(path: Path, items: Items, column: str) -> None:
                         path, f"{count:,}", name)  # fmt: skip
 
 
-def _sets(names: Iterable[str]) -> str | None:
-    """Return a label that is made of others."""
+def _sets(names: Iterable[str], *, spaces: bool) -> str | None:
+    """Return a label that is made of others; also one with `spaces` between them."""
     known = set(names)
     if known and all(name.startswith("[") and name.endswith("]") for name in known):
         return min(known)
@@ -120,7 +134,44 @@ def _sets(names: Iterable[str]) -> str | None:
         for name in known:
             if mark in name and any(part.strip() in known for part in name.split(mark)):
                 return name
-    return None
+    return next((name for name in names if _made_of(name, known, ",/ " if spaces else ",/")), None)
+
+
+def _made_of(name: str, known: Collection[str], marks: str) -> bool:
+    """Whether all parts of a label are labels by themselves."""
+    if name.lower() in _EMPTY or name.replace("/", "").replace(",", "").isdecimal():  # n/a, 1/2
+        return False
+    return any(mark in name and all(part.strip() in known for part in name.split(mark)) for mark in marks)
+
+
+def _warn_of_words(where: str, names: Sequence[str], column: str) -> None:
+    """Warn where words seem to be labels of their own, as in ``haze primary``."""
+    if name := next((name for name in names if _made_of(name, set(names), " ")), None):
+        log.warning("%s: %r is counted as a class of its own, and its words are classes, too", where, name)
+    elif squashed(column) in _SEVERAL:
+        parts = [re.split(r"[\s,/]+", name) for name in names]
+        words = {word for one in parts for word in one}
+        if len(words) < len(names) and 2 * sum(len(one) > 1 for one in parts) > len(names):
+            log.warning("%s may be several labels per image, such as %r: each is counted as one class", where, names[0])
+
+
+def check_same_classes(where: str | Path, items: Sequence[Item]) -> None:
+    """Raise `SourceError` if a split with labels has no class in common with train, where both have labels."""
+    listed = Items.of(items)
+    codes = np.where(listed.splits.codes < 0, 0, listed.splits.among(SPLITS))  # without a split it is train
+    classes = [set(np.unique(listed.labels.codes[codes == i]).tolist()) - {-1} for i in range(len(SPLITS))]
+    train = classes[0]
+    for split, found in zip(SPLITS[1:], classes[1:], strict=True):
+        if not train or not found or train & found:
+            continue
+        if len(train) == len(found) == 1:
+            log.warning("%s: no class of %s is one of train", where, split)
+        else:
+            shown = [names_shown(listed.labels.names[code] for code in sorted(codes)) for codes in (found, train)]
+            raise SourceError(
+                f"{str(where)!r}: the classes of {split} ({shown[0]:.200}) are not those of train ({shown[1]:.200}): "
+                "none is the same. Give each class one name in all splits."
+            )
 
 
 def check_groups(path: Path, items: Items, column: str) -> None:

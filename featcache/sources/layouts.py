@@ -148,9 +148,11 @@ def _nfc(text: str) -> str:
 
 
 def twins(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ by case, white space or Unicode form only."""
+    """Return groups of names that differ by case, spaces (also ``_`` and ``-``), Unicode form or as 1, 1.0 and 01."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        plain = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        plain = re.sub(r"^[\s_]+|(?<=\S)[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        if number := re.fullmatch(r"([-+]?)0*(\d+?)([.,]0*)?", plain):
+            plain = number[1].strip("+") + number[2]
         groups.setdefault(plain, []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]

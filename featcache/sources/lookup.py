@@ -9,6 +9,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 from featcache.errors import SourceError
@@ -178,6 +179,15 @@ class Finder:
         except (OSError, ValueError):
             return None
         return found if stat.S_ISREG(found.st_mode) else None
+
+
+def has_dicom(folder: str) -> bool:
+    """Whether DICOM files are in a folder or in those below it."""
+    for here in itertools.chain([""], itertools.islice(_folders(folder), _FOLDERS)):
+        with suppress(SourceError):
+            if any(name.lower().endswith((".dcm", ".dicom")) for name in content(f"{folder}/{here}").files):
+                return True
+    return False
 
 
 def _key(name: str) -> str:

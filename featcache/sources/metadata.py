@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from featcache.errors import OptionError, SourceError
 from featcache.sources.files import FileSource
-from featcache.sources.folders import Content, Folders
-from featcache.sources.headers import as_word, names_shown, open_columns
+from featcache.sources.folders import Content, Folders, content
+from featcache.sources.headers import LABEL_NAMES, SURE_IMAGES, WANTED, as_word, names_shown, open_columns
+from featcache.sources.labels import check_same_classes
 from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import IMAGE_NAME
 from featcache.sources.options import SourceOptions
-from featcache.sources.rows import JSON_LINES
-from featcache.sources.source import SPLITS, Item
+from featcache.sources.rows import JSON_LINES, open_table, squashed
+from featcache.sources.source import SPLITS, Item, Source, class_names
 from featcache.sources.tables import TABLE_OPTIONS, table_items
+from featcache.sources.trees import may_be_image
 
 log = logging.getLogger(__name__)
 
 TABLES_BESIDE = (".csv", ".tsv", *JSON_LINES)
 """How names of tables end that are looked for in folders."""
+
+_SHEETS = (".xlsx", ".xls", ".ods", ".parquet", ".feather")
+"""How names of tables end that cannot be read."""
+
+_EXPLAINS = re.compile(r"(readme|licen[sc]e|citation|changelog)\b", re.IGNORECASE)
+"""Names of files that nobody takes for labels."""
+
+_LABEL_WORDS = re.compile(r"[\W_]*(labels?|annotations?|metadata|meta|list|info|classes|truth|gt)[\W_]*", re.IGNORECASE)
+"""What a table's name may have beside that of a split."""
 
 
 def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
@@ -33,7 +47,7 @@ def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
     ----------
     tree : Folders
         A folder with ``metadata.csv`` or ``metadata.jsonl``; with images and one table that lists them; with a table
-        for each split, named as it (``train.csv``, ``test.csv``); or with folders of splits, each of them so.
+        for each split, named as it (``train.csv``, ``test_labels.csv``); or with folders of splits, each of them so.
     options : SourceOptions
         As `featcache.sources.tables.table_source` has them, and `exclude`.
 
@@ -45,17 +59,52 @@ def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
     Raises
     ------
     SourceError
-        If tables are wrong, or several could be meant, or one beside images does not list them.
+        If tables are wrong, or several could be meant, or one that names images lists none that is there.
     """
     root, top = Path(tree.where), tree.content("")
-    tables = _tables(top)
-    parts = _parts(root, top, tables, options) if tables else _split_parts(tree, options)
+    parts = _parts(tree, top, options) or _split_parts(tree, options)
     if not parts:
         return None
     options.check("a folder with tables of its images", "exclude", *TABLE_OPTIONS)
     source = FileSource(root, _items(tree, parts, options), options=options)
+    check_same_classes(tree.where, source.items)
+    used = {(part.place, part.table) for part in parts}
+    places = {"": top, **{part.place: tree.content(f"{part.place}/") for part in parts if part.place}}
+    unused = [f"{place}/{name}".lstrip("/") for place, inside in places.items() for name in _tables(inside)
+              if (place, name) not in used]  # fmt: skip
+    if unused:
+        log.warning("%s: %s is not read: the labels are from other tables", tree.where, names_shown(unused))
     tree.exclusion.warn(tree.where)
     return source
+
+
+def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
+    """Say which files beside the folders of splits are not read.
+
+    Raises
+    ------
+    SourceError
+        If no image has a label, and a table is among the files: its labels would be lost.
+    """
+    top = tree.content("")
+    others = [name for name in top.files if not IMAGE_NAME.search(name) and not _EXPLAINS.match(name)]
+    if not class_names(source.items):
+        tables = [*_tables(top), *(name for name in others if name.lower().endswith(_SHEETS))]
+        if tables:
+            raise SourceError(
+                f"The images in {tree.where!r} have no labels, and {tables[0]!r} is not read. Save it as a CSV file "
+                f"that has columns such as path and label, or leave it out with --exclude {as_word(tables[0])}."
+            )
+        for name in itertools.islice(_lists(top), 20):
+            tried = _tried(Path(tree.where, name), replace(options, splits={}))
+            if isinstance(tried, SourceError | OptionError) or not tried.hits:
+                continue
+            raise SourceError(
+                f"The images in {tree.where!r} have no labels, and {name!r} lists them. Name that file as the source, "
+                f"or leave it out with --exclude {as_word(name)}."
+            )
+    if others and top.folders:
+        log.warning("%s: files beside the folders are not read: %s", tree.where, names_shown(others))
 
 
 class _Part(NamedTuple):
@@ -64,6 +113,7 @@ class _Part(NamedTuple):
     place: str
     table: str | None
     split: str | None
+    images: str | None = None
 
 
 def _tables(top: Content) -> list[str]:
@@ -72,47 +122,153 @@ def _tables(top: Content) -> list[str]:
     return [name for name in found if "submission" not in name.lower()]
 
 
-def _parts(root: Path, top: Content, tables: list[str], options: SourceOptions) -> list[_Part]:
-    """Return which of the tables in a folder list its images."""
+def _lists(top: Content) -> Iterator[str]:
+    """Yield the text files of a folder that are not beside an image of the same name."""
+    images = {IMAGE_NAME.sub("", name) for name in top.files}
+    return (name for name in top.files if name.lower().endswith(".txt") and name[:-4] not in images)
+
+
+def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
+    """Return which of the tables in the top folder list its images."""
+    root, tables = Path(tree.where), _tables(top)
     chosen = [name for name in tables if Path(name).stem.lower() == "metadata"]
-    if not chosen:
-        chosen = _that_list_files(root, top, tables, options)
-        splits = known_splits([Path(name).stem for name in chosen]) | options.split_of
-        of = {name: splits[Path(name).stem] for name in chosen if Path(name).stem in splits}
-        if len(of) == len(chosen) > 1 and "train" in of.values():
-            ordered = sorted(chosen, key=lambda name: SPLITS.index(of[name]))
-            return [_Part("", name, of[name]) for name in ordered]
-        if len(chosen) == 1 and not _has_images(top):
+    if chosen:
+        return [_Part("", name, None) for name in _one_table(root, chosen)]
+    known = known_splits(top.folders) | options.split_of
+    folders = {known[name]: name for name in top.folders if name in known}
+    splits = _splits_of_tables(tables, options)
+    near = {name: str(root / folders[split]) for name, split in splits.items() if split in folders}
+    images = _that_list_files(root, top, tables, options, splits, near)
+    of = {name: splits[name] for name in images if name in splits}
+    named = len(of) == len(images) and len(set(of.values())) == len(of) and "train" in of.values()
+    if named and (len(of) > 1 or (near and not _has_images(top))):
+        parts = [_Part("", name, split, images[name]) for name, split in of.items()]
+        rest = {split: name for split, name in folders.items() if split not in of.values()}
+        if deep := [name for name in rest.values() if tree.content(f"{name}/").folders]:
             raise SourceError(
-                f"{str(root / chosen[0])!r} lists images that are in folders beside it. Name that table as the source, "
-                f"or leave it out with --exclude {as_word(chosen[0])}."
+                f"{tree.where!r} has tables of some splits, and folders of others: {names_shown(deep)}. Add a table "
+                "for each of them, or leave them out with --exclude."
             )
-    return [_Part("", name, None) for name in _one_table(root, chosen)]
+        parts += [_Part(name, None, split) for split, name in rest.items()]
+        return sorted(parts, key=lambda part: SPLITS.index(part.split or ""))
+    if len(images) == 1 and not _has_images(top):
+        [name] = images
+        raise SourceError(
+            f"{str(root / name)!r} lists images that are in folders beside it. Name that table as the source, "
+            f"or leave it out with --exclude {as_word(name)}."
+        )
+    return [_Part("", name, None) for name in _one_table(root, list(images))]
 
 
-def _that_list_files(folder: Path, top: Content, tables: list[str], options: SourceOptions) -> list[str]:
-    """Return the tables that list files which exist; a list without header counts beside images only.
+def _splits_of_tables(tables: list[str], options: SourceOptions) -> dict[str, str]:
+    """Return the split of each table that is named as one: ``train.csv``, ``trainLabels.csv``, ``labels_test.csv``."""
+    stems = {name: Path(name).stem for name in tables}
+    bare = {name: _LABEL_WORDS.sub("", stem) for name, stem in stems.items()}
+    known, given = known_splits(bare.values()), options.split_of
+    found = {name: given.get(stems[name]) or known.get(bare[name]) for name in tables}
+    return {name: split for name, split in found.items() if split}
+
+
+def _that_list_files(
+    folder: Path,
+    top: Content,
+    tables: list[str],
+    options: SourceOptions,
+    splits: Mapping[str, str] = MappingProxyType({}),
+    near: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str | None]:
+    """Return the tables that list files which exist, and the folder of a split that has them if it is that.
+
+    Parameters
+    ----------
+    folder, top, tables
+        Where the tables lie, what else lies there, and their names.
+    options : SourceOptions
+        How tables are read.
+    splits, near : mapping of str to str
+        Of tables that are named as a split: the split, and its folder.
 
     Raises
     ------
     SourceError
-        If there is none, beside images.
+        If one is about images and lists none that is there; or if none lists any, beside images.
     """
-    found, beside = [], _has_images(top)
+    found: dict[str, str | None] = {}
+    beside = _has_images(top)
     for name in tables:
-        try:
-            table, columns = open_columns(folder / name, replace(options, splits={}), labelled=False)
-            if columns.finder.hits and (beside or not columns.headless or len(table.header) > 1):
-                found.append(name)
-        except (SourceError, OptionError):
-            if beside and len(tables) == 1:
-                raise
-    if beside and not found:
+        tried = _tried(folder / name, replace(options, splits={}), near.get(name))
+        if isinstance(tried, Exception):
+            if (beside and len(tables) == 1) or _is_about_images(folder / name, name in splits):
+                raise SourceError(
+                    f"{str(tried).rstrip('.')}. If that table is not needed, leave it out with --exclude "
+                    f"{as_word(name)}."
+                ) from None
+        elif tried.hits and (beside or name in splits or not tried.lone):
+            found[name] = tried.images
+        elif not tried.hits and _is_about_images(folder / name, name in splits):
+            lists = f"names images that are not there, such as {tried.first!r}" if tried.first else "lists no images"
+            raise SourceError(
+                f"{str(folder / name)!r} {lists}. Mend it, or leave it out with --exclude {as_word(name)}."
+            )
+    if beside and tables and not found:
         raise SourceError(
             f"{names_shown(tables)} beside the images in {str(folder)!r} lists none of them. Move it out of the "
             f"folder, or leave it out with --exclude {as_word(tables[0])}."
         )
     return found
+
+
+class _Tried(NamedTuple):
+    """What the first names in a table are.
+
+    `hits` of them are files, `exact` if as they stand; `images` is the folder of the split if they are there; `foreign`
+    are paths of another machine; `first` is one of them; `lone` says that the table has neither header nor labels.
+    """
+
+    hits: int
+    exact: bool
+    images: str | None
+    foreign: bool
+    first: str
+    lone: bool
+
+
+def _tried(path: Path, options: SourceOptions, near: str | None = None) -> _Tried | SourceError | OptionError:
+    """Look up the first names of a table as they are, else in the folder of its split; return what is wrong."""
+    plain = _looked_up(path, options)
+    if near is None or options.images is not None or (isinstance(plain, _Tried) and plain.hits and plain.exact):
+        return plain
+    there = _looked_up(path, replace(options, images=near))
+    return there if isinstance(there, _Tried) and there.hits and not there.foreign else plain
+
+
+def _looked_up(path: Path, options: SourceOptions) -> _Tried | SourceError | OptionError:
+    try:
+        table, columns = open_columns(path, options, labelled=False)
+    except (SourceError, OptionError) as error:
+        return error
+    finder, names = columns.finder, {squashed(name) for name in table.header}
+    first, images = next(iter(finder.tried), ""), None if options.images is None else str(options.images)
+    whole = names & set(WANTED) and finder.hits == len(finder.tried)  # else 7 may be any number
+    sure = columns.headless or names & (SURE_IMAGES | LABEL_NAMES) or IMAGE_NAME.search(first) or whole
+    lone = columns.headless and len(table.header) == 1
+    return _Tried(finder.hits if sure else 0, not finder.base, images, finder.elsewhere, first, lone)
+
+
+def _is_about_images(path: Path, named: bool) -> bool:
+    """Whether a table's header says that it is to list images; `named` if its name is that of a split."""
+    try:
+        table = open_table(path, WANTED)
+    except SourceError:
+        return True
+    names = {squashed(name) for name in table.header}
+    if names & SURE_IMAGES or any(map(IMAGE_NAME.search, table.header)):
+        return True
+    labels = [i for i, name in enumerate(table.header) if squashed(name) in LABEL_NAMES]
+    if named:
+        return bool(names & {*WANTED, *LABEL_NAMES})
+    several = any(len({row[i] for row in table.sample}) < len(table.sample) for i in labels)
+    return bool(names & set(WANTED)) and several  # else a list of the classes
 
 
 def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
@@ -125,7 +281,7 @@ def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
         tables = _tables(inside)
         chosen = [table for table in tables if Path(table).stem.lower() == "metadata"]
         if not chosen and tables and _has_images(inside):
-            chosen = _that_list_files(root / name, inside, tables, options)
+            chosen = list(_that_list_files(root / name, inside, tables, options))
         chosen = _one_table(root / name, chosen)
         parts.append(_Part(name, chosen[0] if chosen else None, splits[name]))
     if not any(part.table for part in parts):
@@ -161,20 +317,28 @@ def _items(tree: Folders, parts: list[_Part], options: SourceOptions) -> Iterato
     listed: dict[str, set[str]] = {}
     for part in parts:
         prefix = f"{part.place}/" if part.place else ""
+        where = root / prefix / (part.table or "")
         if part.table is None:
             log.warning("%s has no table: its images have no labels", root / part.place)
-            found: Iterable[Item] = _unlabelled(root / part.place, tree.content(prefix).files)
+            there = [name for name in tree.content(prefix).files if may_be_image(name)]
+            found: Iterable[Item] = _unlabelled(
+                root / part.place, [name for name in there if name not in listed.get(part.place, ())]
+            )
         else:
             log.info("%s: images and labels are from %s", root / part.place, part.table)
-            found = table_items(root / part.place / part.table, options)
+            found = table_items(where, replace(options, images=part.images or options.images), split=part.split)
         for item in found:
             if part.split and item.split not in (None, part.split):
                 raise SourceError(
-                    f"{str(root / prefix / (part.table or ''))!r} says that {item.path!r} is in {item.split}, and its "
-                    f"place that it is in {part.split}. Mend the table."
+                    f"{str(where)!r} says that {item.path!r} is in {item.split}, and its place that it is in "
+                    f"{part.split}. Mend the table."
                 )
             path = item.path if item.path.startswith("/") else os.path.normpath(prefix + item.path)
-            listed.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))  # noqa: PTH119, PTH120
+            folder, _, name = path.rpartition("/")
+            names = listed.setdefault(folder, set())
+            if name in names:
+                raise SourceError(f"{str(where)!r} lists {path!r}, as another table does. Remove it from one of them.")
+            names.add(name)
             if not tree.exclusion.covers_any(path):
                 yield replace(item, path=path, split=part.split or item.split)
     _warn_of_others(tree, listed)
@@ -190,12 +354,21 @@ def _unlabelled(folder: Path, names: Iterable[str]) -> Iterator[Item]:
 
 
 def _warn_of_others(tree: Folders, listed: Mapping[str, set[str]]) -> None:
-    """Say how many images lie beside those that are listed."""
-    others = [
-        f"{folder}/{name}".lstrip("/") for folder, names in listed.items() if not folder.startswith(("/", ".."))
-        for name in tree.content(f"{folder}/" if folder else "").files if name not in names and IMAGE_NAME.search(name)
-    ]  # fmt: skip
-    if others:
-        log.warning(
-            "%s: %s images are in no table and are left out, such as %r", tree.where, f"{len(others):,}", others[0]
-        )
+    """Say how many images in the folder no table lists."""
+    count, first = 0, ""
+    seen: set[tuple[int, int]] = set()
+    waiting = [""]
+    for folder in waiting:
+        stat = os.stat(f"{tree.where}/{folder}")  # noqa: PTH116
+        if (stat.st_dev, stat.st_ino) in seen:  # a link to a folder that was looked into
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        below = f"{folder}/" if folder else ""
+        inside = content(f"{tree.where}/{folder}", below, tree.exclusion)
+        names = listed.get(folder, ())
+        for name in inside.files:
+            if name not in names and IMAGE_NAME.search(name):
+                count, first = count + 1, first or below + name
+        waiting += [below + name for name in inside.folders]
+    if count:
+        log.warning("%s: %s images are in no table and are left out, such as %r", tree.where, f"{count:,}", first)

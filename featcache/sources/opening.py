@@ -19,7 +19,7 @@ from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
 from featcache.sources.folders import Folders, content, files_source, folder_source
 from featcache.sources.layouts import Exclusion, twins
-from featcache.sources.metadata import metadata_source
+from featcache.sources.metadata import check_unread, metadata_source
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import SUFFIXES
@@ -171,7 +171,12 @@ def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = No
         if not top.folders and any(map(_is_array_name, top.files)):
             options.check("arrays")
             return npy_source(path, top.files)
-        return metadata_source(tree, options) or folder_source(tree, options, classes=classes)
+        if listed := metadata_source(tree, options):
+            return listed
+        source = folder_source(tree, options, classes=classes)
+        if labelled:
+            check_unread(tree, source, options)
+        return source
     if path.is_file():
         if SUFFIXES.search(path.name):
             return TarSource([path], path, options, classes=classes, labelled=labelled)

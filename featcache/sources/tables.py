@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from featcache.errors import OptionError, SourceError
+from featcache.sources.columns import Words
 from featcache.sources.files import MISSING, FileSource, Lister, Named
-from featcache.sources.headers import Columns, as_word, flag, is_row_number, names_shown, open_columns
-from featcache.sources.labels import check_groups, check_labels, check_one_hot, one_label_column
+from featcache.sources.headers import DICOM, Columns, as_word, flag, is_row_number, names_shown, open_columns
+from featcache.sources.labels import check_groups, check_labels, check_one_hot, check_same_classes, one_label_column
 from featcache.sources.layouts import known_splits
-from featcache.sources.lookup import NO_ZEROS, SEVERAL
+from featcache.sources.lookup import NO_ZEROS, SEVERAL, has_dicom
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.rows import JSON_LINES, Table, is_nested, readable
-from featcache.sources.source import Items, counted
+from featcache.sources.source import SPLITS, Items, counted
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +61,11 @@ def table_source(path: Path, options: SourceOptions = NO_OPTIONS, *, labelled: b
     return FileSource(path.absolute().parent, items, origin=path, options=options)
 
 
-def table_items(path: Path, options: SourceOptions, *, labelled: bool = True) -> Items:
-    """Return what a table lists, paths relative to its folder; arguments and errors as of `table_source`."""
+def table_items(path: Path, options: SourceOptions, *, labelled: bool = True, split: str | None = None) -> Items:
+    """Return what a table lists, paths relative to its folder; arguments and errors as of `table_source`.
+
+    `split` is that of the whole table, if there are tables of other splits beside it.
+    """
     table, columns = open_columns(path, options, labelled=labelled)
     if columns.one_hot:
         if labelled:
@@ -73,13 +78,37 @@ def table_items(path: Path, options: SourceOptions, *, labelled: bool = True) ->
     lister = Lister(path.absolute().parent, columns.finder.find, splits)
     rows = counted(_named(table, columns, lister), str(path))
     items = Items.of(item for row in rows if (item := lister.item(row)))
-    lister.check(repr(str(path)), _advice(columns, lister))
+    lister.check(repr(str(path)), _advice(table, columns, lister, splits))
     if not items:
         raise SourceError(f"{str(path)!r} lists no images: it has no rows.")
     _say(table, columns)
+    if labelled and columns.split is None and split is None and options.split_column is None:
+        items = _split_by_folders(path, items)
     if labelled:
-        _check(table, columns, items, options)
+        _check(table, columns, items, options, part=split is not None)
     return items
+
+
+def _split_by_folders(path: Path, items: Items) -> Items:
+    """Return images whose folders are those of splits (``train/1.jpg``, ``test/a/2.jpg``) in these splits."""
+    folders = {name.rpartition("/")[0] for name in items.paths if name}
+    if len(folders) < 2:
+        return items
+    parts = {folder: [part for part in folder.split("/") if part not in ("", ".")] for folder in folders}
+    alike = [len(set(names)) == 1 for names in zip(*parts.values(), strict=False)]
+    common = [*alike, False].index(False)
+    tops = {folder: names[common] if len(names) > common else "." for folder, names in parts.items()}
+    known = known_splits(set(tops.values()))
+    if "train" not in known.values() or len(set(known.values())) < 2:
+        return items
+    if others := set(tops.values()) - known.keys():
+        log.warning("%s: the paths have folders of splits (%s) and others (%s): no split is read from them. Add a "
+                    "column split", path, names_shown(sorted(known)), names_shown(sorted(others)))  # fmt: skip
+        return items
+    log.warning("%s: the splits are read from the folders of the paths: %s. If they are none, give --split-column none",
+                path, names_shown(sorted(known)))  # fmt: skip
+    splits = Words.of(known[tops[name.rpartition("/")[0]]] for name in items.paths if name)
+    return Items(items.paths, items.labels, splits, items.groups, items.sizes, items.stamps, items.places)
 
 
 def _named(table: Table, columns: Columns, lister: Lister) -> Iterator[Named]:
@@ -146,10 +175,28 @@ def _splits(table: Table, columns: Columns, options: SourceOptions) -> dict[str,
     return {**known_splits(cells), **given}
 
 
-def _advice(columns: Columns, lister: Lister) -> str:
+def _split_words(table: Table, columns: Columns, splits: Mapping[str, str]) -> str:
+    """Return options that say what is meant by the cells of the split column that are no names of splits."""
+    column = columns.split or 0
+    cells = dict.fromkeys(readable(row[column].strip()) for _, row in table.rows(first=columns.headless))
+    unknown = [cell for cell in cells if cell and cell not in splits]
+    free = [split for split in SPLITS if split not in splits.values()]
+    words = []
+    for cell in unknown[:3]:
+        late = re.search("test|val|eval|hold|hidden", cell, re.IGNORECASE)
+        fits = [split for split in free if not (late and split == "train")] or ["test"]
+        split = "test" if len(unknown) == 1 and late and "test" in fits else fits[0]
+        free = [one for one in free if one != split]
+        words.append(f"--split {as_word(f'{split}={cell}')}")
+    return " ".join(words)
+
+
+def _advice(table: Table, columns: Columns, lister: Lister, splits: Mapping[str, str]) -> str:
     """Return what to do about what is wrong."""
     said = []
-    if lister.problems.count(MISSING) and not columns.finder.hits:
+    if lister.problems.count(MISSING) and not columns.finder.hits and has_dicom(str(table.path.absolute().parent)):
+        said.append(DICOM)
+    elif lister.problems.count(MISSING) and not columns.finder.hits:
         if any(cell.strip() and "\0" not in cell and Path(cell.strip()).is_file() for cell in columns.finder.tried):
             said.append(
                 "Paths are looked up beside the table, but these are relative to the working folder: add --images ."
@@ -161,8 +208,7 @@ def _advice(columns: Columns, lister: Lister) -> str:
     if lister.problems.count(NO_ZEROS):
         said.append("Write the numbers as text, with their zeros.")
     if lister.unknown_split:
-        example = as_word(f"train={lister.unknown_split}")
-        said.append(f"Say what splits are called with --split, such as --split {example}.")
+        said.append(f"Say what splits are called with --split, such as {_split_words(table, columns, splits)}.")
     return " ".join(said or ["Mend the table."])
 
 
@@ -185,13 +231,20 @@ def _say(table: Table, columns: Columns) -> None:
         log.info("%s: the images are in %s", table.path, columns.finder.base)
 
 
-def _check(table: Table, columns: Columns, items: Items, options: SourceOptions) -> None:
-    """Raise `SourceError` if labels or groups cannot be what they were taken for; warn if there are no labels."""
+def _check(table: Table, columns: Columns, items: Items, options: SourceOptions, *, part: bool) -> None:
+    """Raise `SourceError` if labels or groups cannot be what they were taken for; warn if there are no labels.
+
+    `part` says whether there are tables of other splits beside it.
+    """
+    if columns.split is not None and (empty := int((items.splits.codes < 0).sum())):
+        log.warning("%s: %s images have an empty cell in %r: they count as train",
+                    table.path, f"{empty:,}", table.header[columns.split])  # fmt: skip
     if not items.labels.names:
         log.warning("%s: no image has a label", table.path)
         return
     if not columns.one_hot:
         name = f"column {columns.labels[0] + 1}" if columns.headless else table.header[columns.labels[0]]
-        check_labels(table.path, items, name)
+        check_labels(table.path, items, name, headless=columns.headless, part=part)
+    check_same_classes(table.path, items)
     if columns.group is not None and options.group_column is None and not items.splits.names:
         check_groups(table.path, items, table.header[columns.group])

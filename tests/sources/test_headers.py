@@ -139,6 +139,54 @@ def test_the_column_of_the_groups(tmp_path: Path, header: str, group: int | None
     assert columns(tmp_path, f"{header}\n{rows(*cells)}").group == group
 
 
+@pytest.mark.parametrize("name", ["type", "train_or_test"])
+def test_a_column_of_nothing_but_splits(tmp_path: Path, caplog, name: str) -> None:
+    """A column of any name that has names of splits, and nothing else in the whole table, is the split."""
+    rows = [f"{i % 4}.png,a,{'train' if i < 300 else 'val'}\n" for i in range(400)]
+    assert columns(tmp_path, f"path,label,{name}\n{''.join(rows)}").split == 2
+    assert f"the splits are read from '{name}'" in caplog.text
+    assert columns(tmp_path, f"path,label,{name}\n{''.join(rows)}", split_column="none").split is None
+    for last in ("3.png,a,bus\n", ""):
+        assert columns(tmp_path, f"path,label,{name}\n{''.join([*rows[:300], last])}").split is None
+
+
+@pytest.mark.parametrize("role", ["label", "split", "group"])
+def test_none_says_nothing_about_the_header(tmp_path: Path, role: str) -> None:
+    """That a column is none does not make the first image of a table without header its header."""
+    found = columns(tmp_path, rows("{}.png", "x"), **{f"{role}_column": "none"})
+    assert (found.headless, found.labels) == (True, () if role == "label" else (1,))
+
+
+def test_a_column_of_ids_may_be_the_label(tmp_path: Path) -> None:
+    """A column named as those of the images whose cells are there several times is asked about."""
+    with pytest.raises(SourceError, match=r"is the label.*--label-column Id"):
+        columns(tmp_path, "Image,Id\n0.png,w1\n1.png,w1\n2.png,w2\n")
+
+
+def test_folds_and_decimal_commas_in_one_hot_columns(tmp_path: Path) -> None:
+    """The number of a fold is no class, and 1,0 is 1."""
+    assert columns(tmp_path, "path,fold,cat,dog\n0.png,1,0,1\n1.png,0,1,0\n").labels == (2, 3)
+    found = columns(tmp_path, "path;cat;dog\n0.png;0,0;1,0\n1.png;1,0;0,0\n")
+    assert (found.labels, found.one_hot) == ((1, 2), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# CLASS SPECIES\n#all\nx 1 1\n", r"comments \(#\): delete them"),
+        ('"image_id,breed"\n"x.jpg,pug"\n', "in quotes as a whole: remove the quotes"),
+        ("patient,Target\nx,1\n", "DICOM .* not read"),
+    ],
+)
+def test_why_no_image_was_found(tmp_path: Path, text: str, said: str) -> None:
+    """Comments, quoted lines and DICOM files are named as the cause."""
+    if "DICOM" in said:
+        (tmp_path / "scans").mkdir()
+        (tmp_path / "scans" / "x.dcm").write_bytes(b"x")
+    with pytest.raises(SourceError, match=said):
+        columns(tmp_path, text)
+
+
 def test_two_kinds_of_groups_are_asked_about(tmp_path: Path) -> None:
     """Patients in two columns are asked about, and none of them may be named."""
     text = "path,label,patient,subject_id\n" + rows("{}.png", "x", "1", "2")

@@ -42,17 +42,52 @@ def test_a_number_of_its_own_for_each_image_is_no_class(tmp_path: Path) -> None:
         items(tmp_path, "label", [str(i) for i in range(40)])
 
 
+def test_a_number_of_its_own_is_believed_where_the_column_says_so(tmp_path: Path, caplog) -> None:
+    """In a small table, numbers that are all different are classes with a warning, and none without a header."""
+    assert len(items(tmp_path, "label", ["3", "1", "2"]).labels.names) == 3
+    assert "'label' are a different number for each image" in caplog.text
+    (tmp_path / "t.txt").write_text("7 0.png\n8 1.png\n9 2.png\n")
+    with pytest.raises(SourceError, match=r"are a different number for each image, not classes.*--label-column none"):
+        open_source(tmp_path / "t.txt")
+    (tmp_path / "t.txt").write_text("7 0.png\n8 1.png\n7 2.png\n")
+    assert Items.of(open_source(tmp_path / "t.txt").items).labels.names == ["7", "8"]
+
+
 def test_many_classes_are_said(tmp_path: Path, caplog) -> None:
     """Texts that are nearly all different are classes, with a warning."""
     assert len(items(tmp_path, "label", [f"caption {i}" for i in range(40)]).labels.names) == 40
     assert "'label' are 40 different classes for 40 images" in caplog.text
 
 
-@pytest.mark.parametrize("labels", [["a|b", "a", "b"], ["a;b", "c;a", "a"], ["\"['a', 'b']\"", "\"['a']\""]])
+@pytest.mark.parametrize(
+    "labels",
+    [["a|b", "a", "b"], ["a;b", "c;a", "a"], ["\"['a', 'b']\"", "\"['a']\""], ['"cat, dog"', "dog", "cat"],
+     ["Effusion/Mass", "Mass", "Effusion"]],
+)  # fmt: skip
 def test_label_sets_are_refused(tmp_path: Path, labels: list[str]) -> None:
     """Labels made of others are not classes of their own."""
     with pytest.raises(SourceError, match=r"several labels per image, .* not supported yet"):
         items(tmp_path, "label", labels)
+
+
+@pytest.mark.parametrize("column", ["tags", "labels"])
+def test_words_may_be_labels(tmp_path: Path, caplog, column: str) -> None:
+    """Labels with spaces between are refused in a column of tags; where that is less clear, it is said."""
+    rows = ["haze primary", "clear primary", "haze", "primary"]
+    with pytest.raises(SourceError, match="several labels per image, such as 'haze primary'"):
+        items(tmp_path, column, rows)
+    assert len(items(tmp_path, "label", rows).labels.names) == 4
+    assert "'haze primary' is counted as a class of its own, and its words are classes, too" in caplog.text
+    rows = ["haze primary", "clear primary", "haze water", "clear water", "haze road", "clear road"]
+    assert len(items(tmp_path, column, rows).labels.names) == 6
+    assert "may be several labels per image, such as 'clear primary'" in caplog.text
+
+
+@pytest.mark.parametrize("labels", [["n/a", "n", "a"], ["1/2", "1", "2"], ["and/or", "and"], ["red wine", "wine"]])
+def test_marks_in_names_are_no_sets(tmp_path: Path, caplog, labels: list[str]) -> None:
+    """A slash or a space in a name whose parts are not all classes, and fractions, make no set."""
+    assert items(tmp_path, "label", labels).labels.names == sorted(labels)
+    assert "its words" not in caplog.text
 
 
 def test_a_bar_in_a_name_is_no_set(tmp_path: Path) -> None:
@@ -60,7 +95,7 @@ def test_a_bar_in_a_name_is_no_set(tmp_path: Path) -> None:
     assert items(tmp_path, "label", ["x|y", "z", "[w]"]).labels.names == ["[w]", "x|y", "z"]
 
 
-@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?"])
+@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?", "#N/A", "#NV"])
 def test_what_may_stand_for_no_label_is_said(tmp_path: Path, caplog, name: str) -> None:
     """A class whose name programs write for a missing value is a class, with a warning."""
     assert items(tmp_path, "label", ["a", name, name]).labels.names == sorted(["a", name])
@@ -108,6 +143,20 @@ def test_two_kinds_of_classes_are_asked_about(tmp_path: Path, rows: list[str]) -
     with pytest.raises(SourceError, match=r"different classes: 'label', 'class_name'.*--label-column"):
         items(tmp_path, "label,class_name", rows)
     assert items(tmp_path, "label,class_name", rows, label_column="class_name").labels.names == ["a", "b"]
+
+
+@pytest.mark.parametrize("numbers", [["1", "1.0"], ["01", "1"], ["0", "00"], ["2,0", "2"], ["non-food", "non_food"]])
+def test_classes_that_look_alike_are_said(tmp_path: Path, caplog, numbers: list[str]) -> None:
+    """One number in two spellings, and names that differ in a dash, are two classes with a warning."""
+    assert len(items(tmp_path, "label", [f'"{name}"' for name in [*numbers, "x"]]).labels.names) == 3
+    assert "look alike are kept apart: " + ", ".join(map(ascii, sorted(numbers))) in caplog.text
+
+
+@pytest.mark.parametrize("names", [["-1", "1"], ["1", "10"], ["1.5", "15", "x", "y"], ["0", "o"], ["a-b", "ab"]])
+def test_other_names_do_not_look_alike(tmp_path: Path, caplog, names: list[str]) -> None:
+    """A sign, a zero at the end and a point in the middle make another number."""
+    items(tmp_path, "label", names)
+    assert "look alike" not in caplog.text
 
 
 def test_groups_that_are_the_classes_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,67 @@ def test_own_names_of_splits(tmp_path: Path) -> None:
         open_source(path, options=SourceOptions(split_column="part", splits={"train": "three"}))
     with pytest.raises(OptionError, match=r"is the split.*--split-column"):
         open_source(path, options=SourceOptions(splits={"train": "one"}, label_column="label"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "advice"),
+    [
+        (["Training", "PublicTest", "PrivateTest"], "--split validation=PublicTest --split test=PrivateTest"),
+        (["train", "val", "hidden test"], "--split 'test=hidden test'"),
+        (["train", "hidden_test"], "--split test=hidden_test"),
+        (["A", "B"], "--split train=A --split validation=B"),
+        (["my-test", "B"], "--split validation=my-test --split train=B"),
+    ],
+)
+def test_advice_about_splits(tmp_path: Path, cells: list[str], advice: str) -> None:
+    """The example of --split names the unknown cells, each with a split that is missing; no test set is train."""
+    rows = "".join(f"{i}.png,a,{cell}\n" for i, cell in enumerate(cells))
+    with pytest.raises(SourceError, match=re.escape(f"such as {advice}.")):
+        open_source(table(tmp_path, f"path,label,split\n{rows}"))
+
+
+def test_empty_cells_among_splits_are_said(tmp_path: Path, caplog) -> None:
+    """Images whose cell in the split column is empty count as train, with a warning."""
+    items = open_source(table(tmp_path, "path,label,split\n0.png,a,train\n1.png,b,\n2.png,a,test\n3.png,b,\n")).items
+    assert [item.split for item in items] == ["train", None, "test", None]
+    assert "2 images have an empty cell in 'split': they count as train" in caplog.text
+
+
+PARTS = {
+    "table": ("0.png", "1.png"), "beside": ("a/train/0.png", "b/test/0.png"), "one": ("train/0.png", "train/x/1.png"),
+    "class": ("train/0.png", "bus/0.png"), "others": ("train/0.png", "test/0.png", "more/0.png"),
+    "top": ("x/train/0.png", "x/test/0.png"), "deep": ("train/a/0.png", "val/a/0.png", "val/b/0.png"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("above", ["", "/"])
+def test_splits_in_paths(tmp_path: Path, caplog, kind: str, above: str) -> None:
+    """Images whose paths all have the folder of a split at the same place are in that split; else it is said or no."""
+    start = f"{tmp_path}/" if above else ""
+    for name in PARTS[kind]:
+        write_image(tmp_path / name, random_image(0))
+    path = table(tmp_path, "path,label\n" + "".join(f"{start}{name},a\n" for name in PARTS[kind]))
+    splits = [item.split for item in open_source(path).items]
+    wanted = {"top": ["train", "test"], "deep": ["train", "validation", "validation"]}
+    assert splits == wanted.get(kind, [None] * len(PARTS[kind]))
+    assert ("no split is read from them" in caplog.text) == (kind == "others")
+    assert ("the splits are read from the folders" in caplog.text) == (kind in wanted)
+    caplog.clear()
+    assert len(open_images(path).items) == len(PARTS[kind])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("kinds", "said"), [("ab01", "'0', '1'"), ("abxy", "'x', 'y'")])
+def test_splits_without_a_common_class(tmp_path: Path, kinds: str, said: str) -> None:
+    """A validation set whose classes are none of train's is refused; what has no split is train."""
+    splits = ["train", "", "val", "val"]
+    rows = [f"{i}.png,{kinds[i]},{splits[i]}" for i in range(4)]
+    path = table(tmp_path, "path,label,split\n" + "\n".join(rows))
+    with pytest.raises(SourceError, match=rf"classes of validation \({said}\) are not those of train \('a', 'b'\)"):
+        open_source(path)
+    path.write_text(path.read_text().replace(f"{kinds[2]},val", "a,val"))
+    assert len(open_source(path).items) == 4
 
 
 @pytest.mark.parametrize("labels", [None, "", "none"])
