@@ -75,8 +75,10 @@ def branches(
         bare = not folders or (packed and not sure and [says_nothing(name) for name in folders] == [True])
         return [Branch(root, None, None if bare else classes_of(tree, root, folders, wanted, top=True))]
     _check_splits(tree, root, folders, splits, options)
-    beside = [*here.tables[:1], *filter(None, [here.image, here.other])]
-    if beside:
+    beside = (
+        [here.image, *here.tables[:1], here.other] if packed else [here.image]
+    )  # on disk `check_unread` says others
+    if beside := list(filter(None, beside)):
         log.warning("%s: files beside the folders of splits are not read, such as %r", tree.where, beside[0])
     parts = [_split(tree, f"{root}{name}/", split, wanted) for name, split in splits.items()]
     parts.sort(key=lambda part: SPLITS.index(part.split or ""))

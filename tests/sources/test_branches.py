@@ -309,7 +309,7 @@ def test_what_is_usual_is_not_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("in/1.jpg in/2.jpg in/3.jpg out/1.png out/2.png out/3.png", "files of the same names: 'in', 'out'"),
         ("a/1.jpg a/1.xml b/2.jpg b/labels.csv b/c/3.AAE", "3 files are left out"),
         (
-            "1.jpg 2.jpg labels.xlsx",
+            "1.jpg 2.jpg notes.docx",
             "1 files are left out, as they are no images by their names, such as 'labels.xlsx'",
         ),
         ("a/1.jpg b/c/notes.txt", "b has no image: it is no class"),
