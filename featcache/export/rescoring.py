@@ -90,8 +90,8 @@ def _unscored(classifier: ImageClassifier, why: str) -> ExportError:
     assert classifier.recipe is not None
     return ExportError(
         f"An export computes in float32, the head's cache is in {classifier.recipe.precision}, so the export is "
-        f"another classifier and needs a score of its own, but {why}. Nothing was written: put labelled validation images back "
-        "where they were, or extract with --precision float32 and train the head again."
+        f"another classifier and needs a score of its own, but {why}. Nothing was written: put labelled validation "
+        "images back where they were, or extract with --precision float32 and train the head again."
     )
 
 
