@@ -22,6 +22,9 @@ from featcache.recipe import Decode, Interpolation, Resize, choices
 MAX_PIXELS = 250_000_000
 """Images that declare more pixels than this are not decoded (a decompression bomb, mostly)."""
 
+GREY_WEIGHTS, GREY_HALF = (19595, 38470, 7471), 1 << 15
+"""Grey of red, green and blue, in parts of 65,536 and rounded, as Pillow computes it."""
+
 _FORMATS = (
     "JPEG",
     "MPO",
@@ -144,11 +147,13 @@ def decode(content: bytes, channels: int, at_least: tuple[int, int] | None = Non
         if at_least is not None and header is not None:
             turned = _UPRIGHT.get(orientation, (0, False))[0] % 2
             ratio = _ratio((header.height, header.width), at_least[::-1] if turned else at_least)
-        pixels = _decoded_by_tensorflow(content, channels, ratio)
+        pixels = _decoded_by_tensorflow(content, ratio)
     except (tf.errors.OpError, ValueError) as error:
         if header is None:
             raise ImageError(_why_unknown(content)) from None
-        pixels = _decoded_by_pillow(header, channels, error)
+        pixels = _decoded_by_pillow(header, error)
+    if channels == 1:
+        pixels = as_grey(pixels)
     turns, mirror = _UPRIGHT.get(orientation, (0, False))
     if turns:
         pixels = np.rot90(pixels, turns)
@@ -183,44 +188,53 @@ def _ratio(size: tuple[int, int], at_least: tuple[int, int]) -> int:
     )
 
 
-def _decoded_by_tensorflow(content: bytes, channels: int, ratio: int) -> npt.NDArray[np.uint8]:
+def as_grey(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return grey pixels (…, 1) of RGB pixels (…, 3), bit for bit as Pillow and so `keras.utils.load_img` make them.
+
+    Pixels that are grey already keep their values; floats are not rounded. A JPEG's own luma is not taken: it differs
+    from this by up to 11.
+    """
+    if pixels.dtype == np.uint8:
+        summed = pixels.astype(np.int32) @ np.array(GREY_WEIGHTS, np.int32)
+        whole: npt.NDArray[np.uint8] = ((summed + GREY_HALF) >> 16).astype(np.uint8)
+        return whole[..., None]
+    grey: npt.NDArray[np.float32] = pixels @ (np.array(GREY_WEIGHTS, np.float32) / np.float32(1 << 16))
+    return grey[..., None]
+
+
+def _decoded_by_tensorflow(content: bytes, ratio: int) -> npt.NDArray[np.uint8]:
     import tensorflow as tf
 
     if content.startswith(_JPEG):
-        image = tf.io.decode_jpeg(content, channels=channels, ratio=ratio, dct_method="INTEGER_ACCURATE")
-        decoded: npt.NDArray[np.uint8] = image.numpy()
-        return decoded
-    only_colour = content[:4] == b"GIF8" or content[8:12] == b"WEBP"  # their decoders know no grey
-    asked = 3 if only_colour else channels
-    image = tf.io.decode_image(content, channels=asked, expand_animations=False)
-    if asked != channels:
-        image = tf.image.rgb_to_grayscale(image)
+        image = tf.io.decode_jpeg(content, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+    else:
+        image = tf.io.decode_image(content, channels=3, expand_animations=False)
     pixels: npt.NDArray[np.uint8] = image.numpy()
     return pixels
 
 
-def _decoded_by_pillow(header: Any, channels: int, tensorflow_says: Exception) -> npt.NDArray[np.uint8]:
+def _decoded_by_pillow(header: Any, tensorflow_says: Exception) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
     try:
         if not header.width * header.height:
             raise ValueError("it has no pixels")
         header.load()
-        return _pillow_pixels(header, channels)
+        return _pillow_pixels(header)
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, MemoryError,
             struct.error, Image.DecompressionBombError) as error:  # fmt: skip
         reason = str(error) or str(tensorflow_says)
         raise ImageError(f"{header.format} cannot be decoded: {_one_line(reason)}") from None
 
 
-def _pillow_pixels(image: Any, channels: int) -> npt.NDArray[np.uint8]:
+def _pillow_pixels(image: Any) -> npt.NDArray[np.uint8]:
     if image.mode in ("I", "F"):
         raise ValueError("pixels of 32 bits have no known range; convert it to 8 or 16 bits")
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips; TensorFlow takes the high byte, too
         grey = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
-        return np.repeat(grey, channels, axis=-1)
-    pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB" if channels == 3 else "L"))
-    return pixels if channels == 3 else pixels[..., None]
+        return np.repeat(grey, 3, axis=-1)
+    pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB"))
+    return pixels
 
 
 def _why_unknown(content: bytes) -> str:
@@ -252,12 +266,7 @@ def _from_array(array: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
         pixels = pixels[..., :3]
     if pixels.shape[-1] == channels:
         return pixels
-    if channels == 3:
-        return np.repeat(pixels, 3, axis=-1)
-    import tensorflow as tf
-
-    grey: npt.NDArray[Any] = tf.image.rgb_to_grayscale(pixels).numpy()
-    return grey
+    return np.repeat(pixels, 3, axis=-1) if channels == 3 else as_grey(pixels)
 
 
 def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:

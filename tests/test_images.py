@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image, ImageOps
 
 from featcache import images
 from featcache.errors import ImageError
+from featcache.export import graph
 from featcache.images import PixelSpec, decode, load
 
 GREY = np.linspace(0, 255, 40 * 60).reshape(40, 60).astype(np.uint8)
@@ -34,6 +36,35 @@ def test_channels_follow_the_base(kind: str, channels: int) -> None:
     """Every format gives grey or colour as the base wants it."""
     assert decode(encoded(Image.fromarray(RGB), kind), channels).shape == (40, 60, channels)
     assert decode(encoded(Image.fromarray(GREY), kind), channels).shape == (40, 60, channels)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "JPEG"), ("RGB", "PNG"), ("RGB", "BMP"), ("RGB", "TIFF"), ("RGB", "WEBP"), ("P", "GIF"), ("P", "PNG"),
+     ("RGBA", "PNG"), ("RGBA", "BMP"), ("L", "JPEG"), ("L", "PNG"), ("L", "BMP"), ("L", "GIF"), ("L", "WEBP")],
+)  # fmt: skip
+def test_grey_is_what_load_img_gives(tmp_path: Path, mode: str, kind: str) -> None:
+    """A base of one channel gets the pixels of Keras' grayscale `load_img`, and so does a SavedModel's graph."""
+    import tensorflow as tf
+    from keras.utils import load_img
+
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4 if mode == "RGBA" else 3), np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    (tmp_path / "image").write_bytes(encoded(image, kind))
+    content = (tmp_path / "image").read_bytes()
+    expected = np.array(load_img(tmp_path / "image", color_mode="grayscale"))[..., None]
+    assert np.array_equal(decode(content, 1), expected)
+    assert np.array_equal(load(expected, PixelSpec(40, 60, 1)), expected)
+    if kind != "TIFF" and (kind == "BMP") <= (mode == "RGB"):  # others TensorFlow does not decode
+        assert np.array_equal(graph.loaded(tf.constant(content), PixelSpec(40, 60, 1)), expected)
+
+
+def test_grey_of_arrays_is_as_pillow_makes_it() -> None:
+    """Colours in an array become the grey of the same picture in a file; floats are within rounding of it."""
+    expected = np.array(Image.fromarray(RGB).convert("L"))[..., None]
+    spec = PixelSpec(40, 60, 1)
+    assert np.array_equal(load(RGB, spec), expected)
+    assert np.abs(load(RGB.astype(np.float32) / 255, spec) - expected).max() <= 0.501
 
 
 @pytest.mark.parametrize("block", [b"MM\0*", b"II*\0", b"MM", b"MM\0*\0\0\0\x08", b"II*\0\x08\0\0\0\xff"])

@@ -176,7 +176,8 @@ def export(
     lines = [
         f"{report.format} of {len(report.classes)} classes in {to}; class names, recipe and digests in "
         f"{report.metadata}",
-        f"loaded without featcache, its probabilities differ by at most {report.max_difference:.2g}, on {on}",
+        f"loaded without featcache, its probabilities differ from those of {report.compared_with} by at most "
+        f"{report.max_difference:.2g}, on {on}",
         *report.notes,
     ]
     data = {
@@ -184,6 +185,7 @@ def export(
         "metadata": str(report.metadata),
         "format": report.format,
         "max_difference": report.max_difference,
+        "compared_with": report.compared_with,
         "compared": report.compared,
         "classes": report.classes,
         "notes": report.notes,

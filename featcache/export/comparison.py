@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from featcache.classifier import ImageClassifier
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
 from featcache.export import clean
 from featcache.images import PixelSpec, decode, load
-from featcache.sources import Item, Source, SplitPolicy, files_source, reopen
+from featcache.sources import Item, Items, Source, SplitPolicy, files_source, reopen
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import digest
 
@@ -80,7 +79,9 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None, pict
     at_least = (spec.height, spec.width) if spec.decode == "reduced" else None
     contents, origin = [], ""
     if count and folder is not None:
-        readable = _readable(files_source([folder]), spec, _READ_AT_MOST * count)
+        given = files_source([folder])
+        rows = np.random.default_rng(0).permutation(len(given.items)).tolist()
+        readable = _readable(given, rows[: _READ_AT_MOST * count], spec)
         contents = [content for *_, content in itertools.islice(readable, count)]
         origin = f"images of {folder}" if contents else f"none in {folder} can be read"
     elif count:
@@ -114,22 +115,26 @@ def _of_the_source(classifier: ImageClassifier, spec: PixelSpec, count: int) -> 
         location, policy = source.location, SplitPolicy.from_listing(listing)
     except (FeatcacheError, KeyError, TypeError) as error:
         return [], "it is not known where its images lie" if isinstance(error, KeyError) else str(error)
-    found: dict[bool, list[bytes]] = {True: [], False: []}
-    for item, identity, content in _readable(source, spec, _READ_AT_MOST * count):
-        found[policy.split_of(item, identity) == "validation"].append(content)
-        if len(found[True]) == count:
+    items = Items.of(source.items)
+    candidates = policy.validation_candidates(items)
+    others = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(items)), candidates))
+    held: list[bytes] = []
+    rest: list[bytes] = []
+    for item, identity, content in _readable(source, candidates[: _READ_AT_MOST * count].tolist(), spec):
+        (held if policy.split_of(item, identity) == "validation" else rest).append(content)
+        if len(held) == count:
             break
-    if found[True]:
-        return found[True], f"validation images of {location}"
-    return found[False][:count], f"images of {location}" if found[False] else f"none in {location} can be read"
+    if held:
+        return held, f"validation images of {location}"
+    readable = _readable(source, others[: _READ_AT_MOST * count].tolist(), spec)
+    rest += [content for *_, content in itertools.islice(readable, max(0, count - len(rest)))]
+    return rest[:count], f"images of {location}" if rest else f"none in {location} can be read"
 
 
-def _readable(source: Source, spec: PixelSpec, most: int) -> Iterator[tuple[Item, bytes, bytes]]:
-    """Yield images that can be decoded, with their digests: validation first, else in an order drawn for good."""
-    items = list(source.items)
-    random.Random(0).shuffle(items)
-    items.sort(key=lambda item: item.split != "validation")
-    for item in items[:most]:
+def _readable(source: Source, rows: Iterable[int], spec: PixelSpec) -> Iterator[tuple[Item, bytes, bytes]]:
+    """Yield those of a source's images, by their row, that can be decoded, with their digests."""
+    items = Items.of(source.items)
+    for item in (items[row] for row in rows):
         try:
             content = source.read(item)
             encoded = content if isinstance(content, bytes) else _png(content)

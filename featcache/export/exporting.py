@@ -31,8 +31,8 @@ from featcache.recipe import Recipe, Request, choices
 
 Pictures = Literal["any", "fixed"]
 
-TOLERANCE = {"keras": 1e-4, "savedmodel": 1e-4, "tflite": 5e-3, "onnx": 5e-3}
-"""How far a probability may be from the classifier's, in float32."""
+TOLERANCE = 1e-4
+"""How far a probability may be from the classifier's, in float32 and in every format."""
 
 LOW_PRECISION = 5e-3
 """The same of networks that compute in less than float32."""
@@ -56,7 +56,9 @@ class ExportReport:
     classes : list of str
         In the order of the columns.
     max_difference : float
-        The largest difference of a probability from the classifier's.
+        The largest difference of a probability from what it was compared with.
+    compared_with : {"the classifier", "base and head in float32"}
+        The second for a head whose cache has less than float32, as the export is another classifier.
     compared : int
         On how many images; 0 if on random pixels only.
     notes : list of str
@@ -70,6 +72,7 @@ class ExportReport:
     format: str
     classes: list[str]
     max_difference: float
+    compared_with: str
     compared: int
     notes: list[str]
     own_score: dict[str, Any] | None = None
@@ -103,16 +106,17 @@ def export_model(
     Returns
     -------
     ExportReport
-        Where it is, what format, and how far its probabilities were from the classifier's at most.
+        Where it is, what format, and how far its probabilities were at most from what it was compared with.
 
     Raises
     ------
     HeadError
         If no network can express the head.
     ExportError
-        If the exported model does not load without featcache, or its probabilities are further from the
-        classifier's than promised; or if in float32 it is less accurate than the classifier by more than one
-        standard error of the difference. Nothing is written then.
+        If the exported model does not load without featcache, or its probabilities are further than promised from
+        what it is compared with. Of a head whose cache was computed in less than float32 also if there are no
+        labelled validation images to score the export on, or if it is less accurate than the classifier by more
+        than one standard error of the difference. Nothing is written then.
     OptionError
         If `to` is no format, or holds something else, or the format cannot resize as the classifier does.
     """
@@ -127,11 +131,12 @@ def export_model(
     if (kind, input) == ("savedmodel", "fixed"):
         raise OptionError("A SavedModel takes pictures of any size, and bytes. Leave out input='fixed'.")
     classifier = _opened(model, base, weights)
-    whole, spec, tolerance = _whole(classifier, TOLERANCE[kind])
-    own_score, unscored = scored_in_float32(classifier, whole) if _low_precision(classifier) else (None, "")
+    whole, spec, tolerance = _whole(classifier)
+    own_score = scored_in_float32(classifier, whole) if _low_precision(classifier) else None
+    compared_with = "the classifier" if own_score is None else "base and head in float32"
     shown = images_for(classifier, compare, images, input)
     if own_score is not None:  # the export is held to what base and head say in float32
-        tolerance, pixels = TOLERANCE[kind], np.stack([load(content, spec) for content in shown.contents])
+        tolerance, pixels = TOLERANCE, np.stack([load(content, spec) for content in shown.contents])
         shown = replace(shown, expected=answers(whole, pixels))
     if input == "any" and kind != "savedmodel":  # which has graph.py for it
         whole = taking_any_size(whole, spec, kind)
@@ -151,9 +156,8 @@ def export_model(
         worst, refused = difference(kind, written, shown, classifier.class_names)
         if worst > tolerance:
             raise ExportError(
-                f"Expected probabilities within {tolerance:g} of the classifier's. Received: {worst:.3g} from the "
-                f"{kind} model on {len(shown.contents)} {shown.origin}. Nothing was written; "
-                f"{_advice(classifier, unscored)}."
+                f"Probabilities of the {kind} model differ by {worst:.3g} from those of {compared_with}, more than "
+                f"{tolerance:g}, on {len(shown.contents)} {shown.origin}. Nothing was written: take another format."
             )
         notes = _notes(kind, classifier, spec, shown, refused, input)
         if own_score is not None:
@@ -161,13 +165,16 @@ def export_model(
         known = _metadata(kind, classifier, described_input(kind, spec, input), written, notes)
         known["own_score"] = own_score
         compared = shown.compared
-        known["comparison"] = {"max_difference": worst, "compared": compared, "tolerance": tolerance}
+        known["comparison"] = {
+            "max_difference": worst, "compared_with": compared_with, "compared": compared, "tolerance": tolerance,
+        }  # fmt: skip
         _publish(written, target, beside, known)
     except OSError as error:
         raise ExportError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return ExportReport(target, beside, kind, list(classifier.class_names), worst, compared, notes, own_score)
+    classes = list(classifier.class_names)
+    return ExportReport(target, beside, kind, classes, worst, compared_with, compared, notes, own_score)
 
 
 def _check_free(target: Path, beside: Path) -> None:
@@ -210,7 +217,7 @@ def _opened(
     return ImageClassifier.load(model, base=base, weights=weights)
 
 
-def _whole(classifier: ImageClassifier, tolerance: float) -> tuple[Any, PixelSpec, float]:
+def _whole(classifier: ImageClassifier) -> tuple[Any, PixelSpec, float]:
     """Return the model from pixels to the probability of every class, and how far it may be off."""
     head, count = classifier.head, len(classifier.class_names)
     if isinstance(head, Head):
@@ -221,7 +228,7 @@ def _whole(classifier: ImageClassifier, tolerance: float) -> tuple[Any, PixelSpe
         composed, trained, spec = head.model, head.trained_classes, head.spec
     described = head.card.get("recipe")
     promised = Recipe.from_dict(described).tolerance if described else 0.0
-    promised = max(promised, tolerance, 0.0 if _in_float32(composed) else LOW_PRECISION)
+    promised = max(promised, TOLERANCE, 0.0 if _in_float32(composed) else LOW_PRECISION)
     return with_every_class(composed, trained, count), spec, promised
 
 
@@ -229,15 +236,6 @@ def _low_precision(classifier: ImageClassifier) -> bool:
     """Return whether a classifier is a head on features computed in less than float32."""
     described = classifier.head.card.get("recipe")
     return isinstance(classifier.head, Head) and Recipe.from_dict(described or {}).precision != "float32"
-
-
-def _advice(classifier: ImageClassifier, unscored: str) -> str:
-    if _low_precision(classifier):
-        return (
-            "an export computes in float32 and its features in less, so it is another classifier, which cannot be "
-            f"scored here: {unscored}. Put the images back, or extract with --precision float32"
-        )
-    return "take another format"
 
 
 def _in_float32(layer: Any) -> bool:

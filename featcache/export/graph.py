@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from featcache.images import PixelSpec
+from featcache.images import GREY_HALF, GREY_WEIGHTS, PixelSpec
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = (0, 0, 0, 2, 2, 3, 3, 1, 1)  # by EXIF orientation: quarter turns counter-clockwise …
@@ -31,7 +31,9 @@ def loaded(content: Any, spec: PixelSpec) -> Any:
 
     number = orientation(content)
     image = _decoded(content, number, spec)
-    image.set_shape((None, None, spec.channels))
+    image.set_shape((None, None, 3))
+    if spec.channels == 1:
+        image = _grey(image)
     image = tf.image.rot90(image, tf.gather(tf.constant(_TURNS), number))
     image = tf.cond(tf.gather(tf.constant(_MIRRORED), number), lambda: tf.reverse(image, [1]), lambda: image)
     return resized(image, spec)
@@ -41,7 +43,7 @@ def _decoded(content: Any, number: Any, spec: PixelSpec) -> Any:
     import tensorflow as tf
 
     def other() -> Any:
-        return tf.io.decode_image(content, channels=spec.channels, expand_animations=False)
+        return tf.io.decode_image(content, channels=3, expand_animations=False)
 
     def reduced() -> Any:
         size = tf.io.extract_jpeg_shape(content)[:2]
@@ -52,10 +54,18 @@ def _decoded(content: Any, number: Any, spec: PixelSpec) -> Any:
         return tf.switch_case(steps, [decoder(ratio) for ratio in (1, 2, 4, 8)])
 
     def decoder(ratio: int) -> Callable[[], Any]:
-        return lambda: tf.io.decode_jpeg(content, channels=spec.channels, ratio=ratio, dct_method="INTEGER_ACCURATE")
+        return lambda: tf.io.decode_jpeg(content, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     jpeg = reduced if spec.decode == "reduced" else decoder(1)
     return tf.cond(tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff", jpeg, other)
+
+
+def _grey(image: Any) -> Any:
+    """As `featcache.images.as_grey`, of ``uint8``."""
+    import tensorflow as tf
+
+    summed = tf.reduce_sum(tf.cast(image, tf.int32) * tf.constant(GREY_WEIGHTS), axis=-1, keepdims=True)
+    return tf.cast(tf.bitwise.right_shift(summed + GREY_HALF, 16), tf.uint8)
 
 
 def resized(images: Any, spec: PixelSpec) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from featcache.heads import Head
 from featcache.images import load
 from featcache.metrics import wilson_interval
 from featcache.significance import clearly_lower, paired_difference
-from featcache.sources import digest
+from featcache.sources import Items, digest
 
 MOST = 5000
 """So many validation images at most are asked, drawn with a fixed seed."""
@@ -25,7 +24,7 @@ MOST = 5000
 _FEWEST = 2
 
 
-def scored_in_float32(classifier: ImageClassifier, whole: Any) -> tuple[dict[str, Any] | None, str]:
+def scored_in_float32(classifier: ImageClassifier, whole: Any) -> dict[str, Any]:
     """Score a head as its cache was computed, and base and head as one float32 model, on the same images.
 
     Parameters
@@ -37,18 +36,16 @@ def scored_in_float32(classifier: ImageClassifier, whole: Any) -> tuple[dict[str
 
     Returns
     -------
-    dict or None
+    dict
         ``n`` labelled validation images; ``accuracy`` and ``accuracy_ci95`` of the float32 model;
         ``cache_precision``, ``cache_accuracy`` and ``cache_accuracy_ci95`` of the classifier; the paired
         ``difference`` (float32 minus the classifier) with its ``standard_error``; ``max_difference`` of their
-        probabilities. None if there are no such images.
-    str
-        Why there is no score.
+        probabilities.
 
     Raises
     ------
     ExportError
-        If the float32 model is less accurate by more than one standard error.
+        If the float32 model is less accurate by more than one standard error, or there are no images to score it on.
     """
     assert isinstance(classifier.head, Head)
     assert classifier.recipe is not None
@@ -64,10 +61,11 @@ def scored_in_float32(classifier: ImageClassifier, whole: Any) -> tuple[dict[str
             after += (plain.argmax(axis=1) == truth).tolist()
             farthest = max(farthest, float(np.abs(cached - plain).max()))
     except (SourceError, KeyError, TypeError, OSError) as error:
-        return None, f"its validation images are not available: {' '.join(str(error).split()).rstrip('.')}"
+        why = f"its validation images are not available: {' '.join(str(error).split()).rstrip('.')}"
+        raise _unscored(classifier, why) from None
     n = len(before)
     if n < _FEWEST:
-        return None, f"its source has {n} labelled validation images that can be read"
+        raise _unscored(classifier, f"its source has {n} labelled validation images that can be read")
     difference, deviation = paired_difference(np.array(before), np.array(after))
     found = {
         "n": n,
@@ -85,7 +83,16 @@ def scored_in_float32(classifier: ImageClassifier, whole: Any) -> tuple[dict[str
             f"{in_words(found)}. That is lower by more than one standard error, so nothing was written. Extract with "
             "--precision float32 and train the head again."
         )
-    return found, ""
+    return found
+
+
+def _unscored(classifier: ImageClassifier, why: str) -> ExportError:
+    assert classifier.recipe is not None
+    return ExportError(
+        f"An export computes in float32, the head's cache is in {classifier.recipe.precision}, so the export is "
+        f"another classifier and needs a score of its own, but {why}. Nothing was written: put labelled validation "
+        "images back where they were, or extract with --precision float32 and train the head again."
+    )
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -119,10 +126,12 @@ def _by_head(classifier: ImageClassifier, pixels: npt.NDArray[np.float32]) -> np
 def _validation(classifier: ImageClassifier) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Yield label and pixels of the source's labelled validation images that are no copies of training images."""
     source, policy = own_source(classifier.head)
-    number = {name: i for i, name in enumerate(classifier.class_names)}
-    items = [item for item in source.items if item.label in number]
-    random.Random(0).shuffle(items)
-    for item in items:
+    items = Items.of(source.items)
+    numbers = items.labels.among(classifier.class_names)
+    for row in policy.validation_candidates(items).tolist():
+        if numbers[row] < 0:
+            continue
+        item = items[row]
         try:
             content = source.read(item)
             identity = digest(content)
@@ -133,4 +142,4 @@ def _validation(classifier: ImageClassifier) -> Iterator[tuple[int, npt.NDArray[
             continue
         except FeatcacheError as error:
             raise SourceError(str(error)) from None
-        yield number[str(item.label)], pixels
+        yield int(numbers[row]), pixels

@@ -208,6 +208,14 @@ class SplitPolicy:
             split = "test"
         return split
 
+    def validation_candidates(self, items: Items) -> Ints:
+        """Return the rows of images that can be validation, whatever their digests are, in an order drawn for good."""
+        brought = items.splits.among(SPLITS)
+        can = brought == SPLITS.index("validation")
+        if self.validation_split:
+            can |= brought <= SPLITS.index("train")  # -1: the source brings no split
+        return np.random.default_rng(0).permutation(np.flatnonzero(can))
+
     def splits_of(self, items: Items, digests: npt.NDArray[np.uint8]) -> Words:
         """Return what `split_of` says of many images, given their digests, shape (n, 32)."""
         if not (self.validation_split or self.test_split or self.test_from):

@@ -523,9 +523,17 @@ def test_export(head: Path, tmp_path: Path) -> None:
     assert (code, found["format"], found["compared"], found["classes"]) == (0, "keras", 3, ["dark", "light"])
     assert found["path"] == str(tmp_path / "new" / "m.keras")
     assert found["max_difference"] < 1e-4
-    assert set(found) == {"path", "metadata", "format", "max_difference", "compared", "classes", "notes", "own_score"}
+    assert set(found) == {
+        "path", "metadata", "format", "max_difference", "compared_with", "compared", "classes", "notes", "own_score",
+    }  # fmt: skip
     code, out, err = run("export", head, "--to", tmp_path / "m.tflite", "--compare", 0)
     assert (code, "on random pixels only" in out, "none were asked for" in out) == (0, True, True)
+    code, out, err = run("export", head, "--to", tmp_path / "fixed.keras", "--input", "fixed", "--json")
+    (shown,) = [note for note in json.loads(out)["notes"] if note.startswith("takes decoded pixels")]
+    described = json.loads((tmp_path / "fixed.keras.json").read_text())["input"]
+    assert (code, described["pictures"], described["shape"]) == (0, "fixed size", [None, 8, 8, 3])
+    assert "8x8x3" in shown
+    assert run("export", head, "--to", tmp_path / "fixed", "--input", "fixed")[0] == 1
     code, out, err = run("export", head, "--to", tmp_path / "m.h5")
     assert (code, out) == (1, "")
     assert re.fullmatch(r"error: Expected a file ending in .keras, .tflite or .onnx.*\n", err)

@@ -13,6 +13,7 @@ from featcache.errors import ExportError
 from featcache.export import clean, comparison, rescoring
 from featcache.images import load
 from featcache.metrics import wilson_interval
+from featcache.sources.files import FileSource
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_it_has_its_own_score(low: Any, tmp_path: Path, at_once: None) -> None:
     known = json.loads(report.metadata.read_text())
     assert known["own_score"] == found
     assert known["comparison"]["max_difference"] <= 1e-4
+    assert report.compared_with == known["comparison"]["compared_with"] == "base and head in float32"
     assert "cache in bfloat16, so it is another classifier" in report.notes[0]
     assert f"{found['accuracy']:.4f}" in report.notes[0]
 
@@ -89,13 +91,27 @@ def test_clearly_lower_is_refused(
     assert (tmp_path / "m.keras").exists() != refused
 
 
-def test_without_validation_images_it_is_refused_as_before(
-    low: Any, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("regularisation", [1e-9, 1000.0])
+def test_without_validation_images_it_is_refused(
+    low: Any, tmp_path: Path, at_once: None, regularisation: float
 ) -> None:
-    """With its images gone nothing can be scored: other probabilities are an error that says why."""
-    fit_head(low, params={"C": 1000.0}, calibrate="none", out=tmp_path / "h")
+    """With its images gone nothing can be scored: nothing is written, however near the probabilities are."""
+    fit_head(low, params={"C": regularisation}, calibrate="none", out=tmp_path / "h")
     shutil.copytree(tmp_path / "p" / "validation" / "light", tmp_path / "new")
     shutil.rmtree(tmp_path / "p")
-    with pytest.raises(ExportError, match=r"cannot be scored here: its validation images are not available.*Put the"):
+    with pytest.raises(ExportError, match=r"in bfloat16, so the export is .* not available.*put labelled .*float32"):
         export_model(tmp_path / "h", tmp_path / "m.keras", images=str(tmp_path / "new"))
-    assert not (tmp_path / "m.keras").exists()
+    assert not list(tmp_path.glob("m.keras*"))
+
+
+def test_images_that_cannot_be_validation_are_not_read(
+    low: Any, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the source brings its splits, neither the score nor the comparison reads a training image."""
+    fit_head(low, out=tmp_path / "h")
+    read: list[str] = []
+    monkeypatch.setattr(FileSource, "read", lambda self, item, plain=FileSource.read: [
+        read.append(item.path), plain(self, item)][1])  # fmt: skip
+    export_model(tmp_path / "h", tmp_path / "m.keras", compare=100)
+    assert len(read) == 2 * 52
+    assert {path.split("/")[0] for path in read} == {"validation"}

@@ -310,7 +310,7 @@ def test_what_is_usual_is_not_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("a/1.jpg a/1.xml b/2.jpg b/labels.csv b/c/3.AAE", "3 files are left out"),
         (
             "1.jpg 2.jpg notes.docx",
-            "1 files are left out, as they are no images by their names, such as 'labels.xlsx'",
+            "1 files are left out, as they are no images by their names, such as 'notes.docx'",
         ),
         ("a/1.jpg b/c/notes.txt", "b has no image: it is no class"),
     ],
