@@ -302,7 +302,7 @@ def test_another_commands_rows_are_refused(classifier, cache, many: Path, tmp_pa
         with pytest.raises(OptionError, match=f"another {name}.* Delete"):
             one.predict_to(out, many, **options)
     (many / "000.png").rename(many / "zzz.png")
-    with pytest.raises(OptionError, match="of another list of images"):
+    with pytest.raises(OptionError, match="another list of images"):
         classifier.predict_to(out, many)
 
 

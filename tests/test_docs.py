@@ -1,5 +1,6 @@
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -197,8 +198,12 @@ def test_the_recipes_run(desk: Path) -> None:
         desk / "vgg19_notop.weights.h5"
     )
     (desk / "vgg19_notop.weights.h5").rename(desk / "vgg19_notop.h5")
-    rows = [f"{path.relative_to(desk)},{path.parent.name},{int(path.stem) // 2}-{path.parts[-3]}"
-            for path in sorted((desk / "photos").rglob("*.png"))]  # fmt: skip
+    (desk / "scans").mkdir()
+    rows = []
+    for path in sorted((desk / "photos").rglob("*.png")):
+        name = f"{path.parts[-3]}-{path.parent.name}-{path.name}"
+        shutil.copy(path, desk / "scans" / name)
+        rows.append(f"scans/{name},{path.parent.name},{int(path.stem) // 2}-{path.parts[-3]}")
     (desk / "scans.csv").write_text("\n".join(["path,label,group", *rows, ""]))
     done = CliRunner().invoke(app, ["extract", "photos", "--base", "mobilenetv2", "--cache", "cache/photos"])
     assert done.exit_code == 0, done.output

@@ -167,7 +167,7 @@ def test_foreign_source_is_refused(extracting, photos: Path, tmp_path: Path) -> 
     extracting(photos, tmp_path / "c")
     other = tmp_path / "other"
     write_image(other / "x" / "1.png", random_image(900))
-    with pytest.raises(CacheError, match=f"{photos}.*{other}.*--replace-source"):
+    with pytest.raises(CacheError, match=f"{photos}.*{other}.*`replace_source`"):
         extracting(other, tmp_path / "c")
     assert FeatureCache(tmp_path / "c").source["location"] == str(photos)
     cache = extracting(other, tmp_path / "c", replace_source=True)
@@ -193,7 +193,7 @@ def test_folder_with_other_files_is_left_alone(extracting, photos: Path, tmp_pat
     """A cache is not written among somebody's files."""
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "thesis.txt").write_text("x")
-    with pytest.raises(CacheError, match="holds other files"):
+    with pytest.raises(CacheError, match="has other files in it"):
         extracting(photos, tmp_path / "c")
 
 

@@ -414,7 +414,7 @@ def test_one_run_at_a_time(made_head, tmp_path: Path) -> None:
 
     def second(done: int, total: int) -> None:
         if not said:
-            with pytest.raises(CacheBusyError, match=r"m\.checkpoint.*being written by process"):
+            with pytest.raises(CacheBusyError, match=r"Another process is writing .*m\.checkpoint.*process"):
                 fine_tune(path, last=3, epochs=1, out=tmp_path / "m")
             said.append(done)
 

@@ -111,12 +111,12 @@ def test_what_was_not_committed_is_cut_off(tmp_path: Path, monkeypatch, suffix: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda partial, state: None, "of another model"),
+        (lambda partial, state: None, "another model"),
         (lambda partial, state: partial.write_bytes(partial.read_bytes()[:-1]), "changed since"),
         (lambda partial, state: partial.write_bytes(partial.read_bytes().replace(b"plain", b"plane")), "changed since"),
-        (lambda partial, state: state.unlink(), "none that can be read"),
-        (lambda partial, state: state.write_text('{"rows": 1'), "none that can be read"),
-        (lambda partial, state: state.write_text("[]"), "none that can be read"),
+        (lambda partial, state: state.unlink(), "missing or cannot be read"),
+        (lambda partial, state: state.write_text('{"rows": 1'), "missing or cannot be read"),
+        (lambda partial, state: state.write_text("[]"), "missing or cannot be read"),
     ],
 )
 def test_a_partial_file_of_something_else_is_refused(tmp_path: Path, change, message: str) -> None:
@@ -128,8 +128,8 @@ def test_a_partial_file_of_something_else_is_refused(tmp_path: Path, change, mes
     _, partial, state = own_files(out)
     change(partial, state)
     left = partial.read_bytes()
-    identity = {**IDENTITY, "model": "other"} if message == "of another model" else IDENTITY
-    with pytest.raises(OptionError, match=f"{message}.*Delete .*p.csv.partial.* or choose another --out"):
+    identity = {**IDENTITY, "model": "other"} if message == "another model" else IDENTITY
+    with pytest.raises(OptionError, match=f"{message}.*Delete .*p.csv.partial.* or choose another"):
         PredictionFile(out, answering, identity).__enter__()
     assert (out.read_text(), partial.read_bytes()) == ("finished", left)
     partial.unlink()
@@ -173,7 +173,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     out = tmp_path / "p.csv"
     with PredictionFile(out, WAYS[0], IDENTITY) as file:
         file.append([made("a", 0, WAYS[0])])
-        with pytest.raises(OptionError, match="only writer"):
+        with pytest.raises(OptionError, match="Another process is writing"):
             PredictionFile(out, WAYS[0], IDENTITY).__enter__()
         file.append([made("b", 1, WAYS[0])])
         file.finish()

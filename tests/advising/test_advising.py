@@ -129,11 +129,11 @@ def test_copies_of_training_images_do_not_count(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_advised(tmp_path: Path) -> None:
-    """One class, or images without one, are refused."""
+    """One class, or images have no class, are refused."""
     X, _ = clusters(60, 3)
     with pytest.raises(OptionError, match="two classes"):
         advise(cached(tmp_path / "a", {"f": X}, np.zeros(60, int), 20))
-    with pytest.raises(HeadError, match="without one"):
+    with pytest.raises(HeadError, match="have no class"):
         advise(FeatureCache.from_arrays({"f": X}, None, None, {"a": 1}, path=tmp_path / "b"))
 
 

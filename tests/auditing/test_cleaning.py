@@ -105,7 +105,7 @@ def test_files_that_are_gone_are_left_out(cache: FeatureCache, split_photos: Pat
     [
         ([{"file": "a"}], "no column 'path'"),
         ([{"path": "nowhere.png"}], "1 paths .*such as 'nowhere.png'"),
-        ([{"path": "train/dark/d0.png", "action": "burn"}], "line 2: unknown action 'burn'.*drop, relabel, keep"),
+        ([{"path": "train/dark/d0.png", "action": "burn"}], "line 2 .*unknown action 'burn'.*drop, relabel, keep"),
         ([{"path": "train/dark/d0.png", "action": "relabel", "new_label": ""}], "new_label"),
         ([{"path": "train/dark/d0.png", "action": "drop"}, {"path": "train/dark/d0.png", "action": "keep"}],
          "another action"),

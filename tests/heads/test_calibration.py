@@ -128,7 +128,7 @@ def test_single_images() -> None:
     with pytest.warns(UserWarning, match="not calibrated"):
         head = CalibratedHead(LogisticRegression()).fit(X[:2], np.array([0, 1]))
     assert head.temperature_ == 1
-    with pytest.raises(OptionError, match="at least 2 different images of each class for sigmoid"):
+    with pytest.raises(OptionError, match="fewer than 2 different images, too few for sigmoid"):
         CalibratedHead(LogisticRegression(), "sigmoid").fit(X[:11], y)
 
 

@@ -149,7 +149,7 @@ def test_training_images_are_remembered(tmp_path: Path) -> None:
 def test_saving_over_a_file_or_beside_notes(tmp_path: Path) -> None:
     """A file is not replaced; in a head's folder notes and a report stay beside the new head."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(HeadError, match="'file'"):
+    with pytest.raises(HeadError, match="is a file, not a folder"):
         made("logreg").save(tmp_path / "file")
     folder = made("logreg").save(tmp_path / "head")
     for name in ("notes.txt", "report.html"):

@@ -159,7 +159,7 @@ def test_the_page_is_of_its_own_cache(audited: FeatureCache, made: Callable[...,
     assert found.findings is not None
     assert found.findings["leakage"] == 1
     audited.path.rename(tmp_path / "away")
-    with pytest.raises(OptionError, match="whose cache is still there"):
+    with pytest.raises(OptionError, match="There is nothing to audit"):
         write_report(head.path, audit=True)
     assert write_report(head.path).findings is None
 

@@ -211,7 +211,7 @@ def test_many_noisy_images_stay_below_8_mb(extracting, tmp_path: Path) -> None:
 
 def test_bad_places(made, tmp_path: Path) -> None:
     """What is no model, a damaged one, and a place that cannot be written to are one line each."""
-    with pytest.raises(OptionError, match="none of these"):
+    with pytest.raises(OptionError, match="no fine-tuned model and no cache"):
         write_report(tmp_path)
     head = fit_head(made(), "ridge")
     (tmp_path / "file").write_text("")
