@@ -388,7 +388,7 @@ class Extraction:
             seconds=seconds,
             images_per_second=driver.computed / seconds,
             bytes=sum(shard.size for shard in result.shards.values()),
-            warnings=[*_one_sided_classes(result), *_contradictions(result)],
+            warnings=[*_empty_splits(result, job), *_one_sided_classes(result), *_contradictions(result)],
             profile=None if profile is None else {"seconds": profile.seconds, "bottleneck": profile.bottleneck},
         )
         return result
@@ -705,6 +705,17 @@ def _contradictions(cache: FeatureCache) -> list[str]:
         for one, other in ((entries[first[i]], entries[i]) for i in twice[:11].tolist())
     ]
     return found if len(twice) <= 10 else [*found[:10], f"{len(twice) - 10} more images have two labels"]
+
+
+def _empty_splits(cache: FeatureCache, job: Job) -> list[str]:
+    """Say that a split which was to be drawn has no image, as all classes are too small for its share."""
+    shares = {"validation": job.policy.validation_split, "test": job.policy.test_split}
+    return [
+        f"no class has enough images for a {split} share of {share:g}, so there is no {split} set: add images, or use "
+        "a larger share"
+        for split, share in shares.items()
+        if share and split not in cache.splits and len(cache)
+    ]
 
 
 def _one_sided_classes(cache: FeatureCache) -> list[str]:

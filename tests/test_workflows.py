@@ -33,7 +33,7 @@ def test_cats_vs_dogs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.slow
 def test_vgg19(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Workflow B: the counts of the cut and of the whole network at 256 pixels, and a table of weight shapes."""
-    script("b_vgg19").main(["--out", str(tmp_path), "--images", "2", "--epochs", "0"])
+    script("b_vgg19").main(["--out", str(tmp_path), "--images", "3", "--epochs", "0"])
     out = capsys.readouterr().out
     assert "block5_conv4   3x3x512x512 512" in out
     assert "260,160 parameters up to block2_pool" in out

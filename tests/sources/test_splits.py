@@ -222,3 +222,12 @@ def test_a_small_set_has_every_class_in_validation(extracting, tmp_path: Path) -
     again = extracting(tmp_path / "p", tmp_path / "c")
     assert again.report.computed == 0
     assert list(again.entries) == list(cache.entries)
+
+
+def test_a_set_too_small_for_its_share_is_said(extracting, tmp_path: Path) -> None:
+    """Two images of each class leave none to validate with a share of a fifth, which is said."""
+    for i in range(4):
+        write_image(tmp_path / "p" / f"c{i // 2}" / f"{i}.png", random_image(i))
+    report = extracting(tmp_path / "p", tmp_path / "c").report
+    assert any("no validation set" in text for text in report.warnings)
+    assert not extracting(tmp_path / "p", tmp_path / "d", validation_split=0.5).report.warnings
