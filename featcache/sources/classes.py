@@ -6,7 +6,15 @@ import logging
 from collections.abc import Collection, Sequence
 
 from featcache.errors import SourceError
-from featcache.sources.hints import are_numbered, copies_among, masks_among, parts_among, says_nothing
+from featcache.sources.hints import (
+    are_forms,
+    are_numbered,
+    copies_among,
+    leftovers_among,
+    masks_among,
+    parts_among,
+    says_nothing,
+)
 from featcache.sources.layouts import known_splits
 from featcache.sources.trees import Tree, classes_words, exclude_words, quoted, shown, split_words, wrapped
 
@@ -62,6 +70,12 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
         log.warning("%s: folders that differ by a number only are taken as classes: %s", where, shown(folders))
     if copies := copies_among(folders):
         log.warning("%s: these look like copies or new folders, and each is a class: %s", where, shown(copies))
+    if leftovers := leftovers_among(folders):
+        log.warning("%s: these folders are taken as classes: %s. If they are none, leave them out with %s", where,
+                    shown(leftovers), exclude_words(leftovers))  # fmt: skip
+    if are_forms(folders):
+        log.warning("%s: these folders are taken as classes, and may be forms of the same images: %s. If so, name one "
+                    "of them as the source", where, shown(folders))  # fmt: skip
     if deep:
         _check_deep(tree, path, where, folders, deep, top=top)
     return tuple(folders)

@@ -24,6 +24,17 @@ _MASK = frozenset({"mask", "label", "truth", *_MASKS})
 
 _MASK_FILE = re.compile(r"([\W_](?:masks?|gt|segmentation|annotation))[\W_]*\d*\.\w+$", re.IGNORECASE)
 
+_LEFTOVER = frozenset({
+    "unsorted", "to sort", "todo", "rejected", "rejects", "trash", "deleted", "backup", "old", "temp", "tmp",
+})  # fmt: skip
+"""Names of folders, in lower case, for pictures that nobody has sorted or wants."""
+
+_FORMS = frozenset({
+    "rgb", "depth", "thermal", "infrared", "ir", "nir", "swir", "hr", "lr", "grey", "gray", "grayscale", "greyscale",
+    "input", "inputs", "target", "targets", "left", "right",
+})  # fmt: skip
+"""Words for forms of one image, as cameras and data sets for other tasks have them."""
+
 _COPY = re.compile(r"^(new|untitled) folder\b|[ _]?\(\d+\)$| - copy\b.*$| copy( \d+)?$", re.IGNORECASE)
 
 
@@ -87,6 +98,18 @@ def copies_among(folders: Sequence[str]) -> list[str]:
     """Return the folders whose names systems give to new folders and to copies of others."""
     bare = {name: _COPY.sub("", name) for name in folders}
     return [name for name, rest in bare.items() if rest != name and (not rest or rest in folders)]
+
+
+def leftovers_among(folders: Sequence[str]) -> list[str]:
+    """Return the folders that are named for pictures nobody has sorted or wants: ``unsorted``, ``_rejected``."""
+    return [name for name in folders if " ".join(words_of(name)) in _LEFTOVER]
+
+
+def are_forms(folders: Sequence[str]) -> bool:
+    """Whether the names of all folders have a word for a form of one image: ``rgb`` and ``depth``, ``x_HR`` and
+    ``x_LR``.
+    """
+    return len(folders) > 1 and all(_FORMS.intersection(words_of(name)) for name in folders)
 
 
 def masks_in(names: Sequence[str]) -> list[tuple[str, str]]:

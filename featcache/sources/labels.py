@@ -120,7 +120,7 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
     if labelled >= _FEW and 2 * len(names) > labelled:
         log.warning("%s are %s different classes for %s images", where, f"{len(names):,}", f"{labelled:,}")
     for name, count in zip(names, counts.tolist(), strict=True):
-        if name.lower() in _EMPTY:
+        if name.lower() in _EMPTY or (name == "-1" and set(names) != {"-1", "1"}):
             log.warning("%s: %s images have the label %r: it counts as a class. An empty cell means no label",
                         path, f"{count:,}", name)  # fmt: skip
 

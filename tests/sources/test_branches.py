@@ -313,6 +313,10 @@ def test_what_is_usual_is_not_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
             "1 files are left out, as they are no images by their names, such as 'notes.docx'",
         ),
         ("a/1.jpg b/c/notes.txt", "b has no image: it is no class"),
+        ("cats/1.jpg dogs/2.jpg _rejected/3.jpg", "--exclude _rejected"),
+        ("cats/1.jpg dogs/2.jpg unsorted/3.jpg", "taken as classes: 'unsorted'"),
+        ("rgb/rgb_0.png depth/depth_0.png", "may be forms of the same images"),
+        ("DIV2K_train_HR/1.png DIV2K_train_LR_x2/1x2.png", "may be forms of the same images"),
     ],
 )
 def test_what_is_odd_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, files: str, text: str) -> None:

@@ -95,7 +95,7 @@ def test_a_bar_in_a_name_is_no_set(tmp_path: Path) -> None:
     assert items(tmp_path, "label", ["x|y", "z", "[w]"]).labels.names == ["[w]", "x|y", "z"]
 
 
-@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?", "#N/A", "#NV"])
+@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?", "#N/A", "#NV", "-1"])
 def test_what_may_stand_for_no_label_is_said(tmp_path: Path, caplog, name: str) -> None:
     """A class whose name programs write for a missing value is a class, with a warning."""
     assert items(tmp_path, "label", ["a", name, name]).labels.names == sorted(["a", name])
