@@ -53,7 +53,7 @@ def extracted(source: Path, cache: Path, engine: str, workers: int | None, argum
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: workers or 1])
     start = time.perf_counter()
     options = {} if engine == "local" else {"engine": engine, "workers": workers}
-    result = Extraction(source, cache=cache, **arguments, **options).run(progress)
+    result = Extraction(source, cache=cache, **arguments, **options, progress=progress).run()
     seconds = time.perf_counter() - start
     (first, begun), (last, ended) = marks[0], marks[-1]
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import OptionError
-from featcache.recipe import Fill, canonical_json, choices
+from featcache.options import Fill
+from featcache.recipe import canonical_json, choices
 
 
 @dataclass(frozen=True)
@@ -180,3 +182,10 @@ def warped(pixels: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64], fil
     )
     image: npt.NDArray[np.float32] = result.numpy()[0]
     return image
+
+
+def spec(policy: Mapping[str, Any]) -> str:
+    """Return the fields of an `Augmentation` as the text that `Augmentation.parse` takes, without fill and seed."""
+    parts = ["flip"] if policy.get("flip") else []
+    names = [name for name, value in policy.items() if name not in ("flip", "fill", "seed") and value]
+    return ",".join([*parts, *(f"{name}={policy[name]!r}" for name in names)])

@@ -13,7 +13,8 @@ from typing import Any, cast
 from featcache import base_folder
 from featcache.bases import Base, architecture_digest, custom_layers, load_base, weights_digest
 from featcache.errors import BaseError, WeightsError
-from featcache.recipe import Precision, Recipe, Request, Runtime
+from featcache.options import Precision, Runtime
+from featcache.recipe import Recipe, Request
 from featcache.sources import digest
 from featcache.startup import import_tensorflow
 

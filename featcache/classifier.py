@@ -20,10 +20,11 @@ from featcache.base_finding import base_folders, find_base, request_for
 from featcache.base_folder import CARD
 from featcache.batching import BATCH_SIZE
 from featcache.errors import HeadError, OptionError, WeightsError
-from featcache.extractor import Extracted, Extractor, Progress
+from featcache.extractor import Extracted, Extractor
 from featcache.heads import Head
 from featcache.metrics import absent_classes, coverage_table, split_metrics
 from featcache.models import PixelModel, is_model
+from featcache.options import Progress
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
 from featcache.recipe import Recipe, Request
 from featcache.sources import (

@@ -6,13 +6,12 @@ import itertools
 import json
 import logging
 import math
-import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +22,10 @@ from featcache.base_folder import NAME as BASE_FOLDER
 from featcache.batching import BATCH_SIZE
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.listing import Listing
-from featcache.cache.shard import SHARD_ROWS, Compression, check_compression
+from featcache.cache.shard import check_compression
 from featcache.cache.writer import check_recipe
 from featcache.engines import (
     Driver,
-    Engine,
     Runner,
     Task,
     Work,
@@ -39,13 +37,11 @@ from featcache.engines import (
     travelling,
 )
 from featcache.errors import CacheError, ImageError, OptionError
+from featcache.options import ExtractOptions, subset, takes
 from featcache.planning import Job, Known, compare
 from featcache.profiling import Profile
-from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Request, Resize, Runtime
+from featcache.recipe import Request
 from featcache.sources import Item, Source, SourceOptions, SplitPolicy, describe, digest, open_source
-
-if TYPE_CHECKING:
-    from featcache.extractor import Progress
 
 log = logging.getLogger(__name__)
 
@@ -95,172 +91,9 @@ class ExtractionReport:
     profile: dict[str, Any] | None = None
 
 
-def extract(
-    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]] = "digits",
-    *,
-    base: Any = "vgg19",
-    layers: Sequence[str] = (),
-    settings: Mapping[str, Any] | None = None,
-    weights: str | Path | None = None,
-    pooling: Pooling = "avg",
-    image_size: int | tuple[int, int] | None = None,
-    resize: Resize = "stretch",
-    interpolation: Interpolation = "bilinear",
-    preprocess: Preprocess = "auto",
-    dtype: Dtype = "float32",
-    precision: Precision = "float32",
-    runtime: Runtime = "tensorflow",
-    fast_decode: bool = False,
-    classes: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    splits: Mapping[str, str | Sequence[str]] | None = None,
-    images: str | os.PathLike[str] | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-    group_column: str | None = None,
-    validation_split: float | None = None,
-    test_split: float | None = None,
-    test_from: tuple[str, float] | None = None,
-    seed: int = 0,
-    views: int = 0,
-    augment: str | Augmentation | None = None,
-    fill: Fill = "nearest",
-    batch_size: int | None = None,
-    shard_rows: int = SHARD_ROWS,
-    compression: Compression = "none",
-    engine: Engine = "local",
-    workers: int | None = None,
-    scheduler: str | None = None,
-    on_error: Literal["skip", "fail"] = "skip",
-    retry_failed: bool = False,
-    rehash: bool = False,
-    replace_source: bool = False,
-    cache: str | os.PathLike[str] | None = None,
-    cache_root: str | os.PathLike[str] = "cache",
-    profile: bool = False,
-    progress: Progress | None = None,
-) -> FeatureCache:
-    """Run a frozen base over a source once; compute only rows that are not in the cache yet.
-
-    Parameters
-    ----------
-    source : str, path, Source or iterable of (image, label)
-        As `featcache.sources.open_source` takes it.
-    base, layers, settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype
-        As in `featcache.recipe.Request`.
-    precision, runtime, fast_decode
-        As in `featcache.recipe.Request`.
-    classes : sequence of str, optional
-        Keep these classes only.
-    exclude, splits, images, image_column, label_column, split_column, group_column
-        How the source is read, as in `featcache.sources.SourceOptions`.
-    validation_split, test_split, test_from, seed
-        As in `featcache.sources.SplitPolicy`; `seed` also draws the views and initialises ``weights="none"``.
-    views : int
-        Augmented views of each training image, beside the image as it is.
-    augment : str or Augmentation
-        How views are made, such as ``"flip,rotation=0.2"``; see `featcache.augmentation.Augmentation`.
-    fill : {"nearest", "reflect", "constant"}
-        What appears beyond an augmented image's edges.
-    batch_size : int, optional
-        Images per forward pass; decides no more than the last bits of features. Default: 32, or with thousands of
-        images whichever of 8 to 128 a short trial finds fastest.
-    shard_rows : int
-        Rows per file at most: what a kill can cost.
-    compression : {"none", "zstd", "lz4"}
-        How the shards of this call are stored, without loss; needs the extra ``compression``. A cache may mix.
-    engine : {"local", "processes", "dask"}
-        Where shards are computed: here, in processes of this machine, or by the workers of a dask cluster (extra
-        ``dask``). With as many threads for each worker, the shards are the same byte for byte.
-    workers : int, optional
-        How many processes; default: one for each GPU, else one for each processor, 8 at most.
-    scheduler : str, optional
-        Of a dask cluster that is running, such as ``tcp://host:8786``; default: one is started for this call.
-    on_error : {"skip", "fail"}
-        Whether an image that cannot be read is recorded with its reason, or ends the extraction: the first
-        in source order, which shards then follow too.
-    retry_failed : bool
-        Try images again that failed before and have not changed.
-    rehash : bool
-        Read every file, even where size and time stamp say that it has not changed.
-    replace_source : bool
-        Let a cache go over to a source it shares no image with.
-    cache : path, optional
-        The cache's own folder; default: ``<cache_root>/<source>-<base>-<fingerprint8>``.
-    cache_root : path
-        Where default caches lie.
-    profile : bool
-        Note where the time goes, in the report.
-    progress : callable, optional
-        Called with (done, to do).
-
-    Returns
-    -------
-    FeatureCache
-        Opened for reading; its ``report`` is the `ExtractionReport`.
-
-    Raises
-    ------
-    SourceError, OptionError, BaseError, CacheError
-        See `featcache.errors`. Rows committed before an error stay; the next call goes on.
-    ImageError
-        If an image fails and `on_error` is ``"fail"``.
-    """
-    return Extraction(
-        source,
-        base=base,
-        layers=layers,
-        settings=settings,
-        weights=weights,
-        pooling=pooling,
-        image_size=image_size,
-        resize=resize,
-        interpolation=interpolation,
-        preprocess=preprocess,
-        dtype=dtype,
-        precision=precision,
-        runtime=runtime,
-        fast_decode=fast_decode,
-        classes=classes,
-        exclude=exclude,
-        splits=splits,
-        images=images,
-        image_column=image_column,
-        label_column=label_column,
-        split_column=split_column,
-        group_column=group_column,
-        validation_split=validation_split,
-        test_split=test_split,
-        test_from=test_from,
-        seed=seed,
-        views=views,
-        augment=augment,
-        fill=fill,
-        batch_size=batch_size,
-        shard_rows=shard_rows,
-        compression=compression,
-        engine=engine,
-        workers=workers,
-        scheduler=scheduler,
-        on_error=on_error,
-        retry_failed=retry_failed,
-        rehash=rehash,
-        replace_source=replace_source,
-        cache=cache,
-        cache_root=cache_root,
-        profile=profile,
-    ).run(progress)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """The arguments of `extract`, to be planned or run.
-
-    Parameters
-    ----------
-    source, base, layers, …
-        As those of `extract`.
+@dataclass(frozen=True)
+class Extraction(ExtractOptions):
+    """The options of `extract`, to be planned or run.
 
     Raises
     ------
@@ -269,49 +102,6 @@ class Extraction:
     CacheError
         If shards are to be compressed and hdf5plugin is not installed.
     """
-
-    source: str | os.PathLike[str] | Source | Iterable[tuple[Any, Any]] = field(default="digits", kw_only=False)
-    base: Any = "vgg19"
-    layers: Sequence[str] = ()
-    settings: Mapping[str, Any] | None = None
-    weights: str | Path | None = None
-    pooling: Pooling = "avg"
-    image_size: int | tuple[int, int] | None = None
-    resize: Resize = "stretch"
-    interpolation: Interpolation = "bilinear"
-    preprocess: Preprocess = "auto"
-    dtype: Dtype = "float32"
-    precision: Precision = "float32"
-    runtime: Runtime = "tensorflow"
-    fast_decode: bool = False
-    classes: Sequence[str] | None = None
-    exclude: Sequence[str] = ()
-    splits: Mapping[str, str | Sequence[str]] | None = None
-    images: str | os.PathLike[str] | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    split_column: str | None = None
-    group_column: str | None = None
-    validation_split: float | None = None
-    test_split: float | None = None
-    test_from: tuple[str, float] | None = None
-    seed: int = 0
-    views: int = 0
-    augment: str | Augmentation | None = None
-    fill: Fill = "nearest"
-    batch_size: int | None = None
-    shard_rows: int = SHARD_ROWS
-    compression: Compression = "none"
-    engine: Engine = "local"
-    workers: int | None = None
-    scheduler: str | None = None
-    on_error: Literal["skip", "fail"] = "skip"
-    retry_failed: bool = False
-    rehash: bool = False
-    replace_source: bool = False
-    cache: str | os.PathLike[str] | None = None
-    cache_root: str | os.PathLike[str] = "cache"
-    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.on_error not in ("skip", "fail"):
@@ -326,22 +116,9 @@ class Extraction:
                 f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
             )
 
-    @property
-    def source_options(self) -> SourceOptions:
-        """How the source is read."""
-        return SourceOptions(
-            exclude=self.exclude,
-            splits=self.splits or {},
-            images=self.images,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            split_column=self.split_column,
-            group_column=self.group_column,
-        )
-
-    def run(self, progress: Progress | None = None) -> FeatureCache:
+    def run(self) -> FeatureCache:
         """Do what `extract` does."""
-        start = time.perf_counter()
+        start, progress = time.perf_counter(), self.progress
         profile = Profile() if self.profile else None
         job = self._job()
         with (
@@ -393,7 +170,7 @@ class Extraction:
         )
         return result
 
-    def run_part(self, part: int, of: int, progress: Progress | None = None) -> PartReport:
+    def run_part(self, part: int, of: int) -> PartReport:
         """Compute every `of`-th task, from the `part`-th on, and leave them for `run` to commit.
 
         Nothing but the folder ``parts`` of the cache is written, so that all parts may run at once, on any machine
@@ -404,8 +181,6 @@ class Extraction:
         ----------
         part, of : int
             1 ≤ part ≤ of.
-        progress : callable, optional
-            As in `extract`.
 
         Raises
         ------
@@ -432,8 +207,8 @@ class Extraction:
             def more(count: int) -> None:
                 nonlocal done
                 done += count
-                if progress is not None:
-                    progress(done, total)
+                if self.progress is not None:
+                    self.progress(done, total)
 
             for task in tasks:
                 outcome = run_part(runner, task, more)
@@ -468,23 +243,8 @@ class Extraction:
         )
 
     def _job(self) -> Job:
-        source = open_source(self.source, classes=self.classes, options=self.source_options)
-        request = Request(
-            base=self.base,
-            settings=dict(self.settings or {}),
-            weights=self.weights,
-            layers=tuple(self.layers),
-            pooling=self.pooling,
-            image_size=self.image_size,
-            resize=self.resize,
-            interpolation=self.interpolation,
-            preprocess=self.preprocess,
-            dtype=self.dtype,
-            precision=self.precision,
-            runtime=self.runtime,
-            fast_decode=self.fast_decode,
-            seed=self.seed,
-        )
+        source = open_source(self.source, classes=self.classes, options=subset(self, SourceOptions))
+        request = subset(self, Request)
         policy = SplitPolicy(self.validation_split, self.test_from, self.seed, self.test_split).settled(source)
         augment = self.augment
         if isinstance(augment, str):
@@ -499,7 +259,9 @@ class Extraction:
         there = FeatureCache(job.folder)
         check_recipe(job.folder, there.recipe, job.recipe)
         layers = [[name, list(shape)] for name, shape in there.layers.items()]
-        return Known({"source": there.source, "layers": layers}, there.entries, there.places)
+        return Known(
+            {"source": there.source, "layers": layers, "channels": there.channels}, there.entries, there.places
+        )
 
     def _batch(self, job: Job, images: int) -> int:
         """Return the batch size: the given one, or for large runs in this process the fastest."""
@@ -556,6 +318,7 @@ class Extraction:
         meta = {
             "fingerprint": job.recipe.fingerprint,
             "layers": known.meta.get("layers") or list(job.extractor.layers.items()),
+            "channels": known.meta.get("channels") or job.extractor.spec.channels,
             "source": describe(job.source),
             "listing": {**asdict(job.policy), "classes": None if self.classes is None else list(self.classes)},
             "views": {
@@ -566,6 +329,27 @@ class Extraction:
         }
         result: dict[str, Any] = json.loads(json.dumps(meta))
         return result
+
+
+@takes(Extraction)
+def extract(extraction: Extraction) -> FeatureCache:
+    """Run a frozen base over a source once; compute only rows that are not in the cache yet.
+
+    The source may also be an iterable of (image, label), or a `featcache.sources.Source`; the base may be a model.
+
+    Returns
+    -------
+    FeatureCache
+        Opened for reading; its ``report`` is the `ExtractionReport`.
+
+    Raises
+    ------
+    SourceError, OptionError, BaseError, CacheError
+        See `featcache.errors`. Rows committed before an error stay; the next call resumes.
+    ImageError
+        If an image fails and `on_error` is ``"fail"``.
+    """
+    return extraction.run()
 
 
 @dataclass(frozen=True)

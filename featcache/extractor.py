@@ -28,20 +28,11 @@ from featcache.batching import BATCH_SIZE, fastest_batch, largest_batch
 from featcache.errors import BaseError, ImageError
 from featcache.images import PixelSpec, load
 from featcache.memory import available
+from featcache.options import TransformerOptions, constructs, documented, subset
 from featcache.poison import Journal
 from featcache.processors import decoding_threads
 from featcache.profiling import Profile, step
-from featcache.recipe import (
-    Dtype,
-    Interpolation,
-    Pooling,
-    Precision,
-    Preprocess,
-    Recipe,
-    Request,
-    Resize,
-    Runtime,
-)
+from featcache.recipe import Recipe, Request
 from featcache.runtimes import compiled
 from featcache.sources import Item, Source, digest, files_source
 
@@ -87,7 +78,6 @@ class _Pending:
 _Row = tuple[_Pending, int, npt.NDArray[np.float32]]
 """An image, which view of it, and its pixels."""
 
-Progress = Callable[[int, int], None]
 """Called with (images done, images to do) as work goes on."""
 
 
@@ -400,19 +390,9 @@ def mapped_ahead(
             thread.join(max(0.0, last - time.monotonic()))
 
 
+@documented(TransformerOptions)
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A frozen base as a scikit-learn transformer: image files in, features out.
-
-    Parameters
-    ----------
-    base : str, path or keras.Model, default "vgg19"
-        A Keras application's name, a model file, or a model.
-    layer : str, optional
-        Where to cut; default: the base's output.
-    settings, weights, pooling, image_size, resize, interpolation, preprocess, dtype, precision, runtime, fast_decode
-        As in `featcache.recipe.Request`.
-    batch_size : int, default 32
-        Images per forward pass.
 
     Attributes
     ----------
@@ -429,38 +409,12 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     >>> model.fit(paths, labels).predict(new_paths)  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        base: Any = "vgg19",
-        *,
-        layer: str | None = None,
-        settings: Mapping[str, Any] | None = None,
-        weights: str | Path | None = None,
-        pooling: Pooling = "avg",
-        image_size: int | tuple[int, int] | None = None,
-        resize: Resize = "stretch",
-        interpolation: Interpolation = "bilinear",
-        preprocess: Preprocess = "auto",
-        dtype: Dtype = "float32",
-        precision: Precision = "float32",
-        runtime: Runtime = "tensorflow",
-        fast_decode: bool = False,
-        batch_size: int = BATCH_SIZE,
-    ) -> None:
-        self.base = base
-        self.layer = layer
-        self.settings = settings
-        self.weights = weights
-        self.pooling = pooling
-        self.image_size = image_size
-        self.resize = resize
-        self.interpolation = interpolation
-        self.preprocess = preprocess
-        self.dtype = dtype
-        self.precision = precision
-        self.runtime = runtime
-        self.fast_decode = fast_decode
-        self.batch_size = batch_size
+    batch_size: int
+
+    @constructs(TransformerOptions)
+    def __init__(self, options: TransformerOptions) -> None:
+        for name, value in vars(options).items():
+            setattr(self, name, value)
 
     def fit(self, X: Sequence[str | os.PathLike[str]], y: Any = None) -> FeatureExtractor:
         """Load the base; nothing is learned.
@@ -488,23 +442,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self
 
     def _loaded(self) -> Extractor:
-        return Extractor(
-            Request(
-                base=self.base,
-                settings=self.settings or {},
-                weights=self.weights,
-                layers=() if self.layer is None else (self.layer,),
-                pooling=self.pooling,
-                image_size=self.image_size,
-                resize=self.resize,
-                interpolation=self.interpolation,
-                preprocess=self.preprocess,
-                dtype=self.dtype,
-                precision=self.precision,
-                runtime=self.runtime,
-                fast_decode=self.fast_decode,
-            )
-        )
+        options = TransformerOptions(**self.get_params(deep=False))
+        return Extractor(subset(options, Request, layers=() if options.layer is None else (options.layer,)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the compiled base out of pickles and copies; it is loaded anew where they are used."""

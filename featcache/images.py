@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import ImageError, OptionError
-from featcache.recipe import Decode, Interpolation, Resize, choices
+from featcache.options import Interpolation, Resize
+from featcache.recipe import Decode, Recipe, choices
 
 MAX_PIXELS = 250_000_000
 """Images that declare more pixels than this are not decoded (a decompression bomb, mostly)."""
@@ -72,6 +73,12 @@ class PixelSpec:
     resize: Resize = "stretch"
     interpolation: Interpolation = "bilinear"
     decode: Decode = "accurate"
+
+    @classmethod
+    def of(cls, recipe: Recipe, channels: int) -> PixelSpec:
+        """Return how images looked for the base of a recipe."""
+        decode: Decode = "reduced" if recipe.decode == "reduced" else "accurate"
+        return cls(*recipe.image_size, channels, recipe.resize, recipe.interpolation, decode)
 
 
 def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
+from featcache.options import BaseOptions, Dtype, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
 
 FORMAT_VERSION = 1
 """Version of the cache folder, its shards and its manifest.
@@ -26,14 +27,6 @@ When it changes: raise this number; describe the new layout in ``docs/format.md`
 name the version it found and what to do; say so in ``CHANGELOG.md``.
 """
 
-Pooling = Literal["avg", "max", "flatten", "none"]
-Resize = Literal["stretch", "pad", "crop"]
-Interpolation = Literal["bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5"]
-Preprocess = Literal["auto", "none", "caffe", "torch", "tf", "rescale"]
-Dtype = Literal["float32", "float16"]
-Precision = Literal["float32", "bfloat16", "float16"]
-Runtime = Literal["tensorflow", "openvino"]
-Fill = Literal["nearest", "reflect", "constant"]
 Decode = Literal["accurate", "reduced"]
 
 
@@ -141,39 +134,14 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, kw_only=True)
+class Request(BaseOptions):
     """What the user asked for: a base, where to cut it, and how images reach it.
 
     Parameters
     ----------
-    base : str, Path or keras.Model
-        A Keras application's name, a ``.keras`` / ``.h5`` model file, or a model in memory.
-    settings : mapping
-        Arguments for the application's constructor, such as ``{"alpha": 0.35}``.
-    weights : str or Path
-        ``"imagenet"``, ``"none"`` (freshly initialised from `seed`) or a weights file. Of a model
-        file or a model in memory, the default means its own weights.
-    layers : tuple of str
-        Names of the layers to cut at, ``outer/inner`` inside a nested model; empty: the base's output.
-    pooling : {"avg", "max", "flatten", "none"}
-        What becomes of spatial maps.
-    image_size : int or tuple of int, optional
-        Height and width in pixels, one number for a square; default: the base's own.
-    resize : {"stretch", "pad", "crop"}
-        How an image of another shape is fitted into `image_size`.
-    interpolation : str
-        One of TensorFlow's image resizing methods.
-    preprocess : {"auto", "none", "caffe", "torch", "tf", "rescale"}
-        How pixels in 0…255 are scaled for the base; ``auto``: as the application's own module does.
-    dtype : {"float32", "float16"}
-        How features are stored.
-    precision : {"float32", "bfloat16", "float16"}
-        In what the network computes; preprocessing and pooling are always float32.
-    runtime : {"tensorflow", "openvino"}
-        What executes the network; ``openvino`` runs on the CPU.
-    fast_decode : bool
-        Decode a JPEG at the smallest eighth, quarter or half of its size that is not below `image_size`.
+    base, settings, weights, layers, …
+        As in `featcache.options.BaseOptions`. Weights of a model file or a model in memory are its own by default.
     seed : int
         For ``weights="none"``.
     canonical : bool
@@ -185,23 +153,14 @@ class Request:
         If a value is not one of the possible ones.
     """
 
-    base: Any = "vgg19"
+    base: Any = field(default="vgg19", kw_only=False)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    weights: str | Path | None = None
     layers: tuple[str, ...] = ()
-    pooling: Pooling = "avg"
-    image_size: int | tuple[int, int] | None = None
-    resize: Resize = "stretch"
-    interpolation: Interpolation = "bilinear"
-    preprocess: Preprocess = "auto"
-    dtype: Dtype = "float32"
-    precision: Precision = "float32"
-    runtime: Runtime = "tensorflow"
-    fast_decode: bool = False
     seed: int = 0
     canonical: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", dict(self.settings or {}))
         for name, kind in (
             ("pooling", Pooling),
             ("resize", Resize),
@@ -215,8 +174,9 @@ class Request:
             if value not in choices(kind):
                 known = ", ".join(choices(kind))
                 raise OptionError(f"Expected {name} to be one of {known}. Received: {name}={value!r}.")
-        if not isinstance(self.layers, tuple):
-            raise OptionError(f"Expected layers to be a tuple of names. Received: layers={self.layers!r}.")
+        if not isinstance(self.layers, tuple | list):
+            raise OptionError(f"`layers` takes a list of names. Received: layers={self.layers!r}.")
+        object.__setattr__(self, "layers", tuple(self.layers))
         size = self.size
         if size is not None and not (
             len(size) == 2 and all(isinstance(side, int) and 1 <= side <= 16_384 for side in size)

@@ -106,8 +106,9 @@ def test_request_survives_json(tmp_path: Path) -> None:
     """A request read back asks for the same."""
     file = tmp_path / "w.h5"
     file.write_bytes(b"1")
-    request = Request("vgg19", {"a": 1}, file, ("x",), "max", (3, 4), "pad", "nearest", "tf", "float16",
-                      "bfloat16", "openvino", True)  # fmt: skip
+    request = Request("vgg19", settings={"a": 1}, weights=file, layers=("x",), pooling="max", image_size=(3, 4),
+                      resize="pad", interpolation="nearest", preprocess="tf", dtype="float16", precision="bfloat16",
+                      runtime="openvino", fast_decode=True)  # fmt: skip
     kept = json.loads(json.dumps(request.to_dict()))
     assert Request.from_dict(kept).to_dict() == kept
 

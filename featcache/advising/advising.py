@@ -111,7 +111,7 @@ def _recommended(
         reasons = [doubt, *reasons[:1]]
         return (
             "not enough data to tell: label more images, for validation first; folds use what there is meanwhile",
-            reasons, f"{fit_head_command(cache, best.layer, 'logreg')} --cv 5",
+            reasons, fit_head_command(cache, best.layer, "logreg", cv=5),
         )  # fmt: skip
     reasons += [case(amount, domain), data.reason]
     if 1 - best.accuracy_ci95[0] <= MATTERS:
@@ -145,7 +145,7 @@ def _layer_way(cache: FeatureCache, base: Depth, evidence: Evidence, domain: str
         trend = "accuracy rises with depth" if expected == "helps" else "what they bring is not known"
         lacking = base.lacking & set(deeper)
         without = f" ({', '.join(sorted(lacking))} need other weights than the file's)" if lacking else ""
-        command = extract_command(cache, layers=deeper, weights="imagenet" if lacking else None)
+        command = extract_command(cache, layers=deeper, **({"weights": "imagenet"} if lacking else {}))
         return Way("layer", expected, f"the base goes on after {deepest.layer}: {', '.join(deeper)}{without}; {trend}",
                    command)  # fmt: skip
     if len(evidence.layers) == 1:

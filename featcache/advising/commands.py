@@ -2,71 +2,38 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError
+from featcache.options import CompareOptions, FineTuneOptions, FitHeadOptions, command_line
+from featcache.provenance import options_of_cache
 from featcache.recipe import Request
-from featcache.sources import SourceOptions
 
 
-def fit_head_command(cache: FeatureCache, layer: str, clf: str) -> str:
-    """Return the command that trains a head."""
-    return shlex.join(["featcache", "fit-head", str(cache.path), "--clf", clf, "--layer", layer])
+def fit_head_command(cache: FeatureCache, layer: str, clf: str, **more: Any) -> str:
+    """Return the command that trains a head, with more of its options."""
+    return command_line("fit-head", FitHeadOptions(str(cache.path), clf, layer=layer, **more))
 
 
 def compare_command(cache: FeatureCache, layer: str | None) -> str:
     """Return the command that tunes and compares all heads, of one layer or of all."""
-    return shlex.join(["featcache", "compare", str(cache.path), "--tune", *(["--layer", layer] if layer else [])])
+    return command_line("compare", CompareOptions(str(cache.path), tune=True, layers=[layer] if layer else None))
 
 
-def extract_command(
-    cache: FeatureCache,
-    *,
-    layers: Sequence[str] | None = None,
-    weights: str | None = None,
-    views: int = 0,
-    augment: str = "",
-) -> str | None:
-    """Return the command that extracts a cache again, or one of other layers beside it; None if nobody knows it."""
-    described = cache.description.get("request")
-    if described is None or not cache.source["location"]:
+def extract_command(cache: FeatureCache, *, layers: Sequence[str] | None = None, **more: Any) -> str | None:
+    """Return the command that extracts a cache again, with more of its options; or one of other layers beside it.
+
+    None if nobody knows how it was made.
+    """
+    options = options_of_cache(cache)
+    if options is None:
         return None
-    request = Request.from_dict(described)
-    words = ["featcache", "extract", cache.source["location"], "--base", str(request.base)]
-    for key, value in request.settings.items():
-        words += ["--base-set", f"{key}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"]
-    weights = weights or (None if request.weights is None else str(request.weights))
-    words += ["--weights", weights] if weights is not None else []
-    for layer in request.layers if layers is None else layers:
-        words += ["--layer", layer]
-    if request.size is not None:
-        words += ["--image-size", f"{request.size[0]}x{request.size[1]}"]
-    defaults = Request()
-    for name in ("pooling", "resize", "interpolation", "preprocess", "dtype"):
-        if (value := getattr(request, name)) != getattr(defaults, name):
-            words += [f"--{name}", str(value)]
-    for name, given in SourceOptions.from_dict(cache.source.get("options", {})).command_line():
-        words += [f"--{name}", given]
-    words += _listing(cache)
-    if views:
-        words += ["--views", str(views), "--augment", augment]
-    return shlex.join([*words, "--cache", str(cache.path) + ("" if layers is None else "-layers")])
-
-
-def _listing(cache: FeatureCache) -> list[str]:
-    """Return the options that say which images were taken, and in which splits."""
-    options, words = cache.listing_options, []
-    for name in ("validation_split", "test_split"):
-        if options.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", f"{options[name]:g}"]
-    if options.get("test_from"):
-        words += ["--test-from", "{}={:g}".format(*options["test_from"])]
-    if options.get("classes"):
-        words += ["--classes", ",".join(options["classes"])]
-    return [*words, *(["--seed", str(options["seed"])] if options.get("seed") else [])]
+    if layers is not None:
+        more |= {"layers": layers, "cache": f"{cache.path}-layers"}
+    return command_line("extract", replace(options, **more))
 
 
 @dataclass(frozen=True)
@@ -146,7 +113,5 @@ def fine_tune_command(cache: FeatureCache, layer: str, start: str | None) -> str
     if cache.description.get("request") is None:
         return None
     head = str(cache.path / "heads" / f"advised-{layer.replace('/', '-')}")
-    what = ["--all"] if start is None else ["--from-layer", start]
-    return f"{fit_head_command(cache, layer, 'logreg')} --out {shlex.quote(head)} && " + shlex.join(
-        ["featcache", "fine-tune", head, *what]
-    )
+    tuning = FineTuneOptions(head, from_layer=start, all_layers=start is None)
+    return f"{fit_head_command(cache, layer, 'logreg', out=head)} && {command_line('fine-tune', tuning)}"

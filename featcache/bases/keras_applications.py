@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache.bases.file_kinds import other_kind
 from featcache.errors import BaseError, nearest
-from featcache.recipe import Preprocess
+from featcache.options import Preprocess
 from featcache.startup import import_tensorflow
 
 _MODES: tuple[Preprocess, ...] = ("caffe", "torch", "tf", "none")

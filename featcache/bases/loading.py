@@ -25,7 +25,8 @@ from featcache.bases.model_files import model_file
 from featcache.bases.weights import load_weights_by_name, normalization_statistics, seeded, settle
 from featcache.bases.weights_files import readable_config
 from featcache.errors import BaseError, FeatcacheError, OptionError, WeightsError, one_line
-from featcache.recipe import Preprocess, Request
+from featcache.options import Preprocess
+from featcache.recipe import Request
 from featcache.startup import import_tensorflow
 
 _log = logging.getLogger("featcache")

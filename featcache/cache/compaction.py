@@ -12,10 +12,11 @@ import numpy as np
 
 from featcache.cache.inspection import check_same, inspect
 from featcache.cache.reader import FeatureCache
-from featcache.cache.shard import SHARD_ROWS, Compression, Key, Shard, ShardBuilder, ShardInfo
+from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError
 from featcache.files import TEMPORARY
+from featcache.options import SHARD_ROWS, Compression
 
 _YOUNG = 60.0
 """Seconds in which a temporary file may be another process's draft of a lock or of a part."""

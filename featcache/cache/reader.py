@@ -264,6 +264,11 @@ class FeatureCache:
         return str(self._meta.get("views", {}).get("augmentation", ""))
 
     @property
+    def channels(self) -> int:
+        """Channels of the images as the base takes them: 3 for RGB, 1 for grey."""
+        return int(self._meta.get("channels", 3))
+
+    @property
     def augmentation_policy(self) -> dict[str, Any] | None:
         """What makes views, the arguments of `featcache.augmentation.Augmentation`; None if there are none."""
         policy: dict[str, Any] | None = self._meta.get("views", {}).get("policy")

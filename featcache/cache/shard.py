@@ -23,24 +23,21 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import publish
+from featcache.options import SHARD_ROWS, Compression
 from featcache.recipe import FORMAT_VERSION, Recipe, canonical_json
 
 SHARD_BYTES = 64 * 2**20
 """A shard's features at most: it is put together in memory, so that no half-written HDF5 file exists."""
 
-SHARD_ROWS = 4096
-"""Rows of a shard at most: what a kill can cost."""
-
 BLOCK_BYTES = 2**20
 
-Compression = Literal["none", "zstd", "lz4"]
 
 _FILTERS = {32015: "zstd", 32004: "lz4"}
 """HDF5's registered numbers of the filters."""

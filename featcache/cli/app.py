@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import copy
 import functools
 import gc
 import inspect
@@ -12,20 +11,20 @@ import io
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TextIO, get_args
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
-from typer.models import OptionInfo
 
 from featcache.cli import supervision
-from featcache.errors import FeatcacheError, GateError, HungError, OptionError
+from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
+from featcache.errors import FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
@@ -41,9 +40,6 @@ app = typer.Typer(
 )
 
 log = logging.getLogger("featcache")
-
-_OPTION = {"settings": "--base-set", "layers": "--layer", "params": "--set", "splits": "--split"}
-"""Arguments whose options have other names."""
 
 
 def _version(wanted: bool) -> None:
@@ -90,10 +86,13 @@ class _Terminated(KeyboardInterrupt):
 
 
 _COMMON = {
-    "json_output": (bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")),
-    "quiet": (bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")),
-    "verbose": (bool, typer.Option("--verbose", "-v", help="Say more on stderr.")),
-    "debug": (bool, typer.Option("--debug", help="Show the traceback of an error.")),
+    name: (bool, typer.Option(*flags, help=text, rich_help_panel=GENERAL))
+    for name, flags, text in (
+        ("json_output", ("--json",), "Print one JSON object, and nothing else, on stdout."),
+        ("quiet", ("--quiet", "-q"), "No progress and no warnings."),
+        ("verbose", ("--verbose", "-v"), "Say more on stderr."),
+        ("debug", ("--debug",), "Show the traceback of an error."),
+    )
 }
 
 
@@ -107,51 +106,24 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Ca
             with _errors(debug=debug):
                 stdout = sys.stdout
                 with contextlib.redirect_stdout(sys.stderr):  # Keras prints downloads
-                    outcome = function(**options)
+                    outcome = function(**expanded.collect(options))
                 _say(json.dumps(outcome.data, default=str) if json_output else outcome.text, stdout)
             if outcome.error:
                 _complain(outcome.error)
             raise typer.Exit(outcome.code)
 
-        signature = inspect.signature(function, eval_str=True)
+        expanded = Expanded(function, name, missing=newest)
         common = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[kind, option])
             for key, (kind, option) in _COMMON.items()
         ]
-        parameters = [_with_variable(p, name) for p in [*signature.parameters.values(), *common]]
-        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=parameters, return_annotation=None
-        )
+        parameters = [*expanded.parameters, *(with_variable(one, name) for one in common)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(name, help=function.__doc__, epilog=f"Example: {example}")(run)
+        app.command(name, cls=Command, help=function.__doc__, epilog=f"Example: {example}")(run)
         return run
 
     return register
-
-
-def _with_variable(parameter: inspect.Parameter, command_name: str) -> inspect.Parameter:
-    """Let an option be given as ``FEATCACHE_<COMMAND>_<OPTION>``, and name its value for people."""
-    kind, info = get_args(parameter.annotation)
-    info = copy.copy(info)
-    info.metavar = info.metavar or _placeholder(parameter.name, kind, option=isinstance(info, OptionInfo))
-    if not isinstance(info, OptionInfo):
-        return parameter.replace(annotation=Annotated[kind, info])
-    given = [info.default, *(info.param_decls or ())]  # in Annotated, Typer keeps the first name as the default
-    names = [name for name in given if isinstance(name, str) and name.startswith("--")] or [f"--{parameter.name}"]
-    info.envvar = f"FEATCACHE_{command_name}_{names[0].lstrip('-')}".replace("-", "_").upper()
-    info.show_envvar = False
-    return parameter.replace(annotation=Annotated[kind, info])
-
-
-def _placeholder(name: str, kind: Any, *, option: bool) -> str | None:
-    """Return what stands for a value in the help, where Typer would name a Python type."""
-    if not option:
-        return name.upper()
-    text = str(kind)
-    for part, word in (("str", "NAME"), ("Path", "PATH"), ("int", "N"), ("float", "X")):
-        if part in text and "Literal" not in text:
-            return word
-    return None
 
 
 def _listen(*, quiet: bool, verbose: bool) -> None:
@@ -204,12 +176,7 @@ def _errors(*, debug: bool) -> Iterator[None]:
 
 
 def _complain(text: str) -> None:
-    _say(f"error: {printable(' '.join(_with_options(text).split()))}", sys.stderr)
-
-
-def _with_options(text: str) -> str:
-    """Return a message of the library with its arguments, which it puts in backticks, as options: `--image-size`."""
-    return re.sub(r"`([a-z_]+)`", lambda name: _OPTION.get(name[1], f"--{name[1].replace('_', '-')}"), text)
+    _say(f"error: {printable(' '.join(with_flags(text).split()))}", sys.stderr)
 
 
 def _say(text: str, stream: TextIO) -> None:
@@ -287,34 +254,6 @@ def progress(what: str, unit: str = "images") -> Iterator[Progress]:
         shown.close()
 
 
-def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
-    """Parse ``KEY=VALUE`` options: numbers, true, false, none, text; commas make a tuple.
-
-    Raises
-    ------
-    OptionError
-        If there is no ``=``.
-    """
-    parsed: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise OptionError(f"Expected {option} KEY=VALUE. Received: {pair!r}.")
-        parts = [_value(part.strip()) for part in value.split(",") if part.strip()]
-        parsed[key.strip()] = parts[0] if len(parts) == 1 and "," not in value else tuple(parts)
-    return parsed
-
-
-def _value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
 def table(rows: list[list[str]], *, right: set[int] | frozenset[int] = frozenset()) -> str:
     """Return rows as columns two spaces apart, the columns of `right` flush right."""
     if not rows:
@@ -352,6 +291,15 @@ def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:
         lines.append(f"  … and {len(skipped) - most} more (--json lists them all)")
     count = "1 image was" if len(skipped) == 1 else f"{len(skipped)} images were"
     return "\n".join([f"{count} skipped:", *lines]) if skipped else ""
+
+
+def newest() -> Path:
+    """Return the newest cache under ``cache/`` and say which it is."""
+    from featcache.cache.reader import newest_cache
+
+    found = newest_cache(Path("cache"))
+    log.info("using %s, the newest cache", found)
+    return found
 
 
 def main() -> None:

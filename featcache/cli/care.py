@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.cli.app import DONE, FAILED, Outcome, command, printable
-from featcache.cli.heads import newest
+from featcache.cli.app import DONE, FAILED, Outcome, command, newest, printable
 
 
 @command("verify", example="featcache verify cache/photos-vgg19-1a2b3c4d --fix")

@@ -3,79 +3,30 @@
 from __future__ import annotations
 
 import json
-import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.app import Outcome, command, log, metrics_table, printable, progress, settings, table
+from featcache.cli.app import Outcome, command, metrics_table, printable, progress, table
 from featcache.errors import OptionError
+from featcache.options import CompareOptions, FitHeadOptions, command_line, subset
 
 if TYPE_CHECKING:
     from featcache.heads import Head
     from featcache.train import Comparison
 
-Calibrate = Annotated[str, typer.Option(
-    help="How scores become probabilities: temperature, sigmoid, isotonic or none."
-)]  # fmt: skip
-Tune = Annotated[bool, typer.Option(
-    "--tune", help="Search each head's parameters on folds of the training images."
-)]  # fmt: skip
-Seed = Annotated[int, typer.Option(help="For everything random.")]
-HEADS = "logreg, linear-svm, svm, ridge, sgd, knn, centroid or dense"
-
 
 @command("fit-head", example="featcache fit-head --clf logreg --set C=0.1")
-def fit_head(
-    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
-    clf: Annotated[str, typer.Option(help=f"{HEADS}.")] = "logreg",
-    layer: Annotated[str | None, typer.Option(help="Which features. Default: the deepest layer.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option(
-        "--set", metavar="KEY=VALUE", help="A parameter of the head, such as C=0.1 or hidden=1024,1024."
-    )] = None,
-    calibrate: Calibrate = "temperature",
-    tune: Tune = False,
-    cv: Annotated[int | None, typer.Option(
-        metavar="K", help="Also score it on K folds of the training images, stratified and by group."
-    )] = None,
-    fewshot: Annotated[str | None, typer.Option(
-        metavar="N,N...", help="Also score heads trained on N images of each class, such as 1,5,10."
-    )] = None,
-    tries: Annotated[int, typer.Option(min=1, help="How often those are drawn.")] = 5,
-    seed: Seed = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes for --tune, --cv and --fewshot.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="The head's folder. Default: <cache>/heads/<clf>-<layer>.")] = None,
-    no_bundle: Annotated[bool, typer.Option(
-        "--no-bundle", help="Leave the base out of --out's folder, which then works only where the base is found."
-    )] = False,
-    assert_accuracy: Annotated[float | None, typer.Option(
-        min=0, max=1, help="Exit 4, and write no head, below this accuracy on validation."
-    )] = None,
-) -> Outcome:  # fmt: skip
+def fit_head(options: FitHeadOptions) -> Outcome:
     """Train a head on a cache and score it. On every split; with folds and few images of each class, too."""
     from featcache.train import fit_head as run
 
-    chosen = cache or newest()
-    head = run(
-        chosen,
-        clf,
-        layer=layer,
-        params=settings(assignments, "--set"),
-        calibrate=calibrate,
-        tune=tune,
-        cv=cv,
-        fewshot=_shots(fewshot),
-        tries=tries,
-        seed=seed,
-        jobs=jobs,
-        out=out,
-        bundle=not no_bundle,
-        assert_accuracy=assert_accuracy,
-    )
+    head = run(**vars(options))
     data: dict[str, Any] = {
         "head": str(head.path),
-        "cache": str(chosen),
+        "cache": str(options.cache),
         "clf": head.clf,
         "layer": head.layer,
         "base": head.card["base"],
@@ -84,13 +35,6 @@ def fit_head(
         if key in head.card:
             data[key] = head.card[key]
     return Outcome(data, _story(head))
-
-
-def _shots(text: str | None) -> list[int]:
-    try:
-        return [int(part) for part in (text or "").split(",") if part.strip()]
-    except ValueError:
-        raise OptionError(f"Expected --fewshot with numbers of images, such as 1,5,10. Received: {text!r}.") from None
 
 
 def _story(head: Head) -> str:
@@ -137,10 +81,6 @@ def _params(params: dict[str, Any]) -> str:
     return " ".join(f"{name}={_short(value)}" for name, value in params.items())
 
 
-def _exact(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
 def _short(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ",".join(map(_short, value))
@@ -149,33 +89,18 @@ def _short(value: Any) -> str:
 
 @command("compare", example="featcache compare cache/photos-vgg19-1a2b3c4d --layer all --clf logreg --clf ridge --tune")
 def compare(
-    caches: Annotated[list[Path] | None, typer.Argument(
-        metavar="CACHE", help="Caches. Default: the newest under cache/."
-    )] = None,
-    clf: Annotated[list[str] | None, typer.Option(
-        help=f"{HEADS}; repeat it. Default: all; beyond 20,000 training rows neither linear-svm, svm nor knn."
-    )] = None,
-    layer: Annotated[list[str] | None, typer.Option(help="Which features; repeat it. Default: all.")] = None,
-    calibrate: Calibrate = "temperature",
-    tune: Tune = False,
-    cv: Annotated[int | None, typer.Option(
-        metavar="K", help="Rank by K folds of the training images, not by validation."
-    )] = None,
-    seed: Seed = 0,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one for each core.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train everything again, whatever is known.")] = False,
+    options: CompareOptions,
     out: Annotated[Path | None, typer.Option(help="Write the table to a .csv or .json file, too.")] = None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Rank heads, layers and bases. Trains heads on every layer of one or several caches."""
     from featcache.train import compare as run
 
     if out is not None and out.suffix not in (".csv", ".json"):
         raise OptionError(f"Expected --out FILE.csv or FILE.json. Received: {str(out)!r}.")
-    chosen: list[Path] = list(caches) if caches else [newest()]
-    layers = None if not layer or "all" in layer else layer
+    if "all" in (options.layers or ()):
+        options = replace(options, layers=None)
     with progress("training heads", "heads") as shown:
-        found = run(chosen, clf or None, layers=layers, calibrate=calibrate, tune=tune, cv=cv, seed=seed, jobs=jobs,
-                    fresh=fresh, progress=shown)  # fmt: skip
+        found = run(**vars(replace(options, progress=shown)))
     if out is not None:
         from featcache.files import publish
 
@@ -184,12 +109,11 @@ def compare(
         publish(out, text.encode("utf-8", "surrogateescape"))
     return Outcome(
         {**found.to_dict(), "out": None if out is None else str(out)},
-        _leaderboard(found, [*(["--calibrate", calibrate] if calibrate != "temperature" else []),
-                             *(["--seed", str(seed)] if seed else [])]),
-    )  # fmt: skip
+        _leaderboard(found, options),
+    )
 
 
-def _leaderboard(found: Comparison, options: list[str]) -> str:
+def _leaderboard(found: Comparison, options: CompareOptions) -> str:
     """Return the table, what it means, and what to do next."""
     several = len({row["cache"] for row in found.leaderboard}) > 1
     rows = [["", *(["cache"] if several else []), "layer", "head", "parameters", "accuracy", "95 %", "log loss",
@@ -221,16 +145,9 @@ def _leaderboard(found: Comparison, options: list[str]) -> str:
         test = best["test"]
         interval = "{:.4f}-{:.4f}".format(*test["accuracy_ci95"])
         lines.append(f"best on test, scored once: {test['accuracy']:.4f} ({interval}, n={test['n']})")
-    settings = [part for name, value in best["params"].items() for part in ("--set", f"{name}={_exact(value)}")]
-    words = [best["cache"], "--layer", best["layer"], "--clf", best["clf"], *settings, *options]
-    lines.append(f"next: featcache fit-head {printable(shlex.join(words))}")
+    head = subset(
+        options, FitHeadOptions, cache=best["cache"], clf=best["clf"], layer=best["layer"], params=best["params"],
+        cv=None, tune=False, jobs=1,
+    )  # fmt: skip
+    lines.append(f"next: {printable(command_line('fit-head', head))}")
     return "\n".join(lines)
-
-
-def newest() -> Path:
-    """Return the newest cache under ``cache/`` and say which it is."""
-    from featcache.cache.reader import newest_cache
-
-    found = newest_cache(Path("cache"))
-    log.info("using %s, the newest cache", found)
-    return found

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from featcache.cli.app import Outcome, command, printable, settings, skipped_text, table
-from featcache.cli.heads import newest
-from featcache.cli.stage_one import _size
+from featcache.cli.app import Outcome, command, newest, printable, skipped_text, table
+from featcache.options import LayersOptions, subset, words
 from featcache.recipe import Recipe
 
 
@@ -28,18 +27,12 @@ def bases() -> Outcome:
 
 
 @command("layers", example="featcache layers vgg19 --image-size 256")
-def layers(
-    base: Annotated[str, typer.Argument(help="A Keras application, or a .keras / .h5 model file.")],
-    base_set: Annotated[list[str] | None, typer.Option(
-        "--base-set", metavar="KEY=VALUE", help="An argument of the application, such as alpha=0.35."
-    )] = None,
-    image_size: Annotated[str | None, typer.Option(metavar="N|HxW", help="Pixels. Default: the base's own.")] = None,
-) -> Outcome:  # fmt: skip
+def layers(options: LayersOptions) -> Outcome:
     """List the layers a base can be cut at. Type, output shape, weights, and bytes per image unpooled."""
     from featcache.bases import list_layers
     from featcache.recipe import Request
 
-    request = Request(base=base, settings=settings(base_set, "--base-set"), image_size=_size(image_size))
+    request = subset(options, Request)
     found = list_layers(request)
     total = sum(layer.parameters for layer in found)
     rows = [["layer", "type", "output", "weights", "parameters", "bytes/image"]]
@@ -49,7 +42,7 @@ def layers(
         size = "?" if layer.bytes_per_image is None else f"{layer.bytes_per_image:,}"
         rows.append([printable(layer.address), layer.type, output, weights, f"{layer.parameters:,}", size])
     text = f"{table(rows, right={4, 5})}\n{total:,} parameters in {len(found)} layers"
-    return Outcome({"base": base, "layers": [asdict(layer) for layer in found], "parameters": total}, text)
+    return Outcome({"base": options.base, "layers": [asdict(layer) for layer in found], "parameters": total}, text)
 
 
 @command("info", example="featcache info cache/photos-vgg19-1a2b3c4d")
@@ -104,8 +97,7 @@ def _read_with(options: dict[str, Any]) -> str:
     """Return the options of a source as the command line takes them."""
     from featcache.sources import SourceOptions
 
-    words = SourceOptions.from_dict(options).command_line()
-    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in words)
+    return shlex.join(words(SourceOptions.from_dict(options)))
 
 
 def _origin(recipe: Recipe) -> list[list[str]]:

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, progress, skipped_text, table
-from featcache.cli.source import (
-    Exclude,
-    GroupColumn,
-    ImageColumn,
-    ImagesFolder,
-    LabelColumn,
-    Split,
-    SplitColumn,
-    source_options,
-)
+from featcache.options import ReadingOptions, TableOptions, subset
 from featcache.processors import pass_side_by_side
 
 if TYPE_CHECKING:
@@ -38,10 +29,7 @@ def predict(
         metavar="IMAGE|SOURCE",
         help="Images, folders (all files below them), tables, tar files or folders of them, arrays.",
     )],
-    exclude: Exclude = None,
-    images_folder: ImagesFolder = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
+    table: TableOptions,
     out: Annotated[Path | None, typer.Option(
         help="Write predictions to a .csv or .jsonl file as they come. It lies in FILE.partial until it is complete; "
              "after a kill, the same command goes on there."
@@ -58,10 +46,11 @@ def predict(
 ) -> Outcome:  # fmt: skip
     """Predict the class of images."""
     from featcache.classifier import ImageClassifier
+    from featcache.sources import SourceOptions
 
     if out is not None:
         pass_side_by_side()
-    options = source_options(exclude, None, images_folder, image_column, label_column, None, None)
+    options = subset(table, SourceOptions)
     classifier = ImageClassifier.load(model, base=base, weights=weights)
     with progress("predicting") as shown:
         if out is None:
@@ -107,16 +96,10 @@ def _listed(found: list[Prediction], class_names: list[str], threshold: float | 
 )
 def evaluate(
     model: Model,
+    reading: ReadingOptions,
     source: Annotated[str | None, typer.Argument(
         help="Labelled images. Default: those the head's cache was extracted from."
     )] = None,
-    exclude: Exclude = None,
-    split: Split = None,
-    images: ImagesFolder = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    split_column: SplitColumn = None,
-    group_column: GroupColumn = None,
     coverage: Annotated[bool, typer.Option(
         "--coverage", help="A table to choose predict's --threshold by: how many images are answered, how accurately."
     )] = False,
@@ -125,8 +108,9 @@ def evaluate(
 ) -> Outcome:  # fmt: skip
     """Score a classifier on labelled images. From their pixels, not from the cache."""
     from featcache.classifier import ImageClassifier
+    from featcache.sources import SourceOptions
 
-    options = source_options(exclude, split, images, image_column, label_column, split_column, group_column)
+    options = subset(reading, SourceOptions)
     with progress("evaluating") as shown:
         result = ImageClassifier.load(model, base=base, weights=weights).evaluate(
             source, options=options, coverage=coverage, progress=shown

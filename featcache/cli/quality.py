@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.cli.app import Outcome, command, printable, progress, table
-from featcache.cli.heads import newest
+from featcache.cli.app import Outcome, command, newest, printable, progress, table
 from featcache.errors import OptionError
 
 if TYPE_CHECKING:

@@ -1,13 +1,12 @@
 """Where shards are computed: here, in processes, on a dask cluster, or in the jobs of an array."""
 
-from featcache.engines.driving import Driver, Engine, check_engine
+from featcache.engines.driving import Driver, check_engine
 from featcache.engines.parts import parts_folder, run_part
 from featcache.engines.running import Runner
 from featcache.engines.tasks import Task, Work, cut, in_order, task_size, travelling
 
 __all__ = [
     "Driver",
-    "Engine",
     "Runner",
     "Task",
     "Work",

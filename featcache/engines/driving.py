@@ -7,9 +7,8 @@ import importlib.util
 import logging
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from featcache import poison
 from featcache.cache import CacheWriter
@@ -22,17 +21,15 @@ from featcache.engines.processes import default_workers, run_processes
 from featcache.engines.running import Done, Runner
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheError, ImageError, OptionError
+from featcache.options import Engine, Progress
 from featcache.planning import Job, RowSet, with_digest
 from featcache.profiling import Profile
 
 log = logging.getLogger(__name__)
 
-Engine = Literal["local", "processes", "dask"]
 
 STALE = 24 * 3600.0
 """Seconds after which a file among the parts that belongs to none is nobody's any more."""
-
-Progress = Callable[[int, int], None]
 
 
 class Driver:

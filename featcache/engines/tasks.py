@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from featcache.augmentation import Augmentation
-from featcache.cache.shard import SHARD_BYTES, Compression, Key, ShardInfo
+from featcache.cache.shard import SHARD_BYTES, Key, ShardInfo
 from featcache.errors import OptionError
+from featcache.options import Compression
 from featcache.recipe import Recipe, Request, canonical_json
 from featcache.sources import FileSource, Item, Items, PairSource, Selected, Source, SplitPolicy, reopen
 from featcache.sources.arrays import PartsSource

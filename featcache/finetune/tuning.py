@@ -36,7 +36,8 @@ from featcache.finetune.training import Checkpoint, Options, State, Trainer, put
 from featcache.heads import Head
 from featcache.metrics import split_metrics
 from featcache.models import FOLDER, PixelModel, is_model
-from featcache.recipe import Fill, Request, canonical_json
+from featcache.options import FineTuneOptions, subset, takes
+from featcache.recipe import Request, canonical_json
 from featcache.signed import card_digest
 from featcache.significance import clearly_lower, paired_difference
 
@@ -94,89 +95,11 @@ class FineTuned:
     seconds: float = 0.0
 
 
-def fine_tune(
-    head: Head | str | os.PathLike[str],
-    *,
-    from_layer: str | None = None,
-    from_index: int | None = None,
-    last: int | None = None,
-    all_layers: bool = False,
-    reinitialise: bool = False,
-    epochs: int = 10,
-    initial_epoch: int | None = None,
-    optimizer: str = "adam",
-    learning_rate: float | None = None,
-    momentum: float = 0.9,
-    schedule: str = "constant",
-    weight_decay: float = 0.0,
-    batch_size: int = 32,
-    mixed_precision: bool = False,
-    train_batch_norm: bool = False,
-    augment: str | Augmentation | None = None,
-    fill: Fill = "nearest",
-    class_weight: str | None = None,
-    patience: int = 5,
-    seed: int = 0,
-    tensorboard: str | os.PathLike[str] | None = None,
-    out: str | os.PathLike[str] | None = None,
-    base: Any = None,
-    weights: str | Path | None = None,
-    distill: str | None = None,
-    dry_run: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> FineTuned:
+@takes(FineTuneOptions)
+def fine_tune(options: FineTuneOptions) -> FineTuned:
     """Train a head together with a part of its base, from pixels, and keep the better of before and after.
 
-    A killed run goes on after its last whole epoch when the same call is made again.
-
-    Parameters
-    ----------
-    head : Head or path
-        What to begin with.
-    from_layer, from_index, last, all_layers, reinitialise
-        Which layers of the base train beside the head, see `featcache.finetune.Unfreezing`; exactly one is given.
-    epochs : int
-        At most, beside those the head was trained for.
-    initial_epoch : int, optional
-        The number of the first one; default: how many epochs a dense head was trained for, else 0.
-    optimizer : {"adam", "sgd", "rmsprop"}
-    learning_rate : float, optional
-        Default: a tenth of a dense head's, 1e-5 for other heads; 0.001 from fresh weights.
-    momentum : float
-        For ``sgd``.
-    schedule : {"constant", "cosine", "exponential"}
-        The learning rate in epoch e = 0, 1, … of E: ``cosine`` falls to 0 as (1 + cos(π e / E)) / 2, ``exponential``
-        to 1 % as 0.01 ** (e / E).
-    weight_decay : float
-        Decoupled (Loshchilov & Hutter 2019); of kernels only.
-    batch_size : int
-    mixed_precision : bool
-        Train the base in bfloat16, with weights in float32. What is scored and saved computes in float32.
-    train_batch_norm : bool
-        Run the base in training mode, where batch normalisation takes and learns the batch's statistics; by
-        default it keeps its own. Its gamma and beta train with their layer either way.
-    augment : str or Augmentation, optional
-        Views of the training images, another one in each epoch, such as ``flip,rotation=0.1``.
-    fill : {"nearest", "reflect", "constant"}
-        What appears beyond an augmented image's edges.
-    class_weight : {None, "balanced"}
-        How much each class counts in the loss: the same, or n / (k · its images).
-    patience : int
-        Epochs without a lower validation loss before training stops; the weights of the lowest one are kept.
-    seed : int
-        For everything random.
-    tensorboard : path, optional
-        A folder for TensorBoard's logs.
-    out : path, optional
-        The model's folder; default: the head's with ``-finetuned``.
-    base, weights
-        The base and its weights, where they are not where they were.
-    distill : {"ridge", "dense"}, optional
-        First train such a head to answer as this one does, which a network may not be able to express.
-    dry_run : bool
-        Only say what would train.
-    progress : callable, optional
-        Called with (images done, images to do).
+    A killed run resumes after its last whole epoch when the same call is made again.
 
     Returns
     -------
@@ -188,30 +111,33 @@ def fine_tune(
         If a value is not possible, or the head, its base, its images or its cache cannot be used.
     """
     begun = time.monotonic()
-    which = Unfreezing(from_layer, from_index, last, all_layers, reinitialise)
-    teacher = _opened(head)
-    target = _target(teacher, out)
-    student, lesson = (teacher, None) if distill is None else distilled(teacher, distill, seed=seed)
-    augmentation = Augmentation.parse(augment, fill=fill, seed=seed) if isinstance(augment, str) else augment
-    options = Options(
-        learning_rate=_default_rate(student, reinitialise) if learning_rate is None else learning_rate,
-        epochs=epochs, optimizer=optimizer, momentum=momentum, schedule=schedule, weight_decay=weight_decay,
-        batch_size=batch_size, mixed_precision=mixed_precision, train_batch_norm=train_batch_norm,
-        augmentation=augmentation, class_weight=class_weight, patience=patience, seed=seed,
-    )  # fmt: skip
-    classifier = ImageClassifier(student, base=base, weights=weights)
-    run = _Run(student, classifier, which, options)
+    which = subset(options, Unfreezing)
+    teacher = _opened(options.head)
+    target = _target(teacher, options.out)
+    distill, rate, augment = options.distill, options.learning_rate, options.augment
+    student, lesson = (teacher, None) if distill is None else distilled(teacher, distill, seed=options.seed)
+    training = subset(
+        options,
+        Options,
+        learning_rate=_default_rate(student, options.reinitialise) if rate is None else rate,
+        augmentation=(
+            Augmentation.parse(augment, fill=options.fill, seed=options.seed) if isinstance(augment, str) else augment
+        ),
+    )
+    classifier = ImageClassifier(student, base=options.base, weights=options.weights)
+    run = _Run(student, classifier, which, training)
     result = FineTuned(*counts(run.parts.model), layers=run.layers, distilled=lesson)
-    if dry_run:
+    if options.dry_run:
         return result
     run.read()
-    key = hashlib.sha256(canonical_json([run.identity(), _head_digest(teacher), distill, initial_epoch]).encode())
-    first = _epochs_of(student) if initial_epoch is None else initial_epoch
-    folder = None if tensorboard is None else Path(tensorboard)
+    described = [run.identity(), _head_digest(teacher), distill, options.initial_epoch]
+    key = hashlib.sha256(canonical_json(described).encode())
+    first = _epochs_of(student) if options.initial_epoch is None else options.initial_epoch
+    folder = None if options.tensorboard is None else Path(options.tensorboard)
     with _alone(target.with_name(target.name + ".checkpoint")) as place:
         checkpoint = Checkpoint(place / "state.npz", key.hexdigest())
         result.before, result.composed_accuracy, result.difference = run.compared()
-        state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=progress)
+        state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=options.progress)
         result.history, result.stopped = state.history, state.stopped
         result.after, result.kept = run.chosen(state, result.before)
         if lesson is not None:

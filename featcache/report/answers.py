@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from featcache.classifier import ImageClassifier, own_source
 from featcache.errors import BaseError, HeadError
 from featcache.heads import Head
 from featcache.models import PixelModel
+from featcache.options import Progress
 from featcache.report.subject import Subject
 from featcache.sources import Item, Selected
 from featcache.train.examples import evaluation_examples
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 MOST_PIXELS = 5000
 """So many images at most go through a base for a report."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

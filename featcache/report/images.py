@@ -122,7 +122,7 @@ def samples(
 ) -> Section | None:
     """Return what goes into the base: sample images by class, and augmented views; None if nothing can be shown."""
     height, width = recipe.image_size
-    spec = PixelSpec(height, width, 3, recipe.resize, recipe.interpolation)
+    spec = PixelSpec.of(recipe, cache.channels)
     entries = {entry.path: entry for entry in cache.usable if entry.path in {*paths, *viewed}}
     shots = []
     for path in paths:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from featcache.augmentation import Augmentation
 from featcache.errors import ImageError
 from featcache.images import PixelSpec, decode, load
+from featcache.options import Progress
 from featcache.processors import count
 from featcache.sources import Item, Source, digest
 from featcache.startup import import_tensorflow
@@ -27,8 +28,6 @@ MOST_BYTES = 3600
 """Of one picture, so that a page with 1,000 of them is below 8 MB, whatever they show."""
 
 _PIXELATED = 48  # images up to this side are enlarged without smoothing
-
-Progress = Callable[[int, int], None]
 
 
 class Pictures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from featcache.auditing import audit as look_for_bad_data
 from featcache.cache.writer import versions
 from featcache.errors import OptionError, printable
 from featcache.files import publish
+from featcache.options import Progress
 from featcache.report import accuracy, findings, images
 from featcache.report.answers import Answers, ask
 from featcache.report.commands import commands
@@ -23,8 +23,6 @@ from featcache.report.page import Cell, Column, Commands, Facts, Page, Section, 
 from featcache.report.pictures import Pictures
 from featcache.report.standings import standings
 from featcache.report.subject import Subject, open_subject
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from featcache.bases import Base
 from featcache.errors import BaseError
-from featcache.recipe import Pooling, Precision, Preprocess
+from featcache.options import Pooling, Precision, Preprocess
 
 _CALLS = ("Call", "While", "If", "Case")  # ends of the operations that hold functions: loops, nested models
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, as keras.applications.imagenet_utils has them

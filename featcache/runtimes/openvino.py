@@ -17,8 +17,8 @@ from featcache import processors
 from featcache.bases import Base
 from featcache.errors import BaseError, OptionError
 from featcache.files import publish
+from featcache.options import Pooling, Precision
 from featcache.processors import threads_given
-from featcache.recipe import Pooling, Precision
 from featcache.runtimes import graph
 from featcache.runtimes.graph import frozen
 

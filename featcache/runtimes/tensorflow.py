@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from featcache import processors
 from featcache.bases import Base
-from featcache.recipe import Pooling, Precision
+from featcache.options import Pooling, Precision
 from featcache.runtimes.graph import frozen
 
 

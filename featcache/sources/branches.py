@@ -141,7 +141,7 @@ def _check_splits(
         )
     for split in SPLITS:
         same = [name for name in splits if splits[name] == split]
-        if len(same) > 1 and split not in options.splits:
+        if len(same) > 1 and split not in (options.splits or {}):
             if all(tree.look(f"{root}{name}/").image for name in same):
                 raise SourceError(
                     f"{tree.where!r} has folders of images whose names seem to hold split and class: {shown(same)}. "

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import OptionError
+from featcache.options import ReadingOptions, flag_of, options_of
 from featcache.sources.layouts import known_splits
 from featcache.sources.source import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
+class SourceOptions(ReadingOptions):
     """How a source is to be read.
 
     Parameters
@@ -44,20 +45,12 @@ class SourceOptions:
         If a split is unknown, a name stands for two splits, or a value is empty.
     """
 
-    exclude: Sequence[str] = ()
-    splits: Mapping[str, str | Sequence[str]] = dataclasses.field(default_factory=dict)
-    images: str | os.PathLike[str] | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    split_column: str | None = None
-    group_column: str | None = None
-
     def __post_init__(self) -> None:
         globs = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
         if not all(isinstance(glob, str) and glob.strip("/ ") for glob in globs):
             raise OptionError(f"exclude takes globs such as '*.bak' or 'predictions'. Received: {list(globs)!r}.")
         object.__setattr__(self, "exclude", globs)
-        object.__setattr__(self, "splits", _checked_splits(self.splits))
+        object.__setattr__(self, "splits", _checked_splits(self.splits or {}))
         if isinstance(self.images, os.PathLike):
             object.__setattr__(self, "images", os.fspath(self.images))
         for field in dataclasses.fields(self):
@@ -68,7 +61,7 @@ class SourceOptions:
     @property
     def split_of(self) -> dict[str, str]:
         """The split of each name that was given for one, in the order given."""
-        return {name: split for split, names in self.splits.items() for name in names}
+        return {name: split for split, names in (self.splits or {}).items() for name in names}
 
     @property
     def given(self) -> list[str]:
@@ -85,7 +78,8 @@ class SourceOptions:
         *possible : str
             Names of the options that it has.
         """
-        wrong = [f"{name} ({_option(name)})" for name in self.given if name not in possible]
+        known = options_of(self)
+        wrong = [f"{name} (--{flag_of(name, known[name][1])})" for name in self.given if name not in possible]
         if wrong:
             raise OptionError(f"{', '.join(wrong)} cannot be used with {kind}. Leave it out.")
 
@@ -106,17 +100,6 @@ class SourceOptions:
         except (TypeError, ValueError, AttributeError) as error:
             raise OptionError(f"These are no options of a source: {kept!r:.200} ({error}).") from None
 
-    def command_line(self) -> list[tuple[str, str]]:
-        """Return the options as the command line takes them, names without dashes."""
-        kept = self.to_dict()
-        words = [("exclude", glob) for glob in kept.pop("exclude", ())]
-        words += [("split", f"{split}={name}") for split, names in kept.pop("splits", {}).items() for name in names]
-        return words + [(name.replace("_", "-"), str(value)) for name, value in kept.items()]
-
-
-def _option(name: str) -> str:
-    return "--split" if name == "splits" else f"--{name.replace('_', '-')}"
-
 
 def _checked_splits(splits: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
@@ -133,17 +116,6 @@ def _checked_splits(splits: Mapping[str, str | Sequence[str]]) -> dict[str, tupl
     twice = sorted({name for name in everything if everything.count(name) > 1})
     if twice:
         raise OptionError(f"splits (--split) names {', '.join(map(repr, twice))} twice. Name each once.")
-    return found
-
-
-def parse_splits(pairs: Iterable[str] | None) -> dict[str, list[str]]:
-    """Return the names by split that pairs such as ``train=fold1`` say; a split may come several times."""
-    found: dict[str, list[str]] = {}
-    for pair in pairs or ():
-        split, equals, name = pair.partition("=")
-        if not equals:
-            raise OptionError(f"--split takes a split and the name of its folder, such as train=fold1: {pair!r}.")
-        found.setdefault(split.strip(), []).append(name)
     return found
 
 

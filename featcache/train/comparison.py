@@ -24,12 +24,13 @@ from featcache.heads import HEADS, Head, Rows
 from featcache.logme import logme
 from featcache.memory import Peak, available
 from featcache.metrics import absent_classes
+from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
 from featcache.significance import holm, mcnemar
 from featcache.sources import Digests
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
-from featcache.train.parallel import Failure, Progress, check_jobs, cores, run_all
+from featcache.train.parallel import Failure, check_jobs, cores, run_all
 from featcache.train.results import keep, kept
 from featcache.train.single import Plan, announce, check_memory, check_plan, prepare, train
 
@@ -110,44 +111,14 @@ class _Work:
     others: dict[str, Examples]
 
 
-def compare(
-    caches: FeatureCache | str | os.PathLike[str] | Sequence[FeatureCache | str | os.PathLike[str]],
-    clf: str | Sequence[str] | None = None,
-    *,
-    layers: Sequence[str] | None = None,
-    calibrate: str = "temperature",
-    tune: bool = False,
-    cv: int | None = None,
-    seed: int = 0,
-    jobs: int | None = None,
-    fresh: bool = False,
-    progress: Progress | None = None,
-) -> Comparison:
+@takes(CompareOptions)
+def compare(options: CompareOptions) -> Comparison:
     """Train and score heads on every layer of one or several caches.
 
     The images that all caches share are compared, with the labels, splits and groups of the first. Heads are ranked
     by their accuracy on validation, or with `cv` on held-out folds of the training images; test images are
     scored for the best one alone. Results are kept in ``<cache>/results`` and used again while the cache's rows,
     labels and splits, and the head's parameters, stay what they are.
-
-    Parameters
-    ----------
-    caches : FeatureCache, path, or sequence of these
-        Where the features are.
-    clf : str or sequence of str, optional
-        Which heads; default: all, but beyond 20,000 training rows neither ``linear-svm``, ``svm`` nor ``knn``.
-    layers : sequence of str, optional
-        Those of each cache that has them; default: all.
-    calibrate, tune, seed
-        As in `featcache.fit_head`.
-    cv : int, optional
-        Rank by so many folds of the training images instead of by validation.
-    jobs : int, optional
-        Processes; default: one for each core, as far as memory allows.
-    fresh : bool
-        Train everything again.
-    progress : callable, optional
-        Called with (heads done, heads to do).
 
     Returns
     -------
@@ -160,14 +131,15 @@ def compare(
     HeadError
         If the caches share no images, there is nothing to train on, or no head can be trained.
     """
+    clf, layers, cv = options.clf, options.layers, options.cv
     names = None if clf is None else [clf] if isinstance(clf, str) else list(dict.fromkeys(clf))
-    check_jobs(jobs)
+    check_jobs(options.jobs)
     search.check_protocols(cv=cv)
     for name in names if names is not None else ["ridge"]:
-        check_plan(Plan(name, "", [], {}, calibrate, seed))
+        check_plan(Plan(name, "", [], {}, options.calibrate, options.seed))
     if names == [] or layers == []:
         raise OptionError("The list of heads or of layers is empty. Name at least one, or None for all.")
-    opened = _joined(_opened(caches))
+    opened = _joined(_opened(options.caches))
     first = opened[0]
     if cv is None and "validation" not in first.splits:
         raise OptionError(
@@ -182,10 +154,10 @@ def compare(
     tasks = [
         task
         for cache, layer in _pairs(opened, layers)
-        for task in _tasks(cache, rows[cache.path], layer, names, calibrate=calibrate, tune=tune, cv=cv, seed=seed)
+        for task in _tasks(cache, rows[cache.path], layer, names, options)
     ]
-    found = _run(tasks, jobs=jobs, fresh=fresh, progress=progress)
-    return _ranked(tasks, found, len(first), fresh=fresh)
+    found = _run(tasks, jobs=options.jobs, fresh=options.fresh, progress=options.progress)
+    return _ranked(tasks, found, len(first), fresh=options.fresh)
 
 
 def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
@@ -246,11 +218,10 @@ def _pairs(caches: list[FeatureCache], layers: Sequence[str] | None) -> list[tup
     return [(cache, layer) for cache in caches for layer in cache.layers if layer in layers]
 
 
-def _tasks(
-    cache: FeatureCache, rows: str, layer: str, clf: list[str], *, calibrate: str, tune: bool, cv: int | None, seed: int
-) -> Iterator[_Task]:
+def _tasks(cache: FeatureCache, rows: str, layer: str, clf: list[str], options: CompareOptions) -> Iterator[_Task]:
+    tune, cv = options.tune, options.cv
     for name in [None, *clf]:
-        plan = None if name is None else Plan(name, layer, cache.class_names, {}, calibrate, seed)
+        plan = None if name is None else Plan(name, layer, cache.class_names, {}, options.calibrate, options.seed)
         settings = None if plan is None else {**dataclasses.asdict(plan), "tune": tune, "cv": cv}
         described = {"rows": rows, "layer": layer, "settings": settings, "versions": versions()}
         yield _Task(cache, layer, plan, tune, cv, described)

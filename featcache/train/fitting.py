@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from featcache.errors import GateError, HeadError, OptionError
 from featcache.heads import Head
 from featcache.heads.store import FOLDER
 from featcache.metrics import absent_classes
+from featcache.options import FitHeadOptions, takes
 from featcache.sources import DigestSet, folder_name
 from featcache.train import search
 from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
@@ -26,57 +25,9 @@ from featcache.train.single import Plan, announce, check_plan
 log = logging.getLogger(__name__)
 
 
-def fit_head(
-    cache: FeatureCache | str | os.PathLike[str],
-    clf: str = "logreg",
-    *,
-    layer: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    calibrate: str = "temperature",
-    tune: bool = False,
-    cv: int | None = None,
-    fewshot: Sequence[int] = (),
-    tries: int = 5,
-    seed: int = 0,
-    jobs: int = 1,
-    out: str | os.PathLike[str] | None = None,
-    bundle: bool = True,
-    assert_accuracy: float | None = None,
-) -> Head:
+@takes(FitHeadOptions)
+def fit_head(options: FitHeadOptions) -> Head:
     """Train one head on a cache's training rows, score it on every split and save it.
-
-    Parameters
-    ----------
-    cache : FeatureCache or path
-        Where the features are.
-    clf : str
-        Which head, see `featcache.heads.build`.
-    layer : str, optional
-        Which features; default: the deepest layer.
-    params : mapping, optional
-        The head's parameters.
-    calibrate : {"temperature", "sigmoid", "isotonic", "none"}
-        How scores become probabilities, see `featcache.heads.calibration.CalibratedHead`.
-    tune : bool
-        Search the parameters of the head's grid on folds of the training images, and train with the best.
-    cv : int, optional
-        Also score the head on so many folds of the training images, stratified and by group.
-    fewshot : sequence of int
-        Also score heads trained on so many images of each class, with the parameters that are set, not tuned ones.
-    tries : int
-        How often those are drawn.
-    seed : int
-        For everything random.
-    jobs : int
-        Processes for `tune`, `cv` and `fewshot`.
-    out : path, optional
-        The head's folder; default: ``<cache>/heads/<clf>-<layer>``. A head that is there is replaced; files of
-        others are kept.
-    bundle : bool
-        Whether a folder outside of the cache carries a copy of the base, so that it works anywhere; the heads in a
-        cache share the cache's. Where the cache has no copy, the base is loaded from where it came from.
-    assert_accuracy : float, optional
-        Accuracy to reach on validation (test, where there is no validation), or no head is written.
 
     Returns
     -------
@@ -93,22 +44,22 @@ def fit_head(
     GateError
         If `assert_accuracy` was not reached.
     """
-    opened = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+    opened = options.cache if isinstance(options.cache, FeatureCache) else FeatureCache(options.cache)
     if opened.missing:
         log.warning("%d of %d images have no features yet: run extract again to go on with them",
                     opened.missing, len(opened.entries))  # fmt: skip
-    chosen = opened.layer_name(layer)
-    plan = Plan(clf, chosen, opened.class_names, dict(params or {}), calibrate, seed)
-    target = Path(out) if out is not None else opened.path / "heads" / folder_name(f"{clf}-{chosen}")
+    chosen = opened.layer_name(options.layer)
+    plan = Plan(options.clf, chosen, opened.class_names, dict(options.params or {}), options.calibrate, options.seed)
+    target = opened.path / "heads" / folder_name(f"{plan.clf}-{chosen}") if options.out is None else Path(options.out)
     check_plan(plan)
-    check_jobs(jobs)
+    check_jobs(options.jobs)
     inside = target.parent.resolve() == (opened.path / "heads").resolve()
-    bundled = bundle and not inside and opened.recipe.spec is None
+    bundled = options.bundle and not inside and opened.recipe.spec is None
     FOLDER.check_target(target, base=bundled)
-    search.check_protocols(cv=cv, shots=fewshot, tries=tries)
+    search.check_protocols(cv=options.cv, shots=options.fewshot, tries=options.tries)
     examples = training_examples(opened, chosen)
-    if fewshot:
-        search.check_shots(examples, fewshot)
+    if options.fewshot:
+        search.check_shots(examples, options.fewshot)
         if "validation" not in opened.splits:
             raise OptionError(
                 f"`fewshot` needs validation images, but {str(opened.path)!r} has only {opened.splits}. Extract "
@@ -116,18 +67,18 @@ def fit_head(
             )
     write_base = Bundle(opened.path, opened.recipe, opened.description.get("request")) if bundled else None
     announce(plan, examples)
-    several = tune or cv is not None or bool(fewshot)
+    several = options.tune or options.cv is not None or bool(options.fewshot)
     with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
-        tuned, protocols = _trained(plan, ready, opened, tune=tune, cv=cv, fewshot=fewshot, tries=tries, jobs=jobs)
+        tuned, protocols = _trained(plan, ready, opened, options)
     head, estimator = tuned.head, tuned.head.estimator
     head.trained_on = DigestSet(opened.digest_rows("train"))
     head.card |= {
         "all_params": {key: value for key, value in _inner(estimator).get_params().items() if _plain(value)}
         | head.card["params"],
-        "calibration": {"method": calibrate, "temperature": estimator.temperature_},
+        "calibration": {"method": options.calibrate, "temperature": estimator.temperature_},
         "metrics": score(head, opened),
         **protocols,
-        "seed": seed,
+        "seed": options.seed,
         "layer_index": list(opened.layers).index(chosen),
         "history": getattr(estimator.estimator_, "history_", {}),
         "cache": str(opened.path.absolute()),
@@ -138,26 +89,25 @@ def fit_head(
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
-    if assert_accuracy is not None:
-        _check_gate(head, assert_accuracy)
+    if options.assert_accuracy is not None:
+        _check_gate(head, options.assert_accuracy)
     head.save(target, write_base=write_base)
     return head
 
 
 def _trained(
-    plan: Plan, examples: Examples, cache: FeatureCache, *, tune: bool, cv: int | None, fewshot: Sequence[int],
-    tries: int, jobs: int,
-) -> tuple[search.Tuned, dict[str, Any]]:  # fmt: skip
+    plan: Plan, examples: Examples, cache: FeatureCache, options: FitHeadOptions
+) -> tuple[search.Tuned, dict[str, Any]]:
     """Return the head trained on all training rows, and what the protocols found."""
-    found: dict[str, Any] = {}
-    if cv is not None:
-        found["cross_validation"] = search.cross_validate(plan, examples, cv, tuned=tune, jobs=jobs)[0]
-    tuned = search.trained(plan, examples, tuned=tune, jobs=jobs)
-    if tune:
+    jobs, found = options.jobs, dict[str, Any]()
+    if options.cv is not None:
+        found["cross_validation"] = search.cross_validate(plan, examples, options.cv, tuned=options.tune, jobs=jobs)[0]
+    tuned = search.trained(plan, examples, tuned=options.tune, jobs=jobs)
+    if options.tune:
         found["tuning"] = tuned.sweep
-    if fewshot:
+    if options.fewshot:
         with packed(evaluation_examples(cache, "validation", plan.layer), cache.path) as validation:
-            found["fewshot"] = search.few_shot(plan, examples, validation, fewshot, tries, jobs=jobs)
+            found["fewshot"] = search.few_shot(plan, examples, validation, options.fewshot, options.tries, jobs=jobs)
     return tuned, found
 
 

@@ -14,7 +14,6 @@ from featcache.errors import FeatcacheError, OptionError
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 """Called with (done, to do)."""
 
 

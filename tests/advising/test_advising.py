@@ -187,7 +187,7 @@ def test_depth_of_a_base(tmp_path: Path, extracting: Callable[..., FeatureCache]
     assert found.lacking == frozenset()
     assert found.before("nowhere") == found.after("nowhere") == []
     assert fine_tune_command(cache, "block2_pool", None) == (
-        f"featcache fit-head {cache.path} --clf logreg --layer block2_pool --out {cache.path}/heads/advised-block2_pool"
+        f"featcache fit-head {cache.path} --layer block2_pool --out {cache.path}/heads/advised-block2_pool"
         f" && featcache fine-tune {cache.path}/heads/advised-block2_pool --all"
     )
     assert Request.from_dict(cache.description["request"]).base == "vgg19"

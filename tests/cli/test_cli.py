@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 import featcache
 from featcache.cli import app
-from featcache.cli.app import Progress, printable, settings, table
+from featcache.cli.app import Progress, printable, table
 from featcache.errors import OptionError
+from featcache.options import settings
 
 COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "report", "bases", "layers",
             "info", "audit", "neighbors", "advise", "verify", "gc", "export-cache", "demo"]  # fmt: skip
@@ -570,7 +571,7 @@ def test_compare_prints_a_leaderboard(made, tmp_path: Path) -> None:
     assert code == 0
     assert "ranked by validation, n=90" in out
     assert "best on test, scored once" in out
-    assert f"next: featcache fit-head {cache.path} --layer features --clf" in out
+    assert re.search(rf"next: featcache fit-head {cache.path} (--clf \S+ )?--layer features", out)
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 3
     found = json.loads(run("compare", cache.path, "--clf", "ridge", "--clf", "logreg", "--jobs", "1", "--json")[1])
     assert {"leaderboard", "best", "failed"} <= set(found)
@@ -604,7 +605,7 @@ def test_fit_head_says_what_its_protocols_found(made) -> None:
     ("arguments", "message"),
     [
         (["compare", "--out", "table.txt"], "Expected --out FILE.csv or FILE.json"),
-        (["fit-head", "--fewshot", "one"], "Expected --fewshot with numbers"),
+        (["fit-head", "--fewshot", "one"], "Expected --fewshot with whole numbers"),
         (["fit-head", "--calibrate", "platt"], "Expected a calibration: temperature"),
         (["fit-head", "--cv", "1"], "at least 2 folds"),
         (["compare", "--clf", "forest"], "Expected a head: logreg"),

@@ -79,7 +79,7 @@ def test_a_part_goes_on(oracle, many: Path, tmp_path: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extraction(oracle, many, tmp_path / "c").run_part(1, 2, stop)
+        extraction(oracle, many, tmp_path / "c", progress=stop).run_part(1, 2)
     published = len(list((tmp_path / "c" / "parts").glob("*.json")))
     real = Runner.run
     monkeypatch.setattr(

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 import typer.main
 from conftest import random_image, write_image
+from featcache.cli.source import source_options
 
 from featcache.cli import app
-from featcache.cli.source import source_options
 from featcache.errors import FeatcacheError
 from featcache.sources import SPLITS, class_names, layouts, open_source
 
