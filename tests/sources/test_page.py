@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 import typer.main
 from conftest import random_image, write_image
-from featcache.cli.source import source_options
 
 from featcache.cli import app
 from featcache.errors import FeatcacheError
-from featcache.sources import SPLITS, class_names, layouts, open_source
+from featcache.options import ListingOptions, options_of, subset
+from featcache.sources import SPLITS, SourceOptions, class_names, layouts, open_source
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
 BLOCKS = re.findall(r"```layout\n(.*?)```", PAGE, re.S)
@@ -67,12 +67,15 @@ def read(command: str, caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what a command reads, in the page's words."""
     _, _, *words = shlex.split(command)
     found = typer.main.get_command(app).commands["extract"].make_context("extract", words).params
-    columns = [found[f"{name}_column"] for name in ("image", "label", "split", "group")]
-    classes = found["classes"].split(",") if found["classes"] else None
+    given = {
+        name: about.form.read(found[name], name)
+        for name, (_, about) in options_of(ListingOptions).items()
+        if found[name] not in (None, [])
+    }
     caplog.clear()
     try:
-        options = source_options(found["exclude"], found["split"], found["images"], *columns)
-        source = open_source(found["source"], classes=classes, options=options)
+        options = ListingOptions(**given)
+        source = open_source(found["source"], classes=options.classes, options=subset(options, SourceOptions))
     except FeatcacheError as error:
         return [f"error: {error}"]
     counts, names = Counter(item.split for item in source.items), class_names(source.items)
