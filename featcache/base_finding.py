@@ -251,4 +251,5 @@ def request_for(recipe: Recipe, base: Any) -> Request:
         interpolation=recipe.interpolation, preprocess=recipe.preprocess, dtype=recipe.dtype,
         precision=cast(Precision, recipe.precision), runtime=cast(Runtime, recipe.runtime),
         fast_decode=recipe.decode == "reduced", canonical=True,
+        crop=recipe.crop if recipe.crop < 1 else None,
     )  # fmt: skip

@@ -131,10 +131,9 @@ class Extractor:
             decode=request.decode,
             precision=request.precision,
             runtime=request.runtime,
+            crop=request.fraction,
         )
-        self.spec = PixelSpec(
-            base.height, base.width, base.channels, request.resize, request.interpolation, request.decode
-        )
+        self.spec = PixelSpec.of(self.recipe, base.channels)
 
         self.profile: Profile | None = None
 

@@ -65,6 +65,8 @@ class PixelSpec:
         As in `featcache.recipe.Request`.
     decode : {"accurate", "reduced"}
         As its `decode`.
+    crop : float
+        As its `fraction`.
     """
 
     height: int
@@ -73,12 +75,18 @@ class PixelSpec:
     resize: Resize = "stretch"
     interpolation: Interpolation = "bilinear"
     decode: Decode = "accurate"
+    crop: float = 1.0
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Height and width that an image must cover before its centre is taken."""
+        return int(self.height / self.crop), int(self.width / self.crop)
 
     @classmethod
     def of(cls, recipe: Recipe, channels: int) -> PixelSpec:
         """Return how images looked for the base of a recipe."""
         decode: Decode = "reduced" if recipe.decode == "reduced" else "accurate"
-        return cls(*recipe.image_size, channels, recipe.resize, recipe.interpolation, decode)
+        return cls(*recipe.image_size, channels, recipe.resize, recipe.interpolation, decode, recipe.crop)
 
 
 def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
@@ -103,7 +111,7 @@ def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.f
         If it cannot be decoded; the message is the reason.
     """
     if isinstance(content, bytes):
-        pixels = decode(content, spec.channels, (spec.height, spec.width) if spec.decode == "reduced" else None)
+        pixels = decode(content, spec.channels, spec.room if spec.decode == "reduced" else None)
     else:
         pixels = _from_array(content, spec.channels)
     return _resized(pixels, spec)
@@ -282,6 +290,8 @@ def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float3
     if spec.resize not in choices(Resize):
         raise OptionError(f"Expected resize to be stretch, pad or crop. Received: {spec.resize!r}.")
     size = (spec.height, spec.width)
+    if spec.crop < 1:
+        return _centre(pixels, spec)
     if spec.resize == "crop":
         pixels = _cropped_to_aspect(pixels, size)
     if spec.resize == "pad":
@@ -310,6 +320,33 @@ def _cropped_to_aspect(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.N
     columns = min(width, max(1, height * size[1] // size[0]))
     top, left = (height - rows) // 2, (width - columns) // 2
     return pixels[top : top + rows, left : left + columns]
+
+
+def _centre(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
+    """Return the centre of an image whose shorter side fits, with torchvision's way of halving an odd rest.
+
+    Raises
+    ------
+    ImageError
+        If the image is so long and thin that its resized form would have more than `MAX_PIXELS`.
+    """
+    (height, width), room = pixels.shape[:2], spec.room
+    rows, columns = _covering(height, room[0], width, room[1]), _covering(width, room[1], height, room[0])
+    if rows * columns > MAX_PIXELS:
+        raise ImageError(f"{height}x{width} pixels are too long and thin to be cropped at {spec.crop:g}")
+    whole = _resized(pixels, replace(spec, height=rows, width=columns, resize="stretch", crop=1.0))
+    top, left = _half(rows - spec.height), _half(columns - spec.width)
+    return whole[top : top + spec.height, left : left + spec.width]
+
+
+def _covering(length: int, room: int, other_length: int, other_room: int) -> int:
+    """Return how long one side becomes if both are to cover some room."""
+    return room if other_length * room >= length * other_room else length * other_room // other_length
+
+
+def _half(rest: int) -> int:
+    """Return half of a whole number, halves to the even one."""
+    return rest // 2 + rest % 4 // 3
 
 
 def _padded(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class PixelModel:
         card = {
             "class_names": self.class_names,
             "trained_classes": self.trained_classes,
-            "pixels": [spec.height, spec.width, spec.channels, spec.resize, spec.interpolation, spec.decode],
+            "pixels": list(astuple(spec)),
             **self.card,
         }
         self.path, self.digest = FOLDER.write(folder, self.model.save, card, self.trained_on)

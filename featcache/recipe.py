@@ -30,6 +30,18 @@ name the version it found and what to do; say so in ``CHANGELOG.md``.
 Decode = Literal["accurate", "reduced"]
 
 
+_BEFORE: dict[str, Any] = {"spec": None, "crop": 1.0}
+"""Fields of a recipe that are left out while they have the value that the code had before they existed.
+
+So a new field makes no cache stale. The value here stays for good: a default that changes later is written.
+"""
+
+
+def fitting(fitted: Any) -> str:
+    """Return how a recipe, or a `featcache.images.PixelSpec`, fits images of another shape, for people."""
+    return str(fitted.resize) if fitted.crop == 1 else f"{fitted.resize} at {fitted.crop:g}"
+
+
 def choices(kind: Any) -> tuple[str, ...]:
     """Return the values a ``Literal`` of this module allows."""
     return get_args(kind)
@@ -61,6 +73,8 @@ class Recipe:
         The cache's format version.
     spec : mapping, optional
         The encoder, where features came from elsewhere; the fields above then say little.
+    crop : float
+        With ``resize="crop"``: the shorter side becomes the image size divided by this, before the centre is taken.
     """
 
     architecture: str
@@ -77,15 +91,14 @@ class Recipe:
     runtime: str = "tensorflow"
     format: int = FORMAT_VERSION
     spec: Mapping[str, Any] | None = None
+    crop: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready values."""
         values = dataclasses.asdict(self)
         values["layers"] = list(self.layers)
         values["image_size"] = list(self.image_size)
-        if self.spec is None:
-            del values["spec"]
-        return values
+        return {name: value for name, value in values.items() if name not in _BEFORE or value != _BEFORE[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -96,14 +109,14 @@ class Recipe:
         OptionError
             If a field is missing or unknown.
         """
-        names = {f.name for f in dataclasses.fields(cls)} - {"spec"}
-        if set(values) - {"spec"} != names:
-            odd = ", ".join(sorted(names ^ (set(values) - {"spec"})))
+        names = {f.name for f in dataclasses.fields(cls)} - set(_BEFORE)
+        if set(values) - set(_BEFORE) != names:
+            odd = ", ".join(sorted(names ^ (set(values) - set(_BEFORE))))
             raise OptionError(
                 f"Expected a recipe of format {FORMAT_VERSION}. Received one that differs in: {odd}. "
                 "Read it with the version of featcache that wrote it, or extract again."
             )
-        settled = {**values, "layers": tuple(values["layers"]), "image_size": tuple(values["image_size"])}
+        settled = {**_BEFORE, **values, "layers": tuple(values["layers"]), "image_size": tuple(values["image_size"])}
         return cls(**settled)
 
     @property
@@ -119,7 +132,7 @@ class Recipe:
 
     def differences(self, other: Recipe) -> list[str]:
         """Say field by field how another recipe differs, as ``name: mine → theirs``."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         both = {name: (mine.get(name), theirs.get(name)) for name in {**mine, **theirs}}
         return [f"{name}: {_short(one)} → {_short(other)}" for name, (one, other) in both.items() if one != other]
 
@@ -154,6 +167,7 @@ class Request(BaseOptions):
     """
 
     base: Any = field(default="vgg19", kw_only=False)
+    resize: Resize = None  # type: ignore[assignment]  # settled when it is made
     settings: Mapping[str, Any] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     seed: int = 0
@@ -161,6 +175,12 @@ class Request(BaseOptions):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", dict(self.settings or {}))
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise OptionError(f"`crop` takes a fraction above 0, at most 1. Received: crop={self.crop!r}.")
+        if vars(self)["resize"] is None:
+            object.__setattr__(self, "resize", "stretch" if self.crop is None else "crop")
+        if self.crop is not None and self.resize != "crop":
+            raise OptionError(f"`crop` implies `resize` crop, but `resize` is {self.resize}. Leave one of them out.")
         for name, kind in (
             ("pooling", Pooling),
             ("resize", Resize),
@@ -190,6 +210,11 @@ class Request(BaseOptions):
     def size(self) -> tuple[int, int] | None:
         """Height and width in pixels, None for the base's own."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def fraction(self) -> float:
+        """The recipe's field ``crop``."""
+        return 1.0 if self.crop is None else float(self.crop)
 
     @property
     def decode(self) -> Decode:
@@ -240,6 +265,7 @@ class Request(BaseOptions):
             "precision": self.precision,
             "runtime": self.runtime,
             "decode": self.decode,
+            **({} if self.fraction == 1 else {"crop": self.fraction}),
             "seed": self.seed if weights == "none" else 0,
             "keras": version("keras"),
             "format": FORMAT_VERSION,
@@ -278,6 +304,7 @@ class Request(BaseOptions):
             precision=values["precision"],
             runtime=values["runtime"],
             fast_decode=values["decode"] == "reduced",
+            crop=values.get("crop"),
             seed=int(values["seed"]),
         )
 

@@ -50,6 +50,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16", "validation_split": 0.0},
     "flatten": {"pooling": "flatten", "image_size": 8, "test_from": ("train", 0.25), "seed": 3},
     "crop": {"resize": "crop", "interpolation": "area", "dtype": "float16", "test_split": 0.2},
+    "centre": {"crop": 0.8},
+    "fast centre": {"crop": 0.5, "fast_decode": True},
     "grey crop": {"base": "grey", "resize": "crop", "fast_decode": True, "views": 1, "augment": "flip,zoom=0.1"},
 }
 

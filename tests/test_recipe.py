@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.errors import BaseError, OptionError, WeightsError
+from featcache import recipe
+from featcache.cache.writer import check_recipe
+from featcache.errors import BaseError, CacheError, OptionError, WeightsError
 from featcache.recipe import Recipe, Request, canonical_json
 
 RECIPE = Recipe("a" * 64, "b" * 64, ("block1", "block2"), "avg", (8, 16), "stretch", "bilinear", "none", "float32")
@@ -36,6 +38,7 @@ def test_recipe_survives_json() -> None:
         ("runtime", "openvino"),
         ("format", 2),
         ("spec", {"model": "clip"}),
+        ("crop", 0.875),
     ],
 )
 def test_every_field_changes_the_fingerprint(field: str, value: object) -> None:
@@ -138,3 +141,32 @@ def test_what_decoded_in_another_way_is_neither_the_same_recipe_nor_the_same_req
 def test_model_in_memory_has_no_request() -> None:
     """What no later process can load is never taken for known."""
     assert Request(base=object()).to_dict() is None
+
+
+def later(default: bool, monkeypatch: pytest.MonkeyPatch) -> type[Recipe]:
+    """Return the recipe of a later version, with a field whose default is not what the code did before."""
+    monkeypatch.setitem(recipe._BEFORE, "antialias", False)
+    field = dataclasses.field(default=default)
+    return dataclasses.make_dataclass("Later", [("antialias", bool, field)], bases=(Recipe,), frozen=True)
+
+
+def test_a_new_field_makes_no_cache_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe from before it is read, equal, and has the same fingerprint; another value has another."""
+    kind, old = later(False, monkeypatch), json.loads(json.dumps(RECIPE.to_dict()))
+    again = kind.from_dict(old)
+    assert again.fingerprint == RECIPE.fingerprint
+    assert again.differences(kind(**vars(RECIPE))) == []
+    changed = dataclasses.replace(again, antialias=True)
+    assert changed.fingerprint != RECIPE.fingerprint
+    assert kind.from_dict(changed.to_dict()) == changed
+
+
+def test_a_changed_default_is_another_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The value is written, and a cache from before is refused with the field's name."""
+    kind, old = later(True, monkeypatch), RECIPE.to_dict()
+    now = kind(**vars(RECIPE))
+    assert now.to_dict()["antialias"] is True
+    assert now.fingerprint != RECIPE.fingerprint
+    with pytest.raises(CacheError, match="antialias: false → true"):
+        check_recipe(tmp_path, dataclasses.replace(kind.from_dict(old), antialias=False), now)
+    assert kind.from_dict(old).antialias is False

@@ -12,7 +12,7 @@ import typer
 
 from featcache.cli.app import Outcome, command, newest, printable, skipped_text, table
 from featcache.options import LayersOptions, subset, words
-from featcache.recipe import Recipe
+from featcache.recipe import Recipe, fitting
 
 
 @command("bases", example="featcache bases")
@@ -105,7 +105,7 @@ def _origin(recipe: Recipe) -> list[list[str]]:
     if recipe.spec is not None:
         return [["features", f"from elsewhere, stored as {recipe.dtype}: {json.dumps(recipe.spec)}"]]
     return [
-        ["pixels", f"{recipe.image_size[0]}x{recipe.image_size[1]}, {recipe.resize}, {recipe.interpolation}, "
+        ["pixels", f"{recipe.image_size[0]}x{recipe.image_size[1]}, {fitting(recipe)}, {recipe.interpolation}, "
                    f"preprocess {recipe.preprocess}"],
         ["features", f"{recipe.pooling} pooling, stored as {recipe.dtype}, {recipe.runtime} {recipe.precision}"],
     ]  # fmt: skip

@@ -76,7 +76,7 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None, pict
         Whether the model takes pictures of any size, or of the base's.
     """
     spec = classifier.extractor.spec
-    at_least = (spec.height, spec.width) if spec.decode == "reduced" else None
+    at_least = spec.room if spec.decode == "reduced" else None
     contents, origin = [], ""
     if count and folder is not None:
         given = files_source([folder])

@@ -27,7 +27,7 @@ from featcache.export.resizing import taking_any_size
 from featcache.files import TEMPORARY, publish_json, swap_folder, sync_folder
 from featcache.heads import Head
 from featcache.images import PixelSpec, load
-from featcache.recipe import Recipe, Request, choices
+from featcache.recipe import Recipe, Request, choices, fitting
 
 Pictures = Literal["any", "fixed"]
 
@@ -300,7 +300,7 @@ def _notes(
     else:
         notes.append(
             f"takes decoded pixels, upright, 0 to 255, {spec.height}x{spec.width}x{spec.channels}, resized by "
-            f"{spec.resize} with {spec.interpolation} interpolation; preprocessing is inside"
+            f"{fitting(spec)} with {spec.interpolation} interpolation; preprocessing is inside"
         )
     if spec.decode == "reduced":
         notes.append(

@@ -100,12 +100,21 @@ def described_input(kind: str, spec: PixelSpec, pictures: str) -> dict[str, Any]
         "height": spec.height, "width": spec.width, "channels": spec.channels,
         "resized_by": "the model" if pictures == "any" else "the caller",
         "resize": spec.resize, "interpolation": spec.interpolation, "antialias": False,
-        "crop": "centre, largest part of the shape of height and width" if spec.resize == "crop" else None,
+        "crop": _crop(spec),
         "padding": "black, on both sides" if spec.resize == "pad" else None,
         "decode": spec.decode,
         "orientation": "upright: apply the EXIF orientation before",
         "preprocessing": "none needed: it is in the model",
     }  # fmt: skip
+
+
+def _crop(spec: PixelSpec) -> str | None:
+    """Return how the centre of a picture is taken, for people."""
+    if spec.resize != "crop":
+        return None
+    if spec.crop < 1:
+        return "the centre, after resizing without changing the shape until {} x {} are covered".format(*spec.room)
+    return "centre, largest part of the shape of height and width"
 
 
 def _pixels_function(model: Any) -> Any:

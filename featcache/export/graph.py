@@ -47,7 +47,7 @@ def _decoded(content: Any, number: Any, spec: PixelSpec) -> Any:
 
     def reduced() -> Any:
         size = tf.io.extract_jpeg_shape(content)[:2]
-        wanted = tf.constant((spec.height, spec.width))
+        wanted = tf.constant(spec.room)
         wanted = tf.where(tf.gather(tf.constant(_TURNS), number) % 2 == 1, wanted[::-1], wanted)
         fitting = [tf.reduce_all((size + ratio - 1) // ratio >= wanted) for ratio in (2, 4, 8)]
         steps = tf.add_n([tf.cast(fits, tf.int32) for fits in fitting])  # what fits at 8 fits at 4 and 2
@@ -75,6 +75,8 @@ def resized(images: Any, spec: PixelSpec) -> Any:
     size = (spec.height, spec.width)
     if spec.resize == "pad":
         result = _padded(images, spec)
+    elif spec.crop < 1:
+        result = _centre(images, spec)
     else:
         fitting = _cropped_to_aspect(images, size) if spec.resize == "crop" else images
         result = tf.cast(tf.image.resize(fitting, size, method=spec.interpolation), tf.float32)
@@ -91,6 +93,25 @@ def _cropped_to_aspect(images: Any, size: tuple[int, int]) -> Any:
     columns = tf.minimum(width, tf.maximum(1, height * size[1] // size[0]))
     top, left = (height - rows) // 2, (width - columns) // 2
     return images[..., top : top + rows, left : left + columns, :]
+
+
+def _centre(images: Any, spec: PixelSpec) -> Any:
+    """As `featcache.images` takes the centre."""
+    import tensorflow as tf
+
+    height, width = tf.unstack(tf.shape(images)[-3:-1])
+    rows, top = covering(height, spec.room[0], width, spec.room[1], spec.height, tf)
+    columns, left = covering(width, spec.room[1], height, spec.room[0], spec.width, tf)
+    whole = tf.cast(tf.image.resize(images, [rows, columns], method=spec.interpolation), tf.float32)
+    return whole[..., top : top + spec.height, left : left + spec.width, :]
+
+
+def covering(length: Any, room: int, other_length: Any, other_room: int, taken: int, ops: Any) -> tuple[Any, Any]:
+    """Return how long a side becomes, and what lies before the centre of it that is `taken`; see `within`."""
+    enough = other_length * room >= length * other_room
+    fitted = ops.where(enough, room, length * other_room // other_length)
+    rest = fitted - taken
+    return fitted, rest // 2 + rest % 4 // 3  # `featcache.images._half`
 
 
 def _padded(images: Any, spec: PixelSpec) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import OptionError
-from featcache.export.graph import within
+from featcache.export.graph import covering, within
 from featcache.images import PixelSpec
 
 _EVERYWHERE = ("bilinear", "nearest")
@@ -39,7 +39,7 @@ def taking_any_size(model: Any, spec: PixelSpec, kind: str = "keras") -> Any:
     """
     import keras
 
-    possible = _OF_KERAS if kind == "keras" and spec.resize != "pad" else _EVERYWHERE
+    possible = _OF_KERAS if kind == "keras" and spec.resize != "pad" and spec.crop == 1 else _EVERYWHERE
     if spec.interpolation not in possible:
         raise OptionError(
             f"A {kind} model cannot resize with interpolation {spec.interpolation!r} and resize {spec.resize!r} itself "
@@ -47,8 +47,8 @@ def taking_any_size(model: Any, spec: PixelSpec, kind: str = "keras") -> Any:
             "input='fixed'."
         )
     pixels = keras.Input((None, None, spec.channels), name="pixels")
-    if spec.resize == "pad":
-        fitted = _padding(spec)(pixels)
+    if spec.resize == "pad" or spec.crop < 1:
+        fitted = _placing(spec)(pixels)
     else:
         fitted = keras.layers.Resizing(
             spec.height, spec.width, interpolation=spec.interpolation, crop_to_aspect_ratio=spec.resize == "crop",
@@ -57,8 +57,8 @@ def taking_any_size(model: Any, spec: PixelSpec, kind: str = "keras") -> Any:
     return keras.Model(pixels, model(fitted), name="classifier")
 
 
-def _padding(spec: PixelSpec) -> Any:
-    """Return a model that resizes to the largest size of the same shape that fits, with black around it.
+def _placing(spec: PixelSpec) -> Any:
+    """Return a model that resizes without changing the shape, and pads with black or takes the centre.
 
     Keras' own padding comes before its resizing, which needs the memory of a square of the longer side.
     """
@@ -71,8 +71,13 @@ def _padding(spec: PixelSpec) -> Any:
         return ops.sum(ops.ones_like(line, dtype="int32"))
 
     height, width = counted(pixels[0, :, 0, 0]), counted(pixels[0, 0, :, 0])
-    rows, top = within(height, spec.height, width, spec.width, ops)
-    columns, left = within(width, spec.width, height, spec.height, ops)
+    if spec.resize == "pad":
+        rows, top = within(height, spec.height, width, spec.width, ops)
+        columns, left = within(width, spec.width, height, spec.height, ops)
+    else:
+        rows, cut_rows = covering(height, spec.room[0], width, spec.room[1], spec.height, ops)
+        columns, cut_columns = covering(width, spec.room[1], height, spec.room[0], spec.width, ops)
+        top, left = -cut_rows, -cut_columns
     down = _Line(height, spec.height, rows, top)
     across = _Line(width, spec.width, columns, left)
 

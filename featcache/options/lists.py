@@ -82,7 +82,13 @@ class NetworkOptions:
     image_size: int | tuple[int, int] | None = option(
         None, "Height and width in pixels. Default: the base's own.", form=SIZE, metavar="N|HxW"
     )
-    resize: Resize = option("stretch", "How images of another shape are fitted.", group=_IMAGES)
+    resize: Resize | None = option(
+        None, "How images of another shape are fitted. Default: stretch, or crop if `crop` is given.", group=_IMAGES
+    )
+    crop: float | None = option(
+        None, "Resize the shorter side to size / FRACTION, and take the centre; 1 takes the largest centre of the "
+        "base's shape. Implies `resize` crop.", metavar="FRACTION", group=_IMAGES,
+    )  # fmt: skip
     interpolation: Interpolation = option("bilinear", "How pixels are interpolated.", group=_IMAGES)
     preprocess: Preprocess = option(
         "auto", "How pixel values are scaled for the base. auto: as the application expects.", group=_IMAGES

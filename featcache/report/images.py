@@ -11,7 +11,7 @@ from featcache import charts
 from featcache.augmentation import Augmentation
 from featcache.cache import FeatureCache
 from featcache.images import PixelSpec
-from featcache.recipe import Recipe
+from featcache.recipe import Recipe, fitting
 from featcache.report.accuracy import percent
 from featcache.report.answers import Answers
 from featcache.report.featuremap import FeatureMap
@@ -131,8 +131,8 @@ def samples(
         shots.append(Shot(image[0] if image else None, f"a sample of {label}", [label, path]))
     blocks = [Gallery("Samples by class", shots)]
     text = (
-        f"Images as the base gets them, at {width} × {height} pixels ({recipe.resize}, {recipe.interpolation}), before "
-        "values are scaled for it. Is what matters still to be seen?"
+        f"Images as the base gets them, at {width} × {height} pixels ({fitting(recipe)}, {recipe.interpolation}), "
+        "before values are scaled for it. Is what matters still to be seen?"
     )
     policy = cache.augmentation_policy
     if viewed and policy is not None:

@@ -120,11 +120,11 @@ def test_a_saved_model_reads_bytes_and_images_of_any_size(head: Path, tmp_path: 
     assert np.allclose(decoded["probabilities"][0], list(said[1].probabilities.values()), atol=1e-5)
 
 
-@pytest.mark.parametrize("resize", ["pad", "crop"])
+@pytest.mark.parametrize("fitting", [{"resize": "pad"}, {"resize": "crop"}, {"crop": 0.7}])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_two_classes_have_two_columns(extracting, tmp_path: Path, at_once: None, resize: str, dtype: str) -> None:
+def test_two_classes_have_two_columns(extracting, tmp_path: Path, at_once: None, fitting: dict, dtype: str) -> None:
     """Also those of a head that knows one logit only, whatever the cache's type and the way of resizing."""
-    cache = extracting(photographs(tmp_path / "p", ["b", "a"]), tmp_path / "c", resize=resize, dtype=dtype)
+    cache = extracting(photographs(tmp_path / "p", ["b", "a"]), tmp_path / "c", dtype=dtype, **fitting)
     fit_head(cache, "ridge", out=tmp_path / "h")
     for name in ("m.keras", "m", "m.tflite"):
         report = export_model(tmp_path / "h", tmp_path / name, compare=5)
@@ -226,14 +226,14 @@ def test_the_graph_decodes_fast_as_featcache_does(size: tuple[int, int], orienta
         assert np.array_equal(run(tf.constant(content)), load(content, spec))
 
 
-@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize(("resize", "crop"), [("stretch", 1.0), ("pad", 1.0), ("crop", 1.0), ("crop", 0.7)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest", "bicubic", "lanczos3", "gaussian", "area"])
-def test_the_graph_resizes_as_featcache_does(resize: str, interpolation: str) -> None:
+def test_the_graph_resizes_as_featcache_does(resize: str, crop: float, interpolation: str) -> None:
     """Odd sizes, sizes that fit and sizes that fit on one side, in colour and grey."""
     import tensorflow as tf
 
     for channels in (1, 3):
-        spec = PixelSpec(20, 28, channels, resize, interpolation)
+        spec = PixelSpec(20, 28, channels, resize, interpolation, crop=crop)
         run = tf.function(lambda c, spec=spec: graph.loaded(c, spec), input_signature=[tf.TensorSpec((), tf.string)])
         for height, width in ((33, 47), (47, 33), (20, 28), (20, 11), (1, 9)):
             content = encoded(random_image(height, 64)[:height, :width], "PNG")

@@ -55,6 +55,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "workers": st.none(),
     "scheduler": st.none(),
     "assert_accuracy": st.floats(0, 1),
+    "crop": st.floats(0.1, 1),
     "fewshot": st.lists(st.integers(1, 99), min_size=1, max_size=3).map(tuple),
     "layers": names,
     "exclude": names,
