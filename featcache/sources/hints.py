@@ -1,4 +1,4 @@
-"""What the names of folders beside each other say: parts of one set, masks, copies; and images that are masks."""
+"""What the names of folders beside each other say: parts of one set, masks, copies; and names of files that count."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _MASKS = frozenset({"masks", "labels", "annotation", "annotations", "groundtruth
                     "segmentations"})  # fmt: skip
 _MASK = frozenset({"mask", "label", "truth", *_MASKS})
 
-_MASK_FILE = re.compile(r"([\W_](?:masks?|gt|segmentation|annotation))[\W_]*\d*\.\w+$", re.IGNORECASE)
+_COUNTER = re.compile(r"[^\W\d_]*[\W_]*\d{1,6}\)?")
 
 _LEFTOVER = frozenset({
     "unsorted", "to sort", "todo", "rejected", "rejects", "trash", "deleted", "backup", "old", "temp", "tmp",
 })  # fmt: skip
 """Names of folders, in lower case, for pictures that nobody has sorted or wants."""
 
-_FORMS = frozenset({
+FORMS = frozenset({
     "rgb", "depth", "thermal", "infrared", "ir", "nir", "swir", "hr", "lr", "grey", "gray", "grayscale", "greyscale",
-    "input", "inputs", "target", "targets", "left", "right",
+    "input", "inputs", "target", "targets", "left", "right", "edges", "sketch", "sketches", "mask", "masks",
 })  # fmt: skip
 """Words for forms of one image, as cameras and data sets for other tasks have them."""
 
@@ -109,13 +109,9 @@ def are_forms(folders: Sequence[str]) -> bool:
     """Whether the names of all folders have a word for a form of one image: ``rgb`` and ``depth``, ``x_HR`` and
     ``x_LR``.
     """
-    return len(folders) > 1 and all(_FORMS.intersection(words_of(name)) for name in folders)
+    return len(folders) > 1 and all(FORMS.intersection(words_of(name)) for name in folders)
 
 
-def masks_in(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the files that are masks of images beside them by their names, x_mask.png beside x.png, and a glob."""
-    marked = [(name, found) for name in names if (found := _MASK_FILE.search(name))]
-    if not marked:
-        return []
-    stems = {name.rpartition(".")[0] for name in names}
-    return [(name, f"*{found[1]}*") for name, found in marked if name[: found.start()] in stems]
+def is_counter(stem: str) -> bool:
+    """Whether a file's name, less its ending, is a number, maybe after a word: ``0001``, ``IMG_0001``, ``cat (12)``."""
+    return _COUNTER.fullmatch(stem) is not None

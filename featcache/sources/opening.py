@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
+from featcache.sources.files import FileSource
 from featcache.sources.folders import Folders, content, files_source, folder_source
 from featcache.sources.layouts import Exclusion, twins
 from featcache.sources.metadata import check_unread, metadata_source
@@ -27,6 +28,7 @@ from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables import TABLES, table_source
 from featcache.sources.tars import TarSource
+from featcache.sources.versions import joined_versions
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +164,15 @@ def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
 
 
 def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True) -> Source:
+    opened = _opened(path, options, classes, labelled=labelled)
+    if labelled and isinstance(opened, FileSource | TarSource):
+        opened.items = joined_versions(str(path), opened.items)
+    return opened
+
+
+def _opened(
+    path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True
+) -> Source:
     if path.is_dir():
         tree = Folders(path, Exclusion(options.exclude))
         top = tree.content("")

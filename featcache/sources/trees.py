@@ -93,3 +93,8 @@ def shown(names: Collection[str]) -> str:
     """Return the first names of some, for a message."""
     first = ", ".join(repr(name) for name in list(names)[:5]) or "none"
     return first + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def number_of(count: int, one: str, several: str) -> str:
+    """Return a number and what it counts: ``1 file is``, ``2,000 files are``."""
+    return f"{count:,} {one if count == 1 else several}"
