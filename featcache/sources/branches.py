@@ -72,6 +72,9 @@ def branches(
     if not splits:
         if folders and (here.image or here.other) and not packed:
             raise _files_beside(tree, root, here)
+        if not folders and not packed:
+            log.warning("%s: no image has a label, so no head can be trained. If there are classes, make a folder of "
+                        "each, or a table with the columns path and label", tree.where)  # fmt: skip
         bare = not folders or (packed and not sure and [says_nothing(name) for name in folders] == [True])
         return [Branch(root, None, None if bare else classes_of(tree, root, folders, wanted, top=True))]
     _check_splits(tree, root, folders, splits, options)
@@ -129,10 +132,19 @@ def _check_splits(
     others = [name for name in folders if name not in splits]
     if others:
         missing = [split for split in ("train", "test", "validation") if split not in splits.values()] or ["test"]
+        if missing[0] == "train":
+            train = " ".join(f"--split train={quoted(name)}" for name in others[:3])
+            advice = (
+                f"Say which of these are train, such as {train}; leave others out with {exclude_words(others[-1:])}"
+            )
+        else:
+            advice = (
+                f"Leave these out with {exclude_words(others)}, or say which split they are, such as "
+                f"{split_words(others[:1], missing)}"
+            )
         raise SourceError(
             f"Some folders of {tree.where!r} are splits by their names ({shown(splits)}) and others are not "
-            f"({shown(others)}). Leave these out with {exclude_words(others)}, or say which split they are, such as "
-            f"{split_words(others[:1], missing)}. If all of them are classes: {classes_words(folders)}."
+            f"({shown(others)}). {advice}. If all of them are classes: {classes_words(folders)}."
         )
     if "train" not in splits.values():
         raise SourceError(
@@ -171,7 +183,7 @@ def _split(tree: Tree, path: str, split: str, wanted: Collection[str]) -> Branch
         log.warning("%s: the class folders of %s are taken from %s", tree.where, split, below.rstrip("/"))
     here = tree.look(below, whole=True)
     if here.folders and (here.image or here.other):
-        raise _files_beside(tree, below, here)
+        raise _files_beside(tree, below, here, split)
     folders = _filled(tree, below, here.folders)
     return Branch(below, split, classes_of(tree, below, folders, wanted, top=False) if folders else None)
 
@@ -217,12 +229,23 @@ def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[
             log.warning("%s: classes of %s are not in train: %s", tree.where, part.split, shown(new))
 
 
-def _files_beside(tree: Tree, path: str, here: Look) -> SourceError:
+def _files_beside(tree: Tree, path: str, here: Look, split: str | None = None) -> SourceError:
+    """Return the error about files beside class folders, or beside the folders in that of a split."""
     where, file = f"{tree.where}/{path}".rstrip("/"), here.image or here.other or ""
     start = f"{where!r} holds folders, which are classes, and files beside them, such as {file!r}."
-    if here.tables:
-        start = f"{where!r} holds tables beside folders: {shown(here.tables)}."
-        advice = f"If one has the labels, name it as the source, with --images {quoted(where)}. "
+    if split and len(here.folders) == 1 and says_nothing(here.folders[0]) and not here.image:
+        start = f"{where!r} holds {here.folders[0]!r} and {file!r}."
+        advice = (
+            f"If that file has the labels of {split}, make one table of all splits with the columns path, label and "
+            f"split; --exclude {quoted(path + file)} leaves {split} without labels"
+        )
+    elif here.tables:
+        which = "one of them" if len(here.tables) > 1 else "it"
+        command = f"`featcache extract {quoted(f'{where}/{here.tables[0]}')} --images {quoted(where)}`"
+        start = (
+            f"{where!r} holds {'tables' if len(here.tables) > 1 else 'a table'} beside folders: {shown(here.tables)}."
+        )
+        advice = f"If {which} has the labels, name it: {command}. "
         advice += f"If the folders are the classes: {exclude_words(here.tables)}"
     elif here.image:
         end = Path(file).suffix

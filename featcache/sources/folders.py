@@ -185,7 +185,7 @@ def _are_the_same(folders: Sequence[str], prints: Sequence[_Print]) -> bool:
     if first.count < 3 or len({one[:2] for one in prints}) > 1:
         return False
     kinds = {one.endings for one in prints}
-    return len(kinds) > 1 or any(FORMS.intersection(words_of(name)) for name in folders)
+    return len(kinds) > 1 or any((FORMS | {"mask", "masks"}).intersection(words_of(name)) for name in folders)
 
 
 class _Sieve:

@@ -12,7 +12,11 @@ _HOLDERS = frozenset({"all", "unlabeled", "unlabelled", "unknown", "none", "orig
 
 _PARTS = frozenset({"fold", "folds", "part", "batch", "chunk", "subset", "cv", "shard"})
 
-_IS_CLASS = frozenset({"class", "category", "type", "label", "grade", "level", "stage", "digit"})
+_IS_CLASS = frozenset({
+    "class", "category", "type", "label", "grade", "level", "stage", "digit", "person", "identity", "id", "face",
+    "writer", "user", "character", "char", "symbol", "sample", "object", "obj", "product",
+})  # fmt: skip
+"""Words before a number that is that of a class: of a kind of things, of a person, of a character."""
 
 _CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z_])[A-Z_\d]{5}")  # as cameras name folders: 100CANON
 
@@ -22,16 +26,25 @@ _MASKS = frozenset({"masks", "labels", "annotation", "annotations", "groundtruth
                     "segmentations"})  # fmt: skip
 _MASK = frozenset({"mask", "label", "truth", *_MASKS})
 
+_BELONGS = frozenset({
+    *_MASK, "gt", "seg", "bbox", "bboxes", "boxes", "xml", "json", "txt", "csv", "meta", "metadata", "crops", "cropped",
+    "thumbs", "thumbnails", "features", "depth", "sketch", "sketches", "edges", "trimaps", "keypoints", "polygons",
+})  # fmt: skip
+
 _COUNTER = re.compile(r"[^\W\d_]*[\W_]*\d{1,6}\)?")
 
 _LEFTOVER = frozenset({
     "unsorted", "to sort", "todo", "rejected", "rejects", "trash", "deleted", "backup", "old", "temp", "tmp",
+    "unlabeled", "unlabelled", "not labeled", "unknown", "unclassified", "discarded", "junk",
+    "runs", "run", "logs", "log", "plots", "plot", "figures", "figs", "results", "result", "output", "outputs",
+    "predictions", "preds", "weights", "checkpoints", "tensorboard", "wandb", "mlruns", "notebooks", "src", "scripts",
+    "docs", "augmented", "augmentation", "aug", "duplicates", "thumbnails", "thumbs", "previews",
 })  # fmt: skip
-"""Names of folders, in lower case, for pictures that nobody has sorted or wants."""
+"""Names of folders, in lower case, for pictures that nobody has sorted or wants, and for what programs write."""
 
 FORMS = frozenset({
     "rgb", "depth", "thermal", "infrared", "ir", "nir", "swir", "hr", "lr", "grey", "gray", "grayscale", "greyscale",
-    "input", "inputs", "target", "targets", "left", "right", "edges", "sketch", "sketches", "mask", "masks",
+    "input", "inputs", "target", "targets", "left", "right", "edges", "sketch", "sketches",
 })  # fmt: skip
 """Words for forms of one image, as cameras and data sets for other tasks have them."""
 
@@ -101,8 +114,13 @@ def copies_among(folders: Sequence[str]) -> list[str]:
 
 
 def leftovers_among(folders: Sequence[str]) -> list[str]:
-    """Return the folders that are named for pictures nobody has sorted or wants: ``unsorted``, ``_rejected``."""
+    """Return the folders for what nobody has sorted or wants, or programs write: ``unsorted``, ``plots``."""
     return [name for name in folders if " ".join(words_of(name)) in _LEFTOVER]
+
+
+def belong_to_images(folders: Iterable[str]) -> list[str]:
+    """Return the folders that have a word in their names for what belongs to images: ``labels``, ``xml``, ``crops``."""
+    return [name for name in folders if (_BELONGS | SAYS_NOTHING).intersection(words_of(name))]
 
 
 def are_forms(folders: Sequence[str]) -> bool:
