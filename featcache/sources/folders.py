@@ -170,7 +170,7 @@ class _Print(NamedTuple):
     `named` are those that are more than a number, as numbers alone are in any folder; `endings` of all of them.
     """
 
-    count: int
+    files: int
     stems: int
     named: int
     named_stems: int
@@ -182,7 +182,7 @@ def _are_the_same(folders: Sequence[str], prints: Sequence[_Print]) -> bool:
     first = prints[0]
     if first.named > 2 and len({(one.named, one.named_stems) for one in prints}) == 1:
         return True
-    if first.count < 3 or len({one[:2] for one in prints}) > 1:
+    if first.files < 3 or len({one[:2] for one in prints}) > 1:
         return False
     kinds = {one.endings for one in prints}
     return len(kinds) > 1 or any((FORMS | {"mask", "masks"}).intersection(words_of(name)) for name in folders)

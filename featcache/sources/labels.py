@@ -13,12 +13,19 @@ from featcache.errors import SourceError
 from featcache.sources.headers import Columns, flag, names_shown
 from featcache.sources.rows import Table, squashed
 from featcache.sources.source import SPLITS, Item, Items, Problems
+from featcache.sources.trees import number_of
 
 log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _WHOLE = re.compile(r"[-+]?\d+([.,]0*)?")
-_EMPTY = {"nan", "none", "null", "na", "n/a", "<na>", "#n/a", "#na", "#nv", "?", "-"}
+_EMPTY = {
+    "nan", "none", "null", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "#nv", "(none)", "nil", "?", "??", "???",
+    "-", "--", "todo", "tbd", "xxx", "unknown", "unlabeled", "unlabelled", "not labeled", "not labelled", "no label",
+    "undefined", "missing",
+}  # fmt: skip
+"""What programs and people write where there is no label, in lower case."""
+_LIST = re.compile(r"\[\s*(?:(['\"])(?P<text>[^'\"]+)\1|(?P<number>\d+))\s*\]")
 _SEVERAL = {"tags", "labels", "findings", "findinglabels", "categories"}
 """Names of columns that may hold several labels, as `squashed` gives them."""
 _LEAST, _FEW = 3, 20
@@ -121,15 +128,29 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
         log.warning("%s are %s different classes for %s images", where, f"{len(names):,}", f"{labelled:,}")
     for name, count in zip(names, counts.tolist(), strict=True):
         if name.lower() in _EMPTY or (name == "-1" and set(names) != {"-1", "1"}):
-            log.warning("%s: %s images have the label %r: it counts as a class. An empty cell means no label",
-                        path, f"{count:,}", name)  # fmt: skip
+            log.warning("%s: %s the label %r: it counts as a class. An empty cell means no label",
+                        path, number_of(count, "image has", "images have"), name)  # fmt: skip
+    if empty := len(items) - labelled:
+        log.warning("%s: %s of %s images %s empty", path, f"{empty:,}", f"{len(items):,}",
+                    f"has no label, as its cell in {column!r} is" if empty == 1 else
+                    f"have no label, as their cells in {column!r} are")  # fmt: skip
+
+
+def label_of(cell: str) -> str:
+    """Return the label that a cell has; of a list of one, as Python and JSON write it, the one: ``['cat']`` is cat."""
+    found = _LIST.fullmatch(cell) if cell.startswith("[") else None
+    return cell if found is None else (found["text"] or found["number"])
 
 
 def _sets(names: Iterable[str], *, spaces: bool) -> str | None:
     """Return a label that is made of others; also one with `spaces` between them."""
     known = set(names)
-    if known and all(name.startswith("[") and name.endswith("]") for name in known):
-        return min(known)
+    lists = [name for name in names if name.startswith("[") and name.endswith("]")]
+    if lists and len(lists) == len(known):
+        return min(lists)
+    for name in lists:
+        if "," in name and any(part.strip(" '\"") in known for part in name[1:-1].split(",")):
+            return name
     for mark in "|;":
         for name in known:
             if mark in name and any(part.strip() in known for part in name.split(mark)):

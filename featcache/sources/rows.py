@@ -266,8 +266,10 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 def _cell(value: Any) -> str:
     """Return a JSON value as a cell has it."""
+    if isinstance(value, list) and len(value) < 2 and not any(isinstance(one, dict | list) for one in value):
+        value = value[0] if value else None  # of one label is that label
     if isinstance(value, dict | list):
         return _NESTED
-    if isinstance(value, float):
-        return repr(value)
+    if isinstance(value, bool | float):
+        return json.dumps(value)
     return label_name(value) or ""

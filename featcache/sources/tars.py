@@ -18,7 +18,7 @@ from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import FOLDER, LABEL, Names, splits_of, with_labels
 from featcache.sources.source import Item, Items, counted, label_name, sole_content
-from featcache.sources.trees import may_be_image
+from featcache.sources.trees import may_be_image, number_of
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +124,11 @@ class TarSource:
         for name in others:
             self._names.add(name)
         if others:
-            log.warning("%s: %d members are left out, as they are no images by their names: %r", tar, len(others),
-                        others[0])  # fmt: skip
+            log.warning("%s: %s left out, as by name no image: %r", tar, number_of(
+                len(others), "member is", "members are"), others[0])  # fmt: skip
         if beside:
-            log.warning("%s: %d members are not read, as only the first image beside a label is: %r", tar, len(beside),
-                        beside[0])  # fmt: skip
+            log.warning("%s: %s not read, as only the first image beside a label is: %r", tar, number_of(
+                len(beside), "member is", "members are"), beside[0])  # fmt: skip
         mtime_ns = tar.stat().st_mtime_ns
         with tar.open("rb") as file:
             for sample in samples:
@@ -298,4 +298,7 @@ def _label_in(content: bytes, suffix: str) -> str | None:
     if suffix != ".json":
         return text.strip() or None
     value: Any = json.loads(text)
-    return label_name(value.get("label") if isinstance(value, dict) else None)
+    label = value.get("label") if isinstance(value, dict) else None
+    if isinstance(label, list) and len(label) < 2:
+        label = label[0] if label else None
+    return json.dumps(label) if isinstance(label, bool) else label_name(label)

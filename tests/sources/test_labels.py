@@ -95,7 +95,8 @@ def test_a_bar_in_a_name_is_no_set(tmp_path: Path) -> None:
     assert items(tmp_path, "label", ["x|y", "z", "[w]"]).labels.names == ["[w]", "x|y", "z"]
 
 
-@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?", "#N/A", "#NV", "-1"])
+@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?", "#N/A", "#NV", "-1", "TODO",
+                                  "unknown", "-", "--", "tbd", "Unlabeled", "not labelled", "???", "n.a."])  # fmt: skip
 def test_what_may_stand_for_no_label_is_said(tmp_path: Path, caplog, name: str) -> None:
     """A class whose name programs write for a missing value is a class, with a warning."""
     assert items(tmp_path, "label", ["a", name, name]).labels.names == sorted(["a", name])
@@ -114,6 +115,34 @@ def test_one_hot_rows(tmp_path: Path, rows: list[str], said: str) -> None:
     """Columns of classes with several or no 1 in a row, be it the last one, are refused with what is not possible."""
     with pytest.raises(SourceError, match=f"'cat', 'dog' .*{said}.*Several labels per image are not supported yet"):
         items(tmp_path, "cat,dog", rows)
+
+
+def test_rows_without_a_label_are_counted(tmp_path: Path, caplog) -> None:
+    """Cells of labels that are empty, even a single one, are said with their number."""
+    assert list(items(tmp_path, "label", ["a", "b", " ", "a"]).labels) == ["a", "b", None, "a"]
+    assert "1 of 4 images has no label, as its cell in 'label' is empty" in caplog.text
+    items(tmp_path, "label", ["a", "", " ", "a"])
+    assert "2 of 4 images have no label, as their cells in 'label' are empty" in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["\"['{}']\"", '"[""{}""]"', "['{}']", "[ '{}' ]"])
+def test_a_list_of_one_label_is_that_label(tmp_path: Path, caplog, cell: str) -> None:
+    """What Python writes for a list of one name is the name, and several are refused."""
+    assert list(items(tmp_path, "label", [cell.format(name) for name in ("a", "b c", "a")]).labels) == ["a", "b c", "a"]
+    assert list(items(tmp_path, "label", ["[3]", "[4]", "[3]"]).labels) == ["3", "4", "3"]
+    with pytest.raises(SourceError, match="several labels per image"):
+        items(tmp_path, "label", ["\"['a', 'b']\"", "['a']", "['b']"])
+
+
+def test_a_class_of_several_columns_is_not_the_label(tmp_path: Path, caplog) -> None:
+    """A column that is one of several classes and is named as the label gives classes 0 and 1, which is said."""
+    rows = ["1,0,0", "0,1,0", "0,0,1"]
+    assert items(tmp_path, "MEL,NV,BCC", rows, label_column="MEL").labels.names == ["0", "1"]
+    assert "'MEL' is one of the columns 'MEL', 'NV', 'BCC' with a single 1 in each row" in caplog.text
+    assert "--label-column" in caplog.text
+    caplog.clear()
+    assert items(tmp_path, "MEL,age", ["1,0", "0,0", "0,1"], label_column="MEL").labels.names == ["0", "1"]
+    assert not caplog.records
 
 
 def test_one_hot_rows_without_labels(tmp_path: Path, caplog) -> None:
