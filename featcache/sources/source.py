@@ -255,7 +255,7 @@ class Problems:
 def _one(kind: str) -> str:
     """Return the singular of a kind of problems: ``missing files`` is missing file."""
     text = re.sub(r"\b(file|path|split|row|name|number|line|column)s\b", r"\1", kind, count=1)
-    return text.replace(" that are ", " that is ").replace(" of their ", " of its ")
+    return text.replace(" that are ", " that is ").replace(" of their files", " of its file")
 
 
 def folder_name(name: str) -> str:
