@@ -17,7 +17,7 @@ from featcache.sources.hints import (
     says_nothing,
 )
 from featcache.sources.layouts import known_splits
-from featcache.sources.trees import Tree, classes_words, exclude_words, quoted, shown, split_words, wrapped
+from featcache.sources.trees import Tree, classes_words, exclude_words, excluded, quoted, shown, split_words, wrapped
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
         example = f"{barren[0]}/{looks[barren[0]].other}"
         raise SourceError(
             f"{where!r} has a folder without images, which is no class: {shown(barren)}, with files such as "
-            f"{example!r}. Leave it out with {exclude_words(barren)}."
+            f"{example!r}. Leave it out with {exclude_words(barren)}; if its files have the labels, make a table."
         )
     deep = [name for name, look in looks.items() if not look.image]
     if top and len(folders) == 1 and (deep or says_nothing(folders[0])):
@@ -142,7 +142,7 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
         if len(again) > 1 or (again and inside[name] <= set(folders)):
             raise SourceError(
                 f"{where!r} has class folders that {name!r} has once more: {shown(again)}. Leave that folder out with "
-                f"--exclude {quoted(path + name)}. If it is a class: {classes_words(folders)}."
+                f"{excluded(path + name)}. If it is a class: {classes_words(folders)}."
             )
     for i, name in enumerate(deep):
         for other in deep[i + 1 : i + 20]:

@@ -42,6 +42,15 @@ SPLITS = (
 GROUPS = (("group", "groups", "groupid", "groupname"), ("patient", "patientid", "subjectid", "participantid"))
 """Names of the column with the groups, the surest first."""
 
+MAYBE_GROUPS = frozenset(
+    word + end
+    for word in ("subject", "person", "individual", "lesion", "case", "study", "series", "session", "scene", "video",
+                 "clip", "sequence", "track", "animal", "specimen", "plant", "slide",
+                 "identity", "sample", "burst", "donor", "mouse")
+    for end in ("", "id", "no", "nr", "number", "name")
+)  # fmt: skip
+"""Names of columns that may tell which images belong together, and may be anything else."""
+
 WANTED = tuple(name for names in IMAGES for name in names)
 SURE_IMAGES = frozenset(WANTED) - {"id", "uuid", "key", "name"}
 """Names of columns that are of images, and of nothing else that has a name or a number."""

@@ -36,7 +36,7 @@ _COUNTER = re.compile(r"[^\W\d_]*[\W_]*\d{1,6}\)?")
 _LEFTOVER = frozenset({
     "unsorted", "to sort", "todo", "rejected", "rejects", "trash", "deleted", "backup", "old", "temp", "tmp",
     "unlabeled", "unlabelled", "not labeled", "unknown", "unclassified", "discarded", "junk",
-    "runs", "run", "logs", "log", "plots", "plot", "figures", "figs", "results", "result", "output", "outputs",
+    "runs", "logs", "plots", "figures", "figs", "results", "result", "output", "outputs",
     "predictions", "preds", "weights", "checkpoints", "tensorboard", "wandb", "mlruns", "notebooks", "src", "scripts",
     "docs", "augmented", "augmentation", "aug", "duplicates", "thumbnails", "thumbs", "previews",
 })  # fmt: skip
@@ -44,7 +44,8 @@ _LEFTOVER = frozenset({
 
 FORMS = frozenset({
     "rgb", "depth", "thermal", "infrared", "ir", "nir", "swir", "hr", "lr", "grey", "gray", "grayscale", "greyscale",
-    "input", "inputs", "target", "targets", "left", "right", "edges", "sketch", "sketches",
+    "input", "inputs", "target", "targets", "left", "right", "noisy", "clean", "sharp",
+    "hazy", "source", "content", "style", "x", "y", "edges", "sketch", "sketches",
 })  # fmt: skip
 """Words for forms of one image, as cameras and data sets for other tasks have them."""
 
@@ -115,7 +116,8 @@ def copies_among(folders: Sequence[str]) -> list[str]:
 
 def leftovers_among(folders: Sequence[str]) -> list[str]:
     """Return the folders for what nobody has sorted or wants, or programs write: ``unsorted``, ``plots``."""
-    return [name for name in folders if " ".join(words_of(name)) in _LEFTOVER]
+    young = {"young", "new"} & {name.lower() for name in folders}
+    return [name for name in folders if " ".join(words_of(name)) in _LEFTOVER and not (name.lower() == "old" and young)]
 
 
 def belong_to_images(folders: Iterable[str]) -> list[str]:

@@ -29,6 +29,7 @@ _LIST = re.compile(r"\[\s*(?:(['\"])(?P<text>[^'\"]+)\1|(?P<number>\d+))\s*\]")
 _SEVERAL = {"tags", "labels", "findings", "findinglabels", "categories"}
 """Names of columns that may hold several labels, as `squashed` gives them."""
 _LEAST, _FEW = 3, 20
+_GAPS = 15  # numbers from which on those that are missing between them are a hint
 """Images from which on a number of its own for each is looked at, and is never a class."""
 
 
@@ -119,6 +120,9 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
                 "--label-column none."
             )
         log.warning("%s are a different number for each image: each class has one image", where)
+    if len(numbers) == len(names) >= _GAPS and _have_gaps(names):
+        log.warning("%s are %d whole numbers from %s to %s with gaps: each is a class. If they are measurements, "
+                    "predicting numbers is not supported yet", where, len(names), *_ends(names))  # fmt: skip
     if sets := _sets(names, spaces=squashed(column) in _SEVERAL):
         raise SourceError(
             f"{where} are several labels per image, such as {sets!r:.80}, which are not supported yet. {other}"
@@ -134,6 +138,17 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
         log.warning("%s: %s of %s images %s empty", path, f"{empty:,}", f"{len(items):,}",
                     f"has no label, as its cell in {column!r} is" if empty == 1 else
                     f"have no label, as their cells in {column!r} are")  # fmt: skip
+
+
+def _have_gaps(names: Iterable[str]) -> bool:
+    """Whether whole numbers are not those from 0 or 1 on."""
+    numbers = {int(float(name.replace(",", "."))) for name in names}
+    return min(numbers) not in (0, 1) or max(numbers) - min(numbers) + 1 > len(numbers)
+
+
+def _ends(names: Iterable[str]) -> tuple[int, int]:
+    numbers = [int(float(name.replace(",", "."))) for name in names]
+    return min(numbers), max(numbers)
 
 
 def label_of(cell: str) -> str:
@@ -172,7 +187,11 @@ def _warn_of_words(where: str, names: Sequence[str], column: str) -> None:
     elif squashed(column) in _SEVERAL:
         parts = [re.split(r"[\s,/]+", name) for name in names]
         words = {word for one in parts for word in one}
-        if len(words) < len(names) and 2 * sum(len(one) > 1 for one in parts) > len(names):
+        known = set(names)
+        some = next((name for name, one in zip(names, parts, strict=True) if len(one) > 1 and known & set(one)), None)
+        if some is not None:
+            log.warning("%s may be several labels per image, such as %r: each is counted as one class", where, some)
+        elif len(words) < len(names) and 2 * sum(len(one) > 1 for one in parts) > len(names):
             log.warning("%s may be several labels per image, such as %r: each is counted as one class", where, names[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 log = logging.getLogger(__name__)
@@ -160,31 +160,3 @@ def _matches(parts: list[str], names: list[str]) -> bool:
 
 def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
-
-
-def twins(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ by case, spaces (also ``_`` and ``-``), Unicode form, as 1, 1.0 and 01, or as
-    cat and cats.
-    """
-    plain = {name: _plain(name) for name in names}
-    known = set(plain.values())
-    groups: dict[str, list[str]] = {}
-    for name, text in plain.items():
-        groups.setdefault(_singular(text, known), []).append(name)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
-
-
-def _plain(name: str) -> str:
-    """Return a name without what only looks different in it."""
-    text = re.sub(r"^[\s_]+|(?<=\S)[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
-    number = re.fullmatch(r"([-+]?)0*(\d+?)([.,]0*)?", text)
-    return number[1].strip("+") + number[2] if number else text
-
-
-def _singular(text: str, known: Collection[str]) -> str:
-    """Return the one of the `known` names that a name is the plural of, else itself."""
-    for end, single in (("ies", "y"), ("es", ""), ("s", "")):
-        word = text.removesuffix(end) + single
-        if text.endswith(end) and len(word) > 2 and word in known:
-            return word
-    return text

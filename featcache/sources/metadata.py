@@ -22,7 +22,7 @@ from featcache.sources.options import SourceOptions
 from featcache.sources.source import SPLITS, Item, Source, class_names
 from featcache.sources.tables import TABLE_OPTIONS, table_items
 from featcache.sources.tabletrial import has_images, tables_in, that_list_files, tried
-from featcache.sources.trees import may_be_image, number_of
+from featcache.sources.trees import excluded, may_be_image, number_of
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
         if tables:
             raise SourceError(
                 f"The images in {tree.where!r} have no labels, and {tables[0]!r} is not read. Save it as a CSV file "
-                f"that has columns such as path and label, or leave it out with --exclude {as_word(tables[0])}."
+                f"that has columns such as path and label, or leave it out with {excluded(tables[0])}."
             )
         for name in itertools.islice(_lists(top), 20):
             listed = tried(Path(tree.where, name), replace(options, splits={}))
@@ -97,7 +97,7 @@ def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
                 continue
             raise SourceError(
                 f"The images in {tree.where!r} have no labels, and {name!r} lists them. Name that file as the source, "
-                f"or leave it out with --exclude {as_word(name)}."
+                f"or leave it out with {excluded(name)}."
             )
     if others and top.folders:
         log.warning("%s: files beside the folders are not read: %s", tree.where, names_shown(others))
@@ -145,7 +145,7 @@ def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
         [name] = images
         raise SourceError(
             f"{str(root / name)!r} lists images that are in folders beside it. Name that table as the source: "
-            f"`featcache extract {as_word(str(root / name))}`; or leave it out with --exclude {as_word(name)}."
+            f"`featcache extract {as_word(str(root / name))}`; or leave it out with {excluded(name)}."
         )
     return [_Part("", name, None) for name in _one_table(root, list(images))]
 

@@ -13,7 +13,7 @@ from featcache.sources.columns import Coder, Words
 from featcache.sources.layouts import known_splits
 from featcache.sources.options import SourceOptions
 from featcache.sources.source import Items
-from featcache.sources.trees import Look, may_be_image, number_of, quoted
+from featcache.sources.trees import Look, excluded, may_be_image, number_of, quoted
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def splits_of(tars: Sequence[Path], root: Path, options: SourceOptions) -> dict[
         example, other = next(iter(found)).name, others[0]
         raise SourceError(
             f"Some tar files of {str(root)!r} are splits by their names ({example!r}) and others are not ({other!r}). "
-            f"Leave it out with --exclude {quoted(other)}, or say which split it is with "
+            f"Leave it out with {excluded(other)}, or say which split it is with "
             f"--split test={quoted(starts[root / other])}."
         )
     return found

@@ -13,6 +13,7 @@ from featcache.sources.headers import (
     GROUPS,
     IMAGES,
     LABELS,
+    MAYBE_GROUPS,
     MEANT,
     NO_COLUMN,
     WANTED,
@@ -83,6 +84,8 @@ def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -
     split = _unless_none(options.split_column, given["split"], lambda: split_column(table, options, taken, labelled))
     group = _unless_none(options.group_column, given["group"], lambda: _group(table, taken))
     taken |= {column for column in (split, group) if column is not None}
+    if labelled and split is None and group is None and options.group_column is None:
+        _warn_of_groups(table, taken)
     if given["label"] is not None:
         _warn_of_others(table, given["label"], taken)
         return table, Columns(found, image, (given["label"],), split=split, group=group)
@@ -184,6 +187,16 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
             "the images have no labels."
         )
     return (), False
+
+
+def _warn_of_groups(table: Table, taken: set[int]) -> None:
+    """Say which column may tell what belongs together, as it has the name of that and each of it several times."""
+    for column, name in enumerate(table.header):
+        cells = [row[column].strip() for row in table.sample if row[column].strip()]
+        if column not in taken and squashed(name) in MAYBE_GROUPS and 2 < len(set(cells)) < len(cells):
+            log.warning("%s: images of one %r may be in several splits, as that column is not read. If they belong "
+                        "together: --group-column %s", table.path, name, as_word(name))  # fmt: skip
+            return
 
 
 def _warn_of_others(table: Table, label: int, taken: set[int]) -> None:

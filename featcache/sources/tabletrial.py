@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from featcache.errors import OptionError, SourceError
 from featcache.sources.folders import Content
-from featcache.sources.headers import LABEL_NAMES, SURE_IMAGES, WANTED, as_word, names_shown
+from featcache.sources.headers import LABEL_NAMES, SURE_IMAGES, WANTED, names_shown
 from featcache.sources.lookup import IMAGE_NAME
 from featcache.sources.options import SourceOptions
 from featcache.sources.roles import open_columns
 from featcache.sources.rows import JSON_LINES, open_table, squashed
+from featcache.sources.trees import excluded
 
 TABLES_BESIDE = (".csv", ".tsv", *JSON_LINES)
 """How names of tables end that are looked for in folders."""
@@ -57,20 +58,17 @@ def that_list_files(
         if isinstance(looked, Exception):
             if (beside and len(tables) == 1) or _is_about_images(folder / name, name in splits):
                 raise SourceError(
-                    f"{str(looked).rstrip('.')}. If that table is not needed, leave it out with --exclude "
-                    f"{as_word(name)}."
+                    f"{str(looked).rstrip('.')}. If that table is not needed, leave it out with {excluded(name)}."
                 ) from None
         elif looked.hits and (beside or name in splits or not looked.lone):
             found[name] = looked.images
         elif not looked.hits and _is_about_images(folder / name, name in splits):
             lists = f"names images that are not there, such as {looked.first!r}" if looked.first else "lists no images"
-            raise SourceError(
-                f"{str(folder / name)!r} {lists}. Mend it, or leave it out with --exclude {as_word(name)}."
-            )
+            raise SourceError(f"{str(folder / name)!r} {lists}. Mend it, or leave it out with {excluded(name)}.")
     if beside and tables and not found:
         raise SourceError(
             f"{names_shown(tables)} beside the images in {str(folder)!r} lists none of them. Move it out of the "
-            f"folder, or leave it out with --exclude {as_word(tables[0])}."
+            f"folder, or leave it out with {excluded(tables[0])}."
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 from collections import Counter
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 
 _FORMS = (
     "mask", "masks", "depth", "seg", "segm", "segmentation", "annotation", "annotated", "gt", "groundtruth", "label",
-    "labels", "trimap", "contour", "contours", "heatmap", "overlay", "bbox",
+    "labels", "trimap", "contour", "contours", "heatmap", "overlay", "bbox", "band", "channel", "ch", "nir", "swir",
+    "dapi", "gfp",
 )  # fmt: skip
 _COPIES = (
     "copy", "kopie", "copie", "copia", "flip", "flipped", "hflip", "vflip", "fliph", "flipv", "mirror", "mirrored",
@@ -38,10 +40,11 @@ def _one_of(words: Sequence[str]) -> str:
 
 
 _MARK = re.compile(
-    rf"(?<![\W_])[\W_]++(?:(?P<form>{_one_of(_FORMS)})|{_one_of(_COPIES)}|new(?=\d)|\d++deg)"
+    rf"(?<![\W_])[\W_]++(?:(?P<form>{_one_of(_FORMS)}|b(?=\d\d[a-z]?$))|{_one_of(_COPIES)}|new(?=\d)|\d++deg)"
     rf"(?>[\W_]*+(?>{_one_of([*_FORMS, *_COPIES, *_MORE])}|\d++|[xyhv](?![a-z])))*+[\W_]*+$",
     re.IGNORECASE,
 )
+_CHANNEL = re.compile(r"[\W_]+(?:b|band|ch|channel)[\W_]*\d", re.IGNORECASE)  # its number makes it another one
 _ENDS = frozenset(word[-2:] for word in (*_FORMS, *_COPIES, *_MORE))
 _BEFORE = re.compile(r"(?:copy of |copie de |kopie von |(?:aug(?:mented)?|(?:[hv]?flip|mirror)(?:ped|ed)?|rot(?:ated)?)"
                      r"[\W_]?\d*[\W_])", re.IGNORECASE)  # fmt: skip
@@ -166,7 +169,8 @@ def _parted(path: str) -> tuple[str, _Name]:
         return head, _Name(stem)
     if (found := _MARK.search(stem)) and found.start():
         kind = "form" if found["form"] else "copy"
-        return head, _Name(stem[: found.start()], found[0].rstrip("0123456789_-. ()"), kind)
+        mark = found[0] if _CHANNEL.match(found[0]) else found[0].rstrip("0123456789_-. ()")
+        return head, _Name(stem[: found.start()], mark, kind)
     if found := _NUMBER.search(stem):
         return head, _Name(stem[: found.start()], found[0], "number")
     if (found := _EXPORTED.search(stem)) and found.start():
@@ -184,6 +188,7 @@ def _say(where: str, items: Items, families: Iterable[list[_Version]], *, groupe
         marked = [version for version in family if version.name.kind in ("copy", "number")]
         others = [version for version in family if version.name.kind == "form"]
         if plain or marked or len({version.name.mark for version in others}) > 1:
+            others = others if plain or marked else others[1:]  # channels: one of them stays
             forms.add(others, map(_glob, others))
         copies.add(marked[not plain :], map(_glob, marked if plain else ()))
         if len({_ending(version.path) for version in plain}) > 1:
@@ -193,8 +198,8 @@ def _say(where: str, items: Items, families: Iterable[list[_Version]], *, groupe
     stay = ". Such images stay in one split" if grouped else ""
     if forms:
         log.warning("%s: %s, such as %r. Leave %s out with %s", where, number_of(
-            forms.count, "file looks like a mask of an image beside it and counts as an image",
-            "files look like masks of images beside them and count as images"), forms.first,
+            forms.count, "file looks like a mask or channel of an image beside it and counts as an image",
+            "files look like masks or channels of images beside them and count as images"), forms.first,
             "it" if forms.count == 1 else "them", forms.advice())  # fmt: skip
     if divided:
         log.warning("%s: by name, %s in another split than the image or other copies, such as %r: scores will "
@@ -206,8 +211,8 @@ def _say(where: str, items: Items, families: Iterable[list[_Version]], *, groupe
             _to_leave_out(copies))  # fmt: skip
     if endings:
         whole = Counter(f"*{_ending(path)}" for path in items.paths)
-        twice = [glob for glob, count in endings.globs.items() if count == whole[glob]]
-        twice.sort(key=lambda glob: not glob.lower().endswith(_RAW))
+        twice = [kind for kind, count in endings.globs.items() if count == whole[kind]]
+        twice.sort(key=lambda kind: not kind.lower().endswith(_RAW))
         advice = f"leave one kind out with --exclude {quoted(twice[0])}" if twice else "remove one of each"
         log.warning("%s: %s of another one but for the ending, such as %r%s. If they show the same, %s", where,
                     number_of(endings.count, "image has the name", "images have the name"), endings.first, stay,
@@ -220,7 +225,7 @@ def _to_leave_out(copies: _Kind) -> str:
 
 def _glob(version: _Version) -> str:
     """Return what leaves out a file and others that are marked so."""
-    mark = version.name.mark
+    mark = glob.escape(version.name.mark)
     if version.name.kind == "number":
         return f"*{mark}.*"
     return f"{mark[1:]}*" if mark.startswith("<") else f"*{mark}*" if mark else ""
@@ -248,4 +253,4 @@ class _Kind:
 
     def advice(self) -> str:
         """Return the options that leave most of them out."""
-        return " ".join(f"--exclude {quoted(glob)}" for glob, _ in self.globs.most_common(4))
+        return " ".join(f"--exclude {quoted(pattern)}" for pattern, _ in self.globs.most_common(4))

@@ -197,3 +197,43 @@ def test_groups_that_are_the_classes_are_refused(tmp_path: Path) -> None:
     assert items(tmp_path, "label,group", rows, group_column="group").groups.names == ["1", "2"]
     assert items(tmp_path, "label,group,split", [f"{row},train" for row in rows]).groups.names == ["1", "2"]
     assert items(tmp_path, "label,group", [*rows, "a,3"]).groups.names == ["1", "2", "3"]
+
+
+def test_a_rare_name_that_is_nearly_another_is_said(tmp_path: Path, caplog) -> None:
+    """A class of few images whose name differs from that of a large one by a letter may be a slip of the pen."""
+    items(tmp_path, "label", [*["melanoma"] * 6, "melanom", *["nevus"] * 6])
+    assert "'melanom' (1 image) may be 'melanoma' (6 images)" in caplog.text
+    caplog.clear()
+    items(tmp_path, "label", [*["gray fox"] * 6, *["gray box"] * 5, "cat1234", *["cat1235"] * 9, "men", *["hen"] * 9])
+    assert not caplog.records
+
+
+def test_numbers_with_gaps_may_be_measurements(tmp_path: Path, caplog) -> None:
+    """Ages are classes like any whole number, with a warning; numbers of classes without gaps have none."""
+    items(tmp_path, "label", [str(20 + i % 40 * 2) for i in range(120)])
+    assert "'label' are 40 whole numbers from 20 to 98 with gaps: each is a class" in caplog.text
+    caplog.clear()
+    for first in (0, 1):
+        items(tmp_path, "label", [str(first + i % 40) for i in range(120)])
+    assert not caplog.records
+
+
+def test_labels_with_known_words_are_said(tmp_path: Path, caplog) -> None:
+    """In a column of labels, a text with a word that is a label by itself may be several."""
+    items(tmp_path, "labels", ["healthy", "scab frog_eye complex", "scab", "healthy"])
+    assert "may be several labels per image, such as 'scab frog_eye complex'" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["lesion_id", "subject", "Video", "case no", "animal_id", "scene"])
+def test_what_may_be_groups_is_offered(tmp_path: Path, caplog, column: str) -> None:
+    """A column of subjects that have several images each is not read as groups without being named, which is said."""
+    rows = ["a,s1", "a,s1", "b,s2", "b,s2", "b,s3"]
+    assert items(tmp_path, f"label,{column}", rows).groups.names == []
+    assert f"images of one {column!r} may be in several splits" in caplog.text
+    assert f"--group-column {column}" in caplog.text.replace("'", "")
+    caplog.clear()
+    items(tmp_path, f"label,{column}", [f"a,s{i}" for i in range(5)])
+    items(tmp_path, f"label,{column},split", [f"{row},train" for row in rows])
+    assert items(tmp_path, f"label,{column}", rows, group_column=column).groups.names == ["s1", "s2", "s3"]
+    items(tmp_path, f"label,{column}", rows, group_column="none")
+    assert not caplog.records

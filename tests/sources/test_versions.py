@@ -39,6 +39,10 @@ def together(source: object) -> set[frozenset[str]]:
         ("a/1.jpg|a/1 (1).jpg|a/2.jpg", "a/1.jpg+a/1 (1).jpg", "--exclude '* (1).*'"),
         ("a/1.jpg|a/1 - Copy.jpg|a/1 - Copy (2).jpg|a/2.jpg", "a/1.jpg+a/1 - Copy.jpg+a/1 - Copy (2).jpg",
          "2 images are"),
+        ("a/t31_B02.tif|a/t31_B03.tif|b/t32_B02.tif", "a/t31_B02.tif+a/t31_B03.tif",
+         "--exclude '*_B03*'"),
+        ("a/7_ch1.tif|a/7_ch2.tif|a/7_dapi.tif", "a/7_ch1.tif+a/7_ch2.tif+a/7_dapi.tif",
+         "--exclude '*_ch2*' --exclude '*_dapi*'"),
         ("a/x.jpg|a/Copy of x.jpg", "a/x.jpg+a/Copy of x.jpg", "--exclude 'Copy of *'"),
         ("a/original/leaf7b.jpg|a/more/leaf7b_90deg.jpg|b/1.jpg", "a/original/leaf7b.jpg+a/more/leaf7b_90deg.jpg",
          "copy"),
@@ -46,9 +50,9 @@ def together(source: object) -> set[frozenset[str]]:
          "a/I_1_jpg.rf.0a1b2c3d.jpg+a/I_1_jpg.rf.1a1b2c3d.jpg", "1 image is a copy of another one"),
         ("a/u_1_crop.png|a/u_1_maskcrop.png|a/u_1_depthcrop.png",
          "a/u_1_crop.png+a/u_1_maskcrop.png+a/u_1_depthcrop.png",
-         "2 files look like masks of images beside them and count as images"),
-        ("a/1.jpg|a/1_mask.png|b/2.jpg", "a/1.jpg+a/1_mask.png", "1 file looks like a mask of an image beside it and "
-         "counts as an image, such as 'a/1_mask.png'. Leave it out with --exclude '*_mask*'"),
+         "2 files look like masks or channels of images beside them and count as images"),
+        ("a/1.jpg|a/1_mask.png|b/2.jpg", "a/1.jpg+a/1_mask.png", "1 file looks like a mask or channel of an image "
+         "beside it and counts as an image, such as 'a/1_mask.png'. Leave it out with --exclude '*_mask*'"),
     ],
 )  # fmt: skip
 def test_versions_of_an_image_are_said_and_stay_together(
