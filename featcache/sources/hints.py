@@ -20,7 +20,11 @@ _IS_CLASS = frozenset({
 
 _CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z_])[A-Z_\d]{5}")  # as cameras name folders: 100CANON
 
-_DATE = re.compile(r"(19|20)\d\d[\W_]?(0\d|1[0-2])([\W_]?[0-3]\d)?")
+_DATE = re.compile(r"(19|20)\d\d([\W_]?(0\d|1[0-2])([\W_]?[0-3]\d)?)?")
+
+_MONTH = re.compile(
+    "january|february|march|april|may|june|july|august|september|october|november|december", re.IGNORECASE
+)
 
 _MASKS = frozenset({"masks", "labels", "annotation", "annotations", "groundtruth", "segmentation",
                     "segmentations"})  # fmt: skip
@@ -45,7 +49,7 @@ _LEFTOVER = frozenset({
 FORMS = frozenset({
     "rgb", "depth", "thermal", "infrared", "ir", "nir", "swir", "hr", "lr", "grey", "gray", "grayscale", "greyscale",
     "input", "inputs", "target", "targets", "left", "right", "noisy", "clean", "sharp",
-    "hazy", "source", "content", "style", "x", "y", "edges", "sketch", "sketches",
+    "hazy", "source", "content", "style", "edges", "sketch", "sketches",
 })  # fmt: skip
 """Words for forms of one image, as cameras and data sets for other tasks have them."""
 
@@ -77,7 +81,14 @@ def are_numbered(folders: Sequence[str]) -> bool:
     numbers, stems = {_numbered(name)[1] for name in folders}, {_numbered(name)[2] for name in folders}
     word = {part for stem in stems for part in stem if len(part) > 1}  # n01440764 and c1 are names of classes
     same = len(stems) == 1 and bool(word) and not word & _IS_CLASS and "" not in numbers
-    return same or all(map(_DATE.fullmatch, folders))
+    return same or any(all(map(kind.fullmatch, folders)) for kind in (_DATE, _MONTH)) or _are_hashes(folders)
+
+
+def _are_hashes(folders: Sequence[str]) -> bool:
+    """Whether folders divide files by the beginnings of hashes: ``0a``, ``0b``, ``ff``."""
+    text = "".join(folders)
+    hexadecimal = all(re.fullmatch(r"[0-9a-f]{2,3}", name) for name in folders) and len(set(map(len, folders))) == 1
+    return len(folders) > 3 and hexadecimal and any(map(str.isdigit, text)) and any(map(str.isalpha, text))
 
 
 def _numbered(name: str) -> tuple[str, str, tuple[str, ...]]:
@@ -129,6 +140,8 @@ def are_forms(folders: Sequence[str]) -> bool:
     """Whether the names of all folders have a word for a form of one image: ``rgb`` and ``depth``, ``x_HR`` and
     ``x_LR``.
     """
+    if {name.lower() for name in folders} == {"x", "y"}:
+        return True
     return len(folders) > 1 and all(FORMS.intersection(words_of(name)) for name in folders)
 
 

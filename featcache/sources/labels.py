@@ -214,6 +214,21 @@ def check_same_classes(where: str | Path, items: Sequence[Item]) -> None:
             )
 
 
+def warn_of_folders(path: Path, items: Items) -> None:
+    """Say how many images lie in the folder of another class, where folders are named as the classes."""
+    names = set(items.labels.names)
+    count, first, right = 0, "", 0
+    for name, label in zip(items.paths, items.labels, strict=True):
+        folder = name.rpartition("/")[0].rpartition("/")[2]
+        if label is not None and folder in names:
+            right += folder == label
+            count += folder != label
+            first = first or (f"{name!r}, which is {label!r}" if folder != label else "")
+    if count and right:
+        log.warning("%s: %s another label than the folder it lies in, such as %s: the table counts", path, number_of(
+            count, "image has", "images have"), first)  # fmt: skip
+
+
 def check_groups(path: Path, items: Items, column: str) -> None:
     """Raise `SourceError` if groups are the classes under other names: each would be in one split only."""
     groups, labels = items.groups, items.labels

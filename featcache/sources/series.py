@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 
+import numpy as np
+
 from featcache.sources.source import Items
 from featcache.sources.trees import number_of
 
@@ -17,6 +19,7 @@ _SUBJECT = re.compile(
 )
 _FRAME = re.compile(r"(.*[^\W_])[\W_]*(?:frame|frm)[\W_]*\d+$", re.IGNORECASE | re.DOTALL)
 _LONGEST = 1000
+_MANY = 10  # classes, most of which have one image
 
 ADVICE = "List them in a table with the columns path, label and group"
 
@@ -41,6 +44,9 @@ def warn_of_series(where: str, items: Items) -> None:
         if "fr" in name.lower() and len(path) < _LONGEST and (found := _FRAME.match(path.rpartition(".")[0])):
             videos[found[1]] = videos.get(found[1], 0) + 1
     classes = set(items.labels.names)
+    single = int((np.bincount(items.labels.codes[items.labels.codes >= 0]) == 1).sum())
+    if len(classes) >= _MANY and 2 * single > len(classes):
+        log.warning("%s: %d of %d classes have a single image: they may be no classes", where, single, len(classes))
     names = [(folder, folder.rpartition("/")[2]) for folder, count in folders.items() if count > 1]
     subjects = [folder for folder, name in names if name not in classes and _SUBJECT.fullmatch(name)]
     if subjects:

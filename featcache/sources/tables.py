@@ -19,6 +19,7 @@ from featcache.sources.labels import (
     check_same_classes,
     label_of,
     one_label_column,
+    warn_of_folders,
 )
 from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import NO_ZEROS, SEVERAL, has_dicom
@@ -256,5 +257,6 @@ def _check(table: Table, columns: Columns, items: Items, options: SourceOptions,
         name = f"column {columns.labels[0] + 1}" if columns.headless else table.header[columns.labels[0]]
         check_labels(table.path, items, name, headless=columns.headless, part=part)
     check_same_classes(table.path, items)
+    warn_of_folders(table.path, items)
     if columns.group is not None and options.group_column is None and not items.splits.names:
         check_groups(table.path, items, table.header[columns.group])

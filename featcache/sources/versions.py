@@ -40,7 +40,8 @@ def _one_of(words: Sequence[str]) -> str:
 
 
 _MARK = re.compile(
-    rf"(?<![\W_])[\W_]++(?:(?P<form>{_one_of(_FORMS)}|b(?=\d\d[a-z]?$))|{_one_of(_COPIES)}|new(?=\d)|\d++deg)"
+    rf"(?<![\W_])[\W_]++(?:(?P<form>{_one_of(_FORMS)}|b(?=\d\d[a-z]?$))|{_one_of(_COPIES)}|new(?=\d)|\d++deg|"
+    r"\d{2,4}+x\d{2,4}+|(?<=@)[23]x)"
     rf"(?>[\W_]*+(?>{_one_of([*_FORMS, *_COPIES, *_MORE])}|\d++|[xyhv](?![a-z])))*+[\W_]*+$",
     re.IGNORECASE,
 )
@@ -158,7 +159,8 @@ def _may_be_marked(path: str) -> bool:
         return True
     word = stem.rstrip("0123456789_-. ()")
     end, slash = word[-2:], path.rfind("/")
-    return end.lower() in _ENDS or end[:1] in ("_", "-", " ") or path[slash + 1 : slash + 4].lower() in _STARTS
+    sized = end[1:] == "x" and end[:1].isdecimal()  # x-300x200, x@2x
+    return sized or end.lower() in _ENDS or end[:1] in ("_", "-", " ") or path[slash + 1 : slash + 4].lower() in _STARTS
 
 
 def _parted(path: str) -> tuple[str, _Name]:

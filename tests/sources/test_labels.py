@@ -218,6 +218,16 @@ def test_numbers_with_gaps_may_be_measurements(tmp_path: Path, caplog) -> None:
     assert not caplog.records
 
 
+def test_labels_that_contradict_folders_are_said(tmp_path: Path, caplog) -> None:
+    """Where folders are named as the labels and some images lie in another one's, nobody knows which is right."""
+    for name in ("cat/0", "cat/1", "dog/2", "dog/3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    (tmp_path / "t.csv").write_text("path,label\ncat/0.png,cat\ncat/1.png,dog\ndog/2.png,dog\ndog/3.png,dog\n")
+    assert list(open_source(tmp_path / "t.csv").items.labels) == ["cat", "dog", "dog", "dog"]
+    assert "1 image has another label than the folder it lies in, such as 'cat/1.png', which is 'dog'" in caplog.text
+
+
 def test_labels_with_known_words_are_said(tmp_path: Path, caplog) -> None:
     """In a column of labels, a text with a word that is a label by itself may be several."""
     items(tmp_path, "labels", ["healthy", "scab frog_eye complex", "scab", "healthy"])

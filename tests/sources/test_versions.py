@@ -43,6 +43,7 @@ def together(source: object) -> set[frozenset[str]]:
          "--exclude '*_B03*'"),
         ("a/7_ch1.tif|a/7_ch2.tif|a/7_dapi.tif", "a/7_ch1.tif+a/7_ch2.tif+a/7_dapi.tif",
          "--exclude '*_ch2*' --exclude '*_dapi*'"),
+        ("a/x.jpg|a/x-300x200.jpg|a/x@2x.jpg|b/1.jpg", "a/x.jpg+a/x-300x200.jpg+a/x@2x.jpg", "2 images are copies"),
         ("a/x.jpg|a/Copy of x.jpg", "a/x.jpg+a/Copy of x.jpg", "--exclude 'Copy of *'"),
         ("a/original/leaf7b.jpg|a/more/leaf7b_90deg.jpg|b/1.jpg", "a/original/leaf7b.jpg+a/more/leaf7b_90deg.jpg",
          "copy"),
