@@ -7,6 +7,7 @@ names the option that says what is meant.
 from __future__ import annotations
 
 import difflib
+import glob
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,18 @@ from featcache.sources.hints import says_nothing
 from featcache.sources.layouts import known_splits
 from featcache.sources.options import SourceOptions
 from featcache.sources.source import SPLITS
-from featcache.sources.trees import Look, Tree, classes_words, exclude_words, quoted, shown, split_words, wrapped
+from featcache.sources.trees import (
+    PACKED,
+    Look,
+    Tree,
+    classes_words,
+    exclude_words,
+    excluded,
+    quoted,
+    shown,
+    split_words,
+    wrapped,
+)
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +84,9 @@ def branches(
     if not splits:
         if folders and (here.image or here.other) and not packed:
             raise _files_beside(tree, root, here)
+        if not folders and not packed:
+            log.warning("%s: no image has a label, so no head can be trained. If there are classes, make a folder of "
+                        "each, or a table with the columns path and label", tree.where)  # fmt: skip
         bare = not folders or (packed and not sure and [says_nothing(name) for name in folders] == [True])
         return [Branch(root, None, None if bare else classes_of(tree, root, folders, wanted, top=True))]
     _check_splits(tree, root, folders, splits, options)
@@ -129,10 +144,17 @@ def _check_splits(
     others = [name for name in folders if name not in splits]
     if others:
         missing = [split for split in ("train", "test", "validation") if split not in splits.values()] or ["test"]
+        if missing[0] == "train":
+            train = " ".join(f"--split train={quoted(name)}" for name in others[:3])
+            advice = f"If these are train: {train}. If they are classes: {exclude_words(list(splits))}"
+        else:
+            advice = (
+                f"Leave these out with {exclude_words(others)}, or say which split they are, such as "
+                f"{split_words(others[:1], missing)}"
+            )
         raise SourceError(
             f"Some folders of {tree.where!r} are splits by their names ({shown(splits)}) and others are not "
-            f"({shown(others)}). Leave these out with {exclude_words(others)}, or say which split they are, such as "
-            f"{split_words(others[:1], missing)}. If all of them are classes: {classes_words(folders)}."
+            f"({shown(others)}). {advice}. If all of them are classes: {classes_words(folders)}."
         )
     if "train" not in splits.values():
         raise SourceError(
@@ -151,7 +173,7 @@ def _check_splits(
             words = " ".join(f"--split {split}={quoted(name)}" for name in same)
             raise SourceError(
                 f"{tree.where!r} has more than one {split} folder: {shown(same)}. Use them together with {words}, or "
-                f"leave one out, such as --exclude {quoted(same[-1])}."
+                f"leave one out, such as {excluded(same[-1])}."
             )
 
 
@@ -164,14 +186,14 @@ def _split(tree: Tree, path: str, split: str, wanted: Collection[str]) -> Branch
         if others and len(known_splits(inside)) == len(inside) and not set(inside) <= set(wanted):
             raise SourceError(
                 f"The folder of {split} in {tree.where!r}, {place.rstrip('/')!r}, has splits in it again: "
-                f"{shown(inside)}. Name that folder as the source, or leave it out with --exclude "
-                f"{quoted(place.rstrip('/'))}. If they are classes: {classes_words(inside)}."
+                f"{shown(inside)}. Name that folder as the source, or leave it out with "
+                f"{excluded(place.rstrip('/'))}. If they are classes: {classes_words(inside)}."
             )
     if not all(_repeats(name, path, split) for name in below[len(path) :].split("/")[:-1]):
         log.warning("%s: the class folders of %s are taken from %s", tree.where, split, below.rstrip("/"))
     here = tree.look(below, whole=True)
     if here.folders and (here.image or here.other):
-        raise _files_beside(tree, below, here)
+        raise _files_beside(tree, below, here, split)
     folders = _filled(tree, below, here.folders)
     return Branch(below, split, classes_of(tree, below, folders, wanted, top=False) if folders else None)
 
@@ -211,26 +233,44 @@ def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[
             raise SourceError(
                 f"The classes of {part.split} in {tree.where!r} ({shown(part.classes)}) are not those of train "
                 f"({shown(sorted(train))}): none is the same. Give folders of one class the same name, or leave the "
-                f"split out with --exclude {quoted(part.path.split('/')[0])}."
+                f"split out with {excluded(part.path.split('/')[0])}."
             )
         if new and train:
             log.warning("%s: classes of %s are not in train: %s", tree.where, part.split, shown(new))
 
 
-def _files_beside(tree: Tree, path: str, here: Look) -> SourceError:
+def _files_beside(tree: Tree, path: str, here: Look, split: str | None = None) -> SourceError:
+    """Return the error about files beside class folders, or beside the folders in that of a split."""
     where, file = f"{tree.where}/{path}".rstrip("/"), here.image or here.other or ""
     start = f"{where!r} holds folders, which are classes, and files beside them, such as {file!r}."
-    if here.tables:
-        start = f"{where!r} holds tables beside folders: {shown(here.tables)}."
-        advice = f"If one has the labels, name it as the source, with --images {quoted(where)}. "
+    holder = len(here.folders) == 1 and says_nothing(here.folders[0]) and not here.image
+    if holder and split:
+        start = f"{where!r} holds {here.folders[0]!r} and {file!r}."
+        advice = (
+            f"If that file has the labels of {split}, make one table of all splits with the columns path, label and "
+            f"split; {excluded(path + file)} leaves {split} without labels"
+        )
+    elif here.tables:
+        which = "one of them" if len(here.tables) > 1 else "it"
+        command = f"`featcache extract {quoted(f'{where}/{here.tables[0]}')} --images {quoted(where)}`"
+        start = (
+            f"{where!r} holds {'tables' if len(here.tables) > 1 else 'a table'} beside folders: {shown(here.tables)}."
+        )
+        advice = f"If {which} has the labels, name it: {command}. "
         advice += f"If the folders are the classes: {exclude_words(here.tables)}"
     elif here.image:
         end = Path(file).suffix
-        images = f"{path or '/'}*{end}" if end else file
+        images = f"{glob.escape(path) or '/'}*{end}" if end else glob.escape(file)
         advice = (
             f"Move images into the folder of their class; or leave out the folders with {exclude_words(here.folders)}, "
             f"or these images with --exclude {quoted(images)}"
         )
+    elif holder:
+        start = f"{where!r} holds {here.folders[0]!r} and {file!r}."
+        advice = f"Name the folder as the source: `featcache extract {quoted(f'{where}/{here.folders[0]}')}`. If "
+        advice += f"{here.folders[0]!r} is a class: {excluded(file)}"
+    elif file.lower().endswith(PACKED):
+        advice = f"Unpack {file!r} if it has images, or leave it out with {excluded(file)}"
     else:
-        advice = f"Leave them out with --exclude {quoted(file)}"
+        advice = f"Leave them out with {excluded(file)}"
     return SourceError(f"{start} {advice}.")

@@ -9,6 +9,7 @@ from featcache.errors import SourceError
 from featcache.sources.hints import (
     are_forms,
     are_numbered,
+    belong_to_images,
     copies_among,
     leftovers_among,
     masks_among,
@@ -16,7 +17,7 @@ from featcache.sources.hints import (
     says_nothing,
 )
 from featcache.sources.layouts import known_splits
-from featcache.sources.trees import Tree, classes_words, exclude_words, quoted, shown, split_words, wrapped
+from featcache.sources.trees import Tree, classes_words, exclude_words, excluded, quoted, shown, split_words, wrapped
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
         example = f"{barren[0]}/{looks[barren[0]].other}"
         raise SourceError(
             f"{where!r} has a folder without images, which is no class: {shown(barren)}, with files such as "
-            f"{example!r}. Leave it out with {exclude_words(barren)}."
+            f"{example!r}. Leave it out with {exclude_words(barren)}; if its files have the labels, make a table."
         )
     deep = [name for name, look in looks.items() if not look.image]
     if top and len(folders) == 1 and (deep or says_nothing(folders[0])):
@@ -50,19 +51,11 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
             f"{where!r} holds nothing but the folder {folders[0]!r}. Name {inner!r} as the source. If "
             f"{folders[0]!r} is a class: {classes_words(folders)}."
         )
-    holder = next((name for name in folders if name.lower() in _BESIDE), None)
-    if holder is not None and len(folders) > 1:
-        others = [name for name in folders if name != holder]
-        advice = f"name {holder!r} in it as the source" if top else "make a table of them"
-        raise SourceError(
-            f"{where!r} has {holder!r} beside {shown(others)}, which look like images and what belongs to them, not "
-            f"like classes. For images without labels {advice}; labels that are in files need a table. If all of them "
-            f"are classes: {classes_words(folders)}."
-        )
+    _check_holder(tree, path, where, folders, top=top)
     if parts := parts_among(folders):
         raise SourceError(
             f"{where!r} has {shown(parts)}, which look like parts of one set by their names, not like classes. If a "
-            f"table has the labels, name it as the source, with --images {quoted(where)}. If they are splits: "
+            f"table has the labels, name it: `featcache extract TABLE --images {quoted(where)}`. If they are splits: "
             f"{split_words(parts) if top else 'make a table of them'}. If all are classes: {classes_words(folders)}."
         )
     _check_masks(where, folders)
@@ -76,9 +69,37 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
     if are_forms(folders):
         log.warning("%s: these folders are taken as classes, and may be forms of the same images: %s. If so, name one "
                     "of them as the source", where, shown(folders))  # fmt: skip
-    if deep:
+    if deep := [name for name in deep if name not in leftovers]:
         _check_deep(tree, path, where, folders, deep, top=top)
     return tuple(folders)
+
+
+def _check_holder(tree: Tree, path: str, where: str, folders: Sequence[str], *, top: bool) -> None:
+    """Refuse a folder of images beside what belongs to them; beside table and text, say that it is a class."""
+    holder = next((name for name in folders if name.lower() in _BESIDE), None)
+    others = [name for name in folders if name != holder]
+    if holder is None or not others:
+        return
+    if len(others) > 1 and not belong_to_images(others):
+        log.warning("%s: %r is taken as a class. If it has the images and the others what belongs to them, name it as "
+                    "the source", where, holder)  # fmt: skip
+        return
+    inside = f"{where}/{holder}"
+    if tree.look(f"{path}{holder}/").folders:
+        advice = f"if {holder!r} has folders of classes or splits, name it as the source: {_command(inside)}"
+    elif top:
+        advice = f"for images without labels, name {holder!r} in it as the source: {_command(inside)}"
+    else:
+        advice = "for images without labels, make a table of them"
+    raise SourceError(
+        f"{where!r} has {holder!r} beside {shown(others)}, which look like images and what belongs to them, not like "
+        f"classes: {advice}. Labels that are in files need a table. If all of them are classes: "
+        f"{classes_words(folders)}."
+    )
+
+
+def _command(source: str) -> str:
+    return f"`featcache extract {quoted(source)}`"
 
 
 def _check_masks(where: str, folders: Sequence[str]) -> None:
@@ -121,7 +142,7 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
         if len(again) > 1 or (again and inside[name] <= set(folders)):
             raise SourceError(
                 f"{where!r} has class folders that {name!r} has once more: {shown(again)}. Leave that folder out with "
-                f"--exclude {quoted(path + name)}. If it is a class: {classes_words(folders)}."
+                f"{excluded(path + name)}. If it is a class: {classes_words(folders)}."
             )
     for i, name in enumerate(deep):
         for other in deep[i + 1 : i + 20]:

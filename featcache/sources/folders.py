@@ -12,12 +12,12 @@ from typing import NamedTuple
 from featcache.errors import SourceError
 from featcache.sources.branches import Branch, branches
 from featcache.sources.files import FileSource
-from featcache.sources.hints import masks_in
-from featcache.sources.layouts import Exclusion, is_litter
+from featcache.sources.hints import FORMS, is_counter
+from featcache.sources.layouts import Exclusion, is_litter, words_of
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.rows import JSON_LINES
 from featcache.sources.source import Item
-from featcache.sources.trees import Look, may_be_image, quoted, shown
+from featcache.sources.trees import Look, may_be_image, number_of, shown
 
 log = logging.getLogger(__name__)
 
@@ -146,33 +146,56 @@ def _items(tree: Folders, found: Sequence[Branch]) -> Iterator[Item]:
     """Yield the images of all branches, and say what is odd about their names."""
     sieve = _Sieve()
     for branch in found:
-        prints = set()
+        prints = []
         for name in ("",) if branch.classes is None else branch.classes:
             path = f"{branch.path}{name}/" if name else branch.path
             top = tree.contents.get(path)
             yield from _walk(f"{tree.where}/{path}", path, name or None, branch.split, tree.exclusion, top, sieve)
             if not sieve.count:
                 log.warning("%s/%s has no image%s", tree.where, path.rstrip("/"), ": it is no class" if name else "")
-            prints.add(sieve.print())
+            prints.append(sieve.print())
         few = branch.split is None and 1 < len(branch.classes or ()) < 6  # forms of one image: left, right, depth …
-        if few and len(prints) == 1 and max(prints)[0] > 2:
+        if few and _are_the_same(branch.classes or (), prints):
             log.warning("%s: folders have files of the same names: %s. If these are forms of the same images, not "
                         "classes, name one folder as the source", tree.where, shown(branch.classes or ()))  # fmt: skip
     if sieve.others:
-        log.warning("%s: %s files are left out, as they are no images by their names, such as %r", tree.where,
-                    f"{sieve.others:,}", sieve.other)  # fmt: skip
-    if sieve.masks:
-        log.warning("%s: %s files look like masks of images beside them, such as %r, and count as images. Leave them "
-                    "out with --exclude %s", tree.where, f"{sieve.masks:,}", *sieve.mask)  # fmt: skip
+        log.warning("%s: %s by %s, such as %r", tree.where, number_of(
+            sieve.others, "file is left out, as it is no image", "files are left out, as they are no images"),
+            "its name" if sieve.others == 1 else "their names", sieve.other)  # fmt: skip
+
+
+class _Print(NamedTuple):
+    """What is equal of folders with equal names of files, less their endings.
+
+    `named` are those that are more than a number, as numbers alone are in any folder; `endings` of all of them.
+    """
+
+    files: int
+    stems: int
+    named: int
+    named_stems: int
+    endings: frozenset[str]
+
+
+def _are_the_same(folders: Sequence[str], prints: Sequence[_Print]) -> bool:
+    """Whether folders seem to have forms of the same images."""
+    first = prints[0]
+    if first.named > 2 and len({(one.named, one.named_stems) for one in prints}) == 1:
+        return True
+    if first.files < 3 or len({one[:2] for one in prints}) > 1:
+        return False
+    kinds = {one.endings for one in prints}
+    return len(kinds) > 1 or any((FORMS | {"mask", "masks"}).intersection(words_of(name)) for name in folders)
 
 
 class _Sieve:
-    """Lets names of files through that may be images, and counts the others, and those that look like masks."""
+    """Lets names of files through that may be images, and counts the others."""
 
     def __init__(self) -> None:
-        self.count = self.others = self.masks = self._stems = 0
+        self.count = self.others = 0
         self.other = ""
-        self.mask: tuple[str, ...] = ()
+        self._stems = self._named = self._named_stems = 0
+        self._endings: set[str] = set()
 
     def __call__(self, folder: str, names: list[str]) -> list[str]:
         """Return those of the names in a folder that may be images."""
@@ -180,16 +203,20 @@ class _Sieve:
         if len(images) < len(names):
             self.others += len(names) - len(images)
             self.other = self.other or folder + next(name for name in names if not may_be_image(name))
-        if masks := masks_in(images):
-            self.masks += len(masks)
-            self.mask = self.mask or (folder + masks[0][0], quoted(masks[0][1]))
         self.count += len(images)
-        self._stems += sum(hash(name.rpartition(".")[0] or name) for name in images)
+        for name in images:
+            stem, _, ending = name.rpartition(".")
+            self._stems += hash(stem or name)
+            self._endings.add(ending)
+            if not is_counter(stem or name):
+                self._named, self._named_stems = self._named + 1, self._named_stems + hash(stem or name)
         return images
 
-    def print(self) -> tuple[int, int]:
-        """Return what is equal of folders with equal names of files, less their endings, and begin anew."""
-        found, self.count, self._stems = (self.count, self._stems), 0, 0
+    def print(self) -> _Print:
+        """Return what the names of the files so far are like, and begin anew."""
+        found = _Print(self.count, self._stems, self._named, self._named_stems, frozenset(self._endings))
+        self.count = self._stems = self._named = self._named_stems = 0
+        self._endings = set()
         return found
 
 

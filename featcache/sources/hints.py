@@ -1,4 +1,4 @@
-"""What the names of folders beside each other say: parts of one set, masks, copies; and images that are masks."""
+"""What the names of folders beside each other say: parts of one set, masks, copies; and names of files that count."""
 
 from __future__ import annotations
 
@@ -12,26 +12,44 @@ _HOLDERS = frozenset({"all", "unlabeled", "unlabelled", "unknown", "none", "orig
 
 _PARTS = frozenset({"fold", "folds", "part", "batch", "chunk", "subset", "cv", "shard"})
 
-_IS_CLASS = frozenset({"class", "category", "type", "label", "grade", "level", "stage", "digit"})
+_IS_CLASS = frozenset({
+    "class", "category", "type", "label", "grade", "level", "stage", "digit", "person", "identity", "id", "face",
+    "writer", "user", "character", "char", "symbol", "sample", "object", "obj", "product",
+})  # fmt: skip
+"""Words before a number that is that of a class: of a kind of things, of a person, of a character."""
 
 _CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z_])[A-Z_\d]{5}")  # as cameras name folders: 100CANON
 
-_DATE = re.compile(r"(19|20)\d\d[\W_]?(0\d|1[0-2])([\W_]?[0-3]\d)?")
+_DATE = re.compile(r"(19|20)\d\d([\W_]?(0\d|1[0-2])([\W_]?[0-3]\d)?)?")
+
+_MONTH = re.compile(
+    "january|february|march|april|may|june|july|august|september|october|november|december", re.IGNORECASE
+)
 
 _MASKS = frozenset({"masks", "labels", "annotation", "annotations", "groundtruth", "segmentation",
                     "segmentations"})  # fmt: skip
 _MASK = frozenset({"mask", "label", "truth", *_MASKS})
 
-_MASK_FILE = re.compile(r"([\W_](?:masks?|gt|segmentation|annotation))[\W_]*\d*\.\w+$", re.IGNORECASE)
+_BELONGS = frozenset({
+    *_MASK, "gt", "seg", "bbox", "bboxes", "boxes", "xml", "json", "txt", "csv", "meta", "metadata", "crops", "cropped",
+    "thumbs", "thumbnails", "features", "depth", "sketch", "sketches", "edges", "trimaps", "keypoints", "polygons",
+})  # fmt: skip
+
+_COUNTER = re.compile(r"[^\W\d_]*[\W_]*\d{1,6}\)?")
 
 _LEFTOVER = frozenset({
     "unsorted", "to sort", "todo", "rejected", "rejects", "trash", "deleted", "backup", "old", "temp", "tmp",
+    "unlabeled", "unlabelled", "not labeled", "unknown", "unclassified", "discarded", "junk",
+    "runs", "logs", "plots", "figures", "figs", "results", "result", "output", "outputs",
+    "predictions", "preds", "weights", "checkpoints", "tensorboard", "wandb", "mlruns", "notebooks", "src", "scripts",
+    "docs", "augmented", "augmentation", "aug", "duplicates", "thumbnails", "thumbs", "previews",
 })  # fmt: skip
-"""Names of folders, in lower case, for pictures that nobody has sorted or wants."""
+"""Names of folders, in lower case, for pictures that nobody has sorted or wants, and for what programs write."""
 
-_FORMS = frozenset({
+FORMS = frozenset({
     "rgb", "depth", "thermal", "infrared", "ir", "nir", "swir", "hr", "lr", "grey", "gray", "grayscale", "greyscale",
-    "input", "inputs", "target", "targets", "left", "right",
+    "input", "inputs", "target", "targets", "left", "right", "noisy", "clean", "sharp",
+    "hazy", "source", "content", "style", "edges", "sketch", "sketches",
 })  # fmt: skip
 """Words for forms of one image, as cameras and data sets for other tasks have them."""
 
@@ -63,7 +81,14 @@ def are_numbered(folders: Sequence[str]) -> bool:
     numbers, stems = {_numbered(name)[1] for name in folders}, {_numbered(name)[2] for name in folders}
     word = {part for stem in stems for part in stem if len(part) > 1}  # n01440764 and c1 are names of classes
     same = len(stems) == 1 and bool(word) and not word & _IS_CLASS and "" not in numbers
-    return same or all(map(_DATE.fullmatch, folders))
+    return same or any(all(map(kind.fullmatch, folders)) for kind in (_DATE, _MONTH)) or _are_hashes(folders)
+
+
+def _are_hashes(folders: Sequence[str]) -> bool:
+    """Whether folders divide files by the beginnings of hashes: ``0a``, ``0b``, ``ff``."""
+    text = "".join(folders)
+    hexadecimal = all(re.fullmatch(r"[0-9a-f]{2,3}", name) for name in folders) and len(set(map(len, folders))) == 1
+    return len(folders) > 3 and hexadecimal and any(map(str.isdigit, text)) and any(map(str.isalpha, text))
 
 
 def _numbered(name: str) -> tuple[str, str, tuple[str, ...]]:
@@ -101,21 +126,25 @@ def copies_among(folders: Sequence[str]) -> list[str]:
 
 
 def leftovers_among(folders: Sequence[str]) -> list[str]:
-    """Return the folders that are named for pictures nobody has sorted or wants: ``unsorted``, ``_rejected``."""
-    return [name for name in folders if " ".join(words_of(name)) in _LEFTOVER]
+    """Return the folders for what nobody has sorted or wants, or programs write: ``unsorted``, ``plots``."""
+    young = {"young", "new"} & {name.lower() for name in folders}
+    return [name for name in folders if " ".join(words_of(name)) in _LEFTOVER and not (name.lower() == "old" and young)]
+
+
+def belong_to_images(folders: Iterable[str]) -> list[str]:
+    """Return the folders that have a word in their names for what belongs to images: ``labels``, ``xml``, ``crops``."""
+    return [name for name in folders if (_BELONGS | SAYS_NOTHING).intersection(words_of(name))]
 
 
 def are_forms(folders: Sequence[str]) -> bool:
     """Whether the names of all folders have a word for a form of one image: ``rgb`` and ``depth``, ``x_HR`` and
     ``x_LR``.
     """
-    return len(folders) > 1 and all(_FORMS.intersection(words_of(name)) for name in folders)
+    if {name.lower() for name in folders} == {"x", "y"}:
+        return True
+    return len(folders) > 1 and all(FORMS.intersection(words_of(name)) for name in folders)
 
 
-def masks_in(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the files that are masks of images beside them by their names, x_mask.png beside x.png, and a glob."""
-    marked = [(name, found) for name in names if (found := _MASK_FILE.search(name))]
-    if not marked:
-        return []
-    stems = {name.rpartition(".")[0] for name in names}
-    return [(name, f"*{found[1]}*") for name, found in marked if name[: found.start()] in stems]
+def is_counter(stem: str) -> bool:
+    """Whether a file's name, less its ending, is a number, maybe after a word: ``0001``, ``IMG_0001``, ``cat (12)``."""
+    return _COUNTER.fullmatch(stem) is not None

@@ -13,15 +13,23 @@ from featcache.errors import SourceError
 from featcache.sources.headers import Columns, flag, names_shown
 from featcache.sources.rows import Table, squashed
 from featcache.sources.source import SPLITS, Item, Items, Problems
+from featcache.sources.trees import number_of
 
 log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _WHOLE = re.compile(r"[-+]?\d+([.,]0*)?")
-_EMPTY = {"nan", "none", "null", "na", "n/a", "<na>", "#n/a", "#na", "#nv", "?", "-"}
+_EMPTY = {
+    "nan", "none", "null", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "#nv", "(none)", "nil", "?", "??", "???",
+    "-", "--", "todo", "tbd", "xxx", "unknown", "unlabeled", "unlabelled", "not labeled", "not labelled", "no label",
+    "undefined", "missing",
+}  # fmt: skip
+"""What programs and people write where there is no label, in lower case."""
+_LIST = re.compile(r"\[\s*(?:(['\"])(?P<text>[^'\"]+)\1|(?P<number>\d+))\s*\]")
 _SEVERAL = {"tags", "labels", "findings", "findinglabels", "categories"}
 """Names of columns that may hold several labels, as `squashed` gives them."""
 _LEAST, _FEW = 3, 20
+_GAPS = 15  # numbers from which on those that are missing between them are a hint
 """Images from which on a number of its own for each is looked at, and is never a class."""
 
 
@@ -112,6 +120,9 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
                 "--label-column none."
             )
         log.warning("%s are a different number for each image: each class has one image", where)
+    if len(numbers) == len(names) >= _GAPS and _have_gaps(names):
+        log.warning("%s are %d whole numbers from %s to %s with gaps: each is a class. If they are measurements, "
+                    "predicting numbers is not supported yet", where, len(names), *_ends(names))  # fmt: skip
     if sets := _sets(names, spaces=squashed(column) in _SEVERAL):
         raise SourceError(
             f"{where} are several labels per image, such as {sets!r:.80}, which are not supported yet. {other}"
@@ -121,15 +132,40 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
         log.warning("%s are %s different classes for %s images", where, f"{len(names):,}", f"{labelled:,}")
     for name, count in zip(names, counts.tolist(), strict=True):
         if name.lower() in _EMPTY or (name == "-1" and set(names) != {"-1", "1"}):
-            log.warning("%s: %s images have the label %r: it counts as a class. An empty cell means no label",
-                        path, f"{count:,}", name)  # fmt: skip
+            log.warning("%s: %s the label %r: it counts as a class. An empty cell means no label",
+                        path, number_of(count, "image has", "images have"), name)  # fmt: skip
+    if empty := len(items) - labelled:
+        log.warning("%s: %s of %s images %s empty", path, f"{empty:,}", f"{len(items):,}",
+                    f"has no label, as its cell in {column!r} is" if empty == 1 else
+                    f"have no label, as their cells in {column!r} are")  # fmt: skip
+
+
+def _have_gaps(names: Iterable[str]) -> bool:
+    """Whether whole numbers are not those from 0 or 1 on."""
+    numbers = {int(float(name.replace(",", "."))) for name in names}
+    return min(numbers) not in (0, 1) or max(numbers) - min(numbers) + 1 > len(numbers)
+
+
+def _ends(names: Iterable[str]) -> tuple[int, int]:
+    numbers = [int(float(name.replace(",", "."))) for name in names]
+    return min(numbers), max(numbers)
+
+
+def label_of(cell: str) -> str:
+    """Return the label that a cell has; of a list of one, as Python and JSON write it, the one: ``['cat']`` is cat."""
+    found = _LIST.fullmatch(cell) if cell.startswith("[") else None
+    return cell if found is None else (found["text"] or found["number"])
 
 
 def _sets(names: Iterable[str], *, spaces: bool) -> str | None:
     """Return a label that is made of others; also one with `spaces` between them."""
     known = set(names)
-    if known and all(name.startswith("[") and name.endswith("]") for name in known):
-        return min(known)
+    lists = [name for name in names if name.startswith("[") and name.endswith("]")]
+    if lists and len(lists) == len(known):
+        return min(lists)
+    for name in lists:
+        if "," in name and any(part.strip(" '\"") in known for part in name[1:-1].split(",")):
+            return name
     for mark in "|;":
         for name in known:
             if mark in name and any(part.strip() in known for part in name.split(mark)):
@@ -151,7 +187,11 @@ def _warn_of_words(where: str, names: Sequence[str], column: str) -> None:
     elif squashed(column) in _SEVERAL:
         parts = [re.split(r"[\s,/]+", name) for name in names]
         words = {word for one in parts for word in one}
-        if len(words) < len(names) and 2 * sum(len(one) > 1 for one in parts) > len(names):
+        known = set(names)
+        some = next((name for name, one in zip(names, parts, strict=True) if len(one) > 1 and known & set(one)), None)
+        if some is not None:
+            log.warning("%s may be several labels per image, such as %r: each is counted as one class", where, some)
+        elif len(words) < len(names) and 2 * sum(len(one) > 1 for one in parts) > len(names):
             log.warning("%s may be several labels per image, such as %r: each is counted as one class", where, names[0])
 
 
@@ -172,6 +212,21 @@ def check_same_classes(where: str | Path, items: Sequence[Item]) -> None:
                 f"{str(where)!r}: the classes of {split} ({shown[0]:.200}) are not those of train ({shown[1]:.200}): "
                 "none is the same. Give each class one name in all splits."
             )
+
+
+def warn_of_folders(path: Path, items: Items) -> None:
+    """Say how many images lie in the folder of another class, where folders are named as the classes."""
+    names = set(items.labels.names)
+    count, first, right = 0, "", 0
+    for name, label in zip(items.paths, items.labels, strict=True):
+        folder = name.rpartition("/")[0].rpartition("/")[2]
+        if label is not None and folder in names:
+            right += folder == label
+            count += folder != label
+            first = first or (f"{name!r}, which is {label!r}" if folder != label else "")
+    if count and right:
+        log.warning("%s: %s another label than the folder it lies in, such as %s: the table counts", path, number_of(
+            count, "image has", "images have"), first)  # fmt: skip
 
 
 def check_groups(path: Path, items: Items, column: str) -> None:

@@ -32,8 +32,17 @@ _WORDS = {
     "dev": "validation", "devel": "validation", "development": "validation",
     "test": "test", "testing": "test", "tst": "test",
     "eval": "evaluation", "evaluation": "evaluation", "evaluate": "evaluation",
+    "entrenamiento": "train", "entrainement": "train", "apprentissage": "train", "treino": "train",
+    "treinamento": "train", "addestramento": "train", "trening": "train", "traning": "train", "egitim": "train",
+    "обучение": "train", "训练": "train", "训练集": "train", "訓練": "train", "学習": "train", "훈련": "train",
+    "validacion": "validation", "validacao": "validation", "validierung": "validation", "validazione": "validation",
+    "validatie": "validation", "walidacja": "validation", "validering": "validation", "dogrulama": "validation",
+    "валидация": "validation", "验证": "validation", "验证集": "validation", "検証": "validation", "검증": "validation",
+    "prueba": "test", "pruebas": "test", "teste": "test", "testes": "test", "testdaten": "test",
+    "trainingsdaten": "train", "validierungsdaten": "validation",
+    "тест": "test", "测试": "test", "测试集": "test", "テスト": "test", "테스트": "test",
 }  # fmt: skip
-"""Split of a word in lower case; which split an evaluation set is depends on the others."""
+"""Split of a word in lower case, without accents; which split an evaluation set is depends on the others."""
 
 SAYS_NOTHING = frozenset({
     "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "jpegimages", "photo", "photos",
@@ -73,7 +82,7 @@ def known_splits(names: Iterable[str]) -> dict[str, str]:
     alone: dict[str, str] = {}
     shared: dict[tuple[str, ...], dict[str, str]] = {}
     for name in every:
-        words = words_of(name)
+        words = list(map(_unaccented, words_of(name)))
         places = [place for place, word in enumerate(words) if word in _WORDS]
         if len(places) != 1:
             continue
@@ -95,6 +104,12 @@ def words_of(name: str) -> list[str]:
     words = re.findall(r"[^\W\d_]+|\d+", text.lower())
     glued = [(word, _GLUED.match(word)) for word in words]
     return [part for word, match in glued for part in (match.groups() if match else (word,))]
+
+
+def _unaccented(word: str) -> str:
+    """Return a word of Latin letters without its accents."""
+    letters = unicodedata.normalize("NFD", word)
+    return "".join(c for c in letters if not 0x300 <= ord(c) < 0x370) if letters[:1].isascii() else word
 
 
 class Exclusion:
@@ -145,14 +160,3 @@ def _matches(parts: list[str], names: list[str]) -> bool:
 
 def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
-
-
-def twins(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ by case, spaces (also ``_`` and ``-``), Unicode form or as 1, 1.0 and 01."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        plain = re.sub(r"^[\s_]+|(?<=\S)[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
-        if number := re.fullmatch(r"([-+]?)0*(\d+?)([.,]0*)?", plain):
-            plain = number[1].strip("+") + number[2]
-        groups.setdefault(plain, []).append(name)
-    return [tuple(group) for group in groups.values() if len(group) > 1]

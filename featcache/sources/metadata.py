@@ -9,26 +9,22 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from featcache.errors import OptionError, SourceError
 from featcache.sources.files import FileSource
 from featcache.sources.folders import Content, Folders, content
-from featcache.sources.headers import LABEL_NAMES, SURE_IMAGES, WANTED, as_word, names_shown, open_columns
+from featcache.sources.headers import as_word, names_shown
 from featcache.sources.labels import check_same_classes
 from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import IMAGE_NAME
 from featcache.sources.options import SourceOptions
-from featcache.sources.rows import JSON_LINES, open_table, squashed
 from featcache.sources.source import SPLITS, Item, Source, class_names
 from featcache.sources.tables import TABLE_OPTIONS, table_items
-from featcache.sources.trees import may_be_image
+from featcache.sources.tabletrial import has_images, tables_in, that_list_files, tried
+from featcache.sources.trees import excluded, may_be_image, number_of
 
 log = logging.getLogger(__name__)
-
-TABLES_BESIDE = (".csv", ".tsv", *JSON_LINES)
-"""How names of tables end that are looked for in folders."""
 
 _SHEETS = (".xlsx", ".xls", ".ods", ".parquet", ".feather")
 """How names of tables end that cannot be read."""
@@ -70,7 +66,7 @@ def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
     check_same_classes(tree.where, source.items)
     used = {(part.place, part.table) for part in parts}
     places = {"": top, **{part.place: tree.content(f"{part.place}/") for part in parts if part.place}}
-    unused = [f"{place}/{name}".lstrip("/") for place, inside in places.items() for name in _tables(inside)
+    unused = [f"{place}/{name}".lstrip("/") for place, inside in places.items() for name in tables_in(inside)
               if (place, name) not in used]  # fmt: skip
     if unused:
         log.warning("%s: %s is not read: the labels are from other tables", tree.where, names_shown(unused))
@@ -89,19 +85,19 @@ def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
     top = tree.content("")
     others = [name for name in top.files if not IMAGE_NAME.search(name) and not _EXPLAINS.match(name)]
     if not class_names(source.items):
-        tables = [*_tables(top), *(name for name in others if name.lower().endswith(_SHEETS))]
+        tables = [*tables_in(top), *(name for name in others if name.lower().endswith(_SHEETS))]
         if tables:
             raise SourceError(
                 f"The images in {tree.where!r} have no labels, and {tables[0]!r} is not read. Save it as a CSV file "
-                f"that has columns such as path and label, or leave it out with --exclude {as_word(tables[0])}."
+                f"that has columns such as path and label, or leave it out with {excluded(tables[0])}."
             )
         for name in itertools.islice(_lists(top), 20):
-            tried = _tried(Path(tree.where, name), replace(options, splits={}))
-            if isinstance(tried, SourceError | OptionError) or not tried.hits:
+            listed = tried(Path(tree.where, name), replace(options, splits={}))
+            if isinstance(listed, SourceError | OptionError) or not listed.hits:
                 continue
             raise SourceError(
                 f"The images in {tree.where!r} have no labels, and {name!r} lists them. Name that file as the source, "
-                f"or leave it out with --exclude {as_word(name)}."
+                f"or leave it out with {excluded(name)}."
             )
     if others and top.folders:
         log.warning("%s: files beside the folders are not read: %s", tree.where, names_shown(others))
@@ -116,12 +112,6 @@ class _Part(NamedTuple):
     images: str | None = None
 
 
-def _tables(top: Content) -> list[str]:
-    """Return the names of a folder's tables, less Kaggle's example of an answer."""
-    found = [name for name in top.files if name.lower().endswith(TABLES_BESIDE)]
-    return [name for name in found if "submission" not in name.lower()]
-
-
 def _lists(top: Content) -> Iterator[str]:
     """Yield the text files of a folder that are not beside an image of the same name."""
     images = {IMAGE_NAME.sub("", name) for name in top.files}
@@ -130,7 +120,7 @@ def _lists(top: Content) -> Iterator[str]:
 
 def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
     """Return which of the tables in the top folder list its images."""
-    root, tables = Path(tree.where), _tables(top)
+    root, tables = Path(tree.where), tables_in(top)
     chosen = [name for name in tables if Path(name).stem.lower() == "metadata"]
     if chosen:
         return [_Part("", name, None) for name in _one_table(root, chosen)]
@@ -138,10 +128,10 @@ def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
     folders = {known[name]: name for name in top.folders if name in known}
     splits = _splits_of_tables(tables, options)
     near = {name: str(root / folders[split]) for name, split in splits.items() if split in folders}
-    images = _that_list_files(root, top, tables, options, splits, near)
+    images = that_list_files(root, top, tables, options, splits, near)
     of = {name: splits[name] for name in images if name in splits}
     named = len(of) == len(images) and len(set(of.values())) == len(of) and "train" in of.values()
-    if named and (len(of) > 1 or (near and not _has_images(top))):
+    if named and (len(of) > 1 or (near and not has_images(top))):
         parts = [_Part("", name, split, images[name]) for name, split in of.items()]
         rest = {split: name for split, name in folders.items() if split not in of.values()}
         if deep := [name for name in rest.values() if tree.content(f"{name}/").folders]:
@@ -151,11 +141,11 @@ def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
             )
         parts += [_Part(name, None, split) for split, name in rest.items()]
         return sorted(parts, key=lambda part: SPLITS.index(part.split or ""))
-    if len(images) == 1 and not _has_images(top):
+    if len(images) == 1 and not has_images(top):
         [name] = images
         raise SourceError(
-            f"{str(root / name)!r} lists images that are in folders beside it. Name that table as the source, "
-            f"or leave it out with --exclude {as_word(name)}."
+            f"{str(root / name)!r} lists images that are in folders beside it. Name that table as the source: "
+            f"`featcache extract {as_word(str(root / name))}`; or leave it out with {excluded(name)}."
         )
     return [_Part("", name, None) for name in _one_table(root, list(images))]
 
@@ -169,108 +159,6 @@ def _splits_of_tables(tables: list[str], options: SourceOptions) -> dict[str, st
     return {name: split for name, split in found.items() if split}
 
 
-def _that_list_files(
-    folder: Path,
-    top: Content,
-    tables: list[str],
-    options: SourceOptions,
-    splits: Mapping[str, str] = MappingProxyType({}),
-    near: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, str | None]:
-    """Return the tables that list files which exist, and the folder of a split that has them if it is that.
-
-    Parameters
-    ----------
-    folder, top, tables
-        Where the tables lie, what else lies there, and their names.
-    options : SourceOptions
-        How tables are read.
-    splits, near : mapping of str to str
-        Of tables that are named as a split: the split, and its folder.
-
-    Raises
-    ------
-    SourceError
-        If one is about images and lists none that is there; or if none lists any, beside images.
-    """
-    found: dict[str, str | None] = {}
-    beside = _has_images(top)
-    for name in tables:
-        tried = _tried(folder / name, replace(options, splits={}), near.get(name))
-        if isinstance(tried, Exception):
-            if (beside and len(tables) == 1) or _is_about_images(folder / name, name in splits):
-                raise SourceError(
-                    f"{str(tried).rstrip('.')}. If that table is not needed, leave it out with --exclude "
-                    f"{as_word(name)}."
-                ) from None
-        elif tried.hits and (beside or name in splits or not tried.lone):
-            found[name] = tried.images
-        elif not tried.hits and _is_about_images(folder / name, name in splits):
-            lists = f"names images that are not there, such as {tried.first!r}" if tried.first else "lists no images"
-            raise SourceError(
-                f"{str(folder / name)!r} {lists}. Mend it, or leave it out with --exclude {as_word(name)}."
-            )
-    if beside and tables and not found:
-        raise SourceError(
-            f"{names_shown(tables)} beside the images in {str(folder)!r} lists none of them. Move it out of the "
-            f"folder, or leave it out with --exclude {as_word(tables[0])}."
-        )
-    return found
-
-
-class _Tried(NamedTuple):
-    """What the first names in a table are.
-
-    `hits` of them are files, `exact` if as they stand; `images` is the folder of the split if they are there; `foreign`
-    are paths of another machine; `first` is one of them; `lone` says that the table has neither header nor labels.
-    """
-
-    hits: int
-    exact: bool
-    images: str | None
-    foreign: bool
-    first: str
-    lone: bool
-
-
-def _tried(path: Path, options: SourceOptions, near: str | None = None) -> _Tried | SourceError | OptionError:
-    """Look up the first names of a table as they are, else in the folder of its split; return what is wrong."""
-    plain = _looked_up(path, options)
-    if near is None or options.images is not None or (isinstance(plain, _Tried) and plain.hits and plain.exact):
-        return plain
-    there = _looked_up(path, replace(options, images=near))
-    return there if isinstance(there, _Tried) and there.hits and not there.foreign else plain
-
-
-def _looked_up(path: Path, options: SourceOptions) -> _Tried | SourceError | OptionError:
-    try:
-        table, columns = open_columns(path, options, labelled=False)
-    except (SourceError, OptionError) as error:
-        return error
-    finder, names = columns.finder, {squashed(name) for name in table.header}
-    first, images = next(iter(finder.tried), ""), None if options.images is None else str(options.images)
-    whole = names & set(WANTED) and finder.hits == len(finder.tried)  # else 7 may be any number
-    sure = columns.headless or names & (SURE_IMAGES | LABEL_NAMES) or IMAGE_NAME.search(first) or whole
-    lone = columns.headless and len(table.header) == 1
-    return _Tried(finder.hits if sure else 0, not finder.base, images, finder.elsewhere, first, lone)
-
-
-def _is_about_images(path: Path, named: bool) -> bool:
-    """Whether a table's header says that it is to list images; `named` if its name is that of a split."""
-    try:
-        table = open_table(path, WANTED)
-    except SourceError:
-        return True
-    names = {squashed(name) for name in table.header}
-    if names & SURE_IMAGES or any(map(IMAGE_NAME.search, table.header)):
-        return True
-    labels = [i for i, name in enumerate(table.header) if squashed(name) in LABEL_NAMES]
-    if named:
-        return bool(names & {*WANTED, *LABEL_NAMES})
-    several = any(len({row[i] for row in table.sample}) < len(table.sample) for i in labels)
-    return bool(names & set(WANTED)) and several  # else a list of the classes
-
-
 def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
     """Return the tables in the folders of splits; none if there are none."""
     root, top = Path(tree.where), tree.content("")
@@ -278,10 +166,10 @@ def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
     below = {name: tree.content(f"{name}/") for name in top.folders if name in splits}
     parts: list[_Part] = []
     for name, inside in below.items():
-        tables = _tables(inside)
+        tables = tables_in(inside)
         chosen = [table for table in tables if Path(table).stem.lower() == "metadata"]
-        if not chosen and tables and _has_images(inside):
-            chosen = list(_that_list_files(root / name, inside, tables, options))
+        if not chosen and tables and has_images(inside):
+            chosen = list(that_list_files(root / name, inside, tables, options))
         chosen = _one_table(root / name, chosen)
         parts.append(_Part(name, chosen[0] if chosen else None, splits[name]))
     if not any(part.table for part in parts):
@@ -299,14 +187,10 @@ def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
 def _one_table(folder: Path, tables: list[str]) -> list[str]:
     if len(tables) > 1:
         raise SourceError(
-            f"Several tables in {str(folder)!r} list images: {names_shown(tables)}. Name one of them as the source, or "
-            "leave the others out with --exclude."
+            f"Several tables in {str(folder)!r} list images: {names_shown(tables)}. Name one as the source, such as "
+            f"`featcache extract {as_word(str(folder / tables[0]))}`, or leave the others out with --exclude."
         )
     return tables
-
-
-def _has_images(top: Content) -> bool:
-    return any(map(IMAGE_NAME.search, top.files))
 
 
 def _items(tree: Folders, parts: list[_Part], options: SourceOptions) -> Iterator[Item]:
@@ -371,4 +255,5 @@ def _warn_of_others(tree: Folders, listed: Mapping[str, set[str]]) -> None:
                 count, first = count + 1, first or below + name
         waiting += [below + name for name in inside.folders]
     if count:
-        log.warning("%s: %s images are in no table and are left out, such as %r", tree.where, f"{count:,}", first)
+        log.warning("%s: %s, such as %r", tree.where, number_of(
+            count, "image is in no table and left out", "images are in no table and left out"), first)  # fmt: skip

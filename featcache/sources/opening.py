@@ -17,16 +17,21 @@ import numpy.typing as npt
 
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
+from featcache.sources.files import FileSource
 from featcache.sources.folders import Folders, content, files_source, folder_source
-from featcache.sources.layouts import Exclusion, twins
+from featcache.sources.layouts import Exclusion
+from featcache.sources.likeness import slips, twins
 from featcache.sources.metadata import check_unread, metadata_source
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import SUFFIXES
 from featcache.sources.pairs import PairSource
+from featcache.sources.series import warn_of_series
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables import TABLES, table_source
 from featcache.sources.tars import TarSource
+from featcache.sources.trees import number_of
+from featcache.sources.versions import joined_versions
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +155,11 @@ def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
     for group in twins(known):
         log.warning("%s: classes whose names look alike are kept apart: %s", opened.location,
                     ", ".join(map(ascii, group)))  # fmt: skip
+    if isinstance(opened.items, Items):
+        counts = np.bincount(opened.items.labels.codes[opened.items.labels.codes >= 0], minlength=len(known)).tolist()
+        for rare, common in slips(dict(zip(known, counts, strict=True))):
+            said = (f"{name!r} ({number_of(counts[known.index(name)], 'image', 'images')})" for name in (rare, common))
+            log.warning("%s: the class %s may be %s: they are kept apart", opened.location, *said)
     if wanted is None:
         return opened
     if not wanted:
@@ -162,6 +172,16 @@ def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
 
 
 def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True) -> Source:
+    opened = _opened(path, options, classes, labelled=labelled)
+    if labelled and isinstance(opened, FileSource | TarSource):
+        warn_of_series(str(path), opened.items)
+        opened.items = joined_versions(str(path), opened.items)
+    return opened
+
+
+def _opened(
+    path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True
+) -> Source:
     if path.is_dir():
         tree = Folders(path, Exclusion(options.exclude))
         top = tree.content("")

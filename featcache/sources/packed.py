@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from featcache.sources.columns import Coder, Words
 from featcache.sources.layouts import known_splits
 from featcache.sources.options import SourceOptions
 from featcache.sources.source import Items
-from featcache.sources.trees import Look, may_be_image, quoted
+from featcache.sources.trees import Look, excluded, may_be_image, number_of, quoted
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)$|\.tar\.\w+$", re.IGNORECASE)
 """How names of tar files end, compressed ones too."""
@@ -64,6 +67,9 @@ def with_labels(
     labels = Words(coder.codes([label for label, _ in meanings])[codes], list(coder.known))
     splits = Words(of_splits.codes([split for _, split in meanings])[codes], list(of_splits.known))
     splits = listed.splits if listed.splits.names else splits
+    if folders and (bare := int((labels.codes < 0).sum())):
+        log.warning("%s: %s", names.where, "no image has a label, so no head can be trained" if bare == len(listed) else
+                    number_of(bare, "image has no label", "images have no label"))  # fmt: skip
     return Items(listed.paths, labels, splits, listed.groups, listed.sizes, listed.stamps, listed.places)
 
 
@@ -96,7 +102,7 @@ def splits_of(tars: Sequence[Path], root: Path, options: SourceOptions) -> dict[
         example, other = next(iter(found)).name, others[0]
         raise SourceError(
             f"Some tar files of {str(root)!r} are splits by their names ({example!r}) and others are not ({other!r}). "
-            f"Leave it out with --exclude {quoted(other)}, or say which split it is with "
+            f"Leave it out with {excluded(other)}, or say which split it is with "
             f"--split test={quoted(starts[root / other])}."
         )
     return found

@@ -264,10 +264,18 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, found if isinstance(found, dict) else repr(found)[:60]
 
 
+def json_label(value: Any) -> str | None:
+    """Return the label that a JSON value is; of a list of one that one; raise `ValueError` if it is none."""
+    if isinstance(value, list) and len(value) < 2:
+        value = value[0] if value else None
+    return json.dumps(value) if isinstance(value, bool) else label_name(value)
+
+
 def _cell(value: Any) -> str:
     """Return a JSON value as a cell has it."""
-    if isinstance(value, dict | list):
-        return _NESTED
     if isinstance(value, float):
         return repr(value)
-    return label_name(value) or ""
+    try:
+        return json_label(value) or ""
+    except ValueError:
+        return _NESTED

@@ -246,9 +246,16 @@ class Problems:
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{count:,} {kind} ({', '.join(self._found[kind])}{', …' if count > self._SHOWN else ''})"
+            f"{count:,} {_one(kind) if count == 1 else kind} "
+            f"({', '.join(self._found[kind])}{', …' if count > self._SHOWN else ''})"
             for kind, count in self._counts.items()
         )
+
+
+def _one(kind: str) -> str:
+    """Return the singular of a kind of problems: ``missing files`` is missing file."""
+    text = re.sub(r"\b(file|path|split|row|name|number|line|column)s\b", r"\1", kind, count=1)
+    return text.replace(" that are ", " that is ").replace(" of their files", " of its file")
 
 
 def folder_name(name: str) -> str:

@@ -11,13 +11,23 @@ from pathlib import Path
 from featcache.errors import OptionError, SourceError
 from featcache.sources.columns import Words
 from featcache.sources.files import MISSING, FileSource, Lister, Named
-from featcache.sources.headers import DICOM, Columns, as_word, flag, is_row_number, names_shown, open_columns
-from featcache.sources.labels import check_groups, check_labels, check_one_hot, check_same_classes, one_label_column
+from featcache.sources.headers import DICOM, Columns, as_word, flag, is_row_number, names_shown
+from featcache.sources.labels import (
+    check_groups,
+    check_labels,
+    check_one_hot,
+    check_same_classes,
+    label_of,
+    one_label_column,
+    warn_of_folders,
+)
 from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import NO_ZEROS, SEVERAL, has_dicom
 from featcache.sources.options import NO_OPTIONS, SourceOptions
+from featcache.sources.roles import open_columns
 from featcache.sources.rows import JSON_LINES, Table, is_nested, readable
 from featcache.sources.source import SPLITS, Items, counted
+from featcache.sources.trees import number_of
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +144,7 @@ def _label(columns: Columns, header: list[str], text: Callable[[str], str]) -> C
         return lambda cells: next((header[i] for i in columns.labels if flag(cells[i])), "")
     if columns.labels:
         [column] = columns.labels
-        return lambda cells: text(cells[column])
+        return lambda cells: label_of(text(cells[column]))
     return lambda cells: ""
 
 
@@ -237,8 +247,9 @@ def _check(table: Table, columns: Columns, items: Items, options: SourceOptions,
     `part` says whether there are tables of other splits beside it.
     """
     if columns.split is not None and (empty := int((items.splits.codes < 0).sum())):
-        log.warning("%s: %s images have an empty cell in %r: they count as train",
-                    table.path, f"{empty:,}", table.header[columns.split])  # fmt: skip
+        log.warning("%s: %s in %r and %s as train", table.path, number_of(
+            empty, "image has an empty cell", "images have an empty cell"), table.header[columns.split],
+            "counts" if empty == 1 else "count")  # fmt: skip
     if not items.labels.names:
         log.warning("%s: no image has a label", table.path)
         return
@@ -246,5 +257,6 @@ def _check(table: Table, columns: Columns, items: Items, options: SourceOptions,
         name = f"column {columns.labels[0] + 1}" if columns.headless else table.header[columns.labels[0]]
         check_labels(table.path, items, name, headless=columns.headless, part=part)
     check_same_classes(table.path, items)
+    warn_of_folders(table.path, items)
     if columns.group is not None and options.group_column is None and not items.splits.names:
         check_groups(table.path, items, table.header[columns.group])

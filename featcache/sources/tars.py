@@ -17,8 +17,9 @@ from featcache.errors import ImageError, SourceError
 from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import FOLDER, LABEL, Names, splits_of, with_labels
-from featcache.sources.source import Item, Items, counted, label_name, sole_content
-from featcache.sources.trees import may_be_image
+from featcache.sources.rows import json_label
+from featcache.sources.source import Item, Items, counted, sole_content
+from featcache.sources.trees import may_be_image, number_of
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +124,12 @@ class TarSource:
         samples, beside, others = _samples(tar, self._exclusion)
         for name in others:
             self._names.add(name)
-        if others:
-            log.warning("%s: %d members are left out, as they are no images by their names: %r", tar, len(others),
-                        others[0])  # fmt: skip
-        if beside:
-            log.warning("%s: %d members are not read, as only the first image beside a label is: %r", tar, len(beside),
-                        beside[0])  # fmt: skip
+        for names, why in (
+            (others, "left out, as by name no image"),
+            (beside, "not read, as not the first beside a label"),
+        ):
+            if names:
+                log.warning("%s: %s %s: %r", tar, number_of(len(names), "member is", "members are"), why, names[0])
         mtime_ns = tar.stat().st_mtime_ns
         with tar.open("rb") as file:
             for sample in samples:
@@ -298,4 +299,4 @@ def _label_in(content: bytes, suffix: str) -> str | None:
     if suffix != ".json":
         return text.strip() or None
     value: Any = json.loads(text)
-    return label_name(value.get("label") if isinstance(value, dict) else None)
+    return json_label(value.get("label") if isinstance(value, dict) else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shlex
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
@@ -11,9 +12,15 @@ from featcache.sources.layouts import known_splits
 _NOT_IMAGES = (
     ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".html", ".htm", ".md", ".yaml", ".yml", ".log", ".ini", ".cfg",
     ".py", ".ipynb", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".mat", ".npy", ".npz", ".h5", ".pkl", ".pt", ".zip",
-    ".gz", ".tar", ".mp4", ".avi", ".mov", ".wav", ".mp3", ".aae", ".xmp",
+    ".gz", ".tar", ".mp4", ".avi", ".mov", ".wav", ".mp3", ".aae", ".xmp", ".rar", ".7z", ".tgz", ".mkv", ".webm",
+    ".m4v", ".toml", ".sh", ".bat", ".exe", ".db", ".sqlite", ".bin", ".onnx", ".pth", ".ckpt", ".keras", ".tflite",
+    ".idx", ".tfw", ".jgw", ".pgw", ".wld", ".dbf", ".shp", ".lnk", ".url", ".crdownload", ".pptx", ".ppt", ".tex",
+    ".js", ".css",
 )  # fmt: skip
 """How names of files end that are certainly no images; a folder of nothing else is no class."""
+
+PACKED = (".zip", ".rar", ".7z", ".gz", ".tgz", ".tar")
+"""How names of files end that may have images inside."""
 
 _DEEP = 16
 
@@ -76,7 +83,12 @@ def split_words(folders: Sequence[str], splits: Sequence[str] = ("train", "test"
 
 def exclude_words(names: Sequence[str]) -> str:
     """Return the options that leave names out, of the first three."""
-    return " ".join(f"--exclude {quoted(name)}" for name in names[:3])
+    return " ".join(map(excluded, names[:3]))
+
+
+def excluded(name: str) -> str:
+    """Return the option that leaves out a file or folder, in whose name ``[``, ``*`` and ``?`` stand for themselves."""
+    return f"--exclude {quoted(glob.escape(name))}"
 
 
 def classes_words(folders: Sequence[str]) -> str:
@@ -93,3 +105,8 @@ def shown(names: Collection[str]) -> str:
     """Return the first names of some, for a message."""
     first = ", ".join(repr(name) for name in list(names)[:5]) or "none"
     return first + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def number_of(count: int, one: str, several: str) -> str:
+    """Return a number and what it counts: ``1 file is``, ``2,000 files are``."""
+    return f"{count:,} {one if count == 1 else several}"

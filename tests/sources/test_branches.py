@@ -85,17 +85,26 @@ REFUSED = {
     "a/dataset/train/cats/1.jpg a/dataset/test/cats/2.jpg": "/a/dataset' as the source",
     "images/1.jpg": "/images' as the source",
     "cats/train/1.jpg cats/test/2.jpg dogs/train/3.jpg dogs/test/4.jpg": "train/cats",
-    "images/train/1.jpg images/val/2.jpg labels/train/1.txt labels/val/2.txt": "name 'images' in it as the source",
+    "images/train/1.jpg images/val/2.jpg labels/train/1.txt labels/val/2.txt": "/images`",
     "train/images/1.jpg train/labels/1.txt valid/images/2.jpg valid/labels/2.txt": "--exclude labels",
     "Annotations/1.xml JPEGImages/1.jpg": "--exclude Annotations",
     "images/1.png masks/1.png": "name 'images' in it as the source",
     "cats/1.jpg dogs/2.jpg notes.txt": "--exclude notes.txt",
+    "cats/1.jpg dogs/2.jpg readme[1].txt": "--exclude 'readme[[]1].txt'",
+    "cats/1.jpg dogs.zip": "Unpack 'dogs.zip'",
+    "cats/1.jpg dogs/2.jpg test images/3.jpg": "If they are classes: --exclude 'test images'",
+    "images/a/1.jpg images/b/2.jpg classes.txt": "/images`",
+    "train/images/1.jpg train/labels/1_exp.npy test/images/2.jpg": "a table",
     "cats/1.jpg dogs/2.jpg 3.jpg": "--exclude '/*.jpg'",
     "1.jpg 2.jpg thumb/1.jpg thumb/2.jpg": "with --exclude thumb, or these images with --exclude '/*.jpg'",
     "train/thumb/1.jpg train/1.jpg": "--exclude 'train/*.jpg'",
     # a table beside folders
-    "cats/1.jpg dogs/2.jpg a.csv b.tsv": "labels, name it as the source",
-    "part_1/1.jpg part_2/2.jpg a.csv": "with --images",
+    "cats/1.jpg dogs/2.jpg a.csv b.tsv": "If one of them has the labels, name it: `featcache extract /",
+    "part_1/1.jpg part_2/2.jpg a.csv": "/a.csv --images /",
+    "Images/cat/1.jpg Images/dog/2.jpg Masks/1.png": "name it as the source: `featcache extract /",
+    "train/n1/images/1.jpg val/images/2.jpg val/val_annotations.txt": "leaves validation without labels",
+    "data_batch_1/1.png data_batch_2/2.png batches/3.png test/4.png":
+        "--split train=batches --split train=data_batch_1 --split train=data_batch_2",
     # parts of one set
     "images_001/images/1.png images_002/images/2.png images_003/images/3.png": "parts of one set",
     "HAM_images_part_1/1.jpg HAM_images_part_2/2.jpg": "parts of one set",
@@ -260,72 +269,6 @@ def test_classes_that_are_named_are_classes(tmp_path: Path) -> None:
     assert said(open_source(tmp_path, classes=["malignant", "benign"])) == "benign,malignant"
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        "0/1.png 1/1.png 2/1.png",
-        "n01440764/1.jpg n01443537/2.jpg",
-        "class1/1.jpg class2/2.jpg",
-        "with_mask/1.jpg without_mask/2.jpg",
-        "Ford GT 2006/1.jpg Bentley GT 2007/2.jpg Audi/3.jpg",
-        "copper/1.jpg cop (1)/2.jpg",
-        "a/x_mask.png b/y.png",
-        "in/1.jpg in/2.jpg in/3.jpg out/1.png out/2.png out/4.png",
-        "train/a/1.jpg train/b/2.jpg test/all/3.jpg",
-    ],
-)
-def test_what_is_usual_is_not_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, files: str) -> None:
-    """Numbered classes, classes about masks and the like give no warning."""
-    open_source(build(tmp_path, files))
-    assert not caplog.records
-
-
-@pytest.mark.parametrize(
-    ("files", "text"),
-    [
-        ("Cat/1.jpg cat/2.jpg", "'Cat', 'cat'"),
-        ("maine coon/1.jpg maine  coon/2.jpg", "'maine  coon', 'maine coon'"),
-        ("caf\u00e9/1.jpg cafe\u0301/2.jpg", r"'cafe\u0301', 'caf\xe9'"),
-        ("train/a/1.jpg train/b/2.jpg val/3.jpg", "validation has no labels"),
-        ("train/1.jpg test/a/2.jpg test/b/3.jpg", "train has no labels"),
-        ("train/a/1.jpg train/b/2.jpg val/a/.keep val/b/.keep", "val/a has no file"),
-        ("train/x/a/1.jpg train/x/b/2.jpg test/a/3.jpg", "the class folders of train are taken from train/x"),
-        ("animals/cats/1.jpg vehicles/cars/2.jpg", "such as animals/cats"),
-        ("animals/cats/1.jpg animals/dogs/2.jpg cars/3.jpg", "such as animals/cats"),
-        ("train/a/1.jpg test/a/2.jpg cover.jpg", "'cover.jpg'"),
-        ("train/a/1.jpg test/a/2.jpg README.md labels.csv", "'labels.csv'"),
-        ("train/a/1.jpg test/a/2.jpg labels.xlsx", "'labels.xlsx'"),
-        ("train/1.jpg test/2.jpg", "no split has class folders"),
-        ("train/a/1.jpg train/b/2.jpg test/whatever/3.jpg", "test has no labels"),
-        ("train/a/1.jpg train/b/2.jpg val/a/3.jpg val/c/4.jpg", "classes of validation are not in train: 'c'"),
-        ("cats/1.jpg dogs/2.jpg New folder/3.jpg cats (1)/4.jpg", "new folders, and each is a class: 'New folder', 'c"),
-        ("cats/1.jpg cats - Copy/2.jpg", "'cats - Copy'"),
-        ("week_1/1.jpg week_2/2.jpg", "'week_1', 'week_2'"),
-        ("patient001/1.jpg patient002/2.jpg", "by a number only"),
-        ("2019-08-01/1.jpg 2019-08-02/2.jpg", "by a number only"),
-        ("hats/1.jpg masks/2.jpg shoes/3.jpg ties/4.jpg rings/5.jpg", "--exclude masks"),
-        ("a/x.png a/x_mask.png a/x_mask_1.png b/y.png b/mask.png", "2 files look like masks"),
-        ("a/x.png a/x_mask.png b/y.png", "--exclude '*_mask*'"),
-        ("in/1.jpg in/2.jpg in/3.jpg out/1.png out/2.png out/3.png", "files of the same names: 'in', 'out'"),
-        ("a/1.jpg a/1.xml b/2.jpg b/labels.csv b/c/3.AAE", "3 files are left out"),
-        (
-            "1.jpg 2.jpg notes.docx",
-            "1 files are left out, as they are no images by their names, such as 'notes.docx'",
-        ),
-        ("a/1.jpg b/c/notes.txt", "b has no image: it is no class"),
-        ("cats/1.jpg dogs/2.jpg _rejected/3.jpg", "--exclude _rejected"),
-        ("cats/1.jpg dogs/2.jpg unsorted/3.jpg", "taken as classes: 'unsorted'"),
-        ("rgb/rgb_0.png depth/depth_0.png", "may be forms of the same images"),
-        ("DIV2K_train_HR/1.png DIV2K_train_LR_x2/1x2.png", "may be forms of the same images"),
-    ],
-)
-def test_what_is_odd_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, files: str, text: str) -> None:
-    """What is understood but may surprise is a warning with an example."""
-    with caplog.at_level(logging.WARNING, "featcache"):
-        open_source(build(tmp_path, files))
-    assert text in caplog.text
-
-
 def test_a_glob_that_leaves_nothing_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A misspelt --exclude is not silent; one that works is."""
     build(tmp_path, "a/1.jpg b/2.jpg")
@@ -382,34 +325,3 @@ def test_any_layout_is_read_whole_or_refused(tmp_path_factory, files: set[tuple[
         assert item.label is None or item.label in folders
         assert item.split in (None, *layouts.known_splits(folders).values())
         assert item.label not in ("train", "test", "Val") or item.split is not None
-
-
-@pytest.mark.parametrize(
-    ("glob", "path", "covered"),
-    [
-        ("drafts", "a/drafts", True),
-        ("drafts/", "drafts", True),
-        ("draft", "a/drafts", False),
-        ("*.txt", "a/b/notes.txt", True),
-        ("a/*.txt", "a/b/notes.txt", False),
-        ("a/*/*.txt", "a/b/notes.txt", True),
-        ("a/**/*.txt", "a/notes.txt", True),
-        ("**/c.txt", "a/b/c.txt", True),
-        ("/c.txt", "a/c.txt", False),
-        ("/c.txt", "c.txt", True),
-        ("C.txt", "c.txt", False),
-        ("caf\u00e9", "x/cafe\u0301", True),
-        ("[ab].jpg", "x/b.jpg", True),
-        ("**", "a/b", True),
-    ],
-)
-def test_globs(glob: str, path: str, covered: bool) -> None:
-    """A glob without a slash is compared with the name, one with a slash with the whole path, case and all."""
-    assert layouts.Exclusion([glob]).covers(path) == covered
-
-
-@pytest.mark.parametrize("name", ["@eaDir", "icon\r", "THUMBS.DB", ".DS_Store", "a.jpg:Zone.Identifier", "lost+found"])
-def test_litter(name: str) -> None:
-    """Litter is known in any case; what only resembles it is not."""
-    assert layouts.is_litter(name)
-    assert not layouts.is_litter(f"my {name[1:]}s")

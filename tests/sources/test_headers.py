@@ -4,7 +4,8 @@ import pytest
 
 from featcache.errors import SourceError
 from featcache.sources import SourceOptions
-from featcache.sources.headers import Columns, open_columns
+from featcache.sources.headers import Columns
+from featcache.sources.roles import open_columns
 
 
 def columns(folder: Path, text: str, **options: str) -> Columns:

@@ -95,7 +95,8 @@ def test_a_bar_in_a_name_is_no_set(tmp_path: Path) -> None:
     assert items(tmp_path, "label", ["x|y", "z", "[w]"]).labels.names == ["[w]", "x|y", "z"]
 
 
-@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?", "#N/A", "#NV", "-1"])
+@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?", "#N/A", "#NV", "-1", "TODO",
+                                  "unknown", "-", "--", "tbd", "Unlabeled", "not labelled", "???", "n.a."])  # fmt: skip
 def test_what_may_stand_for_no_label_is_said(tmp_path: Path, caplog, name: str) -> None:
     """A class whose name programs write for a missing value is a class, with a warning."""
     assert items(tmp_path, "label", ["a", name, name]).labels.names == sorted(["a", name])
@@ -114,6 +115,34 @@ def test_one_hot_rows(tmp_path: Path, rows: list[str], said: str) -> None:
     """Columns of classes with several or no 1 in a row, be it the last one, are refused with what is not possible."""
     with pytest.raises(SourceError, match=f"'cat', 'dog' .*{said}.*Several labels per image are not supported yet"):
         items(tmp_path, "cat,dog", rows)
+
+
+def test_rows_without_a_label_are_counted(tmp_path: Path, caplog) -> None:
+    """Cells of labels that are empty, even a single one, are said with their number."""
+    assert list(items(tmp_path, "label", ["a", "b", " ", "a"]).labels) == ["a", "b", None, "a"]
+    assert "1 of 4 images has no label, as its cell in 'label' is empty" in caplog.text
+    items(tmp_path, "label", ["a", "", " ", "a"])
+    assert "2 of 4 images have no label, as their cells in 'label' are empty" in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["\"['{}']\"", '"[""{}""]"', "['{}']", "[ '{}' ]"])
+def test_a_list_of_one_label_is_that_label(tmp_path: Path, caplog, cell: str) -> None:
+    """What Python writes for a list of one name is the name, and several are refused."""
+    assert list(items(tmp_path, "label", [cell.format(name) for name in ("a", "b c", "a")]).labels) == ["a", "b c", "a"]
+    assert list(items(tmp_path, "label", ["[3]", "[4]", "[3]"]).labels) == ["3", "4", "3"]
+    with pytest.raises(SourceError, match="several labels per image"):
+        items(tmp_path, "label", ["\"['a', 'b']\"", "['a']", "['b']"])
+
+
+def test_a_class_of_several_columns_is_not_the_label(tmp_path: Path, caplog) -> None:
+    """A column that is one of several classes and is named as the label gives classes 0 and 1, which is said."""
+    rows = ["1,0,0", "0,1,0", "0,0,1"]
+    assert items(tmp_path, "MEL,NV,BCC", rows, label_column="MEL").labels.names == ["0", "1"]
+    assert "'MEL' is one of the columns 'MEL', 'NV', 'BCC' with a single 1 in each row" in caplog.text
+    assert "--label-column" in caplog.text
+    caplog.clear()
+    assert items(tmp_path, "MEL,age", ["1,0", "0,0", "0,1"], label_column="MEL").labels.names == ["0", "1"]
+    assert not caplog.records
 
 
 def test_one_hot_rows_without_labels(tmp_path: Path, caplog) -> None:
@@ -168,3 +197,53 @@ def test_groups_that_are_the_classes_are_refused(tmp_path: Path) -> None:
     assert items(tmp_path, "label,group", rows, group_column="group").groups.names == ["1", "2"]
     assert items(tmp_path, "label,group,split", [f"{row},train" for row in rows]).groups.names == ["1", "2"]
     assert items(tmp_path, "label,group", [*rows, "a,3"]).groups.names == ["1", "2", "3"]
+
+
+def test_a_rare_name_that_is_nearly_another_is_said(tmp_path: Path, caplog) -> None:
+    """A class of few images whose name differs from that of a large one by a letter may be a slip of the pen."""
+    items(tmp_path, "label", [*["melanoma"] * 6, "melanom", *["nevus"] * 6])
+    assert "'melanom' (1 image) may be 'melanoma' (6 images)" in caplog.text
+    caplog.clear()
+    items(tmp_path, "label", [*["gray fox"] * 6, *["gray box"] * 5, "cat1234", *["cat1235"] * 9, "men", *["hen"] * 9])
+    assert not caplog.records
+
+
+def test_numbers_with_gaps_may_be_measurements(tmp_path: Path, caplog) -> None:
+    """Ages are classes like any whole number, with a warning; numbers of classes without gaps have none."""
+    items(tmp_path, "label", [str(20 + i % 40 * 2) for i in range(120)])
+    assert "'label' are 40 whole numbers from 20 to 98 with gaps: each is a class" in caplog.text
+    caplog.clear()
+    for first in (0, 1):
+        items(tmp_path, "label", [str(first + i % 40) for i in range(120)])
+    assert not caplog.records
+
+
+def test_labels_that_contradict_folders_are_said(tmp_path: Path, caplog) -> None:
+    """Where folders are named as the labels and some images lie in another one's, nobody knows which is right."""
+    for name in ("cat/0", "cat/1", "dog/2", "dog/3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    (tmp_path / "t.csv").write_text("path,label\ncat/0.png,cat\ncat/1.png,dog\ndog/2.png,dog\ndog/3.png,dog\n")
+    assert list(open_source(tmp_path / "t.csv").items.labels) == ["cat", "dog", "dog", "dog"]
+    assert "1 image has another label than the folder it lies in, such as 'cat/1.png', which is 'dog'" in caplog.text
+
+
+def test_labels_with_known_words_are_said(tmp_path: Path, caplog) -> None:
+    """In a column of labels, a text with a word that is a label by itself may be several."""
+    items(tmp_path, "labels", ["healthy", "scab frog_eye complex", "scab", "healthy"])
+    assert "may be several labels per image, such as 'scab frog_eye complex'" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["lesion_id", "subject", "Video", "case no", "animal_id", "scene"])
+def test_what_may_be_groups_is_offered(tmp_path: Path, caplog, column: str) -> None:
+    """A column of subjects that have several images each is not read as groups without being named, which is said."""
+    rows = ["a,s1", "a,s1", "b,s2", "b,s2", "b,s3"]
+    assert items(tmp_path, f"label,{column}", rows).groups.names == []
+    assert f"images of one {column!r} may be in several splits" in caplog.text
+    assert f"--group-column {column}" in caplog.text.replace("'", "")
+    caplog.clear()
+    items(tmp_path, f"label,{column}", [f"a,s{i}" for i in range(5)])
+    items(tmp_path, f"label,{column},split", [f"{row},train" for row in rows])
+    assert items(tmp_path, f"label,{column}", rows, group_column=column).groups.names == ["s1", "s2", "s3"]
+    items(tmp_path, f"label,{column}", rows, group_column="none")
+    assert not caplog.records

@@ -152,5 +152,5 @@ def test_one_file_by_two_names_is_named_twice(tmp_path: Path) -> None:
     """A file that two rows name in different ways counts as named twice."""
     files(tmp_path, "a.png")
     (tmp_path / "t.csv").write_text("path,label\na.png,q\na,r\n")
-    with pytest.raises(SourceError, match="1 paths named twice"):
+    with pytest.raises(SourceError, match="1 path named twice"):
         open_source(tmp_path / "t.csv")

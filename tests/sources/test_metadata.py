@@ -83,7 +83,7 @@ def test_tables_named_as_splits(tmp_path: Path) -> None:
 def test_images_in_no_table_are_said(tmp_path: Path, caplog) -> None:
     """Images that no table lists are left out with a warning that counts them."""
     open_source(folder(tmp_path, {"metadata.csv": CSV}, *(f"{i}.jpg" for i in range(5)), "LICENSE"))
-    assert "3 images are in no table and are left out, such as '2.jpg'" in caplog.text
+    assert "3 images are in no table and left out, such as '2.jpg'" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_images_in_other_folders_are_said(tmp_path: Path, caplog, name: str) -> 
     root = folder(tmp_path, {"metadata.csv": CSV}, "0.jpg", "1.jpg", name)
     (root / "again").symlink_to(root)
     open_source(root)
-    assert f"1 images are in no table and are left out, such as '{name}'" in caplog.text
+    assert f"1 image is in no table and left out, such as '{name}'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_what_is_no_list_of_pairs(given: object, said: str) -> None:
 def test_a_path_named_twice(tmp_path: Path) -> None:
     """One file under two labels is a mistake that is named."""
     path = write_image(tmp_path / "1.png", random_image(0))
-    with pytest.raises(SourceError, match="1 paths named twice"):
+    with pytest.raises(SourceError, match="1 path named twice"):
         open_source([(path, "a"), (path, "b")])
 
 

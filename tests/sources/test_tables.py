@@ -71,9 +71,9 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         open_source(table(tmp_path, "path,label,split\n" + "\n".join(rows)))
     text = str(caught.value)
     assert "\n" not in text
-    assert "1 paths named twice (line 3: './0.png')" in text
+    assert "1 path named twice (line 3: './0.png')" in text
     assert "(line 4: 'tset')" in text
-    assert "1 rows without 3 fields (line 5: 2)" in text
+    assert "1 row without 3 fields (line 5: 2)" in text
     assert "11 missing files (line 6: 'no\\nwhere.png', line 8: '', line 9: 'x0.png', …)" in text
 
 
@@ -85,7 +85,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("path,label,path", "several columns named 'path'"),
         ("path,label,label", "several columns named 'label'"),
         ("path,what", "is the label.*'path', 'what'.*--label-column what"),
-        ("path,label,other", r"rows without 3 fields \(line 2: 2"),
+        ("path,label,other", r"row without 3 fields \(line 2: 2"),
     ],
 )
 def test_bad_header(tmp_path: Path, header: str, said: str) -> None:
@@ -119,7 +119,7 @@ def test_paths_elsewhere(tmp_path: Path, name: str) -> None:
         source = open_source(path)
         assert source.read(source.items[0]) == source.read(source.items[1])
     else:
-        with pytest.raises(SourceError, match="1 missing files"):
+        with pytest.raises(SourceError, match="1 missing file "):
             open_source(path)
 
 
@@ -223,6 +223,13 @@ def test_json_numbers_are_class_names(tmp_path: Path) -> None:
     assert [item.label for item in open_source(table(tmp_path, text, "t.jsonl")).items] == ["7", None, None]
 
 
+def test_json_truth_and_lists_of_one_are_labels(tmp_path: Path) -> None:
+    """true and false are classes of these names, and a list of one label is the label; of none, no label."""
+    text = '{"image": "0", "label": true}\n{"image": "1", "label": ["false"]}\n{"image": "2", "label": []}\n'
+    items = open_source(table(tmp_path, text + '{"image": "3", "label": [7]}\n', "t.jsonl")).items
+    assert [item.label for item in items] == ["true", "false", None, "7"]
+
+
 def test_what_is_wrong_with_json_lines_is_said_at_once(tmp_path: Path) -> None:
     """Lines that are no object, values that are several, and missing files are counted in one line."""
     lines = [
@@ -238,15 +245,15 @@ def test_what_is_wrong_with_json_lines_is_said_at_once(tmp_path: Path) -> None:
         open_source(table(tmp_path, "\n".join(lines), "t.jsonl"))
     text = str(caught.value)
     assert "4 lines that are not a JSON object (line 2: [1], line 3: " in text
-    assert "1 rows with a list or an object where one value is needed (line 5)" in text
-    assert "1 missing files (line 4: 'x.png')" in text
+    assert "1 row with a list or an object where one value is needed (line 5)" in text
+    assert "1 missing file (line 4: 'x.png')" in text
     assert "\n" not in text
 
 
 def test_late_keys_are_not_lost(tmp_path: Path) -> None:
     """A key that only rows beyond the first hundreds have is an error, as its values would be lost."""
     lines = [f'{{"path": "{i}.png"}}' for i in range(SAMPLE_ROWS + 1)] + ['{"path": "x.png", "label": "a"}']
-    with pytest.raises(SourceError, match=r"columns that the first rows do not have \(line 202: 'label'\)"):
+    with pytest.raises(SourceError, match=r"column that the first rows do not have \(line 202: 'label'\)"):
         open_source(table(tmp_path, "\n".join(lines), "t.jsonl"))
 
 
@@ -318,7 +325,7 @@ def test_empty_cells_among_splits_are_said(tmp_path: Path, caplog) -> None:
     """Images whose cell in the split column is empty count as train, with a warning."""
     items = open_source(table(tmp_path, "path,label,split\n0.png,a,train\n1.png,b,\n2.png,a,test\n3.png,b,\n")).items
     assert [item.split for item in items] == ["train", None, "test", None]
-    assert "2 images have an empty cell in 'split': they count as train" in caplog.text
+    assert "2 images have an empty cell in 'split' and count as train" in caplog.text
 
 
 PARTS = {
@@ -400,7 +407,7 @@ def test_rows_of_a_line_that_is_no_header_are_not_lost(tmp_path: Path) -> None:
     """Without a header, more columns than file and label are asked about, and a missing first file is said."""
     with pytest.raises(SourceError, match="no line that names its 3 columns"):
         open_source(table(tmp_path, "0.png,a,train\n1.png,b,test\n"))
-    with pytest.raises(SourceError, match=r"1 missing files \(line 1: 'x.png'\)"):
+    with pytest.raises(SourceError, match=r"1 missing file \(line 1: 'x.png'\)"):
         open_source(table(tmp_path, "x.png,a\n1.png,b\n"))
 
 
