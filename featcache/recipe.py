@@ -19,12 +19,15 @@ from typing import Any, Literal, get_args
 
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
 
-FORMAT_VERSION = 1
-"""Version of the cache folder, its shards and its manifest.
+FORMAT_VERSION = 2
+"""Version of the cache folder and its manifest.
 
-When it changes: raise this number; describe the new layout in ``docs/format.md``; make the reader
-name the version it found and what to do; say so in ``CHANGELOG.md``.
+When it changes: raise this number; describe the new layout in ``docs/format.md``; make ``tests/golden`` anew; say so
+in ``CHANGELOG.md``. Recipes and shards have versions of their own, so that fingerprints and shards stay as they are.
 """
+
+RECIPE_FORMAT = 1
+"""Version of a recipe: part of every fingerprint, so that raising it makes every cache another one."""
 
 Pooling = Literal["avg", "max", "flatten", "none"]
 Resize = Literal["stretch", "pad", "crop"]
@@ -65,7 +68,7 @@ class Recipe:
     precision, runtime : str
         What executes the base in which arithmetic.
     format : int
-        The cache's format version.
+        The recipe's format version.
     spec : mapping, optional
         The encoder, where features came from elsewhere; the fields above then say little.
     """
@@ -82,7 +85,7 @@ class Recipe:
     decode: str = "accurate"
     precision: str = "float32"
     runtime: str = "tensorflow"
-    format: int = FORMAT_VERSION
+    format: int = RECIPE_FORMAT
     spec: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +110,7 @@ class Recipe:
         if set(values) - {"spec"} != names:
             odd = ", ".join(sorted(names ^ (set(values) - {"spec"})))
             raise OptionError(
-                f"Expected a recipe of format {FORMAT_VERSION}. Received one that differs in: {odd}. "
+                f"Expected a recipe of format {RECIPE_FORMAT}. Received one that differs in: {odd}. "
                 "Read it with the version of featcache that wrote it, or extract again."
             )
         settled = {**values, "layers": tuple(values["layers"]), "image_size": tuple(values["image_size"])}
@@ -282,7 +285,7 @@ class Request:
             "decode": self.decode,
             "seed": self.seed if weights == "none" else 0,
             "keras": version("keras"),
-            "format": FORMAT_VERSION,
+            "format": RECIPE_FORMAT,
         }
 
     @classmethod
@@ -336,6 +339,19 @@ class Request:
         if self.in_memory:
             return str(getattr(self.base, "name", "model"))
         return Path(self.base).stem if self.is_file else re.sub(r"[^a-z0-9]", "", str(self.base).lower())
+
+
+def other_format(what: str, found: object) -> str:
+    """Return the message for a cache of another format version."""
+    if isinstance(found, int) and found < FORMAT_VERSION:
+        return (
+            f"{what} was written by an earlier version of featcache (format {found}, this version reads format "
+            f"{FORMAT_VERSION}). Run `featcache extract` with another `cache`, or delete this one first."
+        )
+    return (
+        f"{what} has format {found}, this version of featcache reads format {FORMAT_VERSION}. Update featcache, or "
+        "choose another `cache`."
+    )
 
 
 def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from featcache.cache.shard import ShardInfo
 from featcache.cache.writer import describe
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import TEMPORARY, publish_json, sync_folder
-from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.recipe import FORMAT_VERSION, Recipe, other_format
 from featcache.sources import Digests
 
 T = TypeVar("T")
@@ -205,10 +205,7 @@ class _Findings:
             self._problem("recipe.json", _reason(error))
             return None
         if described.get("format") != FORMAT_VERSION:
-            raise CacheError(
-                f"The cache {str(self.path)!r} has format {described.get('format')}, and this version of "
-                f"featcache reads format {FORMAT_VERSION}. Open it with the version of featcache that wrote it."
-            )
+            raise CacheError(other_format(f"The cache {str(self.path)!r}", described.get("format")))
         wanted = recipe.fingerprint if self.meta is None else self.meta.get("fingerprint", recipe.fingerprint)
         if not recipe.fingerprint == described.get("fingerprint") == wanted:
             self._problem("recipe.json", "it does not have its fingerprint")

@@ -24,11 +24,14 @@ from featcache.cache.listing import Entry, Listing
 from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError
-from featcache.recipe import FORMAT_VERSION
+from featcache.recipe import FORMAT_VERSION, other_format
 from featcache.sources import SPLITS
 from featcache.sources.columns import encoded
 
 __all__ = ["Entry", "Manifest", "Place", "has_shards"]
+
+TARGET = "class"
+"""What is predicted of an image: one class. There is no other kind yet."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
@@ -65,7 +68,7 @@ class Manifest:
     Raises
     ------
     CacheError
-        If it does not exist, or has another format version.
+        If it does not exist, or has another format version or another kind of target.
     CacheDamagedError
         If it is no SQLite file, or a row read from it does not have its checksum.
     """
@@ -89,13 +92,16 @@ class Manifest:
                 with self._transaction():
                     for statement in (_SCHEMA + pieces.SCHEMA).split(";"):
                         self._db.execute(statement)
-                    self.set_meta({"format": FORMAT_VERSION})
-            found = self.meta().get("format")
-        if found != FORMAT_VERSION:
+                    self.set_meta({"format": FORMAT_VERSION, "target": TARGET})
+            meta = self.meta()
+        if meta.get("format") != FORMAT_VERSION:
+            raise CacheError(other_format(f"The cache {str(path.parent)!r}", meta.get("format")))
+        if "target" not in meta:
+            raise self._damaged("it does not say the kind of target")
+        if meta["target"] != TARGET:
             raise CacheError(
-                f"The cache {str(path.parent)!r} has format {found}, and this version of featcache reads format "
-                f"{FORMAT_VERSION}. Open it with the version of featcache that wrote it, or extract into another "
-                "`cache`."
+                f"The cache {str(path.parent)!r} has targets of the kind {meta['target']!r}, this version of featcache "
+                f"reads {TARGET!r}. Update featcache, or choose another `cache`."
             )
 
     def close(self) -> None:

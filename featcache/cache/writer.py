@@ -18,7 +18,7 @@ from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.errors import CacheError
 from featcache.files import publish_json, sync_folder
-from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.recipe import FORMAT_VERSION, Recipe, other_format
 
 
 class CacheWriter:
@@ -50,8 +50,8 @@ class CacheWriter:
         Raises
         ------
         CacheError
-            If the folder has another recipe (the message names the fields that differ) or other files,
-            or cannot be written.
+            If the folder has another recipe (the message names the fields that differ), another format or other
+            files, or cannot be written.
         CacheBusyError
             If another process is writing it.
         """
@@ -68,6 +68,8 @@ class CacheWriter:
             ) from None
         with writer_lock(path):
             known = read_description(path) if described.exists() else None
+            if known is not None and known.get("format") != FORMAT_VERSION:
+                raise CacheError(other_format(f"The cache {str(path)!r}", known.get("format")))
             if known is not None:
                 check_recipe(path, Recipe.from_dict(known["recipe"]), recipe)
             index = path / "manifest.sqlite"

@@ -43,7 +43,7 @@ def test_everything_comes_back(path: Path) -> None:
     assert info.checksums["x"].tolist() == [1, 2]
     meta = manifest.meta()
     assert len(meta.pop("version")) == 32
-    assert meta == {"format": 1, "source": {"name": "n"}, "images": 3, "rows": 2, "settled": 1}
+    assert meta == {"format": 2, "target": "class", "source": {"name": "n"}, "images": 3, "rows": 2, "settled": 1}
 
 
 def test_a_stranger_can_read_it(path: Path) -> None:
@@ -65,7 +65,9 @@ def test_a_stranger_can_read_it(path: Path) -> None:
         ("UPDATE listing SET name = 'sizes' WHERE name = 'stamps'", "listing"),
         ("UPDATE listing SET first = 1 WHERE name = 'paths'", "listing"),
         ("DELETE FROM listing WHERE name = 'reasons'", "listing"),
+        ("DELETE FROM listing WHERE name = 'regions'", "listing"),
         ("DELETE FROM listing", "listing"),
+        ("DELETE FROM meta WHERE key = 'target'", "meta"),
         ("UPDATE settled SET positions = zeroblob(8)", "listing"),
         ("DELETE FROM settled", "listing"),
         ("UPDATE rows SET digests = zeroblob(64)", "rows"),
@@ -150,12 +152,31 @@ def test_listings_of_several_pieces(tmp_path_factory: pytest.TempPathFactory, n:
         manifest.close()
 
 
-def test_other_format_is_refused(path: Path) -> None:
-    """A manifest of a newer format is an error that says what to do."""
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format": 1}, r"earlier version .*format 1, .*format 2.* Run `featcache extract` with another `cache`"),
+        ({"format": 3}, r"has format 3, .* reads format 2\. Update featcache"),
+        ({"format": "2"}, "has format 2"),
+        ({"format": None}, "has format None"),
+        ({"target": "numbers"}, r"targets of the kind 'numbers', .* reads 'class'\. Update featcache"),
+    ],
+)
+def test_other_formats_are_refused(path: Path, values: dict[str, object], message: str) -> None:
+    """A manifest of another format, or with another kind of target, is one line that says what to do."""
     manifest = Manifest(path)
-    manifest.set_meta({"format": 2})
-    with pytest.raises(CacheError, match=r"has format 2, .* reads format 1"):
+    manifest.set_meta(values)
+    with pytest.raises(CacheError, match=message) as caught:
         Manifest(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_parts_of_files_are_refused(path: Path) -> None:
+    """A listing with regions, which no version writes yet, is never read as one of whole files."""
+    manifest = Manifest(path)
+    manifest._insert("listing", [("regions", 0, b"[1, 2, 3]")])
+    with pytest.raises(CacheError, match="parts of files. Update featcache"):
+        _ = manifest.listing().paths
 
 
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
