@@ -71,7 +71,9 @@ def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
 
 def _paths(images: int, read: Read) -> Texts:
     if any(_pieces(_REGIONS, images, read)):
-        raise CacheError("This cache has images that are parts of files. Update featcache, which reads whole files only.")
+        raise CacheError(
+            "This cache has images that are parts of files. Update featcache, which reads whole files only."
+        )
     contents = list(_pieces("paths", images, read))
     starts = np.cumsum([0, *map(len, contents)]).tolist()
     ends = [piece + start for piece, start in zip(_numbers("ends", images, read), starts, strict=False)]

@@ -81,11 +81,12 @@ class Driver:
                 continue
             self._commit(folder, part.shards, [])
             file.unlink(missing_ok=True)
-        mine = {name for part in folder.glob("*.json") for name in (part.name, *shard_names(part))}
-        for file in folder.iterdir():
-            with contextlib.suppress(OSError):
-                if file.suffix == ".known" or (file.name not in mine and time.time() - file.stat().st_mtime > STALE):
-                    file.unlink()
+        with self._writer.changing():  # else another process has taken over, and its files lie here
+            mine = {name for part in folder.glob("*.json") for name in (part.name, *shard_names(part))}
+            for file in folder.iterdir():
+                with contextlib.suppress(OSError):
+                    if file.suffix == ".known" or (file.name not in mine and time.time() - file.stat().st_mtime > STALE):
+                        file.unlink()
 
     def run_local(
         self, tasks: Sequence[Task], journal: poison.Journal, progress: Progress | None, profile: Profile | None = None

@@ -23,7 +23,7 @@ from featcache.base_finding import DRAWN, licence
 from featcache.bases import fresh_weights
 from featcache.batching import BATCH_SIZE
 from featcache.cache import FeatureCache
-from featcache.cache.lock import writer_lock
+from featcache.cache.lock import Lock, writer_lock
 from featcache.cache.writer import versions
 from featcache.classifier import ImageClassifier, own_source
 from featcache.composition import Composition, composition
@@ -208,8 +208,8 @@ def fine_tune(
     key = hashlib.sha256(canonical_json([run.identity(), _head_digest(teacher), distill, initial_epoch]).encode())
     first = _epochs_of(student) if initial_epoch is None else initial_epoch
     folder = None if tensorboard is None else Path(tensorboard)
-    with _alone(target.with_name(target.name + ".checkpoint")) as place:
-        checkpoint = Checkpoint(place / "state.npz", key.hexdigest())
+    with _alone(target.with_name(target.name + ".checkpoint")) as lock:
+        checkpoint = Checkpoint(lock.folder / "state.npz", key.hexdigest(), lock.check)
         result.before, result.composed_accuracy, result.difference = run.compared()
         state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=progress)
         result.history, result.stopped = state.history, state.stopped
@@ -218,13 +218,14 @@ def fine_tune(
             _warn_if_below(teacher, result)
         result.skipped = [{"path": path, "reason": reason} for path, reason in run.pictures.skipped.items()]
         result.seconds = time.monotonic() - begun
+        lock.check()
         result.model = _saved(run, teacher, result, target)
         checkpoint.remove()
     return result
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[Path]:
+def _alone(folder: Path) -> Iterator[Lock]:
     """Make the checkpoint's folder and hold its lock; remove what is empty in the end."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -234,10 +235,10 @@ def _alone(folder: Path) -> Iterator[Path]:
             "another --out."
         ) from None
     try:
-        with writer_lock(folder):
+        with writer_lock(folder) as lock:
             for litter in folder.glob(f"{TEMPORARY}*"):  # of a run that was killed
                 litter.unlink(missing_ok=True)
-            yield folder
+            yield lock
     finally:
         with contextlib.suppress(OSError):  # a checkpoint lies in it
             folder.rmdir()

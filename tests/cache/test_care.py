@@ -222,7 +222,7 @@ def test_everything_but_the_shards_can_be_lost(cache: Path) -> None:
 @pytest.mark.parametrize("version", [1, 3])
 def test_other_formats_are_left_alone(cache: Path, version: int) -> None:
     """A manifest of another format is an error that says so; nothing is mended, moved or lost."""
-    manifest = Manifest(cache / "manifest.sqlite")
+    manifest = Manifest(cache / "manifest.sqlite").claim("a test")
     manifest.set_meta({"format": version})
     manifest.close()
     before = {p: p.read_bytes() for p in cache.rglob("*") if p.is_file()}

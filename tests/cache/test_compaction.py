@@ -1,4 +1,5 @@
 import os
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def cache(tmp_path: Path) -> Path:
 
 def relist(path: Path, images: list[int]) -> None:
     """List other images, as an extraction whose source has changed does."""
-    manifest = Manifest(path / "manifest.sqlite")
+    manifest = Manifest(path / "manifest.sqlite").claim("a test")
     manifest.replace_listing([make.entry(i) for i in images], {})
     manifest.close()
 
@@ -51,9 +52,18 @@ def test_unlisted_rows_go_and_the_rest_stays(cache: Path) -> None:
     assert (again.rows_dropped, again.files_removed, again.bytes_freed) == (0, [], 0)
 
 
+def test_a_cache_that_was_opened_before_never_reads_rows_of_other_images(cache: Path) -> None:
+    """What was read of the manifest before shards were rewritten is not mixed with what it says afterwards."""
+    before = FeatureCache(cache)
+    expected, _ = np.asarray(FeatureCache(cache).features("test", layer="block1")), before.places
+    collect(cache)
+    with contextlib.suppress(CacheError):
+        assert np.asarray(before.features("test", layer="block1")).tolist() == expected.tolist()
+
+
 def test_views_beyond_the_wanted_ones_go(cache: Path) -> None:
     """With fewer views, or another augmentation, the views of before are no longer kept."""
-    manifest = Manifest(cache / "manifest.sqlite")
+    manifest = Manifest(cache / "manifest.sqlite").claim("a test")
     manifest.set_meta({"views": {"count": 1, "augmentation": "another"}})
     manifest.close()
     assert (collect(cache).rows_dropped, set(FeatureCache(cache).places.values()) != set()) == (4, True)

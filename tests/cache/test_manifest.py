@@ -25,7 +25,7 @@ SHARD = ShardInfo("s.h5", 2, 100, 77, {"x": np.array([1, 2], np.uint32)}, {"x": 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    manifest = Manifest(tmp_path / "manifest.sqlite", create=True)
+    manifest = Manifest(tmp_path / "manifest.sqlite", create=True).claim("a test")
     manifest.replace_listing(ENTRIES, {"source": {"name": "n"}})
     manifest.commit(SHARD, KEYS, [(1, ENTRIES[1]._replace(digest=D[1], split="train"))])
     manifest.close()
@@ -43,7 +43,8 @@ def test_everything_comes_back(path: Path) -> None:
     assert info.checksums["x"].tolist() == [1, 2]
     meta = manifest.meta()
     assert len(meta.pop("version")) == 32
-    assert meta == {"format": 2, "target": "class", "source": {"name": "n"}, "images": 3, "rows": 2, "settled": 1}
+    assert meta == {"format": 2, "target": "class", "source": {"name": "n"}, "images": 3, "rows": 2, "settled": 1,
+                    "writer": "a test", "commits": 2}  # fmt: skip
 
 
 def test_a_stranger_can_read_it(path: Path) -> None:
@@ -90,7 +91,7 @@ def test_changed_rows_are_found(path: Path, statement: str, read: str) -> None:
 
 def test_failed_transaction_changes_nothing(path: Path) -> None:
     """A listing that cannot be written whole is not written at all."""
-    manifest = Manifest(path)
+    manifest = Manifest(path).claim("another")
     before = manifest.listing()
 
     def broken() -> object:
@@ -105,7 +106,7 @@ def test_failed_transaction_changes_nothing(path: Path) -> None:
 
 def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: Path) -> None:
     """Columns that were not read before another listing took their place are refused, never taken from that one."""
-    old, writer = Manifest(path).listing(), Manifest(path)
+    old, writer = Manifest(path).listing(), Manifest(path).claim("another")
     assert list(old.paths) == [entry.path for entry in ENTRIES]
     writer.commit(None, [], [(2, ENTRIES[2]._replace(digest=D[3], reason="not an image"))])
     assert (old.reasons, old[2].digest) == ({2: "not an image"}, D[3])
@@ -118,7 +119,7 @@ def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: P
 
 def test_what_is_settled_last_counts(path: Path) -> None:
     """An image that is settled again has its newest digest and reason, and no older one."""
-    manifest = Manifest(path)
+    manifest = Manifest(path).claim("another")
     failed, read = ENTRIES[1]._replace(reason="broken"), ENTRIES[1]._replace(digest=D[2], split="test")
     manifest.commit(None, [], [(0, ENTRIES[0]), (1, failed)])
     assert list(manifest.listing()) == [ENTRIES[0], failed, ENTRIES[2]]
@@ -139,7 +140,7 @@ def test_listings_of_several_pieces(tmp_path_factory: pytest.TempPathFactory, n:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("featcache.cache.pieces.PIECE", size)
-        manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True)
+        manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True).claim("a test")
         manifest.replace_listing(listing, {})
         assert list(manifest.listing()) == listing
         assert list(manifest.listing().paths) == [entry.path for entry in listing]
@@ -164,7 +165,7 @@ def test_listings_of_several_pieces(tmp_path_factory: pytest.TempPathFactory, n:
 )
 def test_other_formats_are_refused(path: Path, values: dict[str, object], message: str) -> None:
     """A manifest of another format, or with another kind of target, is one line that says what to do."""
-    manifest = Manifest(path)
+    manifest = Manifest(path).claim("a test")
     manifest.set_meta(values)
     with pytest.raises(CacheError, match=message) as caught:
         Manifest(path)
@@ -175,7 +176,7 @@ def test_images_that_are_parts_of_files_are_refused(path: Path) -> None:
     """A listing with regions, which no version writes yet, is never read as one of whole files."""
     manifest = Manifest(path)
     manifest._insert("listing", [("regions", 0, b"[1, 2, 3]")])
-    with pytest.raises(CacheError, match="parts of files. Update featcache"):
+    with pytest.raises(CacheError, match=r"parts of files\. Update featcache"):
         _ = manifest.listing().paths
 
 
@@ -203,7 +204,7 @@ entries = st.builds(
 @given(st.lists(entries, max_size=8))
 def test_any_listing_survives(tmp_path_factory: pytest.TempPathFactory, listing: list[Entry]) -> None:
     """Whatever names, sizes and times a source has, the listing reads back equal."""
-    manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True)
+    manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True).claim("a test")
     manifest.replace_listing(listing, {})
     assert manifest.listing() == listing
     manifest.close()
