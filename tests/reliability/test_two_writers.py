@@ -233,7 +233,7 @@ class TwoWriters(RuleBasedStateMachine):
 
 
 TwoWriters.TestCase.settings = settings(
-    max_examples=200 if FULL else 12, stateful_step_count=15 if FULL else 8, deadline=None,
+    max_examples=60 if FULL else 12, stateful_step_count=15 if FULL else 8, deadline=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 
