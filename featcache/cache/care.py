@@ -311,37 +311,41 @@ def _mend(found: _Findings, token: str, holding: Holding) -> None:
         }
         entries = Listing.of([])
     draft = path / f"{TEMPORARY}{uuid.uuid4().hex}"
-    manifest = Manifest(draft, create=True)
     try:
-        manifest.claim(token)
-        manifest.replace_listing(
-            entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "rows": 0}
-        )
-        for name, contents in found.sound.items():
-            if name not in found.orphans:
-                manifest.commit(contents.info, contents.keys, [])
-        for name in found.orphans:
-            if name in found.sound and not _all_in(manifest.rows(), found.sound[name]):
-                manifest.commit(found.sound[name].info, found.sound[name].keys, [])
-    finally:
-        manifest.close()
-    with holding():  # a process that lost the lock finds that this is another file, or waits until it is
-        for name in sorted(found.bad):
-            if (path / "shards" / name).exists():
-                _set_aside(path, path / "shards" / name)
-        if any(problem.where == base_folder.NAME for problem in found.problems):
-            _set_aside(path, path / base_folder.NAME)
-        target = path / "manifest.sqlite"
-        if any(problem.where == "recipe.json" for problem in found.problems):
-            if (path / "recipe.json").exists():
-                _set_aside(path, path / "recipe.json")
-            publish_json(path / "recipe.json", describe(recipe, None, {}))
-        if any(problem.where == target.name for problem in found.problems) and target.exists():
-            _set_aside(path, target)
-        with contextlib.suppress(FileNotFoundError):  # a journal would be applied to the new file
-            _set_aside(path, target.with_name(target.name + "-journal"))
-        draft.replace(target)
-        sync_folder(path)
+        manifest = Manifest(draft, create=True)
+        try:
+            manifest.claim(token)
+            manifest.replace_listing(
+                entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "rows": 0}
+            )
+            for name, contents in found.sound.items():
+                if name not in found.orphans:
+                    manifest.commit(contents.info, contents.keys, [])
+            for name in found.orphans:
+                if name in found.sound and not _all_in(manifest.rows(), found.sound[name]):
+                    manifest.commit(found.sound[name].info, found.sound[name].keys, [])
+        finally:
+            manifest.close()
+        with holding():  # a process that lost the lock finds that this is another file, or waits until it is
+            for name in sorted(found.bad):
+                if (path / "shards" / name).exists():
+                    _set_aside(path, path / "shards" / name)
+            if any(problem.where == base_folder.NAME for problem in found.problems):
+                _set_aside(path, path / base_folder.NAME)
+            target = path / "manifest.sqlite"
+            if any(problem.where == "recipe.json" for problem in found.problems):
+                if (path / "recipe.json").exists():
+                    _set_aside(path, path / "recipe.json")
+                publish_json(path / "recipe.json", describe(recipe, None, {}))
+            if any(problem.where == target.name for problem in found.problems) and target.exists():
+                _set_aside(path, target)
+            with contextlib.suppress(FileNotFoundError):  # a journal would be applied to the new file
+                _set_aside(path, target.with_name(target.name + "-journal"))
+            draft.replace(target)
+            sync_folder(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _all_in(rows: RowTable, contents: ShardContents) -> bool:

@@ -237,8 +237,10 @@ def _busy(lock: Path, holder: dict[str, Any]) -> CacheBusyError:
 
 def _name(holder: dict[str, Any]) -> str:
     """Say who holds a lock; whatever a file says, it is short and printable."""
-    said = {key: printable(str(holder.get(key) or ""))[:100] or "unknown" for key in ("pid", "host", "boot", "namespace")}
-    return f"process {said['pid']} on {said['host']} (boot {said['boot']}, pid namespace {said['namespace']})"
+    pid, host, boot, namespace = (
+        printable(str(holder.get(key) or "unknown"))[:100] for key in ("pid", "host", "boot", "namespace")
+    )
+    return f"process {pid} on {host} (boot {boot}, pid namespace {namespace})"
 
 
 def _opened(lock: Path) -> tuple[int | None, bool]:
@@ -308,6 +310,6 @@ def _machine() -> tuple[str | None, str | None]:
     """Return the boot id, which containers of one machine share, and the pid namespace, which they do not."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return boot, os.readlink("/proc/self/ns/pid").removeprefix("pid:").strip("[]")  # noqa: PTH115
+        return boot, str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
     except OSError:  # not Linux
         return None, None

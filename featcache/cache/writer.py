@@ -33,7 +33,7 @@ class CacheWriter:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self._manifest = path, manifest
-        self.changing = manifest.changing
+        self.changing, self.holding = manifest.changing, manifest.holding
 
     @classmethod
     @contextlib.contextmanager
@@ -189,12 +189,12 @@ class CacheWriter:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Say what an error of the disk means: another process has taken over and cleaned up, or the disk is full."""
+        """Say what an error means: another process has taken over and cleaned up, or the disk is full."""
         try:
             yield
-        except OSError as error:
-            with self._manifest.holding():
-                raise unwritten(self.path, error) from None
+        except (OSError, CacheError) as error:
+            with self.holding():
+                raise (unwritten(self.path, error) if isinstance(error, OSError) else error) from None
 
 
 def unwritten(path: Path, error: OSError) -> CacheError:

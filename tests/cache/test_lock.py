@@ -62,7 +62,7 @@ def test_lock_is_held_and_given_back(tmp_path: Path) -> None:
         assert (said["pid"], said["host"], said["token"]) == (os.getpid(), socket.gethostname(), lock.token)
         if Path("/proc/self/ns/pid").exists():
             assert said["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            assert os.readlink("/proc/self/ns/pid") == f"pid:[{said['namespace']}]"
+            assert str(Path("/proc/self/ns/pid").readlink()) == f"pid:[{said['namespace']}]"
         lock.check()
     assert list(tmp_path.iterdir()) == []
 
@@ -179,9 +179,11 @@ def test_a_stale_takeover_is_in_nobodys_way(tmp_path: Path) -> None:
 def test_what_is_no_lock_is_refused(tmp_path: Path, content: bytes) -> None:
     """Nested, huge or other content under the lock's name is one plain line, and is left as it is."""
     (tmp_path / "lock").write_bytes(content)
-    with pytest.raises(CacheError, match=r"is not a lock that featcache wrote\. Delete it") as caught:
-        with writer_lock(tmp_path):
-            pass
+    with (
+        pytest.raises(CacheError, match=r"is not a lock that featcache wrote\. Delete it") as caught,
+        writer_lock(tmp_path),
+    ):
+        pass
     assert not isinstance(caught.value, CacheBusyError)
     assert (tmp_path / "lock").read_bytes() == content
 

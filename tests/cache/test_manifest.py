@@ -1,6 +1,7 @@
 import hashlib
 import sqlite3
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from featcache.cache.manifest import Entry, Manifest, Place
 from featcache.cache.shard import Key, ShardInfo
-from featcache.errors import CacheDamagedError, CacheError
+from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
 
 D = [hashlib.sha256(bytes([i])).digest() for i in range(4)]
 ENTRIES = [
@@ -21,6 +22,7 @@ ENTRIES = [
 ]
 KEYS = [Key(D[0], 0, ""), Key(D[1], 2, "abc")]
 SHARD = ShardInfo("s.h5", 2, 100, 77, {"x": np.array([1, 2], np.uint32)}, {"x": 4096})
+OTHER = replace(SHARD, name="t.h5")
 
 
 @pytest.fixture
@@ -213,3 +215,98 @@ def test_any_listing_survives(tmp_path_factory: pytest.TempPathFactory, listing:
 def test_commits_are_synced(path: Path) -> None:
     """A commit waits for the disk (synchronous=FULL)."""
     assert Manifest(path)._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+CHANGES = {
+    "commit": lambda manifest: manifest.commit(None, [], [(1, ENTRIES[1]._replace(digest=D[2]))]),
+    "add a shard": lambda manifest: manifest.commit(OTHER, KEYS, []),
+    "listing": lambda manifest: manifest.replace_listing(ENTRIES[::-1], {}),
+    "shards": lambda manifest: manifest.replace_shards([1], []),
+    "meta": lambda manifest: manifest.set_meta({"views": 3}),
+}
+
+
+def refused(manifest: Manifest, change: str) -> None:
+    """Make sure that a change is refused with one line, and changes nothing."""
+    path = manifest._path
+    before = path.read_bytes()
+    with pytest.raises(CacheBusyError, match="has taken over writing") as caught:
+        CHANGES[change](manifest)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert not path.with_name(path.name + "-journal").exists()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whoever_lost_the_manifest_changes_nothing(path: Path, change: str) -> None:
+    """Once another writer has changed it, every kind of change of the one before is refused."""
+    first = Manifest(path).claim("first")
+    first.set_meta({"views": 1})
+    before = path.read_bytes()
+    second = Manifest(path).claim("second")
+    assert path.read_bytes() == before
+    second.set_meta({"views": 2})
+    refused(first, change)
+    CHANGES[change](second)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whoever_opened_it_before_a_change_changes_nothing(path: Path, change: str) -> None:
+    """A writer whose predecessor wakes up and writes first knows too little of what there is now."""
+    first = Manifest(path).claim("first")
+    first.set_meta({"views": 1})
+    second = Manifest(path).claim("second")
+    first.commit(None, [], [(0, ENTRIES[0])])
+    refused(second, change)
+    first.set_meta({"views": 1})
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_listing_is_found_whoever_wrote_it(path: Path, change: str) -> None:
+    """Where the token is the same, as in a fork of the writer, another listing still is another one."""
+    first, second = Manifest(path).claim("the same"), Manifest(path).claim("the same")
+    second.replace_listing(ENTRIES[::-1], {})
+    refused(first, change)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_manifest_that_was_replaced_is_not_written(path: Path, change: str, there: bool) -> None:
+    """Whoever has a file open that `verify --fix` replaced, or that was deleted, does not write into nowhere."""
+    manifest = Manifest(path).claim("first")
+    manifest.set_meta({"views": 1})
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
+    if there:
+        return refused(manifest, change)
+    path.unlink()
+    with pytest.raises(CacheBusyError):
+        CHANGES[change](manifest)
+    assert list(path.parent.iterdir()) == []
+    return None
+
+
+def test_a_reader_changes_nothing(path: Path) -> None:
+    """A manifest that was not claimed cannot be changed."""
+    for change in CHANGES:
+        refused(Manifest(path), change)
+
+
+@pytest.mark.parametrize("position", [0, 2, 3, -2])
+def test_images_are_settled_by_their_path(path: Path, position: int) -> None:
+    """A digest for an image that is not at its position is refused, and so is all of the transaction."""
+    manifest = Manifest(path).claim("first")
+    before = (manifest.listing().load(), manifest.shards())
+    settled = [(position, ENTRIES[1]._replace(digest=D[2]))]
+    with pytest.raises(CacheBusyError):
+        manifest.commit(OTHER, KEYS, settled)
+    assert (manifest.listing(), manifest.shards().keys()) == (before[0], before[1].keys())
+
+
+def test_a_change_that_is_under_way_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process is in the middle of a change, perhaps stopped, that is what one line says."""
+    first, second = Manifest(path).claim("first"), Manifest(path).claim("second")
+    second._db.execute("PRAGMA busy_timeout = 50")
+    with first.changing(), pytest.raises(CacheBusyError, match="in the middle of changing"):
+        second.set_meta({"views": 2})
