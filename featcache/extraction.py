@@ -125,7 +125,7 @@ class Extraction(ExtractOptions):
             CacheWriter.open_for_writing(job.folder, job.recipe, job.request.to_dict()) as writer,
             poison.Journal(job.folder / "decoding") as journal,
         ):
-            places = writer.rows()
+            places, shards = writer.stored()
             known = Known(writer.meta(), writer.listing(), places)
             todo = self._todo(job, known)
             if self.on_error == "fail" and job.entries.reasons:
@@ -136,6 +136,8 @@ class Extraction(ExtractOptions):
                 writer.replace_listing(job.entries, meta)
             nothing_to_do = not todo
             if todo:
+                with writer.changing():  # who wrote before must stop now, not when the first shard is done
+                    pass
                 if len(todo) > _HINT_ABOVE:
                     _hint(job.request)
                 if self.compression == "none":  # else nobody knows how much it will be
@@ -153,7 +155,7 @@ class Extraction(ExtractOptions):
                 driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, progress)
             result = FeatureCache(job.folder)
             if nothing_to_do and not known.rows.added:  # what was read under the lock is what there is
-                result.adopt(job.entries, places)
+                result.adopt(job.entries, places, shards)
         seconds = time.perf_counter() - start
         result.report = ExtractionReport(
             cache=job.folder,

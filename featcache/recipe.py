@@ -20,12 +20,15 @@ from typing import Any, Literal, get_args
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
 from featcache.options import BaseOptions, Dtype, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
 
-FORMAT_VERSION = 1
-"""Version of the cache folder, its shards and its manifest.
+FORMAT_VERSION = 2
+"""Version of the cache folder and its manifest.
 
-When it changes: raise this number; describe the new layout in ``docs/format.md``; make the reader
-name the version it found and what to do; say so in ``CHANGELOG.md``.
+When it changes: raise this number; describe the new layout in ``docs/format.md``; make ``tests/golden`` anew; say so
+in ``CHANGELOG.md``. Recipes and shards have versions of their own, so that fingerprints and shards stay as they are.
 """
+
+RECIPE_FORMAT = 1
+"""Version of a recipe: part of every fingerprint, so that raising it makes every cache another one."""
 
 Decode = Literal["accurate", "reduced"]
 
@@ -70,7 +73,7 @@ class Recipe:
     precision, runtime : str
         What executes the base in which arithmetic.
     format : int
-        The cache's format version.
+        The recipe's format version.
     spec : mapping, optional
         The encoder, where features came from elsewhere; the fields above then say little.
     crop : float
@@ -89,7 +92,7 @@ class Recipe:
     decode: str = "accurate"
     precision: str = "float32"
     runtime: str = "tensorflow"
-    format: int = FORMAT_VERSION
+    format: int = RECIPE_FORMAT
     spec: Mapping[str, Any] | None = None
     crop: float = 1.0
 
@@ -113,7 +116,7 @@ class Recipe:
         if set(values) - set(_BEFORE) != names:
             odd = ", ".join(sorted(names ^ (set(values) - set(_BEFORE))))
             raise OptionError(
-                f"Expected a recipe of format {FORMAT_VERSION}. Received one that differs in: {odd}. "
+                f"Expected a recipe of format {RECIPE_FORMAT}. Received one that differs in: {odd}. "
                 "Read it with the version of featcache that wrote it, or extract again."
             )
         settled = {**_BEFORE, **values, "layers": tuple(values["layers"]), "image_size": tuple(values["image_size"])}
@@ -268,7 +271,7 @@ class Request(BaseOptions):
             **({} if self.fraction == 1 else {"crop": self.fraction}),
             "seed": self.seed if weights == "none" else 0,
             "keras": version("keras"),
-            "format": FORMAT_VERSION,
+            "format": RECIPE_FORMAT,
         }
 
     @classmethod
@@ -323,6 +326,19 @@ class Request(BaseOptions):
         if self.in_memory:
             return str(getattr(self.base, "name", "model"))
         return Path(self.base).stem if self.is_file else re.sub(r"[^a-z0-9]", "", str(self.base).lower())
+
+
+def other_format(what: str, found: object) -> str:
+    """Return the message for a cache of another format version."""
+    if isinstance(found, int) and found < FORMAT_VERSION:
+        return (
+            f"{what} was written by an earlier version of featcache (format {found}, this version reads format "
+            f"{FORMAT_VERSION}). Run `featcache extract` with another `cache`, or delete this one first."
+        )
+    return (
+        f"{what} has format {found}, this version of featcache reads format {FORMAT_VERSION}. Update featcache, or "
+        "choose another `cache`."
+    )
 
 
 def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from conftest import MIX, SHIFT, SIDE, random_image, write_image
 import featcache
 from featcache import ImageClassifier, fine_tune, fit_head
 from featcache.bases import load_base
+from featcache.cache.lock import writer_lock
 from featcache.composition import cut
 from featcache.errors import CacheBusyError, HeadError, OptionError
 from featcache.finetune import Unfreezing, tuning
 from featcache.finetune.layers import counts, layer_table, unfreeze
-from featcache.finetune.training import Options
+from featcache.finetune.training import Checkpoint, Options, State
 from featcache.models import PixelModel
 from featcache.recipe import Request
 
@@ -504,3 +506,12 @@ def test_a_head_of_a_reduced_precision_cache(made_head, caplog, monkeypatch: pyt
     monkeypatch.setattr(tuning._Run, "_by_model", lambda self, pixels: by_model(self, pixels)[:, ::-1])
     with pytest.raises(HeadError, match=r"lower by more than one standard error.*--precision float32"):
         fine_tune(path, last=3, epochs=1)
+
+
+def test_a_training_that_lost_its_lock_writes_no_checkpoint(tmp_path: Path) -> None:
+    """Two trainings never write one checkpoint: whoever lost the lock stops with one line."""
+    with writer_lock(tmp_path) as lock:
+        (tmp_path / "lock").unlink()
+        with writer_lock(tmp_path), pytest.raises(CacheBusyError, match="has taken over"):
+            Checkpoint(tmp_path / "state.npz", "key", lock.check).save(State(), [], SimpleNamespace(variables=[]))
+    assert list(tmp_path.iterdir()) == []

@@ -82,7 +82,7 @@ def write_arrays(
                 "Choose another path."
             )
         writer.replace_listing(entries, meta)
-        table = writer.rows()
+        table, _ = writer.stored()
         there = table.find(digested) >= 0
         known = {identity for identity, old in zip(identities, there.tolist(), strict=True) if old}
         builder = ShardBuilder(recipe, shapes)

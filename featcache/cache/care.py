@@ -6,7 +6,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ import numpy as np
 from featcache import base_folder
 from featcache.cache.inspection import ShardContents, inspect
 from featcache.cache.listing import Listing
-from featcache.cache.lock import writer_lock
+from featcache.cache.lock import taken_over, writer_lock
 from featcache.cache.manifest import Manifest, has_shards
 from featcache.cache.reader import read_description
 from featcache.cache.rows import RowTable
@@ -24,7 +24,7 @@ from featcache.cache.shard import ShardInfo
 from featcache.cache.writer import describe
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import TEMPORARY, publish_json, sync_folder
-from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.recipe import FORMAT_VERSION, Recipe, other_format
 from featcache.sources import Digests
 
 T = TypeVar("T")
@@ -101,11 +101,43 @@ def verify(path: Path, *, fix: bool = False) -> VerifyReport:
     found = _Findings(path)
     if not fix or not found.problems:
         return found.report([])
-    with writer_lock(path):
+    with writer_lock(path) as lock, _claimed(path / "manifest.sqlite", lock.token) as claimed:
         found = _Findings(path)
         if found.problems:
-            _mend(found)
+            _mend(found, lock.token, claimed)
         return _Findings(path).report(found.problems)
+
+
+Holding = Callable[[], contextlib.AbstractContextManager[None]]
+"""Keeps other processes from writing; raises `CacheBusyError` if one has written since."""
+
+
+@contextlib.contextmanager
+def _claimed(file: Path, token: str) -> Iterator[Holding]:
+    """Claim a manifest that is to be replaced; of one that is too damaged, notice if another one takes its place."""
+    manifest, before = None, _stamp(file)
+    if before is not None:
+        with contextlib.suppress(CacheDamagedError):
+            manifest = Manifest(file).claim(token)
+
+    @contextlib.contextmanager
+    def unchanged() -> Iterator[None]:
+        if _stamp(file) != before:
+            raise taken_over(file.parent)
+        yield
+
+    try:
+        yield unchanged if manifest is None else manifest.holding
+    finally:
+        if manifest is not None:
+            manifest.close()
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    with contextlib.suppress(FileNotFoundError):
+        found = file.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
 
 
 @dataclass
@@ -205,10 +237,7 @@ class _Findings:
             self._problem("recipe.json", _reason(error))
             return None
         if described.get("format") != FORMAT_VERSION:
-            raise CacheError(
-                f"The cache {str(self.path)!r} has format {described.get('format')}, and this version of "
-                f"featcache reads format {FORMAT_VERSION}. Open it with the version of featcache that wrote it."
-            )
+            raise CacheError(other_format(f"The cache {str(self.path)!r}", described.get("format")))
         wanted = recipe.fingerprint if self.meta is None else self.meta.get("fingerprint", recipe.fingerprint)
         if not recipe.fingerprint == described.get("fingerprint") == wanted:
             self._problem("recipe.json", "it does not have its fingerprint")
@@ -263,7 +292,7 @@ def _reason(error: Exception) -> str:
     return text.partition(" is damaged: ")[2] or text
 
 
-def _mend(found: _Findings) -> None:
+def _mend(found: _Findings, token: str, holding: Holding) -> None:
     """Make a manifest (and a recipe) anew from the sound shards, and set the rest aside."""
     path, recipe = found.path, found.recipe
     if recipe is None:
@@ -271,9 +300,6 @@ def _mend(found: _Findings) -> None:
             f"Nothing can be mended in {str(path)!r}: it has neither a sound recipe nor a sound shard. "
             "Extract into another `cache`."
         )
-    for name in sorted(found.bad):
-        if (path / "shards" / name).exists():
-            _set_aside(path, path / "shards" / name)
     meta, entries = found.meta, found.entries
     if meta is None or entries is None:
         layers = next((contents.layers for contents in found.sound.values()), {})
@@ -285,32 +311,41 @@ def _mend(found: _Findings) -> None:
         }
         entries = Listing.of([])
     draft = path / f"{TEMPORARY}{uuid.uuid4().hex}"
-    manifest = Manifest(draft, create=True)
     try:
-        manifest.replace_listing(
-            entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "rows": 0}
-        )
-        for name, contents in found.sound.items():
-            if name not in found.orphans:
-                manifest.commit(contents.info, contents.keys, [])
-        for name in found.orphans:
-            if name in found.sound and not _all_in(manifest.rows(), found.sound[name]):
-                manifest.commit(found.sound[name].info, found.sound[name].keys, [])
-    finally:
-        manifest.close()
-    if any(problem.where == base_folder.NAME for problem in found.problems):
-        _set_aside(path, path / base_folder.NAME)
-    target = path / "manifest.sqlite"
-    if any(problem.where == "recipe.json" for problem in found.problems):
-        if (path / "recipe.json").exists():
-            _set_aside(path, path / "recipe.json")
-        publish_json(path / "recipe.json", describe(recipe, None, {}))
-    if any(problem.where == target.name for problem in found.problems) and target.exists():
-        _set_aside(path, target)
-    with contextlib.suppress(FileNotFoundError):  # a journal would be applied to the new file
-        _set_aside(path, target.with_name(target.name + "-journal"))
-    draft.replace(target)
-    sync_folder(path)
+        manifest = Manifest(draft, create=True)
+        try:
+            manifest.claim(token)
+            manifest.replace_listing(
+                entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "rows": 0}
+            )
+            for name, contents in found.sound.items():
+                if name not in found.orphans:
+                    manifest.commit(contents.info, contents.keys, [])
+            for name in found.orphans:
+                if name in found.sound and not _all_in(manifest.rows(), found.sound[name]):
+                    manifest.commit(found.sound[name].info, found.sound[name].keys, [])
+        finally:
+            manifest.close()
+        with holding():  # a process that lost the lock finds that this is another file, or waits until it is
+            for name in sorted(found.bad):
+                if (path / "shards" / name).exists():
+                    _set_aside(path, path / "shards" / name)
+            if any(problem.where == base_folder.NAME for problem in found.problems):
+                _set_aside(path, path / base_folder.NAME)
+            target = path / "manifest.sqlite"
+            if any(problem.where == "recipe.json" for problem in found.problems):
+                if (path / "recipe.json").exists():
+                    _set_aside(path, path / "recipe.json")
+                publish_json(path / "recipe.json", describe(recipe, None, {}))
+            if any(problem.where == target.name for problem in found.problems) and target.exists():
+                _set_aside(path, target)
+            with contextlib.suppress(FileNotFoundError):  # a journal would be applied to the new file
+                _set_aside(path, target.with_name(target.name + "-journal"))
+            draft.replace(target)
+            sync_folder(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _all_in(rows: RowTable, contents: ShardContents) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,8 +81,8 @@ def collect(path: Path, *, dry_run: bool = False) -> GcReport:
         before = plan.bytes()
         if plan.losing:
             writer.replace_shards(plan.losing, _rewritten(plan))
-        for file in plan.litter:
-            _remove(file)
+        if plan.litter:
+            writer.remove(plan.litter)
         return _report(plan, dry_run=False, freed=before - plan.bytes())
 
 
@@ -121,13 +120,6 @@ class _Plan:
 def _size(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder; 0 if it is gone."""
     return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _litter(cache: FeatureCache) -> Iterator[Path]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from featcache.cache.shard import (
     HEAD_BYTES,
+    SHARD_FORMAT,
     Key,
     Shard,
     ShardInfo,
@@ -23,7 +24,7 @@ from featcache.cache.shard import (
     row_keys,
 )
 from featcache.errors import CacheDamagedError, CacheError
-from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ def inspect(path: Path) -> ShardContents:
     try:
         with h5py.File(path, "r") as file:
             version = int(file.attrs["format"])
-            if version != FORMAT_VERSION:
+            if version != SHARD_FORMAT:
                 raise CacheError(
                     f"The shard {str(path)!r} has format {version}, and this version of featcache reads format "
-                    f"{FORMAT_VERSION}. Open it with the version of featcache that wrote it."
+                    f"{SHARD_FORMAT}. Open it with the version of featcache that wrote it."
                 )
             fingerprint, layer_text, augmentation, recipe_text = (
                 str(file.attrs[name]) for name in ("fingerprint", "layers", "augmentation", "recipe")

@@ -3,13 +3,15 @@
 Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (the digests and views of each shard's
 rows), ``listing`` (the source's images in its order: a piece of a column a row) and ``settled`` (what became of some
 of them since). Every row ends in ``crc``, CRC-32 of its other columns, a byte 0x1f after each: integers in decimal,
-``t`` and the text, ``x`` and a blob. ``meta`` also counts images and rows, so that none can vanish unnoticed.
+``t`` and the text, ``x`` and a blob. ``meta`` also counts images and rows, so that none can vanish unnoticed, and
+names the writer whose changes count, see `Manifest.claim`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import uuid
 import zlib
@@ -21,14 +23,18 @@ import numpy as np
 
 from featcache.cache import pieces
 from featcache.cache.listing import Entry, Listing
+from featcache.cache.lock import taken_over
 from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key, ShardInfo
-from featcache.errors import CacheDamagedError, CacheError
-from featcache.recipe import FORMAT_VERSION
-from featcache.sources import SPLITS
+from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
+from featcache.recipe import FORMAT_VERSION, other_format
+from featcache.sources import SPLITS, Texts
 from featcache.sources.columns import encoded
 
 __all__ = ["Entry", "Manifest", "Place", "has_shards"]
+
+TARGET = "class"
+"""What is predicted of an image: one class. There is no other kind yet."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
@@ -65,13 +71,18 @@ class Manifest:
     Raises
     ------
     CacheError
-        If it does not exist, or has another format version.
+        If it does not exist, or has another format version or another kind of target.
     CacheDamagedError
         If it is no SQLite file, or a row read from it does not have its checksum.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
+        self._token: str | None = None
+        self._claimed: dict[str, Any] = {}
+        self._version: str | None = None
+        self._listed: Texts | None = None
+        self._file: os.stat_result | None = None
         if not create and not path.is_file():
             hint = (
                 " Run `featcache verify --fix`: it makes a new one from the shards."
@@ -87,15 +98,19 @@ class Manifest:
             if create and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._db.execute("PRAGMA journal_mode = DELETE")
                 with self._transaction():
-                    for statement in (_SCHEMA + pieces.SCHEMA).split(";"):
-                        self._db.execute(statement)
-                    self.set_meta({"format": FORMAT_VERSION})
-            found = self.meta().get("format")
-        if found != FORMAT_VERSION:
+                    if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                        for statement in (_SCHEMA + pieces.SCHEMA).split(";"):
+                            self._db.execute(statement)
+                        self._set_meta({"format": FORMAT_VERSION, "target": TARGET})
+            meta = self.meta()
+        if meta.get("format") != FORMAT_VERSION:
+            raise CacheError(other_format(f"The cache {str(path.parent)!r}", meta.get("format")))
+        if "target" not in meta:
+            raise self._damaged("it does not say the kind of target")
+        if meta["target"] != TARGET:
             raise CacheError(
-                f"The cache {str(path.parent)!r} has format {found}, and this version of featcache reads format "
-                f"{FORMAT_VERSION}. Open it with the version of featcache that wrote it, or extract into another "
-                "`cache`."
+                f"The cache {str(path.parent)!r} has targets of the kind {meta['target']!r}, this version of featcache "
+                f"reads {TARGET!r}. Update featcache, or choose another `cache`."
             )
 
     def close(self) -> None:
@@ -109,6 +124,11 @@ class Manifest:
         except sqlite3.OperationalError as error:  # locked, disk full, read-only
             if str(error).startswith("no such"):
                 raise self._damaged(str(error)) from None
+            if "locked" in str(error):
+                raise CacheBusyError(
+                    f"Another process is in the middle of changing {str(self._path)!r}. Wait for it, or end it if it "
+                    "is stopped, then run this again."
+                ) from None
             raise CacheError(
                 f"The manifest {str(self._path)!r} cannot be used: {error}. Check the disk and the permissions."
             ) from None
@@ -131,6 +151,48 @@ class Manifest:
                 self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Make all changes within one transaction, which only the writer of the moment may begin.
+
+        Raises
+        ------
+        CacheBusyError
+            If another process has changed or replaced the manifest since it was claimed, or is changing it for a
+            minute; nothing is changed.
+        """
+        if self._db.in_transaction:  # within another one
+            yield
+            return
+        with self.holding():
+            self._set_meta({"writer": self._token, "commits": self.meta().get("commits", 0) + 1})
+            yield
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep all other processes from changing the manifest for a moment, without changing it.
+
+        Raises
+        ------
+        CacheBusyError
+            As `changing`.
+        """
+        with self._damage(), self._transaction():
+            try:
+                moved = self._file is None or not os.path.samestat(self._file, self._path.stat())
+            except FileNotFoundError:
+                moved = True
+            now = {} if moved else self._writing()
+            ours = now.get("writer") == self._token or now == self._claimed
+            if moved or not ours or now["version"] != self._version:
+                raise taken_over(self._path.parent)
+            yield
+
+    def _writing(self) -> dict[str, Any]:
+        """Return what tells whether another process has changed the manifest."""
+        meta = self.meta()
+        return {name: meta.get(name) for name in ("writer", "version", "commits")}
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -176,7 +238,10 @@ class Manifest:
                     raise CacheError(
                         f"The cache {str(self._path.parent)!r} was extracted again since it was opened. Open it again."
                     )
-                return pieces.load(name, images, now.get("settled", 0), self._checked)
+                columns = pieces.load(name, images, now.get("settled", 0), self._checked)
+            if version == self._version:
+                self._listed = columns.get("paths", self._listed)
+            return columns
 
         return Listing(images, load)
 
@@ -211,6 +276,11 @@ class Manifest:
                     return RowTable(digests, views, augmentations, policies, shards, positions)
             raise ValueError(f"it has {done} rows instead of {count}")
 
+    def stored(self) -> tuple[RowTable, dict[int, ShardInfo]]:
+        """Return where each row lies, and the shards of the same moment: their numbers are given again later."""
+        with self._reading():
+            return self.rows(), self.shards()
+
     def shards(self) -> dict[int, ShardInfo]:
         """Return every shard by its number."""
         checksums: dict[int, dict[str, Any]] = {}
@@ -225,6 +295,10 @@ class Manifest:
             )
         }
 
+    def shard_names(self) -> set[str]:
+        """Return the file names of all shards."""
+        return {name for (_, name, *_) in self._checked("SELECT id, name, rows, size, checksum, crc FROM shards")}
+
     def integrity(self) -> list[str]:
         """Return what SQLite finds wrong with its file."""
         with self._damage():
@@ -232,18 +306,44 @@ class Manifest:
 
     # Writing
 
+    def claim(self, token: str) -> Manifest:
+        """Prepare to change the manifest, as it is now.
+
+        The first change writes the token, so that an opening which changes nothing leaves the file as it is. Of two
+        writers the first to change it goes on; the other one fails, as does whoever wrote before.
+
+        Parameters
+        ----------
+        token : str
+            Another for each writer.
+
+        Returns
+        -------
+        Manifest
+            The same.
+        """
+        self._token, self._file, self._claimed = token, self._path.stat(), self._writing()
+        self._version = self._claimed["version"]
+        return self
+
     def set_meta(self, values: Mapping[str, Any]) -> None:
-        """Set values of ``meta``, as part of whatever transaction is open."""
+        """Set values of ``meta``."""
+        with self.changing():
+            self._set_meta(values)
+
+    def _set_meta(self, values: Mapping[str, Any]) -> None:
         self._insert("meta", [(key, json.dumps(value)) for key, value in values.items()])
 
     def replace_listing(self, entries: Iterable[Entry], meta: Mapping[str, Any]) -> None:
         """Make this the source's listing, in one transaction."""
-        listing = Listing.of(entries).load()
-        with self._damage(), self._transaction():
+        listing, version = Listing.of(entries).load(), uuid.uuid4().hex
+        with self.changing():
             self._db.execute("DELETE FROM listing")
             self._db.execute("DELETE FROM settled")
             self._insert("listing", pieces.rows(listing))
-            self.set_meta({**meta, "images": len(listing), "settled": 0, "version": uuid.uuid4().hex})
+            own = {"images": len(listing), "settled": 0, **self._writing(), "version": version}
+            self._set_meta({**meta, **own})
+        self._version, self._listed = version, listing.paths
 
     def commit(self, shard: ShardInfo | None, keys: Sequence[Key], entries: Iterable[tuple[int, Entry]]) -> None:
         """Add a published shard's rows and settle listed images, in one transaction.
@@ -256,12 +356,18 @@ class Manifest:
             Of the shard's rows, in their order; all augmented views are of one augmentation.
         entries : iterable of (position, Entry)
             Images whose split, digest or reason has changed.
+
+        Raises
+        ------
+        CacheBusyError
+            As `changing`, or if an image is not at its position.
         """
-        with self._damage(), self._transaction():
+        with self.changing():
             if shard is not None:
                 self._add(shard, keys)
             places, settled = list(zip(*entries, strict=True)) or ((), ())
             if places:
+                self._check_places(places, settled)
                 state = Listing.of(settled)
                 reasons = json.dumps({str(i): reason for i, reason in state.reasons.items()}).encode()
                 splits = state.splits.among(SPLITS).astype(np.int8).tobytes()
@@ -269,11 +375,19 @@ class Manifest:
                 row = (count, np.array(places, "<i8").tobytes(), splits, state.digests.tobytes(),
                        state.known.tobytes(), reasons)  # fmt: skip
                 self._insert("settled", [row])
-                self.set_meta({"settled": count + 1})
+                self._set_meta({"settled": count + 1})
+
+    def _check_places(self, places: Sequence[int], settled: Sequence[Entry]) -> None:
+        """Raise `CacheBusyError` unless each image is where the listing has it: a position alone settles nothing."""
+        if self._listed is None:
+            self._listed = self.listing().paths
+        paths = self._listed
+        if not all(0 <= at < len(paths) and paths[at] == entry.path for at, entry in zip(places, settled, strict=True)):
+            raise taken_over(self._path.parent)
 
     def replace_shards(self, old: Iterable[int], new: Iterable[tuple[ShardInfo, Sequence[Key]]]) -> None:
         """Drop shards with all their rows and add published ones with theirs, in one transaction."""
-        with self._damage(), self._transaction():
+        with self.changing():
             for number in old:
                 (views,) = self._db.execute("SELECT views FROM rows WHERE shard = ?", (number,)).fetchone()
                 self._count(-len(views) // 2)
@@ -294,7 +408,7 @@ class Manifest:
         self._count(len(keys))
 
     def _count(self, more: int) -> None:
-        self.set_meta({"rows": self.meta().get("rows", 0) + more})
+        self._set_meta({"rows": self.meta().get("rows", 0) + more})
 
 
 def has_shards(folder: Path) -> bool:

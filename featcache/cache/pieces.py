@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.cache.listing import Listing
+from featcache.errors import CacheError
 from featcache.sources import SPLITS, Texts, Words
 
 PIECE = 65_536
@@ -21,6 +22,9 @@ CREATE TABLE listing (name TEXT NOT NULL, first INTEGER NOT NULL, content BLOB N
 CREATE TABLE settled (id INTEGER PRIMARY KEY, positions BLOB NOT NULL, splits BLOB NOT NULL, digests BLOB NOT NULL,
     known BLOB NOT NULL, reasons BLOB NOT NULL, crc INTEGER NOT NULL);
 """
+
+_REGIONS = "regions"
+"""Which part of a file an image is; empty in every piece, as images are whole files so far."""
 
 _NUMBERS = {"ends": "<u4", "labels": "<i4", "splits": "i1", "groups": "<i4", "sizes": "<i8", "stamps": "<i8",
             "known": "u1"}  # fmt: skip
@@ -48,6 +52,8 @@ def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
     ------
     ValueError
         If the table is not as it was written.
+    CacheError
+        If images are parts of files.
     """
     if name in _STATE:
         return _state(images, settled, read)
@@ -64,6 +70,10 @@ def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
 
 
 def _paths(images: int, read: Read) -> Texts:
+    if any(_pieces(_REGIONS, images, read)):
+        raise CacheError(
+            "This cache has images that are parts of files. Update featcache, which reads whole files only."
+        )
     contents = list(_pieces("paths", images, read))
     starts = np.cumsum([0, *map(len, contents)]).tolist()
     ends = [piece + start for piece, start in zip(_numbers("ends", images, read), starts, strict=False)]
@@ -136,6 +146,7 @@ def rows(listing: Listing) -> Iterator[tuple[str, int, bytes]]:
         begin = int(listing.paths.ends[first - 1]) if first else 0
         ends = listing.paths.ends[part]
         yield "paths", first, listing.paths.content[begin : int(ends[-1])]
+        yield _REGIONS, first, b""
         yield "digests", first, listing.digests[part].tobytes() if listing.known[part].any() else b""
         numbers: dict[str, npt.NDArray[Any]] = {
             "ends": ends - begin,

@@ -165,10 +165,10 @@ class FeatureCache:
             Another reader of the same folder; nothing is written.
         """
         other = FeatureCache(self.path)
-        other.adopt(entries, self.places)
+        other.adopt(entries, self.places, self.shards)
         return other
 
-    def adopt(self, entries: Iterable[Entry], places: RowTable) -> None:
+    def adopt(self, entries: Iterable[Entry], places: RowTable, shards: dict[int, ShardInfo]) -> None:
         """Take over a listing and rows that this process has read, checked or written already.
 
         Parameters
@@ -177,8 +177,10 @@ class FeatureCache:
             The images, in order.
         places : RowTable
             Where every row lies.
+        shards : dict
+            Every shard by its number, as they were when the rows were read.
         """
-        self.entries, self.places = Listing.of(entries), places
+        self.entries, self.places, self.shards = Listing.of(entries), places, shards
 
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}: {self.splits}, layers {', '.join(self.layers)})"
@@ -248,7 +250,7 @@ class FeatureCache:
     @cached_property
     def shards(self) -> dict[int, ShardInfo]:
         """Every shard by its number."""
-        return self._manifest.shards()
+        return self._stored[1]
 
     def __len__(self) -> int:
         return len(self.usable)
@@ -256,7 +258,11 @@ class FeatureCache:
     @cached_property
     def places(self) -> RowTable:
         """Where every row lies, those of images that are no longer listed too."""
-        return self._manifest.rows()
+        return self._stored[0]
+
+    @cached_property
+    def _stored(self) -> tuple[RowTable, dict[int, ShardInfo]]:
+        return self._manifest.stored()
 
     @property
     def augmentation(self) -> str:

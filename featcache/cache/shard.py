@@ -31,7 +31,7 @@ import numpy.typing as npt
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import publish
 from featcache.options import SHARD_ROWS, Compression
-from featcache.recipe import FORMAT_VERSION, Recipe, canonical_json
+from featcache.recipe import Recipe, canonical_json
 
 SHARD_BYTES = 64 * 2**20
 """A shard's features at most: it is put together in memory, so that no half-written HDF5 file exists."""
@@ -41,6 +41,9 @@ BLOCK_BYTES = 2**20
 
 _FILTERS = {32015: "zstd", 32004: "lz4"}
 """HDF5's registered numbers of the filters."""
+
+SHARD_FORMAT = 1
+"""Version of a shard's layout; a part of its bytes, and so of its name."""
 
 HEAD_BYTES = 4096
 """HDF5's user block: a shard can be checked without HDF5, which may crash or hang on a damaged file."""
@@ -224,7 +227,7 @@ class ShardBuilder:
         with h5py.File(
             image, "w", userblock_size=HEAD_BYTES, alignment_threshold=4096, alignment_interval=4096
         ) as file:
-            file.attrs["format"] = FORMAT_VERSION
+            file.attrs["format"] = SHARD_FORMAT
             file.attrs["recipe"] = canonical_json(self._recipe.to_dict())
             texts = {
                 "fingerprint": self._recipe.fingerprint,

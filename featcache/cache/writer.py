@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.errors import CacheError
 from featcache.files import publish_json, sync_folder
-from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.recipe import FORMAT_VERSION, Recipe, other_format
 
 
 class CacheWriter:
@@ -32,6 +33,7 @@ class CacheWriter:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self._manifest = path, manifest
+        self.changing, self.holding = manifest.changing, manifest.holding
 
     @classmethod
     @contextlib.contextmanager
@@ -50,8 +52,8 @@ class CacheWriter:
         Raises
         ------
         CacheError
-            If the folder has another recipe (the message names the fields that differ) or other files,
-            or cannot be written.
+            If the folder has another recipe (the message names the fields that differ), another format or other
+            files, or cannot be written.
         CacheBusyError
             If another process is writing it.
         """
@@ -66,8 +68,10 @@ class CacheWriter:
             raise CacheError(
                 f"The folder {str(path)!r} cannot be written: {error.strerror}. Choose another `cache`."
             ) from None
-        with writer_lock(path):
+        with writer_lock(path) as lock:
             known = read_description(path) if described.exists() else None
+            if known is not None and known.get("format") != FORMAT_VERSION:
+                raise CacheError(other_format(f"The cache {str(path)!r}", known.get("format")))
             if known is not None:
                 check_recipe(path, Recipe.from_dict(known["recipe"]), recipe)
             index = path / "manifest.sqlite"
@@ -78,13 +82,15 @@ class CacheWriter:
                 )
             manifest = Manifest(index, create=True)
             try:
+                manifest.claim(lock.token)
                 if manifest.meta().get("fingerprint", recipe.fingerprint) != recipe.fingerprint:
                     raise CacheError(
                         f"The cache {str(path)!r} is damaged: recipe.json and manifest have different recipes. Run "
                         "`featcache verify --fix`."
                     )
                 if known is None or (request is not None and known.get("request") != request):
-                    publish_json(described, describe(recipe, request, versions()))
+                    with manifest.changing():
+                        publish_json(described, describe(recipe, request, versions()))
                 yield cls(path, manifest)
             finally:
                 manifest.close()
@@ -97,9 +103,9 @@ class CacheWriter:
         """Return the manifest's values: source, listing, layers, fingerprint."""
         return self._manifest.meta()
 
-    def rows(self) -> RowTable:
-        """Return where each row lies."""
-        return self._manifest.rows()
+    def stored(self) -> tuple[RowTable, dict[int, ShardInfo]]:
+        """Return where each row lies, and every shard by its number."""
+        return self._manifest.stored()
 
     def replace_listing(self, entries: Iterable[Entry], meta: Mapping[str, Any]) -> None:
         """Make this the source's listing, in one transaction."""
@@ -112,15 +118,15 @@ class CacheWriter:
         ------
         CacheError
             If the disk is full or cannot be written; what was committed before stays.
+        CacheBusyError
+            If another process has taken over; nothing is committed.
         """
-        try:
+        with self._writing():
             if builder is not None and len(builder):
                 info, keys = builder.publish(self.path / "shards")
                 self._manifest.commit(info, keys, entries)
             elif entries:
                 self._manifest.commit(None, [], entries)
-        except OSError as error:
-            raise unwritten(self.path, error) from None
 
     def add(self, file: Path, info: ShardInfo, keys: Sequence[Key], entries: Sequence[tuple[int, Entry]] = ()) -> None:
         """Commit the rows of a shard that was published as `file`, together with the images they settle.
@@ -131,15 +137,15 @@ class CacheWriter:
         ------
         CacheError
             If the disk cannot be written; what was committed before stays.
+        CacheBusyError
+            If another process has taken over; nothing is moved or committed.
         """
         place = self.path / "shards" / info.name
-        try:
+        with self._writing(), self.changing():
             if file != place:
                 file.replace(place)
                 sync_folder(place.parent)
             self._manifest.commit(info, keys, entries)
-        except OSError as error:
-            raise unwritten(self.path, error) from None
 
     def replace_shards(self, old: Mapping[int, ShardInfo], builders: Iterable[ShardBuilder]) -> None:
         """Publish new shards, put them in the place of old ones in one transaction, then delete those.
@@ -148,20 +154,47 @@ class CacheWriter:
         ------
         CacheError
             If the disk is full or cannot be written; nothing was changed then.
+        CacheBusyError
+            If another process has taken over; nothing was changed then.
         """
         published: list[tuple[ShardInfo, list[Key]]] = []
+        with self._writing():
+            try:
+                for builder in builders:
+                    published.append(builder.publish(self.path / "shards"))
+            except BaseException:
+                with contextlib.suppress(CacheError):  # the first error counts
+                    self.remove(self.path / "shards" / info.name for info, _ in published)
+                raise
+            self._manifest.replace_shards(old, published)  # interrupted here, gc deletes what is not in it
+            self.remove(self.path / "shards" / info.name for info in old.values())
+
+    def remove(self, files: Iterable[Path]) -> None:
+        """Delete files and folders, but for shards that the manifest names.
+
+        Another process may have published a shard of the same bytes, and so of the same name.
+
+        Raises
+        ------
+        CacheBusyError
+            If another process has taken over; nothing was deleted then.
+        """
+        with self.changing():
+            names = self._manifest.shard_names()
+            for file in files:
+                if file.is_dir():
+                    shutil.rmtree(file, ignore_errors=True)
+                elif file.name not in names:
+                    file.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what an error means: another process has taken over and cleaned up, or the disk is full."""
         try:
-            for builder in builders:
-                published.append(builder.publish(self.path / "shards"))
-        except BaseException as error:
-            for info, _ in published:
-                (self.path / "shards" / info.name).unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise unwritten(self.path, error) from None
-            raise
-        self._manifest.replace_shards(old, published)  # interrupted here, nobody knows: gc deletes what is not in it
-        for info in old.values():
-            (self.path / "shards" / info.name).unlink(missing_ok=True)
+            yield
+        except (OSError, CacheError) as error:
+            with self.holding():
+                raise (unwritten(self.path, error) if isinstance(error, OSError) else error) from None
 
 
 def unwritten(path: Path, error: OSError) -> CacheError:
@@ -186,7 +219,6 @@ def _strangers(path: Path) -> bool:
     ours = {
         "shards",
         "lock",
-        "lock.takeover",
         "manifest.sqlite",
         "manifest.sqlite-journal",
         "heads",

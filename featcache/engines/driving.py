@@ -78,11 +78,13 @@ class Driver:
                 continue
             self._commit(folder, part.shards, [])
             file.unlink(missing_ok=True)
-        mine = {name for part in folder.glob("*.json") for name in (part.name, *shard_names(part))}
-        for file in folder.iterdir():
-            with contextlib.suppress(OSError):
-                if file.suffix == ".known" or (file.name not in mine and time.time() - file.stat().st_mtime > STALE):
-                    file.unlink()
+        with self._writer.changing():  # else another process has taken over, and its files lie here
+            mine = {name for part in folder.glob("*.json") for name in (part.name, *shard_names(part))}
+            for file in folder.iterdir():
+                with contextlib.suppress(OSError):
+                    stale = file.name not in mine and time.time() - file.stat().st_mtime > STALE
+                    if file.suffix == ".known" or stale:
+                        file.unlink()
 
     def run_local(
         self, tasks: Sequence[Task], journal: poison.Journal, progress: Progress | None, profile: Profile | None = None
@@ -109,13 +111,17 @@ class Driver:
             return
         by_number = {task.number: task for task in tasks}
         runner = Runner(self._work, self._job.extractor, self._job.source, self._known)
-        with contextlib.closing(runner.run(tasks, self._shards, journal, done=done)) as outcomes:
-            for outcome in outcomes:
-                try:
-                    self._take(by_number[outcome.number], outcome, self._shards)
-                except KeyboardInterrupt:
-                    self._take(by_number[outcome.number], outcome, self._shards)  # what is done is done
-                    raise
+        try:
+            with contextlib.closing(runner.run(tasks, self._shards, journal, done=done)) as outcomes:
+                for outcome in outcomes:
+                    try:
+                        self._take(by_number[outcome.number], outcome, self._shards)
+                    except KeyboardInterrupt:
+                        self._take(by_number[outcome.number], outcome, self._shards)  # what is done is done
+                        raise
+        except CacheError:
+            with self._writer.holding():  # another process that has taken over may have removed what was not committed
+                raise
 
     def _clear(self) -> None:
         """Remove the folder of parts, if none is left."""

@@ -120,10 +120,12 @@ class Checkpoint:
         Where.
     key : str
         Digest of all that decides what training does: a file of another key is of another training.
+    check : callable, optional
+        Called before the file is written; raises `CacheBusyError` if another process writes it now.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self._key = path, key
+    def __init__(self, path: Path, key: str, check: Callable[[], None] = lambda: None) -> None:
+        self.path, self._key, self._check = path, key, check
 
     def save(self, state: State, variables: list[Any], optimizer: Any) -> None:
         """Publish everything that going on needs."""
@@ -136,6 +138,7 @@ class Checkpoint:
             arrays |= {f"{name}{i}": value for i, value in enumerate(values)}
         content = io.BytesIO()
         np.savez(content, **arrays)  # type: ignore[arg-type]
+        self._check()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         publish(self.path, content.getbuffer())
 

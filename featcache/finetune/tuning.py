@@ -23,7 +23,7 @@ from featcache.base_finding import DRAWN, licence
 from featcache.bases import fresh_weights
 from featcache.batching import BATCH_SIZE
 from featcache.cache import FeatureCache
-from featcache.cache.lock import writer_lock
+from featcache.cache.lock import Lock, writer_lock
 from featcache.cache.writer import versions
 from featcache.classifier import ImageClassifier, own_source
 from featcache.composition import Composition, composition
@@ -134,8 +134,8 @@ def fine_tune(options: FineTuneOptions) -> FineTuned:
     key = hashlib.sha256(canonical_json(described).encode())
     first = _epochs_of(student) if options.initial_epoch is None else options.initial_epoch
     folder = None if options.tensorboard is None else Path(options.tensorboard)
-    with _alone(target.with_name(target.name + ".checkpoint")) as place:
-        checkpoint = Checkpoint(place / "state.npz", key.hexdigest())
+    with _alone(target.with_name(target.name + ".checkpoint")) as lock:
+        checkpoint = Checkpoint(lock.folder / "state.npz", key.hexdigest(), lock.check)
         result.before, result.composed_accuracy, result.difference = run.compared()
         state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=options.progress)
         result.history, result.stopped = state.history, state.stopped
@@ -144,13 +144,14 @@ def fine_tune(options: FineTuneOptions) -> FineTuned:
             _warn_if_below(teacher, result)
         result.skipped = [{"path": path, "reason": reason} for path, reason in run.pictures.skipped.items()]
         result.seconds = time.monotonic() - begun
+        lock.check()
         result.model = _saved(run, teacher, result, target)
         checkpoint.remove()
     return result
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[Path]:
+def _alone(folder: Path) -> Iterator[Lock]:
     """Make the checkpoint's folder and hold its lock; remove what is empty in the end."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,10 +161,10 @@ def _alone(folder: Path) -> Iterator[Path]:
             "another --out."
         ) from None
     try:
-        with writer_lock(folder):
+        with writer_lock(folder) as lock:
             for litter in folder.glob(f"{TEMPORARY}*"):  # of a run that was killed
                 litter.unlink(missing_ok=True)
-            yield folder
+            yield lock
     finally:
         with contextlib.suppress(OSError):  # a checkpoint lies in it
             folder.rmdir()

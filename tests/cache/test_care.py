@@ -4,13 +4,14 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from golden import make
 from recording import record
 
-from featcache.cache import FeatureCache
+from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.care import VerifyReport, verify
 from featcache.cache.inspection import inspect
 from featcache.cache.lock import writer_lock
@@ -219,14 +220,15 @@ def test_everything_but_the_shards_can_be_lost(cache: Path) -> None:
     assert (after.recipe, after.layers, set(after.places)) == (recipe, layers, keys)
 
 
-def test_newer_formats_are_left_alone(cache: Path) -> None:
-    """A manifest of a newer format is an error that says so; nothing is mended, moved or lost."""
-    manifest = Manifest(cache / "manifest.sqlite")
-    manifest.set_meta({"format": 2})
+@pytest.mark.parametrize("version", [1, 3])
+def test_other_formats_are_left_alone(cache: Path, version: int) -> None:
+    """A manifest of another format is an error that says so; nothing is mended, moved or lost."""
+    manifest = Manifest(cache / "manifest.sqlite").claim("a test")
+    manifest.set_meta({"format": version})
     manifest.close()
     before = {p: p.read_bytes() for p in cache.rglob("*") if p.is_file()}
     for use in (FeatureCache, verify, lambda path: verify(path, fix=True)):
-        with pytest.raises(CacheError, match="format 2"):
+        with pytest.raises(CacheError, match=f"format {version}"):
             use(cache)
     assert {p: p.read_bytes() for p in cache.rglob("*") if p.is_file()} == before
 
@@ -285,3 +287,44 @@ def test_what_is_no_cache(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="Nothing can be mended"):
         verify(tmp_path, fix=True)
     assert (tmp_path / "shards" / "a.h5").exists()
+
+
+@pytest.mark.parametrize("manifest_is_lost", [False, True])
+def test_fix_that_lost_its_lock_changes_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, manifest_is_lost: bool
+) -> None:
+    """What another process has committed since `verify --fix` looked is not replaced by what there was before."""
+    sound = (cache / "manifest.sqlite").read_bytes()
+    (cache / "recipe.json").write_text("{}")
+    if manifest_is_lost:
+        (cache / "manifest.sqlite").unlink()
+    real = Manifest.replace_listing
+
+    def late(manifest: Manifest, *arguments: Any) -> None:
+        if manifest_is_lost:
+            (cache / "manifest.sqlite").write_bytes(sound)
+        monkeypatch.setattr(Manifest, "replace_listing", real)
+        Manifest(cache / "manifest.sqlite").claim("another").set_meta({"since": 1})
+        manifest.replace_listing(*arguments)
+
+    monkeypatch.setattr(Manifest, "replace_listing", late)
+    with pytest.raises(CacheBusyError, match="has taken over"):
+        verify(cache, fix=True)
+    assert Manifest(cache / "manifest.sqlite").meta()["since"] == 1
+    assert (cache / "recipe.json").read_text() == "{}"
+    assert not (cache / "damaged").exists()
+    assert list(cache.glob(".tmp-*")) == []
+
+
+def test_a_writer_finds_that_fix_replaced_its_manifest(cache: Path) -> None:
+    """A writer that was stopped while `verify --fix` made another manifest commits nothing to the old file."""
+    recipe = FeatureCache(cache).recipe
+    with CacheWriter.open_for_writing(cache, recipe, None) as writer:
+        (cache / "lock").unlink()
+        (cache / "recipe.json").unlink()
+        assert verify(cache, fix=True).problems == []
+        builder = ShardBuilder(make.RECIPE, make.LAYERS)
+        builder.append(bytes(32), "new.png", make.features(b"new", 0))
+        with pytest.raises(CacheBusyError, match="has taken over"):
+            writer.commit(builder, [])
+    assert verify(cache).problems == []

@@ -1,20 +1,24 @@
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from golden import make
 
-from featcache.cache import FeatureCache
+from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.care import verify
 from featcache.cache.compaction import collect
+from featcache.cache.inspection import ShardContents, inspect
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest
-from featcache.cache.shard import ShardBuilder
+from featcache.cache.shard import Shard, ShardBuilder
 from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
+from featcache.files import publish
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def cache(tmp_path: Path) -> Path:
 
 def relist(path: Path, images: list[int]) -> None:
     """List other images, as an extraction whose source has changed does."""
-    manifest = Manifest(path / "manifest.sqlite")
+    manifest = Manifest(path / "manifest.sqlite").claim("a test")
     manifest.replace_listing([make.entry(i) for i in images], {})
     manifest.close()
 
@@ -51,9 +55,18 @@ def test_unlisted_rows_go_and_the_rest_stays(cache: Path) -> None:
     assert (again.rows_dropped, again.files_removed, again.bytes_freed) == (0, [], 0)
 
 
+def test_a_cache_that_was_opened_before_never_reads_rows_of_other_images(cache: Path) -> None:
+    """What was read of the manifest before shards were rewritten is not mixed with what it says afterwards."""
+    before = FeatureCache(cache)
+    expected, _ = np.asarray(FeatureCache(cache).features("test", layer="block1")), before.places
+    collect(cache)
+    with contextlib.suppress(CacheError):
+        assert np.asarray(before.features("test", layer="block1")).tolist() == expected.tolist()
+
+
 def test_views_beyond_the_wanted_ones_go(cache: Path) -> None:
     """With fewer views, or another augmentation, the views of before are no longer kept."""
-    manifest = Manifest(cache / "manifest.sqlite")
+    manifest = Manifest(cache / "manifest.sqlite").claim("a test")
     manifest.set_meta({"views": {"count": 1, "augmentation": "another"}})
     manifest.close()
     assert (collect(cache).rows_dropped, set(FeatureCache(cache).places.values()) != set()) == (4, True)
@@ -164,3 +177,68 @@ def test_removed_images_of_a_real_extraction(extracting, photos: Path, tmp_path:
     aside.rename(photo)
     assert extracting(photos, tmp_path / "c").report.computed == 1
     assert verify(tmp_path / "c").rows == 12
+
+
+def test_gc_that_lost_its_lock_deletes_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `gc` was about to rewrite or delete stays, if another process has taken over: it may be in use by now."""
+    (cache / "shards" / "0123456789abcdef.h5").write_bytes(b"of a killed run")
+    real = CacheWriter.remove
+
+    def late(writer: CacheWriter, files: object) -> None:
+        (cache / "lock").unlink()
+        with CacheWriter.open_for_writing(cache, make.RECIPE, None) as other:
+            other.replace_listing([make.entry(i) for i in range(len(make.IMAGES))], {})
+        real(writer, files)
+
+    monkeypatch.setattr(CacheWriter, "remove", late)
+    with pytest.raises(CacheBusyError, match="has taken over"):
+        collect(cache)
+    assert len(list((cache / "shards").iterdir())) == 4
+    assert verify(cache).problems == []
+
+
+def test_a_shard_that_the_manifest_names_is_not_deleted(cache: Path) -> None:
+    """Another process may publish the same rows, and so a file of the same name, which then is not litter."""
+    with CacheWriter.open_for_writing(cache, make.RECIPE, None) as writer:
+        writer.remove((cache / "shards").iterdir())
+    assert verify(cache).problems == []
+    assert len(list((cache / "shards").iterdir())) == 2
+
+
+def test_a_failed_rewrite_leaves_shards_of_others(cache: Path) -> None:
+    """Where the second of two shards cannot be made, the first is removed, but not if the manifest names it."""
+    opened = FeatureCache(cache)
+    shard = Shard(cache / "shards" / opened.shards[1].name)
+    contents = inspect(cache / "shards" / opened.shards[1].name)
+
+    def builders(rows: int) -> Iterator[ShardBuilder]:
+        builder = ShardBuilder(make.RECIPE, make.LAYERS)
+        for i, key in enumerate(contents.keys[:rows]):
+            row = {layer: shard.features(layer)[i] for layer in make.LAYERS}
+            builder.append(key.digest, contents.paths[i], row, key.view)
+        yield builder
+        raise OSError(28, "No space left on device")
+
+    before = {file.name for file in (cache / "shards").iterdir()}
+    with CacheWriter.open_for_writing(cache, make.RECIPE, None) as writer:
+        for rows in (1, len(contents.keys)):  # the latter are the bytes of a shard that is there
+            with pytest.raises(CacheError, match="No space left"):
+                writer.replace_shards({}, builders(rows))
+    assert {file.name for file in (cache / "shards").iterdir()} == before
+
+
+def test_a_draft_that_another_process_removed_is_no_damage(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that was stopped while it wrote a shard is told that another one has taken over, and nothing else."""
+
+    def late(file: Path) -> ShardContents:
+        (cache / "lock").unlink()
+        monkeypatch.undo()
+        collect(cache)
+        return inspect(file)
+
+    builder = ShardBuilder(make.RECIPE, make.LAYERS)
+    builder.append(bytes(32), "new.png", make.features(b"new", 0))
+    with CacheWriter.open_for_writing(cache, make.RECIPE, None) as writer:
+        monkeypatch.setattr(builder, "publish", lambda folder: publish(folder / "x", b"", check=late))
+        with pytest.raises(CacheBusyError, match="has taken over"):
+            writer.commit(builder, [])

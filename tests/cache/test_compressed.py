@@ -111,7 +111,7 @@ def test_a_cache_may_mix(extracting, tmp_path: Path) -> None:
     assert same_rows(plain, extracting(source(24), lost))
     assert FeatureCache(lost).places.keys() == mixed.places.keys()
 
-    manifest = Manifest(path / "manifest.sqlite")
+    manifest = Manifest(path / "manifest.sqlite").claim("a test")
     manifest.replace_listing([e for i, e in enumerate(mixed.entries) if i % 8], {})
     manifest.close()
     expected = [row for i, row in enumerate(np.asarray(plain.features())) if i % 8]

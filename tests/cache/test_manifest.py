@@ -1,6 +1,7 @@
 import hashlib
 import sqlite3
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from featcache.cache.manifest import Entry, Manifest, Place
 from featcache.cache.shard import Key, ShardInfo
-from featcache.errors import CacheDamagedError, CacheError
+from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
 
 D = [hashlib.sha256(bytes([i])).digest() for i in range(4)]
 ENTRIES = [
@@ -21,11 +22,12 @@ ENTRIES = [
 ]
 KEYS = [Key(D[0], 0, ""), Key(D[1], 2, "abc")]
 SHARD = ShardInfo("s.h5", 2, 100, 77, {"x": np.array([1, 2], np.uint32)}, {"x": 4096})
+OTHER = replace(SHARD, name="t.h5")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    manifest = Manifest(tmp_path / "manifest.sqlite", create=True)
+    manifest = Manifest(tmp_path / "manifest.sqlite", create=True).claim("a test")
     manifest.replace_listing(ENTRIES, {"source": {"name": "n"}})
     manifest.commit(SHARD, KEYS, [(1, ENTRIES[1]._replace(digest=D[1], split="train"))])
     manifest.close()
@@ -43,7 +45,8 @@ def test_everything_comes_back(path: Path) -> None:
     assert info.checksums["x"].tolist() == [1, 2]
     meta = manifest.meta()
     assert len(meta.pop("version")) == 32
-    assert meta == {"format": 1, "source": {"name": "n"}, "images": 3, "rows": 2, "settled": 1}
+    assert meta == {"format": 2, "target": "class", "source": {"name": "n"}, "images": 3, "rows": 2, "settled": 1,
+                    "writer": "a test", "commits": 2}  # fmt: skip
 
 
 def test_a_stranger_can_read_it(path: Path) -> None:
@@ -65,7 +68,9 @@ def test_a_stranger_can_read_it(path: Path) -> None:
         ("UPDATE listing SET name = 'sizes' WHERE name = 'stamps'", "listing"),
         ("UPDATE listing SET first = 1 WHERE name = 'paths'", "listing"),
         ("DELETE FROM listing WHERE name = 'reasons'", "listing"),
+        ("DELETE FROM listing WHERE name = 'regions'", "listing"),
         ("DELETE FROM listing", "listing"),
+        ("DELETE FROM meta WHERE key = 'target'", "meta"),
         ("UPDATE settled SET positions = zeroblob(8)", "listing"),
         ("DELETE FROM settled", "listing"),
         ("UPDATE rows SET digests = zeroblob(64)", "rows"),
@@ -88,7 +93,7 @@ def test_changed_rows_are_found(path: Path, statement: str, read: str) -> None:
 
 def test_failed_transaction_changes_nothing(path: Path) -> None:
     """A listing that cannot be written whole is not written at all."""
-    manifest = Manifest(path)
+    manifest = Manifest(path).claim("another")
     before = manifest.listing()
 
     def broken() -> object:
@@ -103,7 +108,7 @@ def test_failed_transaction_changes_nothing(path: Path) -> None:
 
 def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: Path) -> None:
     """Columns that were not read before another listing took their place are refused, never taken from that one."""
-    old, writer = Manifest(path).listing(), Manifest(path)
+    old, writer = Manifest(path).listing(), Manifest(path).claim("another")
     assert list(old.paths) == [entry.path for entry in ENTRIES]
     writer.commit(None, [], [(2, ENTRIES[2]._replace(digest=D[3], reason="not an image"))])
     assert (old.reasons, old[2].digest) == ({2: "not an image"}, D[3])
@@ -116,7 +121,7 @@ def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: P
 
 def test_what_is_settled_last_counts(path: Path) -> None:
     """An image that is settled again has its newest digest and reason, and no older one."""
-    manifest = Manifest(path)
+    manifest = Manifest(path).claim("another")
     failed, read = ENTRIES[1]._replace(reason="broken"), ENTRIES[1]._replace(digest=D[2], split="test")
     manifest.commit(None, [], [(0, ENTRIES[0]), (1, failed)])
     assert list(manifest.listing()) == [ENTRIES[0], failed, ENTRIES[2]]
@@ -137,7 +142,7 @@ def test_listings_of_several_pieces(tmp_path_factory: pytest.TempPathFactory, n:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("featcache.cache.pieces.PIECE", size)
-        manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True)
+        manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True).claim("a test")
         manifest.replace_listing(listing, {})
         assert list(manifest.listing()) == listing
         assert list(manifest.listing().paths) == [entry.path for entry in listing]
@@ -150,12 +155,31 @@ def test_listings_of_several_pieces(tmp_path_factory: pytest.TempPathFactory, n:
         manifest.close()
 
 
-def test_other_format_is_refused(path: Path) -> None:
-    """A manifest of a newer format is an error that says what to do."""
-    manifest = Manifest(path)
-    manifest.set_meta({"format": 2})
-    with pytest.raises(CacheError, match=r"has format 2, .* reads format 1"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format": 1}, r"earlier version .*format 1, .*format 2.* Run `featcache extract` with another `cache`"),
+        ({"format": 3}, r"has format 3, .* reads format 2\. Update featcache"),
+        ({"format": "2"}, "has format 2"),
+        ({"format": None}, "has format None"),
+        ({"target": "numbers"}, r"targets of the kind 'numbers', .* reads 'class'\. Update featcache"),
+    ],
+)
+def test_other_formats_are_refused(path: Path, values: dict[str, object], message: str) -> None:
+    """A manifest of another format, or with another kind of target, is one line that says what to do."""
+    manifest = Manifest(path).claim("a test")
+    manifest.set_meta(values)
+    with pytest.raises(CacheError, match=message) as caught:
         Manifest(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_parts_of_files_are_refused(path: Path) -> None:
+    """A listing with regions, which no version writes yet, is never read as one of whole files."""
+    manifest = Manifest(path)
+    manifest._insert("listing", [("regions", 0, b"[1, 2, 3]")])
+    with pytest.raises(CacheError, match=r"parts of files\. Update featcache"):
+        _ = manifest.listing().paths
 
 
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
@@ -182,7 +206,7 @@ entries = st.builds(
 @given(st.lists(entries, max_size=8))
 def test_any_listing_survives(tmp_path_factory: pytest.TempPathFactory, listing: list[Entry]) -> None:
     """Whatever names, sizes and times a source has, the listing reads back equal."""
-    manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True)
+    manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.sqlite", create=True).claim("a test")
     manifest.replace_listing(listing, {})
     assert manifest.listing() == listing
     manifest.close()
@@ -191,3 +215,98 @@ def test_any_listing_survives(tmp_path_factory: pytest.TempPathFactory, listing:
 def test_commits_are_synced(path: Path) -> None:
     """A commit waits for the disk (synchronous=FULL)."""
     assert Manifest(path)._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+CHANGES = {
+    "commit": lambda manifest: manifest.commit(None, [], [(1, ENTRIES[1]._replace(digest=D[2]))]),
+    "add a shard": lambda manifest: manifest.commit(OTHER, KEYS, []),
+    "listing": lambda manifest: manifest.replace_listing(ENTRIES[::-1], {}),
+    "shards": lambda manifest: manifest.replace_shards([1], []),
+    "meta": lambda manifest: manifest.set_meta({"views": 3}),
+}
+
+
+def refused(manifest: Manifest, change: str) -> None:
+    """Make sure that a change is refused with one line, and changes nothing."""
+    path = manifest._path
+    before = path.read_bytes()
+    with pytest.raises(CacheBusyError, match="has taken over writing") as caught:
+        CHANGES[change](manifest)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert not path.with_name(path.name + "-journal").exists()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whoever_lost_the_manifest_changes_nothing(path: Path, change: str) -> None:
+    """Once another writer has changed it, every kind of change of the one before is refused."""
+    first = Manifest(path).claim("first")
+    first.set_meta({"views": 1})
+    before = path.read_bytes()
+    second = Manifest(path).claim("second")
+    assert path.read_bytes() == before
+    second.set_meta({"views": 2})
+    refused(first, change)
+    CHANGES[change](second)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whoever_opened_it_before_a_change_changes_nothing(path: Path, change: str) -> None:
+    """A writer whose predecessor wakes up and writes first knows too little of what there is now."""
+    first = Manifest(path).claim("first")
+    first.set_meta({"views": 1})
+    second = Manifest(path).claim("second")
+    first.commit(None, [], [(0, ENTRIES[0])])
+    refused(second, change)
+    first.set_meta({"views": 1})
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_listing_is_found_whoever_wrote_it(path: Path, change: str) -> None:
+    """Where the token is the same, as in a fork of the writer, another listing still is another one."""
+    first, second = Manifest(path).claim("the same"), Manifest(path).claim("the same")
+    second.replace_listing(ENTRIES[::-1], {})
+    refused(first, change)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_manifest_that_was_replaced_is_not_written(path: Path, change: str, there: bool) -> None:
+    """Whoever has a file open that `verify --fix` replaced, or that was deleted, does not write into nowhere."""
+    manifest = Manifest(path).claim("first")
+    manifest.set_meta({"views": 1})
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
+    if there:
+        return refused(manifest, change)
+    path.unlink()
+    with pytest.raises(CacheBusyError):
+        CHANGES[change](manifest)
+    assert list(path.parent.iterdir()) == []
+    return None
+
+
+def test_a_reader_changes_nothing(path: Path) -> None:
+    """A manifest that was not claimed cannot be changed."""
+    for change in CHANGES:
+        refused(Manifest(path), change)
+
+
+@pytest.mark.parametrize("position", [0, 2, 3, -2])
+def test_images_are_settled_by_their_path(path: Path, position: int) -> None:
+    """A digest for an image that is not at its position is refused, and so is all of the transaction."""
+    manifest = Manifest(path).claim("first")
+    before = (manifest.listing().load(), manifest.shards())
+    settled = [(position, ENTRIES[1]._replace(digest=D[2]))]
+    with pytest.raises(CacheBusyError):
+        manifest.commit(OTHER, KEYS, settled)
+    assert (manifest.listing(), manifest.shards().keys()) == (before[0], before[1].keys())
+
+
+def test_a_change_that_is_under_way_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process is in the middle of a change, perhaps stopped, that is what one line says."""
+    first, second = Manifest(path).claim("first"), Manifest(path).claim("second")
+    second._db.execute("PRAGMA busy_timeout = 50")
+    with first.changing(), pytest.raises(CacheBusyError, match="in the middle of changing"):
+        second.set_meta({"views": 2})

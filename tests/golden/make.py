@@ -1,4 +1,4 @@
-"""Make ``tests/golden/format-1``: a tiny cache of format 1, with everything that the format can hold.
+"""Make ``tests/golden/format-2``: a tiny cache of format 2, with everything that the format can hold.
 
 Run it as ``python tests/golden/make.py`` only when the format changes before its release; a released one stays.
 """
@@ -16,7 +16,7 @@ from featcache.cache.manifest import Entry
 from featcache.cache.shard import ShardBuilder
 from featcache.recipe import Recipe
 
-FOLDER = Path(__file__).parent / "format-1"
+FOLDER = Path(__file__).parent / "format-2"
 RECIPE = Recipe(
     architecture="a" * 64, weights="b" * 64, layers=("block1", "outer/block2"), pooling="none", image_size=(8, 8),
     resize="stretch", interpolation="bilinear", preprocess="none", dtype="float32",

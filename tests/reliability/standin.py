@@ -1,12 +1,13 @@
 """Run the command line with a stand-in base, and die where told.
 
-    python standin.py [--log FILE] [--die POINT:WHEN:N] [--limit BYTES] COMMAND …
+    python standin.py [--log FILE] [--die POINT:WHEN:N] [--limit BYTES] [--slow SECONDS] COMMAND …
 
 The stand-in makes features from an image's digest, without TensorFlow, so that a process starts in
 half a second: what is tried here is the cache, not the network. Everything else is the product's.
 
 ``--log`` appends a line per computed row; ``--die fsync:before:3`` kills the process at the third
-fsync; ``--limit`` makes every file end at so many bytes, as a full disk would.
+fsync; ``--limit`` makes every file end at so many bytes, as a full disk would;
+``--slow`` waits before each image.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -68,6 +70,7 @@ class Extractor:
     """Stands in for `featcache.extractor.Extractor`."""
 
     log: Path | None = None
+    slow = 0.0
 
     def __init__(self, request: Any) -> None:
         self.request, self.recipe, self.layers, self.base = request, RECIPE, LAYERS, Base()
@@ -77,6 +80,7 @@ class Extractor:
 
     def stream(self, source: Source, items: list[Item], *, wanted: Callable[..., Any], **_: Any) -> Iterator[Extracted]:
         for item in items:
+            time.sleep(self.slow)
             try:
                 content = source.read(item)
             except ImageError as error:
@@ -104,7 +108,6 @@ POINTS = {
     "write": (Path, "open"),
     "fsync": (os, "fsync"),
     "rename": (Path, "replace"),
-    "link": (os, "link"),
     "unlink": (Path, "unlink"),
     "commit": (Manifest, "commit"),
     "listing": (Manifest, "replace_listing"),
@@ -164,6 +167,8 @@ def main() -> None:
         arguments = arguments[2:]
         if option == "--log":
             Extractor.log = Path(value)
+        elif option == "--slow":
+            Extractor.slow = float(value)
         elif option == "--die":
             point, when, count = value.split(":")
             die_at(point, when, int(count))
