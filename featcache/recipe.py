@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
+from featcache.reading import other_kind
+from featcache.values import anything, list_of, mapping_of, maybe, one_of, path, record, row, text, whole
 
 FORMAT_VERSION = 1
 """Version of the cache folder, its shards and its manifest.
@@ -101,9 +103,13 @@ class Recipe:
         Raises
         ------
         OptionError
-            If a field is missing or unknown.
+            If a field is missing or unknown, or its value is of another kind.
         """
         names = {f.name for f in dataclasses.fields(cls)} - {"spec"}
+        try:
+            RECIPE(values, "")
+        except ValueError as error:
+            raise OptionError(f"The recipe is damaged: {error}. Extract again.") from None
         if set(values) - {"spec"} != names:
             odd = ", ".join(sorted(names ^ (set(values) - {"spec"})))
             raise OptionError(
@@ -129,6 +135,54 @@ class Recipe:
         mine, theirs = self.to_dict(), other.to_dict()
         both = {name: (mine.get(name), theirs.get(name)) for name in {**mine, **theirs}}
         return [f"{name}: {_short(one)} → {_short(other)}" for name, (one, other) in both.items() if one != other]
+
+
+RECIPE = record(
+    {},
+    {
+        "architecture": text,
+        "weights": text,
+        "layers": list_of(text, least=1, distinct=True),
+        "pooling": one_of(*choices(Pooling)),
+        "image_size": row(whole(0, 16_384), whole(0, 16_384)),
+        "resize": one_of(*choices(Resize)),
+        "interpolation": one_of(*choices(Interpolation)),
+        "preprocess": one_of(*choices(Preprocess)),
+        "dtype": one_of(*choices(Dtype)),
+        "decode": text,
+        "precision": text,
+        "runtime": text,
+        "format": whole(),
+        "spec": maybe(mapping_of(anything)),
+    },
+)
+"""The kind of value that a recipe is in JSON."""
+
+_FILE = record({"file": path})
+
+
+def _name_or_file(value: Any, name: str) -> None:
+    (_FILE if isinstance(value, Mapping) else path)(value, name)
+
+
+_REQUEST = record(
+    {
+        "base": _name_or_file,
+        "settings": mapping_of(anything),
+        "weights": maybe(_name_or_file),
+        "layers": list_of(text),
+        "pooling": text,
+        "image_size": maybe(row(whole(1, 16_384), whole(1, 16_384))),
+        "resize": text,
+        "interpolation": text,
+        "preprocess": text,
+        "dtype": text,
+        "precision": text,
+        "runtime": text,
+        "decode": one_of(*choices(Decode)),
+        "seed": whole(-(2**63)),
+    }
+)
 
 
 def _short(value: Any) -> str:
@@ -292,13 +346,21 @@ class Request:
         Raises
         ------
         OptionError
-            If it is of a version that decoded JPEGs in another way.
+            If it is of a version that decoded JPEGs in another way, or a value is of another kind.
         """
-        if "decode" not in values:
+        if isinstance(values, Mapping) and "decode" not in values:
             raise OptionError(
                 "This cache or head was made by an earlier version of featcache, whose JPEG pixels were different. "
                 "Extract again and train the head again."
             )
+
+        try:
+            _REQUEST(values, "")
+        except ValueError as error:
+            raise OptionError(
+                f"What is kept of the request for this cache or head is damaged: {error}. Extract again, and train "
+                "the head again."
+            ) from None
 
         def name_of(value: Any) -> Any:
             return value["file"] if isinstance(value, Mapping) else value
@@ -339,6 +401,9 @@ class Request:
 
 
 def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:
+    kind = other_kind(path)
+    if kind is not None:
+        raise error(f"Expected {expected}. Received: {str(path)!r}, which is {kind}, not a file.")
     try:
         stat = path.stat()
     except (OSError, ValueError):

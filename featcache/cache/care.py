@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from featcache import base_folder
-from featcache.cache.inspection import ShardContents, inspect
+from featcache.cache.inspection import ShardContents, inspect, named_by_content
 from featcache.cache.listing import Listing
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest, has_shards
@@ -201,7 +202,12 @@ class _Findings:
         try:
             described = read_description(self.path)
             recipe = Recipe.from_dict(described["recipe"])
-        except (CacheError, OptionError, TypeError) as error:
+        except (CacheDamagedError, OptionError) as error:
+            self._problem("recipe.json", _reason(error))
+            return None
+        except CacheError as error:
+            if (self.path / "recipe.json").is_file():  # it cannot be read now, which says nothing of it
+                raise
             self._problem("recipe.json", _reason(error))
             return None
         if described.get("format") != FORMAT_VERSION:
@@ -220,14 +226,19 @@ class _Findings:
             contents = inspect(self.path / "shards" / name)
         except CacheDamagedError as error:
             return self._shard_problem(name, _reason(error))
+        wrong = ""
         if known is not None:
             same = contents.info.checksums.keys() == known.checksums.keys() and all(
                 np.array_equal(sums, known.checksums[layer]) for layer, sums in contents.info.checksums.items()
             )
             if not same or replace(contents.info, checksums={}) != replace(known, checksums={}):
-                return self._shard_problem(name, "it is not the file that the manifest describes")
+                wrong = "it is not the file that the manifest describes"
         if self.meta is not None and [[n, list(s)] for n, s in contents.layers.items()] != self.meta.get("layers"):
-            return self._shard_problem(name, f"it has layers {contents.layers}, the manifest others")
+            wrong = f"it has layers {contents.layers}, the manifest others"
+        if wrong and not named_by_content(self.path / "shards" / name):
+            return self._shard_problem(name, wrong)
+        if wrong:  # it is what it was when it was written, so the manifest is wrong
+            self._problem("manifest.sqlite", f"it describes shards/{name} wrongly")
         self.sound[name] = replace(contents, paths=[])  # of millions of rows they would be many
         return None
 
@@ -272,18 +283,20 @@ def _mend(found: _Findings) -> None:
             "Extract into another `cache`."
         )
     for name in sorted(found.bad):
-        if (path / "shards" / name).exists():
+        if os.path.lexists(path / "shards" / name):
             _set_aside(path, path / "shards" / name)
     meta, entries = found.meta, found.entries
+    layers = [[[name, list(shape)] for name, shape in contents.layers.items()] for contents in found.sound.values()]
     if meta is None or entries is None:
-        layers = next((contents.layers for contents in found.sound.values()), {})
         meta = {
-            "layers": (meta or {}).get("layers") or [[name, list(shape)] for name, shape in layers.items()],
+            "layers": (meta or {}).get("layers", []),
             "source": {"name": "", "location": ""},
             "listing": {},
             **{key: value for key, value in (meta or {}).items() if key == "views"},
         }
         entries = Listing.of([])
+    if layers:
+        meta["layers"] = layers[0]
     draft = path / f"{TEMPORARY}{uuid.uuid4().hex}"
     manifest = Manifest(draft, create=True)
     try:
