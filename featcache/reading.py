@@ -45,8 +45,8 @@ def trouble(error: BaseException) -> str | None:
 def other_kind(path: str | os.PathLike[str]) -> str | None:
     """Return what a path leads to if it is there and no regular file, without opening it."""
     try:
-        mode = os.stat(path).st_mode
-    except OSError:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
         return None
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
@@ -72,7 +72,7 @@ def open_plain(path: str | os.PathLike[str], *, most: int | None = None, size: i
     kind = other_kind(path)
     if kind is not None:
         raise ValueError(f"it is {kind}, not a file")
-    file = open(path, "rb", opener=_without_waiting)  # noqa: PTH123, SIM115
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     try:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

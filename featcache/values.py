@@ -49,6 +49,12 @@ def truth(value: Any, name: str) -> None:
         raise wrong(value, name, "true or false")
 
 
+def measured(value: Any, name: str) -> None:
+    """A number that may be infinite or no number at all, as losses are."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise wrong(value, name, "a number")
+
+
 def whole(low: int = 0, high: int = MOST) -> Kind:
     """Return the kind of whole numbers in a range, both ends included."""
 

@@ -25,6 +25,7 @@ from featcache.cache.shard import ShardInfo
 from featcache.cache.writer import describe
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import TEMPORARY, publish_json, sync_folder
+from featcache.reading import trouble
 from featcache.recipe import FORMAT_VERSION, Recipe
 from featcache.sources import Digests
 
@@ -246,7 +247,10 @@ class _Findings:
         """Check the copy of the base, if there is one: heads work without it where the base still is."""
         folder = self.path / base_folder.NAME
         if folder.exists() and self.recipe is not None:
-            wrong = base_folder.problem(folder, self.recipe)
+            try:
+                wrong = base_folder.problem(folder, self.recipe)
+            except OSError as error:
+                raise CacheError(f"{str(folder)!r} cannot be read: {trouble(error)}") from None
             if wrong is not None:
                 self._problem(base_folder.NAME, wrong)
 

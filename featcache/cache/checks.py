@@ -10,18 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.cache.shard import HEAD_BYTES, ShardInfo, block_rows
-from featcache.errors import OptionError
+from featcache.cards import SOURCE, listing
 from featcache.reading import parsed
 from featcache.recipe import RECIPE
-from featcache.sources import SourceOptions, SplitPolicy
 from featcache.values import (
     anything,
     list_of,
     mapping_of,
     matching,
     maybe,
-    number,
-    path,
     record,
     row,
     sha256,
@@ -45,21 +42,6 @@ DESCRIPTION = record(
 shard_name = matching(r"[0-9a-f]{16}\.h5", "the name of a shard")
 
 
-def _source_options(value: Any, name: str) -> None:
-    try:
-        SourceOptions.from_dict(value)
-    except OptionError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _listing_options(value: Any, name: str) -> None:
-    _LISTING(value, name)
-    try:
-        SplitPolicy.from_listing(value)
-    except (OptionError, TypeError) as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
 def _layers(value: Any, name: str) -> None:
     _SHAPES(value, name)
     if len({layer for layer, _ in value}) < len(value) or any(math.prod(shape) > 2**40 for _, shape in value):
@@ -67,19 +49,6 @@ def _layers(value: Any, name: str) -> None:
 
 
 _SHAPES = list_of(row(text, list_of(whole(1, 2**40))), least=1)
-
-_LISTING = record(
-    {},
-    {
-        "classes": maybe(list_of(text)),
-        "validation_split": maybe(number(0, 1)),
-        "test_split": maybe(number(0, 1)),
-        "test_from": maybe(row(text, number(0, 1))),
-        "seed": whole(-(2**63)),
-        "cutoffs": mapping_of(row(number(), number(), number())),
-        "shared": list_of(sha256),
-    },
-)
 
 META = record(
     {},
@@ -91,8 +60,8 @@ META = record(
         "rows": whole(0, 2**40),
         "settled": whole(0, 2**40),
         "version": text,
-        "source": record({"name": text, "location": path}, {"options": _source_options}),
-        "listing": _listing_options,
+        "source": SOURCE,
+        "listing": listing,
         "views": record({"count": whole(0, 2**16 - 1), "augmentation": text}, {"policy": maybe(mapping_of(anything))}),
     },
 )

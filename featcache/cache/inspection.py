@@ -25,7 +25,6 @@ from featcache.errors import CacheDamagedError, CacheError
 from featcache.reading import open_plain, parsed, trouble
 from featcache.recipe import FORMAT_VERSION, Recipe
 
-
 SHARD_FILE_BYTES = 16 * 2**30
 """What a shard has at most: `SHARD_BYTES`, or one row, and its index."""
 
