@@ -99,7 +99,7 @@ MODEL = record(
         "class_names": list_of(text, least=2, distinct=True),
         "trained_classes": list_of(whole(), least=2, distinct=True),
         "pixels": row(whole(1, 16_384), whole(1, 16_384), whole(1, 4), one_of(*choices(Resize)),
-                      one_of(*choices(Interpolation)), text),
+                      one_of(*choices(Interpolation)), anything),
     },
     {
         **_COMMON,

@@ -94,10 +94,20 @@ def verify(path: Path, *, fix: bool = False) -> VerifyReport:
     Raises
     ------
     CacheError
-        If there is no cache, it has another format version, or nothing is left to mend it from.
+        If there is no cache, it has another format version, nothing is left to mend it from, or it cannot be read for
+        a reason that says nothing of it, such as too many open files.
     CacheBusyError
         If it is to be fixed while another process writes it.
     """
+    try:
+        return _verified(path, fix=fix)
+    except OSError as error:
+        if (reason := trouble(error)) is None:
+            raise
+        raise CacheError(f"{str(error.filename or path)!r} cannot be read or written: {reason}") from None
+
+
+def _verified(path: Path, *, fix: bool) -> VerifyReport:
     if not (path / "recipe.json").exists() and not has_shards(path):
         raise CacheError(f"There is no cache in {str(path)!r}. Name the folder of one.")
     found = _Findings(path)
@@ -247,10 +257,7 @@ class _Findings:
         """Check the copy of the base, if there is one: heads work without it where the base still is."""
         folder = self.path / base_folder.NAME
         if folder.exists() and self.recipe is not None:
-            try:
-                wrong = base_folder.problem(folder, self.recipe)
-            except OSError as error:
-                raise CacheError(f"{str(folder)!r} cannot be read: {trouble(error)}") from None
+            wrong = base_folder.problem(folder, self.recipe)
             if wrong is not None:
                 self._problem(base_folder.NAME, wrong)
 

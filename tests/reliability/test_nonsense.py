@@ -259,8 +259,8 @@ def in_heads(room: Callable[[], Path], count: int, first: int) -> None:
             if asked[0] == "harmless":
                 assert asked[1].shape == (3, 2)
         cache = FeatureCache(root / "cache")
-        subject = open_subject(root / "cache")
-        outcomes.append(tries.attempt(f"{seed}: {what}: list", lambda c=cache, s=subject: standings(c, s))[0])
+        listed = tries.attempt(f"{seed}: {what}: list", lambda c=cache: standings(c, open_subject(c.path)))
+        outcomes.append(listed[0])
         if seed % 5 == 0:
             outcomes.append(tries.attempt(f"{seed}: {what}: info", lambda root=root: info(root))[0])
         tries.count(outcomes)
@@ -330,8 +330,8 @@ def in_result(tries: Tries, root: Path, rng: random.Random, seed: int) -> None:
 
     file = rng.choice(sorted((root / "cache" / "results").glob("*.json")))
     what = nonsense.change_card(file, rng, nonsense.kept_result)
-    cache, subject = FeatureCache(root / "cache"), open_subject(root / "cache")
-    outcomes = [tries.attempt(f"{seed}: {what}: list", lambda: standings(cache, subject))[0]]
+    cache = FeatureCache(root / "cache")
+    outcomes = [tries.attempt(f"{seed}: {what}: list", lambda: standings(cache, open_subject(cache.path)))[0]]
     with mock.patch("featcache.train.comparison.keep", lambda *_: None):
         again = tries.attempt(
             f"{seed}: {what}: compare", lambda: compare(cache, ["ridge", "centroid"], layers=["deep"], jobs=1)
