@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from featcache.errors import OptionError
 from featcache.files import csv_text, publish_json, sync_folder
-from featcache.reading import other_kind, read_json, trouble
+from featcache.reading import odd_file, read_json, trouble
 from featcache.values import anything, mapping_of, record, sha256, whole
 
 UNSURE = "unsure"
@@ -395,7 +395,7 @@ def own_files(out: Path) -> tuple[Path, Path, Path]:
 
 def _open_locked(path: Path) -> BinaryIO:
     """Open a file, made if need be, to read and write, unbuffered; raise `OptionError` if somebody else has it so."""
-    if (kind := other_kind(path)) is not None:
+    if (kind := odd_file(path)) is not None:
         raise OptionError(f"{str(path)!r} is {kind}, not a file. Move it, or choose another `out`.")
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
     try:

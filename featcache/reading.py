@@ -42,7 +42,7 @@ def trouble(error: BaseException) -> str | None:
     return f"{os.strerror(number)}. {_TROUBLE[number]}, and run the command again."
 
 
-def other_kind(path: str | os.PathLike[str]) -> str | None:
+def odd_file(path: str | os.PathLike[str]) -> str | None:
     """Return what a path leads to if it is there and no regular file, without opening it."""
     try:
         mode = Path(path).stat().st_mode
@@ -69,7 +69,7 @@ def open_plain(path: str | os.PathLike[str], *, most: int | None = None, size: i
     OSError
         If it cannot be opened.
     """
-    kind = other_kind(path)
+    kind = odd_file(path)
     if kind is not None:
         raise ValueError(f"it is {kind}, not a file")
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115

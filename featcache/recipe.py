@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
-from featcache.reading import other_kind
+from featcache.reading import odd_file
 from featcache.values import anything, list_of, mapping_of, maybe, one_of, path, record, row, text, whole
 
 FORMAT_VERSION = 1
@@ -401,8 +401,8 @@ class Request:
 
 
 def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:
-    kind = other_kind(path)
-    if kind is not None:
+    kind = odd_file(path)
+    if kind is not None and not path.is_dir():  # whoever loads a folder says what it holds
         raise error(f"Expected {expected}. Received: {str(path)!r}, which is {kind}, not a file.")
     try:
         stat = path.stat()

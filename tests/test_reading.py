@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from featcache import base_folder
+from featcache.bases.file_kinds import other_kind
 from featcache.cache import FeatureCache
 from featcache.cache.care import verify
 from featcache.engines.parts import found_part, read_part
@@ -135,13 +136,15 @@ def test_a_head_whose_files_are_none(filled: Path, odd: str) -> None:
         assert kept(filled, {"x": 1}) is None
 
 
-@pytest.mark.parametrize("odd", ["a named pipe", "a device", "a folder", "a socket"])
+@pytest.mark.parametrize("odd", ["a named pipe", "a device", "a socket"])
 def test_weights_that_are_no_file(tmp_path: Path, odd: str) -> None:
     """Weights are opened only if they are a file."""
     (tmp_path / "w.h5").write_bytes(b"")
     replaced(tmp_path / "w.h5", odd)
     with hurried(), pytest.raises(WeightsError, match=f"which is {odd}, not a file"):
         Request("vgg19", weights=tmp_path / "w.h5").to_dict()
+    with hurried():
+        assert f"is {odd}, not a file" in str(other_kind(tmp_path / "w.h5"))
 
 
 @contextlib.contextmanager

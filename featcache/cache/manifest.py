@@ -24,7 +24,7 @@ from featcache.cache.listing import Entry, Listing
 from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError
-from featcache.reading import other_kind, parsed
+from featcache.reading import odd_file, parsed
 from featcache.recipe import FORMAT_VERSION
 from featcache.sources import SPLITS
 from featcache.sources.columns import encoded
@@ -106,7 +106,7 @@ class Manifest:
     def _check_files(self) -> None:
         """Raise if SQLite would wait for, or read without end from, what is no regular file."""
         for file in (self._path, self._path.with_name(f"{self._path.name}-journal")):
-            if (kind := other_kind(file)) is not None:
+            if (kind := odd_file(file)) is not None:
                 raise self._damaged(f"{file.name} is {kind}, not a file")
 
     def close(self) -> None:
