@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,14 @@ class Augmentation:
     crop: float = 0.0
     fill: Fill = "nearest"
     seed: int = 0
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Augmentation:
+        """Return the augmentation that a cache's manifest keeps; raise `OptionError` if it is none."""
+        try:
+            return cls(**kept)
+        except TypeError as error:
+            raise OptionError(f"The cache's augmentation is damaged: {error}. Run `featcache extract` again.") from None
 
     def __post_init__(self) -> None:
         limits = {"rotation": 0.5, "zoom": 0.99, "shift": 1, "brightness": 1, "contrast": 1, "crop": 0.99}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featcache.errors import OptionError
-from featcache.recipe import RECIPE, Interpolation, Resize, choices
+from featcache.recipe import RECIPE, Interpolation, Resize, choices, request_kind
 from featcache.sources import SourceOptions, SplitPolicy
 from featcache.values import (
     anything,
@@ -73,7 +73,7 @@ HISTORY = mapping_of(list_of(measured))
 _COMMON = {
     "metrics": _SCORES,
     "recipe": RECIPE,
-    "request": maybe(mapping_of(anything)),
+    "request": maybe(request_kind),
     "source": SOURCE,
     "listing": listing,
     "cache": path,

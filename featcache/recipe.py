@@ -185,6 +185,13 @@ _REQUEST = record(
 )
 
 
+def request_kind(value: Any, name: str) -> None:
+    """A request in JSON; of one without ``decode``, which `Request.from_dict` refuses, nothing more is expected."""
+    mapping_of(anything)(value, name)
+    if "decode" in value:
+        _REQUEST(value, name)
+
+
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text[:12] if len(text) == 64 else text

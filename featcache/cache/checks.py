@@ -12,17 +12,18 @@ import numpy.typing as npt
 from featcache.cache.shard import HEAD_BYTES, ShardInfo, block_rows
 from featcache.cards import SOURCE, listing
 from featcache.reading import parsed
-from featcache.recipe import RECIPE
+from featcache.recipe import RECIPE, request_kind
 from featcache.values import (
-    anything,
     list_of,
     mapping_of,
     matching,
     maybe,
+    number,
     record,
     row,
     sha256,
     text,
+    truth,
     whole,
     wrong,
 )
@@ -32,7 +33,7 @@ DESCRIPTION = record(
     {
         "format": whole(),
         "fingerprint": sha256,
-        "request": maybe(mapping_of(anything)),
+        "request": maybe(request_kind),
         "written": text,
         "versions": mapping_of(text),
     },
@@ -50,6 +51,9 @@ def _layers(value: Any, name: str) -> None:
 
 _SHAPES = list_of(row(text, list_of(whole(1, 2**40))), least=1)
 
+_PARTS = ("rotation", "zoom", "shift", "brightness", "contrast", "crop")
+_POLICY = record({}, {"flip": truth, "fill": text, "seed": whole(-(2**63)), **dict.fromkeys(_PARTS, number(0, 1))})
+
 META = record(
     {},
     {
@@ -62,7 +66,7 @@ META = record(
         "version": text,
         "source": SOURCE,
         "listing": listing,
-        "views": record({"count": whole(0, 2**16 - 1), "augmentation": text}, {"policy": maybe(mapping_of(anything))}),
+        "views": record({"count": whole(0, 2**16 - 1), "augmentation": text}, {"policy": maybe(_POLICY)}),
     },
 )
 """The kind of value that the table ``meta`` has, all of it."""

@@ -90,7 +90,7 @@ def _extract(subject: Subject, cleaned: str | None = None) -> list[str]:
         options.append(("seed", request["seed"] or None))
     policy = None if subject.cache is None else subject.cache.augmentation_policy
     if subject.cache is not None and subject.cache.views and policy is not None:
-        options += [("views", subject.cache.views), ("augment", _augment(policy)), ("fill", policy["fill"])]
+        options += [("views", subject.cache.views), ("augment", _augment(policy)), ("fill", policy.get("fill"))]
     folder = str(subject.cache.path) if subject.cache is not None else str(subject.card.get("cache", "CACHE"))
     source = cleaned or subject.source.get("location") or "SOURCE"
     return [_joined("extract", source, *options, ("cache", folder))]
@@ -119,7 +119,11 @@ def _fine_tune(head: str, options: Mapping[str, Any], out: str) -> str:
 
 def _augment(policy: Mapping[str, Any]) -> str:
     parts = ["flip"] if policy.get("flip") else []
-    parts += [f"{key}={value:g}" for key, value in policy.items() if key not in ("flip", "fill", "seed") and value]
+    parts += [
+        f"{key}={value:g}"
+        for key, value in policy.items()
+        if key not in ("flip", "fill", "seed") and isinstance(value, int | float) and value
+    ]
     return ",".join(parts)
 
 
