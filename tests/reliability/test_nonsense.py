@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -44,9 +45,12 @@ def extract(root: Path, **options: Any) -> FeatureCache:
 
 @pytest.fixture(scope="module", autouse=True)
 def _stand_in() -> Iterator[None]:
+    for name in ("classifier", "neighboring", "report.writing", "train"):  # they keep the real one
+        importlib.import_module(f"featcache.{name}")
     module = type(sys)("featcache.extractor")
     module.__dict__.update(Extractor=standin.Extractor, Extracted=standin.Extracted, Progress=object)
-    with mock.patch.dict(sys.modules, {"featcache.extractor": module}):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "featcache.extractor", module)
         yield
 
 
