@@ -63,6 +63,14 @@ class Augmentation:
     fill: Fill = "nearest"
     seed: int = 0
 
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Augmentation:
+        """Return the augmentation that a cache's manifest keeps; raise `OptionError` if it is none."""
+        try:
+            return cls(**kept)
+        except TypeError as error:
+            raise OptionError(f"The cache's augmentation is damaged: {error}. Run `featcache extract` again.") from None
+
     def __post_init__(self) -> None:
         limits = {"rotation": 0.5, "zoom": 0.99, "shift": 1, "brightness": 1, "contrast": 1, "crop": 0.99}
         for name, limit in limits.items():
@@ -187,5 +195,9 @@ def warped(pixels: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64], fil
 def spec(policy: Mapping[str, Any]) -> str:
     """Return the fields of an `Augmentation` as the text that `Augmentation.parse` takes, without fill and seed."""
     parts = ["flip"] if policy.get("flip") else []
-    names = [name for name, value in policy.items() if name not in ("flip", "fill", "seed") and value]
+    names = [
+        name
+        for name, value in policy.items()
+        if name not in ("flip", "fill", "seed") and isinstance(value, int | float) and value
+    ]
     return ",".join([*parts, *(f"{name}={policy[name]!r}" for name in names)])

@@ -8,7 +8,6 @@ the digests of its architecture and weights, so the folder is never trusted: who
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import uuid
@@ -16,9 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from featcache.cards import BASE
+from featcache.errors import one_line
 from featcache.files import TEMPORARY, link_or_copy, publish_json, swap_folder
+from featcache.reading import open_plain, read_json, trouble
 from featcache.recipe import Recipe
 from featcache.signed import card_digest
+from featcache.values import record, whole
 
 NAME = "base"
 """Name of the folder in a cache or in a model's folder."""
@@ -35,41 +38,52 @@ def read_card(folder: Path) -> dict[str, Any]:
     ------
     ValueError
         If it is missing or damaged, or has another format; the message is the reason alone.
+    OSError
+        If it cannot be read for a reason that says nothing of it, such as too many open files.
     """
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        card: dict[str, Any] = read_json(folder / CARD)
+        record({"format": whole()})(card, "")
         stated = card.pop("sha256", None)
-        if card.get("format") != FORMAT:
-            raise ValueError(f"{CARD} has format {card.get('format')!r}, this version reads {FORMAT}")
+        if card["format"] != FORMAT:
+            raise ValueError(f"it has format {card['format']}, this version reads {FORMAT}")
         if stated != card_digest(card):
-            raise ValueError(f"{CARD} does not have its checksum")
+            raise ValueError("it does not have its checksum")
+        BASE(card, "")
     except FileNotFoundError:
         raise ValueError(f"{CARD} is missing") from None
-    except (OSError, TypeError, AttributeError, RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{CARD} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and trouble(error) is not None:
+            raise
+        raise ValueError(f"{CARD} is damaged: {one_line(error)}") from None
     return card
 
 
 def problem(folder: Path, recipe: Recipe) -> str | None:
-    """Return what is wrong with the base in a folder, None if it is whole and the one that a recipe names."""
+    """Return what is wrong with the base in a folder, None if it is whole and the one that a recipe names.
+
+    Raises
+    ------
+    OSError
+        As `read_card`.
+    """
     try:
         card = read_card(folder)
         for field in ("architecture", "weights"):
             if card[field] != getattr(recipe, field):
                 return f"it is another base: {field} {str(card[field])[:12]}, not {getattr(recipe, field)[:12]}"
-        stated, size = card["model"], (folder / MODEL).stat().st_size
-        if size != stated["size"]:
-            return f"{MODEL} has {size} bytes, not {stated['size']}"
-        if _sha256(folder / MODEL) != stated["sha256"]:
-            return f"{MODEL} does not have its checksum"
-    except FileNotFoundError:
-        return f"{MODEL} is missing"
-    except OSError as error:
-        return f"{MODEL} cannot be read: {error.strerror or error}"
-    except (KeyError, TypeError) as error:
-        return f"{CARD} is damaged: {error}"
     except ValueError as error:
         return str(error)
+    try:
+        with open_plain(folder / MODEL, size=card["model"]["size"]) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != card["model"]["sha256"]:
+                return f"{MODEL} does not have its checksum"
+    except FileNotFoundError:
+        return f"{MODEL} is missing"
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and trouble(error) is not None:
+            raise
+        return f"{MODEL} is damaged: {one_line(error)}"
     return None
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.cards import MODEL
 from featcache.errors import HeadError
 from featcache.images import PixelSpec
 from featcache.recipe import Decode, Request, choices
 from featcache.signed import SignedFolder
 
-FOLDER = SignedFolder("model", "model.json", "model.keras", 1, frozenset({"curves.json", "curves.png"}))
+FOLDER = SignedFolder("model", "model.json", "model.keras", 2, MODEL, frozenset({"curves.json", "curves.png"}))
 
 
 @dataclass
@@ -105,11 +106,13 @@ class PixelModel:
 
         path = Path(folder)
         found = FOLDER.read(path)
-        try:
-            names, trained = list(found.card["class_names"]), list(found.card["trained_classes"])
-            spec = PixelSpec(*found.card["pixels"])
-        except (KeyError, TypeError) as error:
-            raise FOLDER.damaged(path, error) from None
+        names, trained, spec = (
+            found.card["class_names"],
+            found.card["trained_classes"],
+            PixelSpec(*found.card["pixels"]),
+        )
+        if max(trained) >= len(names):
+            raise FOLDER.damaged(path, ValueError(f"trained_classes has {max(trained)}, of {len(names)} classes"))
         if spec.decode not in choices(Decode):
             raise HeadError(
                 f"{str(path)!r} was made by an earlier version of featcache, whose JPEG pixels were different. "

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from featcache.errors import HungError
 from featcache.images import PixelSpec
+from featcache.reading import read_plain
 
 LIMIT = 60.0
 """Seconds after which the decoding of one image is taken to have no end."""
@@ -115,9 +116,8 @@ class Journal:
 
 def _suspects(file: Path) -> set[str]:
     try:
-        with file.open("rb") as opened:
-            content = opened.read()
-    except OSError:
+        content = read_plain(file, most=2**20 * _SLOT)
+    except (OSError, ValueError):
         return set()
     found = set()
     for start in range(0, len(content) - 1, _SLOT):

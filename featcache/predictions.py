@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from featcache.errors import OptionError
 from featcache.files import csv_text, publish_json, sync_folder
+from featcache.reading import odd_file, read_json, trouble
+from featcache.values import anything, mapping_of, record, sha256, whole
 
 UNSURE = "unsure"
 """The label of an image whose most probable class is less probable than the threshold."""
@@ -213,6 +215,9 @@ class _Written(NamedTuple):
     digest: Any
 
 
+_STATE = record({"format": whole(), "of": mapping_of(anything), "rows": whole(), "bytes": whole(), "sha256": sha256})
+
+
 class PredictionFile:
     """A file of predictions that grows as ``<out>.partial`` and has its name when it is complete.
 
@@ -330,11 +335,14 @@ class PredictionFile:
     def _resume(self) -> None:
         advice = f"Delete {str(self.partial)!r} to start anew, or choose another --out."
         try:
-            state = json.loads(self._state.read_text())
-            rows, size, expected = int(state["rows"]), int(state["bytes"]), state["sha256"]
+            state = read_json(self._state)
+            _STATE(state, "")
+            rows, size, expected = state["rows"], state["bytes"], state["sha256"]
             known = state["of"] if state["format"] == FILE_FORMAT else {}
             others = [name for name in self._identity if known.get(name) != self._identity[name]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError) as error:
+            if (reason := trouble(error)) is not None:
+                raise OptionError(f"{str(self._state)!r} cannot be read: {reason}") from None
             raise OptionError(
                 f"{self._state.name!r}, which says what {str(self.partial)!r} is of, is missing or cannot be "
                 f"read. {advice}"
@@ -344,6 +352,8 @@ class PredictionFile:
                 f"{str(self.partial)!r} is of another command: it has another {', '.join(others)}. {advice}"
             )
         digest = hashlib.sha256()
+        if size > self._file.seek(0, os.SEEK_END):
+            raise OptionError(f"{str(self.partial)!r} is shorter than it was. {advice}")
         self._file.seek(0)
         for start in range(0, size, 1 << 20):
             digest.update(self._file.read(min(1 << 20, size - start)))
@@ -351,11 +361,21 @@ class PredictionFile:
             raise OptionError(f"{str(self.partial)!r} was changed since it was written. {advice}")
         self._file.truncate(size)
         if rows:
-            with self.partial.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
-                self._count(self._layout.parse(lines))
+            self._count(self._read_back(rows, advice))
         self._written, self._kept, self.resumed = _Written(rows, self._file.seek(size), digest), rows, rows
         if not rows:
             self._commit()
+
+    def _read_back(self, rows: int, advice: str) -> list[Row]:
+        """Return the rows that an earlier run has written, which must be as many as it says."""
+        try:
+            with self.partial.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+                found = list(self._layout.parse(lines))
+            if len(found) != rows:
+                raise ValueError
+        except (ValueError, LookupError, TypeError, StopIteration, RuntimeError, csv.Error):
+            raise OptionError(f"{str(self.partial)!r} does not hold the {rows} rows that it should. {advice}") from None
+        return found
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -375,6 +395,8 @@ def own_files(out: Path) -> tuple[Path, Path, Path]:
 
 def _open_locked(path: Path) -> BinaryIO:
     """Open a file, made if need be, to read and write, unbuffered; raise `OptionError` if somebody else has it so."""
+    if (kind := odd_file(path)) is not None:
+        raise OptionError(f"{str(path)!r} is {kind}, not a file. Move it, or choose another `out`.")
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
     try:
         with contextlib.suppress(ImportError):  # Windows

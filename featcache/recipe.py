@@ -19,6 +19,8 @@ from typing import Any, Literal, get_args
 
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
 from featcache.options import BaseOptions, Dtype, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
+from featcache.reading import odd_file
+from featcache.values import anything, list_of, mapping_of, maybe, number, one_of, path, record, row, text, whole
 
 FORMAT_VERSION = 2
 """Version of the cache folder and its manifest.
@@ -110,8 +112,12 @@ class Recipe:
         Raises
         ------
         OptionError
-            If a field is missing or unknown.
+            If a field is missing or unknown, or its value is of another kind.
         """
+        try:
+            RECIPE(values, "")
+        except ValueError as error:
+            raise OptionError(f"The recipe is damaged: {error}. Extract again.") from None
         names = {f.name for f in dataclasses.fields(cls)} - set(_BEFORE)
         if set(values) - set(_BEFORE) != names:
             odd = ", ".join(sorted(names ^ (set(values) - set(_BEFORE))))
@@ -138,6 +144,63 @@ class Recipe:
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         both = {name: (mine.get(name), theirs.get(name)) for name in {**mine, **theirs}}
         return [f"{name}: {_short(one)} → {_short(other)}" for name, (one, other) in both.items() if one != other]
+
+
+RECIPE = record(
+    {},
+    {
+        "architecture": text,
+        "weights": text,
+        "layers": list_of(text, least=1, distinct=True),
+        "pooling": one_of(*choices(Pooling)),
+        "image_size": row(whole(0, 16_384), whole(0, 16_384)),
+        "resize": one_of(*choices(Resize)),
+        "interpolation": one_of(*choices(Interpolation)),
+        "preprocess": one_of(*choices(Preprocess)),
+        "dtype": one_of(*choices(Dtype)),
+        "decode": text,
+        "precision": text,
+        "runtime": text,
+        "format": whole(),
+        "spec": maybe(mapping_of(anything)),
+        "crop": number(1e-6, 1),
+    },
+)
+"""The kind of value that a recipe is in JSON."""
+
+_FILE = record({"file": path})
+
+
+def _name_or_file(value: Any, name: str) -> None:
+    (_FILE if isinstance(value, Mapping) else path)(value, name)
+
+
+_REQUEST = record(
+    {
+        "base": _name_or_file,
+        "settings": mapping_of(anything),
+        "weights": maybe(_name_or_file),
+        "layers": list_of(text),
+        "pooling": text,
+        "image_size": maybe(row(whole(1, 16_384), whole(1, 16_384))),
+        "resize": text,
+        "interpolation": text,
+        "preprocess": text,
+        "dtype": text,
+        "precision": text,
+        "runtime": text,
+        "decode": one_of(*choices(Decode)),
+        "seed": whole(-(2**63)),
+    },
+    {"crop": number(1e-6, 1)},
+)
+
+
+def request_kind(value: Any, name: str) -> None:
+    """A request in JSON; of one without ``decode``, which `Request.from_dict` refuses, nothing more is expected."""
+    mapping_of(anything)(value, name)
+    if "decode" in value:
+        _REQUEST(value, name)
 
 
 def _short(value: Any) -> str:
@@ -281,13 +344,21 @@ class Request(BaseOptions):
         Raises
         ------
         OptionError
-            If it is of a version that decoded JPEGs in another way.
+            If it is of a version that decoded JPEGs in another way, or a value is of another kind.
         """
-        if "decode" not in values:
+        if isinstance(values, Mapping) and "decode" not in values:
             raise OptionError(
                 "This cache or head was made by an earlier version of featcache, whose JPEG pixels were different. "
                 "Extract again and train the head again."
             )
+
+        try:
+            _REQUEST(values, "")
+        except ValueError as error:
+            raise OptionError(
+                f"What is kept of the request for this cache or head is damaged: {error}. Extract again, and train "
+                "the head again."
+            ) from None
 
         def name_of(value: Any) -> Any:
             return value["file"] if isinstance(value, Mapping) else value
@@ -342,6 +413,9 @@ def other_format(what: str, found: object) -> str:
 
 
 def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:
+    kind = odd_file(path)
+    if kind is not None and not path.is_dir():  # whoever loads a folder says what it holds
+        raise error(f"Expected {expected}. Received: {str(path)!r}, which is {kind}, not a file.")
     try:
         stat = path.stat()
     except (OSError, ValueError):

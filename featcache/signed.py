@@ -2,8 +2,8 @@
 
 Such a folder may carry its base in ``base``, see `featcache.base_folder`; the card says whether it does.
 
-The card is JSON with the SHA-256 of the model's file and, as ``sha256``, of itself; ``trained_on.bin`` holds the
-digests of the training images, 32 bytes each, sorted.
+The card is JSON with size and SHA-256 of the model's file and of ``trained_on.bin`` and, as ``sha256``, its own;
+``trained_on.bin`` holds the digests of the training images, 32 bytes each, sorted.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import HeadError
+from featcache.errors import HeadError, one_line
 from featcache.files import TEMPORARY, link_or_copy, publish, publish_json, swap_folder
+from featcache.reading import read_json, read_plain, trouble
 from featcache.recipe import canonical_json
 from featcache.sources import DigestSet
+from featcache.values import Kind, matching, record, sha256, whole
 
 _TRAINED_ON = "trained_on.bin"
 _BASE = "base"
+
+_FILE = {"size": whole(0), "sha256": sha256}
+_FILES = record({"model": record({"file": matching(r"[\w.]+", "the name of a file"), **_FILE}),
+                 "trained_on": record(_FILE)})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class SignedFolder:
         Names of its files.
     format : int
         The card's version.
+    says : Kind
+        What the card may say.
     beside : frozenset of str
         Names of files that are added to it later and go when it is replaced.
     """
@@ -70,6 +78,7 @@ class SignedFolder:
     card: str
     model: str
     format: int
+    says: Kind
     beside: frozenset[str] = frozenset()
 
     def check_target(self, folder: str | os.PathLike[str], *, base: bool = False) -> None:
@@ -135,13 +144,20 @@ class SignedFolder:
             with (draft / self.model).open("rb") as file:
                 os.fsync(file.fileno())
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            publish(draft / _TRAINED_ON, DigestSet.of(trained_on).tobytes())
+                size = file.seek(0, os.SEEK_END)
+            seen = DigestSet.of(trained_on).tobytes()
+            publish(draft / _TRAINED_ON, seen)
             if write_base is not None:
                 write_base(draft / _BASE)
-            whole = {"format": self.format, **card, "base": write_base is not None,
-                     "model": {"file": self.model, "sha256": content}}  # fmt: skip
-            digest = card_digest(whole)
-            publish_json(draft / self.card, {**whole, "sha256": digest})
+            complete = {
+                "format": self.format,
+                **card,
+                "base": write_base is not None,
+                "model": {"file": self.model, "size": size, "sha256": content},
+                "trained_on": {"size": len(seen), "sha256": hashlib.sha256(seen).hexdigest()},
+            }
+            digest = card_digest(complete)
+            publish_json(draft / self.card, {**complete, "sha256": digest})
             if place.is_dir():
                 self._keep_others(place, draft)
                 _take_over_rights(place, draft)
@@ -174,8 +190,8 @@ class SignedFolder:
 
     def _said(self, folder: Path) -> dict[str, Any]:
         """Return what a folder's card says, unchecked; nothing where there is none."""
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            said = json.loads((folder / self.card).read_text())
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            said = read_json(folder / self.card)
             if isinstance(said, dict):
                 return said
         return {}
@@ -186,35 +202,63 @@ class SignedFolder:
         Raises
         ------
         HeadError
-            If it is no such folder, has another format, or was changed since it was written.
+            If it is no such folder, has another format, says nonsense, was changed since it was written, or cannot be
+            read.
         """
         path = Path(folder)
-        try:
-            card = json.loads((path / self.card).read_text())
+        card, digest = self.read_card(path)
+        with self._explained(path):
+            model = self._content(path / self.model, card["model"])
+            seen = self._content(path / _TRAINED_ON, card["trained_on"])
+            return Signed(card, model, DigestSet.of([seen]), digest)
+
+    def read_card(self, folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
+        """Return what a folder's card says, without its own digest, and that digest; errors are those of `read`."""
+        path = Path(folder)
+        with self._explained(path):
+            card = read_json(path / self.card)
+            record({"format": whole()})(card, "")
             digest = card.pop("sha256", None)
             if card["format"] != self.format:
                 raise HeadError(f"Expected a {self.noun} of format {self.format}. Received: {str(path)!r} of format "
                                 f"{card['format']}. Make it again.")  # fmt: skip
+            _FILES(card, "")
             if digest != card_digest(card) or card["model"]["file"] != self.model:
                 raise self._changed(path / self.card)
-            model = (path / self.model).read_bytes()
-            if hashlib.sha256(model).hexdigest() != card["model"]["sha256"]:
-                raise self._changed(path / self.model)
-            seen = DigestSet.of([(path / _TRAINED_ON).read_bytes()])
+            self.says(card, "")
+            return card, digest
+
+    def _content(self, file: Path, stated: Mapping[str, Any]) -> bytes:
+        """Return what is in a file whose size and digest are known."""
+        try:
+            content = read_plain(file, size=stated["size"])
+        except ValueError:
+            raise self._changed(file) from None
+        if hashlib.sha256(content).hexdigest() != stated["sha256"]:
+            raise self._changed(file)
+        return content
+
+    @contextlib.contextmanager
+    def _explained(self, path: Path) -> Iterator[None]:
+        """Say of a folder that cannot be read whether it is damaged, or what else is in the way."""
+        try:
+            yield
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             what = f"has no {missing}" if path.exists() else "does not exist"
             raise HeadError(
                 f"Expected a {self.noun}'s folder. Received: {str(path)!r}, which {what}. {_instead(path)}"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError) as error:
+            if (reason := trouble(error)) is not None:
+                raise HeadError(f"The {self.noun} in {str(path)!r} cannot be read: {reason}") from None
             raise self.damaged(path, error) from None
-        return Signed(card, model, seen, digest)
 
     def damaged(self, path: Path, error: Exception) -> HeadError:
         """Return the error for a card that says nonsense."""
         return HeadError(
-            f"Expected a {self.noun}'s folder. Received: {str(path)!r}, whose {self.card} is damaged: {error}."
+            f"Expected a {self.noun}'s folder. Received: {str(path)!r}, whose {self.card} is damaged: "
+            f"{one_line(error)}. Make it again."
         )
 
     def _changed(self, path: Path) -> HeadError:

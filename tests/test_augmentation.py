@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import random_image
@@ -89,3 +91,12 @@ def test_parse_and_fingerprint() -> None:
     assert parsed == Augmentation(flip=True, rotation=0.2, fill="reflect", seed=3)
     others = [Augmentation(flip=True, rotation=0.2, fill="reflect"), Augmentation(flip=True, rotation=0.2, seed=3)]
     assert len({policy.fingerprint for policy in [parsed, *others]}) == 3
+
+
+def test_a_kept_augmentation_that_is_none() -> None:
+    """What a manifest keeps is read back, and nonsense is an error of one line."""
+    policy = Augmentation(flip=True, rotation=0.1, seed=3)
+    assert Augmentation.from_dict(dataclasses.asdict(policy)) == policy
+    for nonsense in ({"flip": 1}, {"rotation": "x"}, {"nonsense": 1}, {}, {"flip": True, "fill": ["x"]}):
+        with pytest.raises(OptionError):
+            Augmentation.from_dict(nonsense)

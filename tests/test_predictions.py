@@ -112,7 +112,7 @@ def test_what_was_not_committed_is_cut_off(tmp_path: Path, monkeypatch, suffix: 
     ("change", "message"),
     [
         (lambda partial, state: None, "another model"),
-        (lambda partial, state: partial.write_bytes(partial.read_bytes()[:-1]), "changed since"),
+        (lambda partial, state: partial.write_bytes(partial.read_bytes()[:-1]), "shorter than it was"),
         (lambda partial, state: partial.write_bytes(partial.read_bytes().replace(b"plain", b"plane")), "changed since"),
         (lambda partial, state: state.unlink(), "missing or cannot be read"),
         (lambda partial, state: state.write_text('{"rows": 1'), "missing or cannot be read"),

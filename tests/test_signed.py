@@ -7,8 +7,9 @@ import pytest
 from featcache import files, signed
 from featcache.errors import HeadError
 from featcache.signed import SignedFolder
+from featcache.values import anything
 
-KIND = SignedFolder("thing", "thing.json", "thing.bin", 3, frozenset({"notes.txt"}))
+KIND = SignedFolder("thing", "thing.json", "thing.bin", 3, anything, frozenset({"notes.txt"}))
 
 
 def written(folder: Path, **card: object) -> Path:
@@ -53,7 +54,7 @@ def test_another_format_is_named(tmp_path: Path) -> None:
 
 def test_a_model_elsewhere_is_not_read(tmp_path: Path) -> None:
     """A card that names another file is refused, even if it is signed."""
-    other = SignedFolder("thing", "thing.json", "other.bin", 3)
+    other = SignedFolder("thing", "thing.json", "other.bin", 3, anything)
     folder, _ = other.write(tmp_path / "t", lambda path: path.write_bytes(b"weights"), {}, [])
     (folder / "thing.bin").write_bytes(b"weights")
     with pytest.raises(HeadError, match="changed since"):

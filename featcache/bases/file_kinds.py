@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from featcache.errors import one_line
+from featcache.reading import odd_file
 
 _SAVE = "Load it in the program that made it and save the Keras model: model.save('model.keras')."
 _CONVERT = (
@@ -56,6 +57,8 @@ def other_kind(path: Path) -> str | None:
     """
     if not path.exists():
         return f"{str(path)!r} does not exist."
+    if not path.is_dir() and (odd := odd_file(path)) is not None:
+        return f"{str(path)!r} is {odd}, not a file."
     known = _folder(path) if path.is_dir() else _file(path)
     if known is None:
         return None

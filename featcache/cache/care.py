@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from featcache import base_folder
-from featcache.cache.inspection import ShardContents, inspect
+from featcache.cache.inspection import ShardContents, inspect, named_by_content
 from featcache.cache.listing import Listing
 from featcache.cache.lock import taken_over, writer_lock
 from featcache.cache.manifest import Manifest, has_shards
@@ -24,6 +25,7 @@ from featcache.cache.shard import ShardInfo
 from featcache.cache.writer import describe
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import TEMPORARY, publish_json, sync_folder
+from featcache.reading import trouble
 from featcache.recipe import FORMAT_VERSION, Recipe, other_format
 from featcache.sources import Digests
 
@@ -92,10 +94,20 @@ def verify(path: Path, *, fix: bool = False) -> VerifyReport:
     Raises
     ------
     CacheError
-        If there is no cache, it has another format version, or nothing is left to mend it from.
+        If there is no cache, it has another format version, nothing is left to mend it from, or it cannot be read for
+        a reason that says nothing of it, such as too many open files.
     CacheBusyError
         If it is to be fixed while another process writes it.
     """
+    try:
+        return _verified(path, fix=fix)
+    except OSError as error:
+        if (reason := trouble(error)) is None:
+            raise
+        raise CacheError(f"{str(error.filename or path)!r} cannot be read or written: {reason}") from None
+
+
+def _verified(path: Path, *, fix: bool) -> VerifyReport:
     if not (path / "recipe.json").exists() and not has_shards(path):
         raise CacheError(f"There is no cache in {str(path)!r}. Name the folder of one.")
     found = _Findings(path)
@@ -233,7 +245,12 @@ class _Findings:
         try:
             described = read_description(self.path)
             recipe = Recipe.from_dict(described["recipe"])
-        except (CacheError, OptionError, TypeError) as error:
+        except (CacheDamagedError, OptionError) as error:
+            self._problem("recipe.json", _reason(error))
+            return None
+        except CacheError as error:
+            if (self.path / "recipe.json").is_file():  # it cannot be read now, which says nothing of it
+                raise
             self._problem("recipe.json", _reason(error))
             return None
         if described.get("format") != FORMAT_VERSION:
@@ -249,14 +266,19 @@ class _Findings:
             contents = inspect(self.path / "shards" / name)
         except CacheDamagedError as error:
             return self._shard_problem(name, _reason(error))
+        wrong = ""
         if known is not None:
             same = contents.info.checksums.keys() == known.checksums.keys() and all(
                 np.array_equal(sums, known.checksums[layer]) for layer, sums in contents.info.checksums.items()
             )
             if not same or replace(contents.info, checksums={}) != replace(known, checksums={}):
-                return self._shard_problem(name, "it is not the file that the manifest describes")
+                wrong = "it is not the file that the manifest describes"
         if self.meta is not None and [[n, list(s)] for n, s in contents.layers.items()] != self.meta.get("layers"):
-            return self._shard_problem(name, f"it has layers {contents.layers}, the manifest others")
+            wrong = f"it has layers {contents.layers}, the manifest others"
+        if wrong and not named_by_content(self.path / "shards" / name):
+            return self._shard_problem(name, wrong)
+        if wrong:  # it is what it was when it was written, so the manifest is wrong
+            self._problem("manifest.sqlite", f"it describes shards/{name} wrongly")
         self.sound[name] = replace(contents, paths=[])  # of millions of rows they would be many
         return None
 
@@ -301,15 +323,17 @@ def _mend(found: _Findings, token: str, holding: Holding) -> None:
             "Extract into another `cache`."
         )
     meta, entries = found.meta, found.entries
+    layers = [[[name, list(shape)] for name, shape in contents.layers.items()] for contents in found.sound.values()]
     if meta is None or entries is None:
-        layers = next((contents.layers for contents in found.sound.values()), {})
         meta = {
-            "layers": (meta or {}).get("layers") or [[name, list(shape)] for name, shape in layers.items()],
+            "layers": (meta or {}).get("layers", []),
             "source": {"name": "", "location": ""},
             "listing": {},
             **{key: value for key, value in (meta or {}).items() if key == "views"},
         }
         entries = Listing.of([])
+    if layers:
+        meta["layers"] = layers[0]
     draft = path / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         manifest = Manifest(draft, create=True)
@@ -328,7 +352,7 @@ def _mend(found: _Findings, token: str, holding: Holding) -> None:
             manifest.close()
         with holding():  # a process that lost the lock finds that this is another file, or waits until it is
             for name in sorted(found.bad):
-                if (path / "shards" / name).exists():
+                if os.path.lexists(path / "shards" / name):
                     _set_aside(path, path / "shards" / name)
             if any(problem.where == base_folder.NAME for problem in found.problems):
                 _set_aside(path, path / base_folder.NAME)

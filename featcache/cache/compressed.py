@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.cache.shard import compressor, member
-from featcache.errors import CacheDamagedError
+from featcache.errors import CacheDamagedError, CacheError
+from featcache.reading import trouble
 
 RECENT_BYTES = 64 * 2**20
 
@@ -104,6 +105,8 @@ class CompressedRows:
                 for number in numbers:
                     yield number, dataset[number * step : (number + 1) * step]
         except (OSError, ValueError, KeyError, RuntimeError) as error:
+            if (reason := trouble(error)) is not None:
+                raise CacheError(f"The shard {str(self._path)!r} cannot be read: {reason}") from None
             raise CacheDamagedError(
                 f"The shard {str(self._path)!r} is damaged: {self._layer} cannot be read: "
                 f"{' '.join(str(error).split())[:200]}. Run `featcache verify --fix`, then `featcache extract` "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,11 @@ from featcache.cache.shard import (
     row_keys,
 )
 from featcache.errors import CacheDamagedError, CacheError
+from featcache.reading import open_plain, parsed, trouble
 from featcache.recipe import Recipe
+
+SHARD_FILE_BYTES = 16 * 2**30
+"""What a shard has at most: `SHARD_BYTES`, or one row, and its index."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,18 @@ def inspect(path: Path) -> ShardContents:
             fingerprint, layer_text, augmentation, recipe_text = (
                 str(file.attrs[name]) for name in ("fingerprint", "layers", "augmentation", "recipe")
             )
+            if any(file[name].nbytes > size for name in ("digests", "views", "paths")):
+                raise ValueError("its index is larger than the file")
             digests, views, paths = file["digests"][()], file["views"][()], list(file["paths"][()])
+            if not len(digests) == len(views) == len(paths) or digests.shape[1:] != (32,):
+                raise ValueError("digests, views and paths are not of the same rows")
             index = index_checksum(digests, views, paths, [fingerprint, layer_text, augmentation])
             if index != file.attrs["index_crc32"]:
                 raise ValueError("digests, views, paths or attributes do not have their checksum")
             if hashlib.sha256(recipe_text.encode()).hexdigest() != fingerprint:
                 raise ValueError("its recipe does not have its fingerprint")
-            recipe = Recipe.from_dict(json.loads(recipe_text))
-            layers = {name: tuple(shape) for name, shape in json.loads(layer_text)}
+            recipe = Recipe.from_dict(parsed(recipe_text))
+            layers = {name: tuple(shape) for name, shape in parsed(layer_text)}
             expected = {name: file[f"checksums/{member(name)}"][()] for name in layers}
         shard, rows = Shard(path), len(digests)
         checksums = {}
@@ -106,6 +113,8 @@ def inspect(path: Path) -> ShardContents:
     except CacheError:
         raise
     except Exception as error:  # a damaged file fails in many ways
+        if (reason := trouble(error)) is not None:
+            raise CacheError(f"The shard {str(path)!r} cannot be read: {reason}") from None
         raise CacheDamagedError(
             f"The shard {str(path)!r} is damaged: {' '.join(str(error).split())[:200]}. Run `featcache verify "
             "--fix`, then `featcache extract` again."
@@ -124,28 +133,35 @@ def check_same(path: Path, found: tuple[int, int], info: ShardInfo) -> None:
         )
 
 
-def file_checksum(path: Path) -> tuple[int, int]:
-    """Return a shard's size and checksum, computed without HDF5.
+def named_by_content(path: Path) -> bool:
+    """Return whether a shard has the name that its bytes give it, so that whoever describes it otherwise is wrong."""
+    with open_plain(path) as file:
+        return path.name == f"{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}.h5"
+
+
+def file_checksum(path: Path, size: int | None = None) -> tuple[int, int]:
+    """Return a shard's size and checksum, computed without HDF5; of one of another size than is known, nothing is read.
 
     Raises
     ------
     CacheDamagedError
-        If it is missing, cannot be read, or is not what its head says.
+        If it is missing, no regular file, has another size, or is not what its head says.
     CacheError
-        If it may not be read.
+        If it cannot be read for a reason that says nothing of it, such as too many open files.
     """
     checksum = 0
     try:
-        with path.open("rb") as file:
+        with open_plain(path, most=SHARD_FILE_BYTES, size=size) as file:
             beginning = file.read(HEAD_BYTES)
             size = len(beginning)
             while piece := file.read(2**23):
                 size, checksum = size + len(piece), zlib.crc32(piece, checksum)
-    except OSError as error:
-        kind = CacheError if isinstance(error, PermissionError) else CacheDamagedError
-        raise kind(
-            f"The shard {str(path)!r} cannot be read: {error.strerror}. Run `featcache verify --fix`, then "
-            "`featcache extract` again."
+    except (OSError, ValueError) as error:
+        if (reason := trouble(error)) is not None:
+            raise CacheError(f"The shard {str(path)!r} cannot be read: {reason}") from None
+        what = "it is missing" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        raise CacheDamagedError(
+            f"The shard {str(path)!r} is damaged: {what}. Run `featcache verify --fix`, then `featcache extract` again."
         ) from None
     if beginning != head(checksum):
         raise CacheDamagedError(

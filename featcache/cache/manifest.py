@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from featcache.cache import pieces
+from featcache.cache import checks, pieces
 from featcache.cache.listing import Entry, Listing
 from featcache.cache.lock import taken_over
 from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
+from featcache.reading import odd_file, parsed
 from featcache.recipe import FORMAT_VERSION, other_format
 from featcache.sources import SPLITS, Texts
 from featcache.sources.columns import encoded
@@ -91,10 +92,14 @@ class Manifest:
             )
             what = f"has no {path.name}" if path.parent.exists() else "does not exist"
             raise CacheError(f"There is no cache in {str(path.parent)!r}: it {what}.{hint}")
+        self._check_files()
         with self._damage():
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
             self._db.execute("PRAGMA synchronous = FULL")
+            odd = self._db.execute("SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()
+            if odd:  # a view or a trigger would run when a table is read or written
+                raise self._damaged(f"it has {odd[0]!r}, which is no table")
             if create and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._db.execute("PRAGMA journal_mode = DELETE")
                 with self._transaction():
@@ -112,6 +117,12 @@ class Manifest:
                 f"The cache {str(path.parent)!r} has targets of the kind {meta['target']!r}, this version of featcache "
                 f"reads {TARGET!r}. Update featcache, or choose another `cache`."
             )
+
+    def _check_files(self) -> None:
+        """Raise if SQLite would wait for, or read without end from, what is no regular file."""
+        for file in (self._path, self._path.with_name(f"{self._path.name}-journal")):
+            if (kind := odd_file(file)) is not None:
+                raise self._damaged(f"{file.name} is {kind}, not a file")
 
     def close(self) -> None:
         """Close the file."""
@@ -209,7 +220,11 @@ class Manifest:
     def _checked(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query without their last column, the checksum, which must be right."""
         with self._damage():
-            for row in self._db.execute(query, values):
+            cursor = self._db.execute(query, values)
+            kinds = [checks.COLUMNS.get(column[0], object) for column in cursor.description]
+            for row in cursor:
+                if not all(map(isinstance, row, kinds)):
+                    raise self._damaged(f"a row of it has values of other types ({query.split(' FROM ')[1]})")
                 if row[-1] != _crc(*row[:-1]):
                     raise self._damaged(f"a row of it does not have its checksum ({query.split(' FROM ')[1]})")
                 yield row[:-1]
@@ -224,12 +239,15 @@ class Manifest:
 
     def meta(self) -> dict[str, Any]:
         """Return all of ``meta``."""
-        return {key: json.loads(value) for key, value in self._checked("SELECT key, value, crc FROM meta")}
+        with self._reading():
+            found = {key: parsed(value) for key, value in self._checked("SELECT key, value, crc FROM meta")}
+            checks.META(found, "")
+            return found
 
     def listing(self) -> Listing:
         """Return the source's images in its order; columns are read when they are first used."""
         meta = self.meta()
-        images, version = int(meta.get("images", 0)), meta.get("version")
+        images, version = meta.get("images", 0), meta.get("version")
 
         def load(name: str) -> dict[str, Any]:
             with self._reading():
@@ -249,6 +267,10 @@ class Manifest:
         """Return where each row lies; of rows in two shards, the later one's."""
         with self._reading():
             count = self.meta().get("rows", 0)
+            (there,) = self._db.execute("SELECT coalesce(sum(length(digests)), 0) FROM rows").fetchone()
+            if there != 32 * count:  # before memory is taken for so many
+                raise ValueError(f"it has {there // 32} rows instead of {count}")
+            known = dict(self._db.execute("SELECT id, rows FROM shards").fetchall())
             digests, views = np.empty((count, 32), np.uint8), np.empty(count, np.uint16)
             shards, positions = np.empty(count, np.int32), np.empty(count, np.int32)
             policies = [""]
@@ -257,6 +279,8 @@ class Manifest:
             done = 0
             for shard, augmentation, own, own_views in self._checked(query):
                 n = len(own_views) // 2
+                if known.get(shard) != n or len(own) != 32 * n:
+                    raise ValueError(f"it has {n} rows of shard {shard} instead of {known.get(shard)}")
                 if done + n > count:
                     break
                 part = slice(done, done + n)
@@ -285,15 +309,22 @@ class Manifest:
         """Return every shard by its number."""
         checksums: dict[int, dict[str, Any]] = {}
         offsets: dict[int, dict[str, int]] = {}
-        for shard, layer, offset, content in self._checked("SELECT shard, layer, offset, checksums, crc FROM blocks"):
-            checksums.setdefault(shard, {})[layer] = np.frombuffer(content, "<u4")
-            offsets.setdefault(shard, {})[layer] = offset
-        return {
-            number: ShardInfo(name, rows, size, checksum, checksums.get(number, {}), offsets.get(number, {}))
-            for number, name, rows, size, checksum in self._checked(
-                "SELECT id, name, rows, size, checksum, crc FROM shards"
-            )
-        }
+        with self._reading():
+            query = "SELECT shard, layer, offset, checksums, crc FROM blocks"
+            for shard, layer, offset, content in self._checked(query):
+                checksums.setdefault(shard, {})[layer] = np.frombuffer(content, "<u4")
+                offsets.setdefault(shard, {})[layer] = offset
+            found = {
+                number: ShardInfo(name, rows, size, checksum, checksums.pop(number, {}), offsets.get(number, {}))
+                for number, name, rows, size, checksum in self._checked(
+                    "SELECT id, name, rows, size, checksum, crc FROM shards"
+                )
+            }
+            for number, info in found.items():
+                checks.shard(number, info)
+            if checksums or len({info.name for info in found.values()}) < len(found):
+                raise ValueError("shards and their blocks do not agree")
+        return found
 
     def shard_names(self) -> set[str]:
         """Return the file names of all shards."""

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.cache import checks
 from featcache.cache.listing import Listing
 from featcache.errors import CacheError
 from featcache.sources import SPLITS, Texts, Words
+from featcache.values import MOST
 
 PIECE = 65_536
 """Images in one row of the table."""
@@ -30,6 +32,8 @@ _NUMBERS = {"ends": "<u4", "labels": "<i4", "splits": "i1", "groups": "<i4", "si
             "known": "u1"}  # fmt: skip
 _SPARSE = ("labels", "splits", "groups")
 """Columns that are empty where no image of a piece has a value."""
+_RANGES = {"splits": (-1, len(SPLITS) - 1), "labels": (-1, MOST), "groups": (-1, MOST), "known": (0, 1)}
+"""What the numbers of a column may be, where not all make sense."""
 _STATE = ("splits", "digests", "known", "reasons")
 """Columns that an extraction settles, image by image."""
 
@@ -64,7 +68,9 @@ def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
     number: dict[str, int] = {}
     codes = []
     for piece, text in zip(_numbers(name, images, read), _pieces(f"names of {name}", images, read), strict=True):
-        places = [number.setdefault(one, len(number)) for one in json.loads(text)]
+        places = [number.setdefault(one, len(number)) for one in checks.names(text, f"names of {name}")]
+        if piece.max(initial=-1) >= len(places):
+            raise ValueError(f"{name} has {piece.max()}, and there are {len(places)} names")
         codes.append(np.array([*places, -1], np.int32)[piece])
     return {name: Words(_joined(codes, np.int32), list(number))}
 
@@ -75,8 +81,12 @@ def _paths(images: int, read: Read) -> Texts:
             "This cache has images that are parts of files. Update featcache, which reads whole files only."
         )
     contents = list(_pieces("paths", images, read))
-    starts = np.cumsum([0, *map(len, contents)]).tolist()
-    ends = [piece + start for piece, start in zip(_numbers("ends", images, read), starts, strict=False)]
+    starts = np.cumsum([0, *map(len, contents[:-1])]).tolist()
+    ends = []
+    for piece, content, start in zip(_numbers("ends", images, read), contents, starts[: len(contents)], strict=True):
+        if piece[-1] != len(content) or (piece[1:] < piece[:-1]).any() or b"\0" in content:
+            raise ValueError("its paths do not end where it says")
+        ends.append(piece + start)
     return Texts(b"".join(contents), _joined(ends, np.int64))
 
 
@@ -87,21 +97,24 @@ def _state(images: int, settled: int, read: Read) -> dict[str, Any]:
     digests = np.zeros((images, 32), np.uint8)
     reasons: dict[int, str] = {}
     for i, content in enumerate(_pieces("digests", images, read)):
-        if content:
-            digests[i * PIECE : (i + 1) * PIECE] = np.frombuffer(content, np.uint8).reshape(-1, 32)
+        part = slice(i * PIECE, (i + 1) * PIECE)
+        if content or known[part].any():
+            digests[part] = _digests(content, len(known[part]))
     for i, text in enumerate(_pieces("reasons", images, read)):
-        reasons.update({i * PIECE + int(place): reason for place, reason in json.loads(text).items()})
+        own = checks.reasons(text, min(PIECE, images - i * PIECE))
+        reasons.update({i * PIECE + place: reason for place, reason in own.items()})
     query = "SELECT id, positions, splits, digests, known, reasons, crc FROM settled ORDER BY id"
     count = 0
     for _, positions, own_splits, own_digests, own_known, text in read(query, ()):
         count += 1
-        at = np.frombuffer(positions, "<i8")
-        splits[at] = np.frombuffer(own_splits, np.int8)
-        digests[at] = np.frombuffer(own_digests, np.uint8).reshape(-1, 32)
-        known[at] = np.frombuffer(own_known, np.bool_)
+        n = len(own_splits)
+        at = checks.numbers(positions, "<i8", "positions", count=n, low=0, high=images - 1)
+        splits[at] = checks.numbers(own_splits, "i1", "splits", count=n, low=-1, high=len(SPLITS) - 1)
+        digests[at] = _digests(own_digests, n)
+        known[at] = checks.numbers(own_known, "u1", "known", count=n, low=0, high=1)
         for place in reasons.keys() & set(at.tolist()) if reasons else ():
             del reasons[place]
-        reasons.update({int(at[int(place)]): reason for place, reason in json.loads(text).items()})
+        reasons.update({int(at[place]): reason for place, reason in checks.reasons(text, n).items()})
     if count != settled:
         raise ValueError(f"it settled images {count} times instead of {settled}")
     return {"splits": Words(splits, SPLITS), "digests": digests, "known": known, "reasons": reasons}
@@ -109,9 +122,19 @@ def _state(images: int, settled: int, read: Read) -> dict[str, Any]:
 
 def _numbers(name: str, images: int, read: Read) -> Iterator[npt.NDArray[Any]]:
     """Yield the pieces of a column of numbers, -1 where an image has none."""
+    low, high = _RANGES.get(name, (-MOST - 1, MOST))
     for i, content in enumerate(_pieces(name, images, read)):
-        values = np.frombuffer(content, _NUMBERS[name])
-        yield values if len(values) or name not in _SPARSE else np.full(min(PIECE, images - i * PIECE), -1)
+        count = min(PIECE, images - i * PIECE)
+        empty = not content and name in _SPARSE
+        yield (
+            np.full(count, -1)
+            if empty
+            else checks.numbers(content, _NUMBERS[name], name, count=count, low=low, high=high)
+        )
+
+
+def _digests(content: bytes, count: int) -> npt.NDArray[np.uint8]:
+    return checks.numbers(content, "u1", "digests", count=32 * count, low=0, high=255).reshape(-1, 32)
 
 
 def _pieces(name: str, images: int, read: Read) -> Iterator[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import mmap
 import os
@@ -17,13 +16,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from featcache.cache import checks
 from featcache.cache.compressed import CompressedRows, RecentBlocks
 from featcache.cache.inspection import check_same, file_checksum
 from featcache.cache.listing import Entry, Listing
 from featcache.cache.manifest import Manifest
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import ShardInfo, block_rows
-from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
+from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest, one_line
+from featcache.reading import open_plain, read_json, trouble
 from featcache.recipe import Recipe
 from featcache.sources import SPLITS, Texts
 
@@ -250,7 +251,19 @@ class FeatureCache:
     @cached_property
     def shards(self) -> dict[int, ShardInfo]:
         """Every shard by its number."""
-        return self._stored[1]
+        found = self._stored[1]
+        try:
+            for info in found.values():
+                checks.inside(info, self.layers, np.dtype(self.recipe.dtype))
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
+        return found
+
+    def _damaged(self, what: str) -> CacheDamagedError:
+        return CacheDamagedError(
+            f"The manifest of {str(self.path)!r} is damaged: {what}. Run `featcache verify --fix`, then `featcache "
+            "extract` again."
+        )
 
     def __len__(self) -> int:
         return len(self.usable)
@@ -542,12 +555,15 @@ class FeatureCache:
         path, shape = self.path / "shards" / info.name, (info.rows, *self.layers[layer])
         if info.offsets[layer] == 0:
             if info.name not in self._sound_files:
-                check_same(path, file_checksum(path), info)
+                check_same(path, file_checksum(path, info.size), info)
                 self._sound_files.add(info.name)
             return CompressedRows(path, layer, shape, np.dtype(self.recipe.dtype), self._recent_blocks)
         try:
-            return np.memmap(path, self.recipe.dtype, "r", offset=info.offsets[layer], shape=shape)
+            with open_plain(path, size=info.size) as file:
+                return np.memmap(file, self.recipe.dtype, "r", offset=info.offsets[layer], shape=shape)
         except (OSError, ValueError, KeyError) as error:
+            if (reason := trouble(error)) is not None:
+                raise CacheError(f"The shard {str(path)!r} cannot be read: {reason}") from None
             raise CacheDamagedError(
                 f"The shard {str(path)!r} is damaged: {layer} cannot be read: {error}. Run `featcache verify "
                 "--fix`, then `featcache extract` again."
@@ -557,10 +573,7 @@ class FeatureCache:
         """Return rows of one shard after checking the blocks they lie in, each once per process."""
         info = self.shards.get(number)
         if info is None or layer not in info.offsets or positions.max() >= info.rows:
-            raise CacheDamagedError(
-                f"The manifest of {str(self.path)!r} is damaged: it does not know shard {number} with row "
-                f"{positions.max()} of {layer}. Run `featcache verify --fix`, then `featcache extract` again."
-            )
+            raise self._damaged(f"it does not know shard {number} with row {positions.max()} of {layer}")
         features, expected = self._mapped(number, layer), info.checksums[layer]
         step = block_rows(math.prod(features.shape[1:]) * features.dtype.itemsize)
         sound = self._sound_blocks.setdefault((number, layer), np.zeros(len(expected), bool))
@@ -664,23 +677,24 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises
     ------
     CacheError
-        If there is none, or it is not JSON.
+        If there is none, or it cannot be read.
+    CacheDamagedError
+        If it is no regular file, not JSON, or says nonsense.
     """
     path = folder / "recipe.json"
     try:
-        value = json.loads(path.read_text())
+        value: dict[str, Any] = read_json(path)
+        checks.DESCRIPTION(value, "")
     except FileNotFoundError:
         raise CacheError(
             f"There is no cache in {str(folder)!r}: it has no recipe.json. Run `featcache extract` first."
         ) from None
     except (OSError, ValueError) as error:
+        if (reason := trouble(error)) is not None:
+            raise CacheError(f"The recipe {str(path)!r} cannot be read: {reason}") from None
         raise CacheDamagedError(
-            f"The recipe {str(path)!r} is damaged: {error}. Run `featcache verify --fix`."
+            f"The recipe {str(path)!r} is damaged: {one_line(error)}. Run `featcache verify --fix`."
         ) from None
-    if not isinstance(value, dict) or "recipe" not in value:
-        raise CacheDamagedError(
-            f"The recipe {str(path)!r} is damaged: its JSON has no recipe. Run `featcache verify --fix`."
-        )
     return value
 
 

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files import publish
 from featcache.options import SHARD_ROWS, Compression
+from featcache.reading import trouble
 from featcache.recipe import Recipe, canonical_json
 
 SHARD_BYTES = 64 * 2**20
@@ -348,6 +349,8 @@ class Shard:
         except CacheError:
             raise
         except Exception as error:  # a damaged file fails in many ways
+            if (reason := trouble(error)) is not None:
+                raise CacheError(f"The shard {str(self._path)!r} cannot be read: {reason}") from None
             raise CacheDamagedError(
                 f"The shard {str(self._path)!r} is damaged: {' '.join(str(error).split())[:200]}. Run `featcache "
                 "verify --fix`, then `featcache extract` again."

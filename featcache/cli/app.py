@@ -26,6 +26,7 @@ from featcache.cli import supervision
 from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
 from featcache.errors import FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
+from featcache.reading import trouble
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
@@ -167,8 +168,9 @@ def _errors(*, debug: bool) -> Iterator[None]:
             code = GATE
         elif isinstance(error, MemoryError):
             text = "out of memory; take a smaller --batch-size, or features of fewer values"
-        elif isinstance(error, OSError) and error.filename is not None:
-            text = f"{error.filename!r} cannot be read or written: {error.strerror}. Name another place."
+        elif isinstance(error, OSError) and (error.filename is not None or trouble(error) is not None):
+            what = "A file" if error.filename is None else repr(error.filename)
+            text = f"{what} cannot be read or written: {trouble(error) or f'{error.strerror}. Name another place.'}"
         elif not isinstance(error, FeatcacheError):
             text = f"unexpected {type(error).__name__}: {error}. Run again with --debug and report it"
         _complain(text)

@@ -20,7 +20,7 @@ from featcache.engines.parts import discard, forget, found_part, parts_folder, r
 from featcache.engines.processes import default_workers, run_processes
 from featcache.engines.running import Done, Runner
 from featcache.engines.tasks import Outcome, Task, Work
-from featcache.errors import CacheError, ImageError, OptionError
+from featcache.errors import CacheDamagedError, CacheError, ImageError, OptionError
 from featcache.options import Engine, Progress
 from featcache.planning import Job, RowSet, with_digest
 from featcache.profiling import Profile
@@ -70,7 +70,7 @@ class Driver:
         for file in sorted(file for file in folder.glob("*.json") if file.stem not in expected):
             try:
                 part = read_part(file)
-            except CacheError as error:
+            except CacheDamagedError as error:
                 discard(file, error)
                 continue
             if part.fingerprint != self._work.recipe.fingerprint:

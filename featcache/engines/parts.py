@@ -10,22 +10,28 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from featcache import poison
+from featcache.cache.checks import shard_name
 from featcache.cache.inspection import inspect
 from featcache.cache.shard import Key, ShardInfo
 from featcache.cache.writer import unwritten
 from featcache.engines.running import Done, Runner
 from featcache.engines.tasks import Outcome, Task, Work
-from featcache.errors import CacheError, ImageError
+from featcache.errors import CacheDamagedError, CacheError, ImageError, one_line
 from featcache.files import publish, publish_json
+from featcache.reading import read_json, trouble
 from featcache.sources import Item
+from featcache.values import list_of, mapping_of, maybe, record, row, sha256, text
 
 log = logging.getLogger(__name__)
+
+
+_PART = record({"fingerprint": sha256, "shards": list_of(shard_name),
+                "images": list_of(row(maybe(sha256), maybe(text)))})  # fmt: skip
 
 
 class Part(NamedTuple):
@@ -79,14 +85,16 @@ def found_part(work: Work, task: Task) -> Outcome | None:
     try:
         part = read_part(file)
         if len(part.images) != len(task.items):
-            raise CacheError(f"The file {str(file)!r} has {len(part.images)} images instead of {len(task.items)}.")
-    except CacheError as error:
+            raise CacheDamagedError(
+                f"The part {str(file)!r} has {len(part.images)} images instead of {len(task.items)}."
+            )
+    except CacheDamagedError as error:
         discard(file, error)
         return None
     return Outcome(task.number, part.shards, part.images, found=True)
 
 
-def discard(file: Path, error: CacheError) -> None:
+def discard(file: Path, error: CacheDamagedError) -> None:
     """Remove a damaged part, and say so."""
     log.warning("a part is computed again: %s", error)
     for name in shard_names(file):
@@ -96,8 +104,8 @@ def discard(file: Path, error: CacheError) -> None:
 
 def shard_names(file: Path) -> list[str]:
     """Return the names of a part's shards; none if it is damaged."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        return [os.path.basename(name) for name in json.loads(file.read_text())["shards"]]  # noqa: PTH119
+    with contextlib.suppress(OSError, ValueError):
+        return list(_described(file)["shards"])
     return []
 
 
@@ -119,24 +127,34 @@ def read_part(file: Path) -> Part:
 
     Raises
     ------
-    CacheError
+    CacheDamagedError
         If anything in it is not as it was written.
+    CacheError
+        If it cannot be read for a reason that says nothing of it, such as too many open files.
     """
     try:
-        described = json.loads(file.read_text())
+        described = _described(file)
         images = [(digest and bytes.fromhex(digest), reason) for digest, reason in described["images"]]
         moved = file.parent.with_name("shards")  # where they are if a driver was killed as it committed them
         contents = []
-        for name in map(os.path.basename, described["shards"]):
+        for name in described["shards"]:
             contents.append(inspect((moved if (moved / name).exists() else file.parent) / name))
         if any(found.recipe.fingerprint != described["fingerprint"] for found in contents):
             raise ValueError("its shards are of another recipe")
         return Part(described["fingerprint"], [(found.info, found.keys) for found in contents], images)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise CacheError(
-            f"The file {str(file)!r} is no part of a cache: {text}. Run `featcache extract` again."
+    except (OSError, ValueError) as error:
+        if (reason := trouble(error)) is not None:
+            raise CacheError(f"The part {str(file)!r} cannot be read: {reason}") from None
+        raise CacheDamagedError(
+            f"The part {str(file)!r} is damaged: {one_line(error)}. Run `featcache extract` again."
         ) from None
+
+
+def _described(file: Path) -> Any:
+    """Return what a part says of itself."""
+    described = read_json(file)
+    _PART(described, "")
+    return described
 
 
 def _publish(file: Path, work: Work, outcome: Outcome) -> None:
@@ -174,7 +192,8 @@ def probed(runner: Runner, items: list[Item]) -> Iterator[tuple[str, str]]:
 
 def _guilty(file: Path) -> dict[str, str]:
     try:
-        found = json.loads(file.read_text())
+        found: dict[str, str] = read_json(file)
+        mapping_of(text)(found, "")
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found

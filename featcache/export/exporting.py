@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import uuid
@@ -27,6 +26,7 @@ from featcache.export.resizing import taking_any_size
 from featcache.files import TEMPORARY, publish_json, swap_folder, sync_folder
 from featcache.heads import Head
 from featcache.images import PixelSpec, load
+from featcache.reading import read_json
 from featcache.recipe import Recipe, Request, choices, fitting
 
 Pictures = Literal["any", "fixed"]
@@ -200,8 +200,8 @@ def _check_free(target: Path, beside: Path) -> None:
 
 def _written_before(metadata: Path) -> set[str] | None:
     """Return the files that an export says it wrote; None if it is no export's."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError):
-        known = json.loads(metadata.read_text())
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known = read_json(metadata)
         if isinstance(known, dict) and "exported_by_featcache" in known:
             return set(known.get("files", ()))
     return None

@@ -17,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.augmentation import Augmentation
+from featcache.cards import HISTORY
 from featcache.composition import Composition
 from featcache.errors import OptionError
 from featcache.files import publish
 from featcache.finetune.pictures import Picture, Pictures
+from featcache.reading import parsed
+from featcache.values import maybe, measured, record, text, whole
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +114,10 @@ class State:
     best: list[npt.NDArray[Any]] = field(default_factory=list)
 
 
+_TOLD = record({"key": text, "epoch": whole(), "since": whole(), "lowest": measured, "history": HISTORY,
+                "stopped": maybe(record({"reason": text, "epoch": whole()}))})  # fmt: skip
+
+
 class Checkpoint:
     """One file that holds a whole `State`, the weights and the optimizer's; replaced as a whole.
 
@@ -148,8 +155,11 @@ class Checkpoint:
             return State()
         try:
             with np.load(self.path, allow_pickle=False) as stored:
-                told = json.loads(stored["state"].tobytes())
-                same = told.pop("key") == self._key
+                told = parsed(stored["state"].tobytes())
+                _TOLD(told, "")
+                if set(told) != {"key", "epoch", "since", "lowest", "history", "stopped"}:
+                    raise ValueError(f"it says {sorted(told)}")
+                same = told["key"] == self._key
                 arrays = {name: [stored[f"{name}{i}"] for i in range(len(stored.files)) if f"{name}{i}" in stored.files]
                           for name in ("now", "best", "optimizer")}  # fmt: skip
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -161,10 +171,19 @@ class Checkpoint:
                 f"after epoch {told['epoch']}. Received others. Take the same to go on with it, delete the file to "
                 "begin anew, or choose another --out."
             )
+        for name, wanted in (("now", variables), ("best", variables), ("optimizer", optimizer.variables)):
+            kept = arrays[name]
+            if name == "best" and not kept:
+                continue
+            if [array.shape for array in kept] != [tuple(variable.shape) for variable in wanted]:
+                log.warning("%s cannot be read (other weights than the model's): beginning anew", self.path)
+                return State()
         put(variables, arrays["now"])
         put(optimizer.variables, arrays["optimizer"])
         log.info("going on after epoch %d of %s", told["epoch"], self.path)
-        return State(**told, best=arrays["best"])
+        return State(
+            best=arrays["best"], **{name: told[name] for name in ("epoch", "history", "lowest", "since", "stopped")}
+        )
 
     def remove(self) -> None:
         """Delete the file."""

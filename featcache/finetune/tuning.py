@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import time
@@ -209,9 +208,7 @@ def _epochs_of(head: Head) -> int:
 
 
 def _head_digest(head: Head) -> str:
-    if head.path is None:
-        return card_digest(head.card)
-    return str(json.loads((head.path / "head.json").read_text())["sha256"])
+    return head.digest or card_digest(head.card)
 
 
 class _Run:

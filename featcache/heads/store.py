@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import zipfile
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.base_folder import NAME, copy
-from featcache.errors import HeadError
+from featcache.cards import HEAD
+from featcache.errors import HeadError, one_line
 from featcache.heads.build import HEADS
+from featcache.reading import trouble
 from featcache.signed import SignedFolder
 
-FOLDER = SignedFolder("head", "head.json", "model.skops", 1)
+FOLDER = SignedFolder("head", "head.json", "model.skops", 2, HEAD)
 
 _TRUSTED = [
     "featcache.heads.calibration.CalibratedHead",
@@ -88,18 +92,36 @@ class Head:
         """
         flat = np.asarray(X, np.float32)
         flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
-        expected = int(self.estimator.n_features_in_)
+        expected = getattr(self.estimator, "n_features_in_", None)
         if flat.shape[1] != expected:
             raise HeadError(f"Expected {expected} values per image for this head. Received: {flat.shape[1]}.")
         result = np.zeros((len(flat), len(self.class_names)))
         if len(flat):
-            result[:, self.estimator.classes_] = self.estimator.predict_proba(flat)
+            result[:, self.estimator.classes_] = self._answers(flat)
         if not np.isfinite(result).all():
             raise HeadError(
                 f"Expected probabilities. Received: NaN from the {self.clf} head. Train it with other parameters, such "
                 "as a lower learning_rate."
             )
         return result
+
+    def _answers(self, flat: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        """Return the probabilities of the estimator's classes, in the shape that they must have."""
+        wanted = len(flat), len(self.estimator.classes_)
+        try:
+            answers: npt.NDArray[Any] = self.estimator.predict_proba(flat)
+            if np.shape(answers) != wanted:
+                raise ValueError(f"its answers have the shape {np.shape(answers)}, not {wanted}")
+        except (MemoryError, HeadError):
+            raise
+        except Exception as error:  # what a damaged estimator holds fails in many ways
+            if self.path is None:
+                raise
+            raise HeadError(
+                f"The head {str(self.path)!r} cannot answer, as what it holds is damaged: {one_line(error)}. Train it "
+                "again with `featcache fit-head`."
+            ) from None
+        return answers
 
     def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
         """Return the most probable class name of each row of `X`, shape (n,), as `predict_proba` takes them."""
@@ -162,12 +184,8 @@ class Head:
 
         path = Path(folder)
         found = FOLDER.read(path)
-        try:
-            clf, layer, class_names = (found.card[key] for key in ("clf", "layer", "class_names"))
-            known = clf in HEADS
-        except (KeyError, TypeError) as error:
-            raise FOLDER.damaged(path, error) from None
-        if not known:
+        clf, layer, class_names = (found.card[key] for key in ("clf", "layer", "class_names"))
+        if clf not in HEADS:
             raise HeadError(f"Expected a head of a known kind. Received: {clf!r} in {str(path)!r}.")
         estimator = _from_skops(path / FOLDER.model, found.model)
         if not isinstance(estimator, CalibratedHead) or not _fits(estimator, class_names):
@@ -188,8 +206,15 @@ def _from_skops(path: Path, content: bytes) -> Any:
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > len(content):  # `save` compresses nothing
+                raise ValueError("it says that it holds more than it has")
         return skops.io.loads(content, trusted=_TRUSTED)
     except UntrustedTypesFoundException as error:
-        raise HeadError(f"Expected a head of known types. Received: {str(path)!r}: {error}") from None
+        raise HeadError(f"Expected a head of known types. Received: {str(path)!r}: {one_line(error)}") from None
     except Exception as error:  # a damaged archive fails in many ways
-        raise HeadError(f"Expected a scikit-learn head. Received: {str(path)!r}: {error}") from None
+        if (reason := trouble(error)) is not None:
+            raise HeadError(f"The head {str(path)!r} cannot be read: {reason}") from None
+        raise HeadError(
+            f"Expected a scikit-learn head. Received: {str(path)!r}: {one_line(error)}. Train it again."
+        ) from None

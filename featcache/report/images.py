@@ -136,7 +136,7 @@ def samples(
     )
     policy = cache.augmentation_policy
     if viewed and policy is not None:
-        augmentation = Augmentation(**policy)
+        augmentation = Augmentation.from_dict(policy)
         views = min(cache.views, _VIEWS)
         for path in viewed:
             label = entries[path].label or "no class"

@@ -64,6 +64,8 @@ def standings(cache: FeatureCache, subject: Subject) -> Standings:
     now = rows_digest(cache) if kept else ""
     for of, result in kept:
         settings = of.get("settings")
+        if "settings" not in of:  # no result of `compare`
+            continue
         if of.get("rows") != now:
             stale += settings is not None and "on" not in of
         elif settings is None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from featcache import models
 from featcache.cache import FeatureCache
 from featcache.errors import CacheError, HeadError, OptionError, SourceError
-from featcache.heads import Head
+from featcache.heads import Head, store
 from featcache.models import PixelModel, is_model
 from featcache.recipe import Recipe
-from featcache.signed import card_digest
 from featcache.sources import Source, reopen
 
 
@@ -148,14 +148,11 @@ def _beside(path: Path, model: Head | PixelModel) -> Subject:
 def cards(cache: FeatureCache) -> list[tuple[Path, dict[str, Any]]]:
     """Return folder and card of every sound head and model in a cache's folder."""
     found = []
-    for file in sorted([*cache.path.glob("heads/[!.]*/head.json"), *cache.path.glob("heads/[!.]*/model.json")]):
-        try:
-            card = json.loads(file.read_text())
-            stated = card.pop("sha256", None)
-            if stated == card_digest(card):
-                found.append((file.parent, card))
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-            continue  # fit-head and evaluate say what is wrong with it
+    for folder in sorted(cache.path.glob("heads/[!.]*/")):
+        for kind in (store.FOLDER, models.FOLDER):
+            if (folder / kind.card).is_file():
+                with contextlib.suppress(HeadError):  # fit-head and evaluate say what is wrong with it
+                    found.append((folder, kind.read_card(folder)[0]))
     return found
 
 

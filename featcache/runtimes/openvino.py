@@ -19,8 +19,10 @@ from featcache.errors import BaseError, OptionError
 from featcache.files import publish
 from featcache.options import Pooling, Precision
 from featcache.processors import threads_given
+from featcache.reading import open_plain, parsed, trouble
 from featcache.runtimes import graph
 from featcache.runtimes.graph import frozen
+from featcache.values import list_of, record, text, whole
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +130,9 @@ def _key(base: Base, pooling: Pooling) -> str:
     return hashlib.sha256(json.dumps([versions, code, base_is, pixels, pooling]).encode()).hexdigest()
 
 
+_ABOUT = record({"outputs": list_of(text, least=1), "shapes": list_of(list_of(whole(1)), least=1), "xml": whole(1)})
+
+
 def _keep(path: Path, model: Any, outputs: list[str], shapes: list[tuple[int, ...]]) -> None:
     """Publish a converted base: a line with the SHA-256 of the rest, one of JSON, OpenVINO's XML, its weights.
 
@@ -151,18 +156,21 @@ def _read(core: Any, path: Path) -> tuple[Any, list[str], list[tuple[int, ...]]]
     import openvino
 
     try:
-        with path.open("rb") as file:
-            checksum, head, rest = file.readline().strip(), file.readline(), memoryview(file.read())
+        with open_plain(path) as file:
+            checksum, head, rest = file.readline(100).strip(), file.readline(2**20), memoryview(file.read())
         found = hashlib.sha256(head)
         found.update(rest)
         if found.hexdigest().encode() != checksum:
             raise ValueError("its checksum is wrong")
-        about = json.loads(head)
+        about = parsed(head)
+        _ABOUT(about, "")
         weights = np.frombuffer(rest[about["xml"] :], np.uint8)
         model = core.read_model(bytes(rest[: about["xml"]]), openvino.Tensor(weights))
         return model, about["outputs"], [tuple(shape) for shape in about["shapes"]]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and trouble(error) is not None:
+            raise
         log.info("the converted base in %s cannot be used and is made again: %s", path, error)
         return None

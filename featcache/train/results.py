@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from featcache.cards import check_result
+from featcache.errors import CacheError, one_line
 from featcache.files import publish_json
+from featcache.reading import read_json, trouble
 from featcache.recipe import canonical_json
+from featcache.values import anything, mapping_of, record, text
+
+log = logging.getLogger(__name__)
 
 
 def keep(cache: Path, of: Mapping[str, Any], result: dict[str, Any]) -> None:
@@ -32,7 +39,13 @@ def keep(cache: Path, of: Mapping[str, Any], result: dict[str, Any]) -> None:
 
 
 def kept(cache: Path, of: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a result, None if there is none, or it is not what was kept."""
+    """Return a result, None if there is none, or it is not what was kept.
+
+    Raises
+    ------
+    CacheError
+        If it cannot be read for a reason that says nothing of it, such as too many open files.
+    """
     found = _read(_file(cache, of))
     return None if found is None or _digest(found[0]) != _digest(of) else found[1]
 
@@ -47,11 +60,24 @@ def all_kept(cache: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     try:
-        value = json.loads(file.read_text())
+        value = read_json(file)
+        _FILE(value, "")
         of, result = value["of"], value["result"]
-        return (of, result) if value["sha256"] == _digest([of, result]) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        if value["sha256"] != _digest([of, result]):
+            raise ValueError("it does not have its checksum")
+        if "settings" in of:
+            check_result(of, result)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        if (reason := trouble(error)) is not None:
+            raise CacheError(f"The result {str(file)!r} cannot be read: {reason}") from None
+        log.warning("the kept result %s is damaged and ignored: %s. It may be deleted.", file, one_line(error))
+        return None
+    return of, result
+
+
+_FILE = record({"of": mapping_of(anything), "result": mapping_of(anything), "sha256": text})
 
 
 def _file(cache: Path, of: Mapping[str, Any]) -> Path:

@@ -136,9 +136,7 @@ def test_deleted_shard(extracting, photos: Path, tmp_path: Path) -> None:
     path = tmp_path / "c" / "shards" / info.name
     path.unlink()
     problems = verify(tmp_path / "c").problems
-    assert [(one.where, one.what) for one in problems] == [
-        (f"shards/{info.name}", f"The shard {str(path)!r} cannot be read: No such file or directory")
-    ]
+    assert [(one.where, one.what) for one in problems] == [(f"shards/{info.name}", "it is missing")]
     assert verify(tmp_path / "c", fix=True).problems == []
     assert extracting(photos, tmp_path / "c").report.computed == info.rows
 

@@ -156,7 +156,7 @@ def test_the_file_is_checked_once(extracting, tmp_path: Path, monkeypatch: pytes
     cache = extracting(source(20), tmp_path / "c", compression="lz4", layers=["mix", "positive"])
     checked = []
     real = reader.file_checksum
-    monkeypatch.setattr(reader, "file_checksum", lambda path: checked.append(path.name) or real(path))
+    monkeypatch.setattr(reader, "file_checksum", lambda path, size: checked.append(path.name) or real(path, size))
     cache = FeatureCache(cache.path)
     for layer in cache.layers:
         for i in range(20):

@@ -21,14 +21,15 @@ ENTRIES = [
     Entry("b/3.png", "b", None, None, 0, 7, None, "empty file"),
 ]
 KEYS = [Key(D[0], 0, ""), Key(D[1], 2, "abc")]
-SHARD = ShardInfo("s.h5", 2, 100, 77, {"x": np.array([1, 2], np.uint32)}, {"x": 4096})
-OTHER = replace(SHARD, name="t.h5")
+SOURCE = {"name": "n", "location": "l"}
+SHARD = ShardInfo(f"{7:016x}.h5", 2, 10_000, 77, {"x": np.array([1, 2], np.uint32)}, {"x": 4096})
+OTHER = replace(SHARD, name=f"{8:016x}.h5")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     manifest = Manifest(tmp_path / "manifest.sqlite", create=True).claim("a test")
-    manifest.replace_listing(ENTRIES, {"source": {"name": "n"}})
+    manifest.replace_listing(ENTRIES, {"source": SOURCE})
     manifest.commit(SHARD, KEYS, [(1, ENTRIES[1]._replace(digest=D[1], split="train"))])
     manifest.close()
     return tmp_path / "manifest.sqlite"
@@ -40,12 +41,14 @@ def test_everything_comes_back(path: Path) -> None:
     assert manifest.listing() == [ENTRIES[0], ENTRIES[1]._replace(digest=D[1], split="train"), ENTRIES[2]]
     assert manifest.rows() == {KEYS[0]: Place(1, 0), KEYS[1]: Place(1, 1)}
     (number, info), *more = manifest.shards().items()
-    assert (number, info.name, info.rows, info.size, info.checksum, more) == (1, "s.h5", 2, 100, 77, [])
+    assert (number, info.name, info.rows, info.size, info.checksum, more) == (1, SHARD.name, 2, 10_000, 77, [])
     assert info.offsets == {"x": 4096}
     assert info.checksums["x"].tolist() == [1, 2]
     meta = manifest.meta()
     assert len(meta.pop("version")) == 32
     assert meta == {"format": 2, "target": "class", "source": {"name": "n"}, "images": 3, "rows": 2, "settled": 1,
+                    "writer": "a test", "commits": 2}  # fmt: skip
+    assert meta == {"format": 2, "target": "class", "source": SOURCE, "images": 3, "rows": 2, "settled": 1,
                     "writer": "a test", "commits": 2}  # fmt: skip
 
 
@@ -76,7 +79,7 @@ def test_a_stranger_can_read_it(path: Path) -> None:
         ("UPDATE rows SET digests = zeroblob(64)", "rows"),
         ("UPDATE rows SET augmentation = x''", "rows"),
         ("DELETE FROM rows", "rows"),
-        ("UPDATE shards SET name = 't.h5'", "shards"),
+        ("UPDATE shards SET name = 'ffffffffffffffff.h5'", "shards"),
         ("UPDATE blocks SET checksums = zeroblob(8)", "shards"),
         ("""UPDATE meta SET value = '{"name":"m"}' WHERE key = 'source'""", "meta"),
     ],
@@ -103,7 +106,7 @@ def test_failed_transaction_changes_nothing(path: Path) -> None:
     with pytest.raises(RuntimeError):
         manifest.replace_listing(broken(), {"source": {}})
     assert manifest.listing() == before
-    assert manifest.meta()["source"] == {"name": "n"}
+    assert manifest.meta()["source"] == SOURCE
 
 
 def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: Path) -> None:

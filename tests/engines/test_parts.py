@@ -192,7 +192,7 @@ def test_a_file_that_is_no_part(tmp_path: Path) -> None:
 
     for text in ("", "[]", '{"shards": 3}', "\x00"):
         (tmp_path / "x.json").write_text(text)
-        with pytest.raises(CacheError, match="is no part of a cache"):
+        with pytest.raises(CacheError, match="is damaged"):
             read_part(tmp_path / "x.json")
 
 

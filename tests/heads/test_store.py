@@ -96,7 +96,8 @@ def test_unknown_type_is_refused_without_running_it(tmp_path: Path) -> None:
     (folder / "model.skops").write_bytes(forged.getvalue())
     card = json.loads((folder / "head.json").read_text())
     del card["sha256"]
-    card["model"]["sha256"] = hashlib.sha256(forged.getvalue()).hexdigest()
+    size, digest = len(forged.getvalue()), hashlib.sha256(forged.getvalue()).hexdigest()
+    card["model"] |= {"size": size, "sha256": digest}
     own = hashlib.sha256(json.dumps(card, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     (folder / "head.json").write_text(json.dumps({**card, "sha256": own}))
     with pytest.raises(HeadError, match=r"subprocess\.Popen"):

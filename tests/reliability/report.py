@@ -25,6 +25,11 @@ base (features made from an image's digest, without TensorFlow), so that one tak
 that `verify` found a problem after the kill; *different* that the finished cache was not equal, in its listing and
 in every byte of every row, to one that nobody disturbed. A full disk is a limit on the size of every file.
 The state machine's *tries* are its steps; it ends at the first difference.
+*Fuzz behind checksums* puts one value that makes no sense into a file (another type, negative, huge, NaN, empty, a
+path, another length, nested deeply), makes all checksums right again, and uses it: opens, lists, reads, verifies,
+mends, collects, extracts, predicts, compares. *Damage said* is one line; a *wrong read* would be features of another
+image that `verify` does not find. What makes sense and is false, such as two images' digests exchanged, is not among
+them: only the images refute it.
 
 | what | tries | found or lost |
 |---|---:|---|
