@@ -323,6 +323,7 @@ fine_tune(sys.argv[1], last=3, epochs=15, patience=15, seed=3, optimizer="adam",
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After SIGKILL the same call goes on: every epoch is in the history once, with the values of a whole run."""
     from featcache.finetune import training

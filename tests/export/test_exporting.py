@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_image, write_image
+from conftest import random_image, slow, write_image
 from PIL import Image
 
 import featcache
@@ -42,16 +42,6 @@ def head(extracting, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit_head(cache, "logreg", params={"C": 1e-5}, out=root / "head").path
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask exported models in this process, which takes no seconds to start."""
-
-    def asked(kind: str, model: Path, images: comparison.Images) -> dict[str, object]:
-        return clean.answers(kind, str(model), comparison.inputs(images))
-
-    monkeypatch.setattr(comparison, "asked", asked)
-
-
 def encoded(pixels: np.ndarray, kind: str, exif: bytes = b"") -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, kind, **({"exif": b"Exif\0\0" + exif} if exif else {}))
@@ -67,6 +57,7 @@ def tiff(orientation: int, order: str, *, gap: int = 0, kind: str = "H", count: 
     return start + struct.pack(order + "H", 2) + other + tag + bytes(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["three.keras", "three", "three.tflite", "three.onnx"])
 def test_each_format_answers_like_its_head(head: Path, tmp_path: Path, name: str) -> None:
     """Loaded in a process without featcache, on images of the validation set, it gives the same probabilities."""
@@ -277,7 +268,8 @@ except ImportError:  # the same class lies in TensorFlow
 
 
 @pytest.mark.parametrize(("kind", "target"), [
-    ("keras", "photos.keras"), ("onnx", "photos.onnx"), ("tflite", "photos.tflite"), ("saved", "models/photos/1"),
+    ("onnx", "photos.onnx"), slow("keras", "photos.keras"), slow("tflite", "photos.tflite"),
+    slow("saved", "models/photos/1"),
 ])  # fmt: skip
 def test_the_scripts_in_the_documents_run(
     cropping_head: Path, tmp_path: Path, at_once: None, kind: str, target: str
