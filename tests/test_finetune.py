@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import shutil
@@ -58,17 +59,29 @@ def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def trained(extracting, network: Path, shades: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Return a function that trains each head once, on a cache of its own."""
+
+    @functools.cache
+    def train(clf: str, params: str, source: Path | None, calibrate: str, options: str) -> Path:
+        root = tmp_path_factory.mktemp("trained")
+        wanted = {"base": network, "layers": ["last"], "preprocess": "auto", "batch_size": 32, **json.loads(options)}
+        cache = extracting(source or shades, root / "cache", **wanted)
+        return fit_head(cache, clf, params=json.loads(params), out=root / "head", calibrate=calibrate).path
+
+    return train
+
+
 @pytest.fixture
-def made_head(extracting, network: Path, shades: Path, tmp_path: Path):
-    """Return a maker of saved heads on the small network."""
+def made_head(trained, tmp_path: Path):
+    """Return a maker of saved heads on the small network: copies of those that were trained before."""
 
     def make(clf: str = "dense", params: dict[str, object] | None = None, **options: object) -> Path:
-        calibrate = options.pop("calibrate", "temperature")
-        source = options.pop("source", shades)
-        wanted = {"base": network, "layers": ["last"], "preprocess": "auto", "batch_size": 32, **options}
-        cache = extracting(source, tmp_path / "cache", **wanted)
+        source, calibrate = options.pop("source", None), options.pop("calibrate", "temperature")
         quick = {"epochs": 3} if clf == "dense" else {}
-        return fit_head(cache, clf, params=quick | (params or {}), out=tmp_path / "head", calibrate=calibrate).path
+        head = trained(clf, json.dumps(quick | (params or {})), source, calibrate, json.dumps(options))
+        return Path(shutil.copytree(head, tmp_path / "head"))
 
     return make
 
@@ -421,7 +434,7 @@ def test_one_run_at_a_time(made_head, tmp_path: Path) -> None:
 
     assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m", progress=second).history["epoch"] == [3]
     assert said
-    assert {one.name for one in tmp_path.iterdir()} == {"cache", "head", "m"}
+    assert {one.name for one in tmp_path.iterdir()} == {"head", "m"}
 
 
 def test_a_place_that_cannot_be_written_is_named_before_training(made_head, tmp_path: Path) -> None:
