@@ -32,6 +32,11 @@ def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def crossed(rows: Sequence[Any], columns: Sequence[Any]) -> list[Any]:
+    """Return all pairs for `parametrize`: the default run takes those with the first of either, so each value once."""
+    return [(a, b) if a == rows[0] or b == columns[0] else slow(a, b) for a in rows for b in columns]
+
+
 def predicted_mean(image: np.ndarray) -> np.ndarray:
     """Return the average-pooled features of the oracle's layer `mix` for an 8x8 RGB image."""
     return image.astype(np.float64).mean(axis=(0, 1)) @ MIX + SHIFT

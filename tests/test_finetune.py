@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MIX, SHIFT, SIDE, random_image, write_image
+from conftest import MIX, SHIFT, SIDE, random_image, slow, write_image
 
 import featcache
 from featcache import ImageClassifier, fine_tune, fit_head
@@ -150,8 +150,8 @@ def test_names_that_lead_nowhere(name: str) -> None:
 
 @pytest.mark.parametrize(("which", "training"), [
     ({"from_layer": "second"}, {"second", "second_bn"}),
-    ({"last": 3}, {"second", "second_bn"}),
-    ({"all_layers": True}, {"first", "first_bn", "second", "second_bn"}),
+    slow({"last": 3}, {"second", "second_bn"}),
+    slow({"all_layers": True}, {"first", "first_bn", "second", "second_bn"}),
 ])  # fmt: skip
 def test_what_is_frozen_does_not_change(made_head, network: Path, which, training: set[str]) -> None:
     """What is unfrozen trains, all else keeps its values, and so do the statistics of batch normalisation."""
@@ -181,11 +181,11 @@ def test_batch_norm_trains_when_asked(made_head, network: Path) -> None:
 
 
 @pytest.mark.parametrize(("clf", "calibrate", "options"), [
-    ("logreg", "temperature", {}),
     ("ridge", "sigmoid", {"dtype": "float16"}),
     ("dense", "temperature", {"layers": ["first_relu", "last"], "pooling": "max"}),
-    ("linear-svm", "none", {"layers": ["first_relu"], "pooling": "flatten"}),
-    ("dense", "sigmoid", {"views": 2, "augment": "flip"}),
+    slow("logreg", "temperature", {}),
+    slow("linear-svm", "none", {"layers": ["first_relu"], "pooling": "flatten"}),
+    slow("dense", "sigmoid", {"views": 2, "augment": "flip"}),
 ])  # fmt: skip
 def test_one_model_says_what_the_head_says(made_head, clf: str, calibrate: str, options: dict[str, object]) -> None:
     """Before training the composed model has the head's accuracy, whatever the cache is; the result evaluates."""
@@ -199,7 +199,7 @@ def test_one_model_says_what_the_head_says(made_head, clf: str, calibrate: str, 
     assert result.model.class_names == ["dark", "light"]
 
 
-@pytest.mark.parametrize(("clf", "calibrate"), [("ridge", "sigmoid"), ("dense", "temperature")])
+@pytest.mark.parametrize(("clf", "calibrate"), [("ridge", "sigmoid"), slow("dense", "temperature")])
 def test_several_classes(extracting, network: Path, tmp_path: Path, clf: str, calibrate: str) -> None:
     """With three classes the loss is that of the model's probabilities, and each name keeps its column."""
     for i in range(90):
@@ -228,6 +228,7 @@ def test_history_goes_on_from_the_heads(made_head) -> None:
     assert (result.model.path / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_seeds_reproduce(made_head, tmp_path: Path) -> None:
     """The same seed gives the same history and weights, with dropout, views and fresh weights; another does not."""
     path = made_head(params={"hidden": (8,), "dropout": 0.3, "batch_norm": True})
@@ -370,7 +371,7 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
         assert resumed.history[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize("content", [b"PK damaged", b""])
+@pytest.mark.parametrize("content", [b"PK damaged", slow(b"")])
 def test_a_checkpoint_of_other_options_is_not_overwritten(made_head, tmp_path: Path, caplog, content: bytes) -> None:
     """What a run with other options left is kept and named; what is damaged is named and begun anew."""
     from featcache.finetune.training import Checkpoint
