@@ -17,6 +17,7 @@ from PIL import Image
 from featcache import FeatureCache
 
 
+@pytest.mark.slow
 def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All ways give plain Keras' features, of which the benchmark makes sure, and the table has each of them."""
     for i in range(6):
@@ -62,6 +63,7 @@ def test_a_wrong_way_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.Monk
                             "--to", str(tmp_path / "x.json")])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bench_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A simulated cache is one that `info` knows whole and that `extract` finds nothing to do in."""
     bench_start.main(["--rows", "30", "--repeat", "1", "--work", str(tmp_path / "w"), "--to", str(tmp_path / "s.json")])
@@ -72,6 +74,7 @@ def test_bench_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "extract, nothing new" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bench_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each head is right beside its plain counterpart, and the streaming ones from a cache too."""
     target = tmp_path / "heads.json"
@@ -87,6 +90,7 @@ def test_bench_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "plain scikit-learn" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bench_cache_io(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every way of reading gives the rows that were asked for, from the disk and from memory."""
     bench_cache_io.main(["--rows", "600", "--width", "16", "--repeat", "1", "--work", str(tmp_path),
@@ -97,6 +101,7 @@ def test_bench_cache_io(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "shuffled batches / in order" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bench_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Plain Keras and each number of heads learn the same easy classes, and the table has all of them."""
     for split, count in (("train", 24), ("validation", 8)):
@@ -119,6 +124,7 @@ def test_bench_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "linear-svm" in out
 
 
+@pytest.mark.slow
 def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The local engine and two processes leave the same shards, and the table has both."""
     target = tmp_path / "scale.json"
@@ -129,6 +135,7 @@ def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "processes 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bench_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Flipped labels of easy classes and planted copies are all found, and advice on fewer images is another."""
     for split, count in (("train", 60), ("validation", 20)):

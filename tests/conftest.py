@@ -27,6 +27,16 @@ FLAGS = (
 """Class names that would run, or end a text, where they are not escaped; flags of Chromium."""
 
 
+def slow(*values: Any) -> Any:
+    """Return a case of `parametrize` that the default run leaves out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def crossed(rows: Sequence[Any], columns: Sequence[Any]) -> list[Any]:
+    """Return all pairs for `parametrize`: the default run takes those with the first of either, so each value once."""
+    return [(a, b) if a == rows[0] or b == columns[0] else slow(a, b) for a in rows for b in columns]
+
+
 def predicted_mean(image: np.ndarray) -> np.ndarray:
     """Return the average-pooled features of the oracle's layer `mix` for an 8x8 RGB image."""
     return image.astype(np.float64).mean(axis=(0, 1)) @ MIX + SHIFT
@@ -109,6 +119,17 @@ def extracting(oracle: Path) -> Callable[..., object]:
                                   "batch_size": 4, **options})  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask exported models in this process, which takes no seconds to start."""
+    from featcache.export import clean, comparison
+
+    def asked(kind: str, model: Path, images: Any) -> dict[str, Any]:
+        return clean.answers(kind, str(model), comparison.inputs(images))
+
+    monkeypatch.setattr(comparison, "asked", asked)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,8 @@ from featcache.recipe import Request
 from featcache.train import fit_head
 
 FULL = shutil.disk_usage("/")._replace(free=1)
-SMALL: dict[str, Any] = {"base": "mobilenetv2", "settings": {"alpha": 0.35}, "image_size": 32}
+FIRST = "expanded_conv_project_BN"  # the first of 17 blocks
+SMALL: dict[str, Any] = {"base": "mobilenetv2", "settings": {"alpha": 0.35}, "image_size": 32, "layers": (FIRST,)}
 
 
 def network(**_: object) -> Any:
@@ -56,7 +57,7 @@ def options_for(kind: str, folder: Path) -> dict[str, Any]:
         return {**SMALL, "weights": "none", "seed": 7}
     from featcache.bases import load_base
 
-    full = load_base(Request(**SMALL, weights="none", seed=3))
+    full = load_base(Request(**{**SMALL, "layers": ()}, weights="none", seed=3))
     full.model.save_weights(folder / "w.weights.h5")
     return {**SMALL, "weights": folder / "w.weights.h5"}
 
@@ -167,6 +168,7 @@ def test_a_folder_without_its_base_names_what_to_give(
     assert answers(tmp_path / "o", image, base=oracle) == expected
 
 
+@pytest.mark.slow
 def test_without_a_copy_only_a_bundle_loads_the_base(oracle_cache: FeatureCache, tmp_path: Path) -> None:
     """Where the cache has none, fit-head needs no TensorFlow, unless --out asks for the base, which it writes then."""
     shutil.rmtree(oracle_cache.path / "base")
@@ -235,6 +237,7 @@ fit_head(source, "centroid", out=folder)
 """
 
 
+@pytest.mark.slow
 def test_killed_while_a_base_is_written(
     extracting: Callable[..., Any], split_photos: Path, oracle: Path, tmp_path: Path
 ) -> None:
@@ -263,6 +266,7 @@ def test_killed_while_a_base_is_written(
     assert base_folder.problem(tmp_path / "o" / "base", opened.recipe) is None
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_folder(oracle_cache: FeatureCache, tmp_path: Path) -> None:
     """Two fit-heads with one --out at the same time leave one whole head with its base."""
     script = "import sys; from featcache.train import fit_head; fit_head(sys.argv[1], 'ridge', out=sys.argv[2])"
@@ -325,6 +329,7 @@ def alone(*commands: list[object]) -> list[tuple[int, Any, str]]:
     return [(code, json.loads(out) if out else None, err) for code, out, err in said]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fit-head", "fine-tune"])
 def test_a_folder_works_alone(how: str, split_photos: Path, tmp_path: Path) -> None:
     """Copied away, cache, weights and source deleted, predict, evaluate, export and report work in a new process."""
@@ -411,7 +416,7 @@ def test_the_command_line_bundles(oracle_cache: FeatureCache, tmp_path: Path) ->
         fit_head(oracle_cache, out=tmp_path / "o")
 
 
-def test_an_export_names_the_licence_of_a_kept_base(oracle_cache: FeatureCache, tmp_path: Path) -> None:
+def test_an_export_names_the_licence_of_a_kept_base(oracle_cache: FeatureCache, tmp_path: Path, at_once: None) -> None:
     """What was known of the weights goes along in the folder and into what is exported of it."""
     fit_head(oracle_cache, params={"C": 1e-5}, out=tmp_path / "o")
     (tmp_path / "own.keras").unlink()

@@ -41,7 +41,9 @@ def test_pixels_give_what_cached_features_gave(extracting, split_photos, tmp_pat
 @pytest.mark.parametrize(
     "options", [{"precision": "bfloat16"}, {"precision": "float16"}, {"runtime": "openvino"}, {"fast_decode": True}]
 )
-def test_a_classifier_computes_as_its_cache_was_made(extracting, tmp_path, options: dict[str, object]) -> None:
+def test_a_classifier_computes_as_its_cache_was_made(
+    extracting, tmp_path, at_once: None, options: dict[str, object]
+) -> None:
     """Runtime, precision and decoding are the cache's; one model of base and head is not far from it."""
     if "runtime" in options:
         pytest.importorskip("openvino")

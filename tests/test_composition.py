@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import crossed
 
 from featcache import ImageClassifier, fit_head
 from featcache.composition import compose
@@ -23,8 +24,7 @@ def both(cache, out: Path, clf: str, **options: object) -> tuple[np.ndarray, np.
     return head.predict_proba(features), model.predict(pixels, verbose=0), model
 
 
-@pytest.mark.parametrize("calibrate", ["temperature", "sigmoid", "none"])
-@pytest.mark.parametrize("clf", LINEAR)
+@pytest.mark.parametrize(("clf", "calibrate"), crossed(LINEAR, ["temperature", "sigmoid", "none"]))
 def test_a_composed_model_is_its_head(extracting, split_photos: Path, tmp_path: Path, clf: str, calibrate: str) -> None:
     """From pixels it gives the probabilities that the head gives on cached features."""
     cache = extracting(split_photos, tmp_path / "c", pooling="flatten" if clf == "sgd" else "avg")
@@ -50,8 +50,7 @@ def test_everything_between_is_in_the_model(extracting, split_photos, tmp_path, 
     assert np.array_equal(again.predict(pixels, verbose=0), model.predict(pixels, verbose=0))
 
 
-@pytest.mark.parametrize("calibrate", ["temperature", "sigmoid"])
-@pytest.mark.parametrize("clf", LINEAR)
+@pytest.mark.parametrize(("clf", "calibrate"), crossed(LINEAR, ["temperature", "sigmoid"]))
 def test_several_classes(extracting, tmp_path: Path, clf: str, calibrate: str) -> None:
     """With three classes there are three columns, also of sigmoids that are made to add up to 1."""
     from conftest import random_image, write_image

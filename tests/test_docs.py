@@ -38,7 +38,7 @@ def test_readme_has_the_two_command_lines() -> None:
     assert block
     assert block[1].splitlines() == [
         "pip install -e . && python cli.py demo",
-        "pip install -e '.[test]' && pytest",
+        "pip install -e '.[test]' && pytest -n 2 --dist worksteal",
     ]
 
 
@@ -58,6 +58,7 @@ def test_every_command_is_in_the_readme() -> None:
     assert sorted(table) == sorted(command.name for command in app.registered_commands)
 
 
+@pytest.mark.slow
 def test_python_in_the_readme_runs(tmp_path: Path, oracle: Path, split_photos: Path) -> None:
     """The README's Python block runs as it stands, on another base and other photographs."""
     block = re.search(r"```python\n(.*?)```", README, re.S)
@@ -159,6 +160,7 @@ def run_lines(page: str, least: int) -> None:
         assert done.exit_code == 0, (line, done.output, done.stderr)
 
 
+@pytest.mark.slow
 def test_the_readmes_start_runs(desk: Path) -> None:
     """From a folder of pictures to what plain Keras, in a process without featcache, says of a new one."""
     run_lines("README.md", 5)
@@ -173,6 +175,7 @@ def test_the_readmes_start_runs(desk: Path) -> None:
     assert (label, float(probability)) == (said.label, pytest.approx(said.probability, abs=1e-4))
 
 
+@pytest.mark.slow
 def test_the_recipes_run(desk: Path) -> None:
     """Every command of the common questions works, with the kind of data the question is about."""
     import keras
@@ -210,6 +213,7 @@ def test_the_recipes_run(desk: Path) -> None:
     run_lines("docs/recipes.md", 12)
 
 
+@pytest.mark.slow
 def test_auditing_as_the_page_says_runs(desk: Path) -> None:
     """Findings are written to a file, and a file with nothing decided gives a source of all images."""
     done = CliRunner().invoke(app, ["extract", "photos", "--base", "mobilenetv2", "--cache", "cache/photos"])
@@ -219,6 +223,7 @@ def test_auditing_as_the_page_says_runs(desk: Path) -> None:
     assert len((desk / "cleaned.csv").read_text().splitlines()) == 1 + 36
 
 
+@pytest.mark.slow
 def test_the_guide_runs(desk: Path) -> None:
     """The guide's commands do what it says, one after the other, with seeded weights and small pictures."""
     tmp_path = desk
@@ -235,6 +240,7 @@ def test_the_command_line_page_is_up_to_date() -> None:
     assert shown.stdout.strip() == (ROOT / "docs" / "cli.md").read_text().strip(), f"run: {shlex.join(command[1:])}"
 
 
+@pytest.mark.slow
 def test_the_python_page_runs(tmp_path: Path) -> None:
     """The Python page's blocks run as they stand, one after the other, in a fresh process."""
     blocks = re.findall(r"```python run\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)

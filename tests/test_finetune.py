@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import MIX, SHIFT, SIDE, random_image, write_image
+from conftest import MIX, SHIFT, SIDE, random_image, slow, write_image
 
 import featcache
 from featcache import ImageClassifier, fine_tune, fit_head
@@ -60,17 +61,29 @@ def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def trained(extracting, network: Path, shades: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Return a function that trains each head once, on a cache of its own."""
+
+    @functools.cache
+    def train(clf: str, params: str, source: Path | None, calibrate: str, options: str) -> Path:
+        root = tmp_path_factory.mktemp("trained")
+        wanted = {"base": network, "layers": ["last"], "preprocess": "auto", "batch_size": 32, **json.loads(options)}
+        cache = extracting(source or shades, root / "cache", **wanted)
+        return fit_head(cache, clf, params=json.loads(params), out=root / "head", calibrate=calibrate).path
+
+    return train
+
+
 @pytest.fixture
-def made_head(extracting, network: Path, shades: Path, tmp_path: Path):
-    """Return a maker of saved heads on the small network."""
+def made_head(trained, tmp_path: Path):
+    """Return a maker of saved heads on the small network: copies of those that were trained before."""
 
     def make(clf: str = "dense", params: dict[str, object] | None = None, **options: object) -> Path:
-        calibrate = options.pop("calibrate", "temperature")
-        source = options.pop("source", shades)
-        wanted = {"base": network, "layers": ["last"], "preprocess": "auto", "batch_size": 32, **options}
-        cache = extracting(source, tmp_path / "cache", **wanted)
+        source, calibrate = options.pop("source", None), options.pop("calibrate", "temperature")
         quick = {"epochs": 3} if clf == "dense" else {}
-        return fit_head(cache, clf, params=quick | (params or {}), out=tmp_path / "head", calibrate=calibrate).path
+        head = trained(clf, json.dumps(quick | (params or {})), source, calibrate, json.dumps(options))
+        return Path(shutil.copytree(head, tmp_path / "head"))
 
     return make
 
@@ -139,8 +152,8 @@ def test_names_that_lead_nowhere(name: str) -> None:
 
 @pytest.mark.parametrize(("which", "training"), [
     ({"from_layer": "second"}, {"second", "second_bn"}),
-    ({"last": 3}, {"second", "second_bn"}),
-    ({"all_layers": True}, {"first", "first_bn", "second", "second_bn"}),
+    slow({"last": 3}, {"second", "second_bn"}),
+    slow({"all_layers": True}, {"first", "first_bn", "second", "second_bn"}),
 ])  # fmt: skip
 def test_what_is_frozen_does_not_change(made_head, network: Path, which, training: set[str]) -> None:
     """What is unfrozen trains, all else keeps its values, and so do the statistics of batch normalisation."""
@@ -170,11 +183,11 @@ def test_batch_norm_trains_when_asked(made_head, network: Path) -> None:
 
 
 @pytest.mark.parametrize(("clf", "calibrate", "options"), [
-    ("logreg", "temperature", {}),
     ("ridge", "sigmoid", {"dtype": "float16"}),
     ("dense", "temperature", {"layers": ["first_relu", "last"], "pooling": "max"}),
-    ("linear-svm", "none", {"layers": ["first_relu"], "pooling": "flatten"}),
-    ("dense", "sigmoid", {"views": 2, "augment": "flip"}),
+    slow("logreg", "temperature", {}),
+    slow("linear-svm", "none", {"layers": ["first_relu"], "pooling": "flatten"}),
+    slow("dense", "sigmoid", {"views": 2, "augment": "flip"}),
 ])  # fmt: skip
 def test_one_model_says_what_the_head_says(made_head, clf: str, calibrate: str, options: dict[str, object]) -> None:
     """Before training the composed model has the head's accuracy, whatever the cache is; the result evaluates."""
@@ -188,7 +201,7 @@ def test_one_model_says_what_the_head_says(made_head, clf: str, calibrate: str, 
     assert result.model.class_names == ["dark", "light"]
 
 
-@pytest.mark.parametrize(("clf", "calibrate"), [("ridge", "sigmoid"), ("dense", "temperature")])
+@pytest.mark.parametrize(("clf", "calibrate"), [("ridge", "sigmoid"), slow("dense", "temperature")])
 def test_several_classes(extracting, network: Path, tmp_path: Path, clf: str, calibrate: str) -> None:
     """With three classes the loss is that of the model's probabilities, and each name keeps its column."""
     for i in range(90):
@@ -217,6 +230,7 @@ def test_history_goes_on_from_the_heads(made_head) -> None:
     assert (result.model.path / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_seeds_reproduce(made_head, tmp_path: Path) -> None:
     """The same seed gives the same history and weights, with dropout, views and fresh weights; another does not."""
     path = made_head(params={"hidden": (8,), "dropout": 0.3, "batch_norm": True})
@@ -325,6 +339,7 @@ fine_tune(sys.argv[1], last=3, epochs=15, patience=15, seed=3, optimizer="adam",
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After SIGKILL the same call goes on: every epoch is in the history once, with the values of a whole run."""
     from featcache.finetune import training
@@ -358,7 +373,7 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
         assert resumed.history[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize("content", [b"PK damaged", b""])
+@pytest.mark.parametrize("content", [b"PK damaged", slow(b"")])
 def test_a_checkpoint_of_other_options_is_not_overwritten(made_head, tmp_path: Path, caplog, content: bytes) -> None:
     """What a run with other options left is kept and named; what is damaged is named and begun anew."""
     from featcache.finetune.training import Checkpoint
@@ -422,7 +437,7 @@ def test_one_run_at_a_time(made_head, tmp_path: Path) -> None:
 
     assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m", progress=second).history["epoch"] == [3]
     assert said
-    assert {one.name for one in tmp_path.iterdir()} == {"cache", "head", "m"}
+    assert {one.name for one in tmp_path.iterdir()} == {"head", "m"}
 
 
 def test_a_place_that_cannot_be_written_is_named_before_training(made_head, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from featcache.export.comparison import Images, inputs
 from featcache.extraction import extract
 from featcache.train import fit_head
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def some(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -122,7 +124,6 @@ def test_a_folder_of_odd_images(some: Path, mobilenet_weights: Path, tmp_path: P
     assert "text" in reasons["text.jpg"]
 
 
-@pytest.mark.slow
 def test_every_photograph(data: Path, mobilenet_weights: Path, tmp_path: Path) -> None:
     """Features of all photographs equal plain Keras'; every export says of those of validation what `predict` says."""
     import keras

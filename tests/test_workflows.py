@@ -20,6 +20,7 @@ def script(folder: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_cats_vs_dogs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Workflow A: head and composed model have one accuracy; both phases are drawn; the counts are the published."""
     found = script("a_cats_vs_dogs").main(
@@ -48,6 +49,7 @@ def test_patterns_are_16_classes_of_other_images(tmp_path: Path) -> None:
     assert len({file.read_bytes() for file in files}) == 32
 
 
+@pytest.mark.slow
 def test_densenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Workflow C: head and network from scratch are scored on the same test images; plain Keras counts."""
     found = script("c_densenet").main(["--out", str(tmp_path), "--image-size", "32", "--limit", "120", "--epochs", "2"])
@@ -57,12 +59,14 @@ def test_densenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.count("n=120") == 2
 
 
+@pytest.mark.slow
 def test_vgg16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Workflow D: the last four layers train with the head."""
     script("d_vgg16").main(["--out", str(tmp_path), "--epochs", "1"])
     assert "15,239,489, of which 7,604,225 train" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_model_a_to_b(tmp_path: Path) -> None:
     """Workflow E: Model B is made of Model A and from scratch, and both beat guessing on images they never saw."""
     found = script("e_model_a_to_b").main(

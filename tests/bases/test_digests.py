@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import slow
 
 from featcache.bases import load_base
 from featcache.recipe import Request
@@ -8,7 +9,7 @@ from featcache.recipe import Request
 SMALL = {"base": "vgg19", "weights": "none", "image_size": (32, 32)}
 
 
-@pytest.mark.parametrize("name", ["vgg19", "mobilenetv3small", "efficientnetb0", "densenet121"])
+@pytest.mark.parametrize("name", ["vgg19", "mobilenetv3small", slow("efficientnetb0"), slow("densenet121")])
 def test_building_twice_is_the_same_recipe(name: str) -> None:
     """Keras numbers layers on and on in a process; the digests and canonical names do not notice."""
     request = Request(name, weights="none", image_size=(32, 32))

@@ -8,6 +8,7 @@ import compare_imagenet_graphs
 import h5py
 import numpy as np
 import pytest
+from conftest import slow
 
 from featcache.bases import Base, list_layers, load_base
 from featcache.bases.imagenet import are_imagenet_statistics
@@ -75,7 +76,7 @@ def test_features_from_a_file_are_those_of_imagenet(tmp_path: Path, network: Cal
         assert ours("imagenet", *base.layers).architecture == base.architecture
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".weights.h5", "-without names.weights.h5", ".keras"])
+@pytest.mark.parametrize("suffix", [".h5", slow(".weights.h5"), slow("-without names.weights.h5"), slow(".keras")])
 def test_every_kind_of_file_can_be_told(tmp_path: Path, network: Callable[..., Any], suffix: str) -> None:
     """ImageNet's statistics are seen in each kind of file; behind the second Rescaling layer it is another recipe."""
     model = network(*OFFICIAL)
@@ -92,9 +93,9 @@ def test_every_kind_of_file_can_be_told(tmp_path: Path, network: Callable[..., A
 
 @pytest.mark.parametrize(("mean", "variance"), [
     ([0.0] * 3, [1.0] * 3),
-    ([0.4, 0.5, 0.3], [0.05, 0.06, 0.07]),
-    (OFFICIAL[0], np.square(OFFICIAL[1])),
-    (np.add(OFFICIAL[0], 0.01), OFFICIAL[1]),
+    slow([0.4, 0.5, 0.3], [0.05, 0.06, 0.07]),
+    slow(OFFICIAL[0], np.square(OFFICIAL[1])),
+    slow(np.add(OFFICIAL[0], 0.01), OFFICIAL[1]),
 ])  # fmt: skip
 def test_trained_from_scratch(tmp_path: Path, network: Callable[..., Any], mean: Any, variance: Any) -> None:
     """A file without ImageNet's values of mean and variance stays the network that it is."""
@@ -123,6 +124,7 @@ def test_file_without_statistics_is_refused(tmp_path: Path, network: Callable[..
         ours(path, "stem_bn")
 
 
+@pytest.mark.slow
 def test_whole_model_with_one_scaling_is_told(
     tmp_path: Path, network: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

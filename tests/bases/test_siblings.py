@@ -53,6 +53,7 @@ def test_weights_of_vgg19_are_not_for_vgg16(tmp_path: Path, vgg19: Any, suffix: 
         assert ("is called 'vgg19': use --base vgg19." in str(caught.value)) == (suffix == ".keras")
 
 
+@pytest.mark.slow
 def test_weights_of_resnet101_are_not_for_resnet50(tmp_path: Path) -> None:
     """The names and shapes of the deeper network include those of the other."""
     import keras

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import random_image, write_image
+from conftest import random_image, slow, write_image
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -321,6 +321,7 @@ def test_predict_takes_tables_beside_images(head: Path, split_photos: Path, tmp_
     assert [one["label"] for one in found["predictions"]] == ["light", "dark"] + ["dark"] * 5 + ["light"] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_stopped_predictions_go_on(head: Path, tmp_path: Path, number: int, code: int) -> None:
     """Killed or stopped by Ctrl-C, the same command ends with the file of a run that was left alone, to the byte."""
@@ -403,6 +404,7 @@ def test_quiet_is_quiet(options: list[object], photos: Path, tmp_path: Path) -> 
     assert run("extract", photos, *options, "--cache", tmp_path / "c", "-q")[2] == ""
 
 
+@pytest.mark.slow
 def test_no_tensorflow_chatter(oracle: Path, photos: Path, tmp_path: Path) -> None:
     """A whole process writes its own lines to stderr and nothing else."""
     done = subprocess.run(
@@ -413,6 +415,7 @@ def test_no_tensorflow_chatter(oracle: Path, photos: Path, tmp_path: Path) -> No
     assert [line for line in done.stderr.splitlines() if not line.startswith("extracting: ")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_leave_a_cache_that_goes_on(options, tmp_path: Path, number: int, code: int) -> None:
     """Ctrl-C and SIGTERM end cleanly with their exit codes; the same command goes on."""
@@ -476,6 +479,7 @@ def test_every_option_has_its_variable(head: Path, tmp_path: Path) -> None:
     assert json.loads(out)["params"] == {"C": 0.25}
 
 
+@pytest.mark.slow
 def test_closed_pipe_is_no_error(photos: Path) -> None:
     """Whoever reads only the first line gets no complaint."""
     done = subprocess.run(f"{sys.executable} -m featcache bases | head -1", shell=True, capture_output=True, text=True,
@@ -517,7 +521,7 @@ def test_caring_for_a_cache(options: list[object], photos: Path, tmp_path: Path)
     assert run("export-cache", cache)[0] == 2
 
 
-def test_export(head: Path, tmp_path: Path) -> None:
+def test_export(head: Path, tmp_path: Path, at_once: None) -> None:
     """export writes a model and says how far it is from the classifier; what it cannot write is an error."""
     code, out, err = run("export", head, "--to", tmp_path / "new" / "m.keras", "--compare", 3, "--json")
     found = json.loads(out)
@@ -649,7 +653,7 @@ def test_report_without_its_libraries(head: Path, monkeypatch: pytest.MonkeyPatc
     assert error.strip().endswith("Reports need jinja2, which is not installed. Run: pip install 'featcache[report]'")
 
 
-@pytest.mark.parametrize(("engine", "side_by_side"), [("local", True), ("processes", False)])
+@pytest.mark.parametrize(("engine", "side_by_side"), [("local", True), slow("processes", False)])
 def test_extract_divides_the_processors_where_it_computes(
     oracle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, side_by_side: bool
 ) -> None:

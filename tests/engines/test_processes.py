@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from common import OPTIONS, children, content, killing, make_photos
+from conftest import slow
 from deadly import DeadlySource
 from recording import record
 
@@ -51,7 +52,7 @@ def workers() -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["processes", slow("dask")])
 def test_two_workers_are_one(oracle, many: Path, local, tmp_path: Path, engine: str) -> None:
     """Two workers, one of them killed on the way, leave what one process leaves: listing, rows, places and bytes."""
     pytest.importorskip("distributed")
@@ -93,6 +94,7 @@ def test_a_deadly_task_is_reported(oracle, many: Path, tmp_path: Path, engine: s
     assert sorted(one["path"] for one in retried.skipped) == ["a/005.png", "b/020.png"]
 
 
+@pytest.mark.slow
 def test_what_workers_raise_is_raised(oracle, many: Path, tmp_path: Path) -> None:
     """An error in a worker is the error it would be here, in order of the source, and ends the workers."""
     plan = extraction(oracle, many, tmp_path / "c", engine="processes", workers=2, on_error="fail")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_image, write_image
+from conftest import random_image, slow, write_image
 from PIL import Image
 
 import featcache
@@ -42,16 +42,6 @@ def head(extracting, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit_head(cache, "logreg", params={"C": 1e-5}, out=root / "head").path
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask exported models in this process, which takes no seconds to start."""
-
-    def asked(kind: str, model: Path, images: comparison.Images) -> dict[str, object]:
-        return clean.answers(kind, str(model), comparison.inputs(images))
-
-    monkeypatch.setattr(comparison, "asked", asked)
-
-
 def encoded(pixels: np.ndarray, kind: str, exif: bytes = b"") -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, kind, **({"exif": b"Exif\0\0" + exif} if exif else {}))
@@ -67,6 +57,7 @@ def tiff(orientation: int, order: str, *, gap: int = 0, kind: str = "H", count: 
     return start + struct.pack(order + "H", 2) + other + tag + bytes(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["three.keras", "three", "three.tflite", "three.onnx"])
 def test_each_format_answers_like_its_head(head: Path, tmp_path: Path, name: str) -> None:
     """Loaded in a process without featcache, on images of the validation set, it gives the same probabilities."""
@@ -120,8 +111,10 @@ def test_a_saved_model_reads_bytes_and_images_of_any_size(head: Path, tmp_path: 
     assert np.allclose(decoded["probabilities"][0], list(said[1].probabilities.values()), atol=1e-5)
 
 
-@pytest.mark.parametrize("fitting", [{"resize": "pad"}, {"resize": "crop"}, {"crop": 0.7}])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("fitting", "dtype"), [
+    ({"resize": "pad"}, "float32"), ({"resize": "crop"}, "float16"), ({"crop": 0.7}, "float32"),
+    slow({"resize": "pad"}, "float16"), slow({"resize": "crop"}, "float32"), slow({"crop": 0.7}, "float16"),
+])  # fmt: skip
 def test_two_classes_have_two_columns(extracting, tmp_path: Path, at_once: None, fitting: dict, dtype: str) -> None:
     """Also those of a head that knows one logit only, whatever the cache's type and the way of resizing."""
     cache = extracting(photographs(tmp_path / "p", ["b", "a"]), tmp_path / "c", dtype=dtype, **fitting)
@@ -277,7 +270,8 @@ except ImportError:  # the same class lies in TensorFlow
 
 
 @pytest.mark.parametrize(("kind", "target"), [
-    ("keras", "photos.keras"), ("onnx", "photos.onnx"), ("tflite", "photos.tflite"), ("saved", "models/photos/1"),
+    ("onnx", "photos.onnx"), slow("keras", "photos.keras"), slow("tflite", "photos.tflite"),
+    slow("saved", "models/photos/1"),
 ])  # fmt: skip
 def test_the_scripts_in_the_documents_run(
     cropping_head: Path, tmp_path: Path, at_once: None, kind: str, target: str

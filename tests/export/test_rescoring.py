@@ -10,18 +10,10 @@ from conftest import random_image, write_image
 from featcache import ImageClassifier, export_model, fit_head
 from featcache.composition import compose
 from featcache.errors import ExportError
-from featcache.export import clean, comparison, rescoring
+from featcache.export import rescoring
 from featcache.images import load
 from featcache.metrics import wilson_interval
 from featcache.sources.files import FileSource
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask exported models in this process, which takes no seconds to start."""
-    monkeypatch.setattr(
-        comparison, "asked", lambda kind, model, images: clean.answers(kind, str(model), comparison.inputs(images))
-    )
 
 
 @pytest.fixture

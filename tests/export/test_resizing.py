@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import slow
 from PIL import Image
 
 from featcache.errors import OptionError
@@ -29,7 +30,7 @@ def fed(pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("size", [(20, 20), (20, 28)])
+@pytest.mark.parametrize("size", [slow((20, 20)), (20, 28)])
 @pytest.mark.parametrize(
     ("resize", "interpolation"),
     [(resize, how) for resize in ("stretch", "crop") for how in ("bilinear", "nearest", "bicubic", "lanczos3")]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import skops.io
+from conftest import slow
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
@@ -54,7 +55,7 @@ def test_is_as_accurate_as_logistic_regression(labels: np.ndarray) -> None:
     assert head.loss_[-1] < head.loss_[0] and head.n_iter_ == 20 == len(head.loss_)
 
 
-@pytest.mark.parametrize(("n", "d"), [(300, 2), (300, 3000), (150, 60_000)])
+@pytest.mark.parametrize(("n", "d"), [(300, 2), (300, 3000), slow(150, 60_000)])
 @pytest.mark.parametrize("copies", [False, True])
 def test_one_rate_serves_few_and_many_features(n: int, d: int, copies: bool) -> None:
     """The default rate learns two features and very many, also where all are copies of two."""

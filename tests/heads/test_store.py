@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skops.io
+from conftest import crossed
 from sklearn.datasets import make_classification
 
 from featcache.errors import HeadError
@@ -22,8 +23,7 @@ def made(clf: str, calibrate: str = "temperature", **params: object) -> Head:
     return Head(clf, estimator, ["a", "b", "c"], "mix")
 
 
-@pytest.mark.parametrize("calibrate", ["temperature", "sigmoid", "isotonic", "none"])
-@pytest.mark.parametrize("clf", HEADS)
+@pytest.mark.parametrize(("clf", "calibrate"), crossed(list(HEADS), ["temperature", "sigmoid", "isotonic", "none"]))
 def test_loaded_head_predicts_what_the_saved_one_did(tmp_path: Path, clf: str, calibrate: str) -> None:
     """Saving and loading changes no probability."""
     head = made(clf, calibrate, **({"epochs": 2, "hidden": (4,)} if clf == "dense" else {}))

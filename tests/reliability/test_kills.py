@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import standin
+from conftest import slow
 from recording import record
 
 from featcache.cache import FeatureCache
@@ -81,6 +82,7 @@ def computed_rows(log: Path) -> Counter[bytes]:
     return Counter(log.read_bytes().splitlines()) if log.exists() else Counter()
 
 
+@pytest.mark.slow
 def test_random_kills(source: Path, uninterrupted: tuple[object, float], tmp_path: Path) -> None:
     """Killed at random moments, again and again, the cache opens, verifies, and ends up the same."""
     wanted = 220 if FULL else 8
@@ -115,7 +117,7 @@ def test_random_kills(source: Path, uninterrupted: tuple[object, float], tmp_pat
 
 
 @pytest.mark.parametrize("point", standin.POINTS)
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", slow("after")])
 def test_kills_at_every_point(source, uninterrupted, tmp_path: Path, point: str, when: str) -> None:
     """Killed before and after each write, fsync, rename, link and commit, nothing is lost."""
     expected, _ = uninterrupted
@@ -135,6 +137,7 @@ def test_kills_at_every_point(source, uninterrupted, tmp_path: Path, point: str,
     assert (unsound, different) == (0, 0)
 
 
+@pytest.mark.slow
 def test_full_disk(source, uninterrupted, tmp_path: Path) -> None:
     """Wherever the disk ends, the command ends with one line and exit code 1, and goes on when there is room."""
     expected, _ = uninterrupted

@@ -35,6 +35,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=240)
 
 
+@pytest.mark.slow
 @needs_fork
 def test_poison_is_found_in_one_command(oracle: Path, tmp_path: Path) -> None:
     """One crashing and one hanging image among 40: both are named, 38 have rows, nothing is tried twice."""
@@ -59,6 +60,7 @@ def test_poison_is_found_in_one_command(oracle: Path, tmp_path: Path) -> None:
     record("images that crash or hang", tries=2, named=len(skipped), others_lost=COUNT - 2 - said["images"])
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_hang_is_found_in_one_command(oracle: Path, tmp_path: Path) -> None:
     """A decoding without end ends the process, which starts again and leaves that image out."""

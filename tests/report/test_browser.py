@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from conftest import IMAGE, QUOTE
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., None]
 
 DRAWN = "return document.querySelectorAll('[data-chart]').length === document.querySelectorAll('[data-drawn]').length"

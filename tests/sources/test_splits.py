@@ -145,7 +145,7 @@ def test_a_small_class_has_its_share(n: int, seed: int) -> None:
     assert few.count("validation") == few.count("test") == (1 if n >= 5 else 0) + (1 if n == 49 else 0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(share=st.sampled_from([0.01, 0.1, 0.2, 0.5, 0.8]), seed=st.integers(0, 1000), order=st.randoms())
 def test_one_more_image_moves_one_at_most(share: float, seed: int, order: random.Random) -> None:
     """While a class grows to hundreds of images, each new one moves one old one to the other side at most."""
