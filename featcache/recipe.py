@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
+from featcache.files import change_stamp
 
 FORMAT_VERSION = 1
 """Version of the cache folder, its shards and its manifest.
@@ -250,8 +251,9 @@ class Request:
     def to_dict(self) -> dict[str, Any] | None:
         """Return the normalised request, or None for a model in memory.
 
-        Files appear with their absolute path, size and time stamp, and the Keras version is part of
-        it, so that an equal request is an equal recipe without loading anything.
+        Files appear with their absolute path, size, time stamp and `featcache.files.change_stamp`, and the Keras
+        version is part of it, so that an equal request is an equal recipe without loading anything, unless
+        `may_have_changed`.
 
         Raises
         ------
@@ -284,6 +286,12 @@ class Request:
             "keras": version("keras"),
             "format": FORMAT_VERSION,
         }
+
+    @staticmethod
+    def may_have_changed(values: Mapping[str, Any]) -> bool:
+        """Whether a file of a request that `to_dict` returned changed so recently that its stamps say nothing."""
+        files = (value for value in (values["base"], values["weights"]) if isinstance(value, Mapping))
+        return not all(value["changes"] for value in files)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
@@ -344,4 +352,5 @@ def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:
     except (OSError, ValueError):
         hint = "" if path.suffix else f" ({nearest(str(path), ['imagenet', 'none'])})"
         raise error(f"Expected {expected}. Received: {str(path)!r}, which does not exist{hint}.") from None
-    return {"file": str(path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    found = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "changes": change_stamp(stat)}
+    return {"file": str(path.resolve()), **found}

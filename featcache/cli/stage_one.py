@@ -110,7 +110,7 @@ def extract(
     )] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try skipped images again.")] = False,
     rehash: Annotated[bool, typer.Option(
-        "--rehash", help="Read every file, even where size and time stamp are unchanged."
+        "--rehash", help="Read every image, weights and model file, even where nothing shows that it changed."
     )] = False,
     replace_source: Annotated[bool, typer.Option(
         "--replace-source", help="Let the cache go over to a source it shares no image with."

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from featcache.errors import OptionError, SourceError
-from featcache.sources.files import FileSource
+from featcache.sources.files import FileSource, item_of
 from featcache.sources.folders import Content, Folders, content
 from featcache.sources.headers import LABEL_NAMES, SURE_IMAGES, WANTED, as_word, names_shown, open_columns
 from featcache.sources.labels import check_same_classes
@@ -340,7 +340,7 @@ def _items(tree: Folders, parts: list[_Part], options: SourceOptions) -> Iterato
                 raise SourceError(f"{str(where)!r} lists {path!r}, as another table does. Remove it from one of them.")
             names.add(name)
             if not tree.exclusion.covers_any(path):
-                yield replace(item, path=path, split=part.split or item.split)
+                yield item._replace(path=path, split=part.split or item.split)
     _warn_of_others(tree, listed)
 
 
@@ -350,7 +350,7 @@ def _unlabelled(folder: Path, names: Iterable[str]) -> Iterator[Item]:
             stat = (folder / name).stat()
         except OSError:  # a dangling link: listed, so that reading it gives the reason
             stat = (folder / name).lstat()
-        yield Item(name, None, None, stat.st_size, stat.st_mtime_ns)
+        yield item_of(name, stat)
 
 
 def _warn_of_others(tree: Folders, listed: Mapping[str, set[str]]) -> None:

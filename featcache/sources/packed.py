@@ -64,7 +64,8 @@ def with_labels(
     labels = Words(coder.codes([label for label, _ in meanings])[codes], list(coder.known))
     splits = Words(of_splits.codes([split for _, split in meanings])[codes], list(of_splits.known))
     splits = listed.splits if listed.splits.names else splits
-    return Items(listed.paths, labels, splits, listed.groups, listed.sizes, listed.stamps, listed.places)
+    return Items(listed.paths, labels, splits, listed.groups, listed.sizes, listed.stamps, listed.places,
+                 listed.changes)  # fmt: skip
 
 
 def _is_folder(label: str) -> bool:
