@@ -109,8 +109,11 @@ def find_base(recipe: Recipe, request: Request | None, folders: Sequence[Path], 
 
 def keep_base(folder: Path, base: Base, recipe: Recipe, request: Request) -> None:
     """Keep a base in a folder, unless it is there whole; where that is not possible, say so and go on."""
-    if base_folder.problem(folder, recipe) is None:
+    wrong = base_folder.problem(folder, recipe)
+    if wrong is None:
         return
+    if folder.exists():
+        log.warning("the base in %s is made again: %s", folder, wrong)
     try:
         _check(base, folder.parent)
         base_folder.write(folder, recipe, _about(base, request), base.model.save)

@@ -32,6 +32,7 @@ from featcache.engines import (
     check_engine,
     cut,
     in_order,
+    parts_folder,
     run_part,
     task_size,
     travelling,
@@ -122,12 +123,16 @@ class Extraction(ExtractOptions):
         profile = Profile() if self.profile else None
         job = self._job()
         with (
-            CacheWriter.open_for_writing(job.folder, job.recipe, job.request.to_dict()) as writer,
+            CacheWriter.open_for_writing(job.folder, job.recipe, job.asked) as writer,
             poison.Journal(job.folder / "decoding") as journal,
         ):
             places, shards = writer.stored()
             known = Known(writer.meta(), writer.listing(), places)
             todo = self._todo(job, known)
+            if todo and any(
+                parts_folder(job.folder).glob("*.json")
+            ):  # of former runs, which tell files by their stamps
+                job.read_again(todo)
             if self.on_error == "fail" and job.entries.reasons:
                 first, reason = min(job.entries.reasons.items())
                 raise ImageError(f"{job.entries.paths[first]}: {reason}")
@@ -252,7 +257,8 @@ class Extraction(ExtractOptions):
         if isinstance(augment, str):
             augment = Augmentation.parse(augment, fill=self.fill, seed=self.seed)
         folder = None if self.cache is None else Path(self.cache)
-        return Job(source, policy, request, Path(self.cache_root), folder, self.views, augment)
+        return Job(source, policy, request, Path(self.cache_root), folder, self.views, augment,
+                   rehash=self.rehash)  # fmt: skip
 
     def _known(self, job: Job) -> Known:
         """Return what a cache holds, without its lock."""
@@ -313,7 +319,7 @@ class Extraction(ExtractOptions):
     def _todo(self, job: Job, known: Known, *, splits: bool = True) -> list[int]:
         if not self.replace_source:
             known.check_same_source(job)
-        return compare(job, known, rehash=self.rehash, retry_failed=self.retry_failed, ranked=splits)
+        return compare(job, known, retry_failed=self.retry_failed, ranked=splits)
 
     def _meta(self, job: Job, known: Known) -> dict[str, Any]:
         """Return what the manifest keeps of source, listing and views, as it reads back from JSON."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Container, Iterable, Iterator, MutableSet
+from collections.abc import Container, Iterable, Iterator, MutableSet, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -44,7 +44,10 @@ class Job:
         folder: Path | None,
         views: int,
         augment: Augmentation | None,
+        *,
+        rehash: bool = False,
     ) -> None:
+        self.rehash = rehash
         self.source, self.policy, self.request = source, policy, request
         self.views, self.augment = views, augment
         self.augmentation = "" if augment is None else augment.fingerprint
@@ -62,16 +65,24 @@ class Job:
         return [Key(identity, view, self.augmentation if view else "") for view in range(views + 1)]
 
     @cached_property
+    def asked(self) -> dict[str, Any] | None:
+        """The request, normalised, its files as they were before they were read."""
+        return self.request.to_dict()
+
+    @cached_property
     def extractor(self) -> Extractor:
         """The base, loaded."""
         from featcache.extractor import Extractor
 
+        assert self.asked is not None or self.request.in_memory
         return Extractor(self.request)
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The request's recipe: from a cache with an equal request, else from the base."""
-        wanted = self.request.to_dict()
+        """The request's recipe: from a cache with an equal request, else from the base, which `rehash` always reads."""
+        wanted = self.asked
+        if wanted is not None and (self.rehash or Request.may_have_changed(wanted)):
+            return self.extractor.recipe
         for folder in self._root.glob("*") if self._given is None else [self._given]:
             if wanted is not None and (folder / "recipe.json").is_file():
                 try:
@@ -144,6 +155,12 @@ class Job:
             waiting = iter(items)
             while some := list(itertools.islice(waiting, 64)):
                 yield from pool.map(hashed, some)
+
+    def read_again(self, positions: Sequence[int]) -> None:
+        """Let the next run read images again: what will be known of them may be from before they were listed."""
+        changes = self.entries.changes.copy()
+        changes[list(positions)] = 0
+        self.entries.changes = changes
 
     def first_shared(self, digests: Container[bytes | None]) -> Item | None:
         """Return an image whose digest is among the given ones."""
@@ -237,28 +254,30 @@ class _Plain:
         return isinstance(digest, bytes) and Key(digest, 0, "") in self._rows
 
 
-def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool, ranked: bool = True) -> list[int]:
+def compare(job: Job, known: Known, *, retry_failed: bool, ranked: bool = True) -> list[int]:
     """List the source anew in ``job.entries`` and return the positions of images to send through the base.
 
-    Files of the same name, size and time stamp (unless it is 0, which says nothing) are taken to be
-    unchanged, if the source lies where it lay. Others that could be known images under a new name are
-    hashed; their pixels are not needed. `ranked`: whether small classes are drawn by rank, which reads all their files.
+    Files of the same name, size, time stamp and changes (unless these are 0, which says nothing) are taken to be
+    unchanged, if the source lies where it lay. Others that could be known images are hashed, be it under a new name
+    or in a place of their own again; their pixels are not needed. `ranked`: whether small classes are drawn by rank,
+    which reads all their files.
     """
     items, old = Items.of(job.source.items), known.entries
     n, same_place = len(items), known.location == job.source.location
-    before = _before(items, old) if same_place and not rehash else np.full(n, -1)
-    unchanged = before >= 0
+    before = _before(items, old) if same_place and not job.rehash else np.full(n, -1)
+    alike = before >= 0
     for now, then in ((items.sizes, old.sizes), (items.stamps, old.stamps)):
-        unchanged[unchanged] = now[unchanged] == then[before[unchanged]]
-    unchanged &= items.stamps != 0
+        alike[alike] = now[alike] == then[before[alike]]
+    unchanged = alike & (items.changes != 0)
+    unchanged[unchanged] = items.changes[unchanged] == old.changes[before[unchanged]]
     read, failed = np.zeros(n, bool), np.zeros(n, bool)
-    read[unchanged] = old.known[before[unchanged]]
+    read[alike] = old.known[before[alike]]
     reasons = {}
     if old.reasons:
         bad = np.zeros(len(old), bool)
         bad[list(old.reasons)] = True
-        failed[unchanged] = bad[before[unchanged]]
-        reasons = {i: old.reasons[int(before[i])] for i in np.flatnonzero(failed & read).tolist()}
+        failed[alike] = bad[before[alike]]
+        reasons = {i: old.reasons[int(before[i])] for i in np.flatnonzero(unchanged & failed & read).tolist()}
     if retry_failed:
         reasons = {}
 
@@ -270,7 +289,8 @@ def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool, ranked:
         readable |= items.groups.codes[rows] >= 0  # drawn by their group
         others = np.flatnonzero(~readable)
         unread = counted((items[j] for j in rows[others].tolist()), job.source.location)
-        for i, (_, identity, _) in zip(others, job.hash_items(unread, keep=False), strict=True):
+        keep = bool(known.rows)  # most of them are hashed below
+        for i, (_, identity, _) in zip(others, job.hash_items(unread, keep=keep), strict=True):
             if identity is not None:
                 identities[i], readable[i] = np.frombuffer(identity, np.uint8), True
         return identities, readable
@@ -278,9 +298,9 @@ def compare(job: Job, known: Known, *, rehash: bool, retry_failed: bool, ranked:
     if ranked:
         job.policy = _policy_of_before(job, known, items, unchanged) or job.policy.ranked(items, identify)
     settled, digests, splits = _settled(job, items, known, np.flatnonzero(unchanged & read & ~failed), before)
-    to_hash = unchanged & failed & ~read  # it could not be read; perhaps it can now
+    to_hash = alike & failed & ~read  # it could not be read; perhaps it can now
     if known.rows:
-        if not same_place or rehash:
+        if not same_place or job.rehash:
             to_hash |= ~unchanged
         else:
             changed = np.flatnonzero(~unchanged)

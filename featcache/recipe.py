@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
+from featcache.files import change_stamp
 from featcache.options import BaseOptions, Dtype, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
 from featcache.reading import odd_file
 from featcache.values import anything, list_of, mapping_of, maybe, number, one_of, path, record, row, text, whole
@@ -301,8 +302,9 @@ class Request(BaseOptions):
     def to_dict(self) -> dict[str, Any] | None:
         """Return the normalised request, or None for a model in memory.
 
-        Files appear with their absolute path, size and time stamp, and the Keras version is part of
-        it, so that an equal request is an equal recipe without loading anything.
+        Files appear with their absolute path, size, time stamp and `featcache.files.change_stamp`, and the Keras
+        version is part of it, so that an equal request is an equal recipe without loading anything, unless
+        `may_have_changed`.
 
         Raises
         ------
@@ -336,6 +338,12 @@ class Request(BaseOptions):
             "keras": version("keras"),
             "format": RECIPE_FORMAT,
         }
+
+    @staticmethod
+    def may_have_changed(values: Mapping[str, Any]) -> bool:
+        """Whether a file of a request that `to_dict` returned changed so recently that its stamps say nothing."""
+        files = (value for value in (values["base"], values["weights"]) if isinstance(value, Mapping))
+        return not all(value["changes"] for value in files)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
@@ -421,4 +429,5 @@ def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:
     except (OSError, ValueError):
         hint = "" if path.suffix else f" ({nearest(str(path), ['imagenet', 'none'])})"
         raise error(f"Expected {expected}. Received: {str(path)!r}, which does not exist{hint}.") from None
-    return {"file": str(path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    found = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "changes": change_stamp(stat)}
+    return {"file": str(path.resolve()), **found}

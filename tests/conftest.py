@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featcache import files
+
 SIDE = 8
 MIX = np.array([[1.0, -2.0, 0.5, 0.0], [0.25, 1.0, -1.0, 2.0], [0.0, 0.5, 1.5, -0.5]], np.float32)
 SHIFT = np.array([3.0, -1.0, 0.0, 7.0], np.float32)
@@ -54,6 +56,12 @@ def _library_log() -> Iterator[None]:
     log = logging.getLogger("featcache")
     log.handlers, log.propagate = [], True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def nothing_racy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files that are seconds old count as old, as those of users are."""
+    monkeypatch.setattr(files, "RACY_NS", -(10**15))
 
 
 @pytest.fixture(scope="session")

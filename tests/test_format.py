@@ -84,6 +84,7 @@ listing = [
 ]
 assert column["regions"] == b""
 assert len(numbers("sizes", "<i8")) == len(numbers("stamps", "<i8")) == len(words("groups")) == n
+assert numbers("changes", "<i8") == [-2**60 + i for i in range(6)] + [9]
 settled = list(table("settled", "id"))
 assert len(settled) == meta["settled"]
 for row in settled:

@@ -41,17 +41,18 @@ def rows_of(keys: list[Key]) -> RowTable:
     )
 
 
-def plainly(job: Job, known: Known, keys: set[Key], *, rehash: bool, retry: bool) -> tuple[list[Entry], list[int]]:
+def plainly(job: Job, known: Known, keys: set[Key], *, retry: bool) -> tuple[list[Entry], list[int]]:
     """Do what `compare` says, an image at a time."""
     same = known.location == job.source.location
-    old_of = {entry.path: entry for entry in known.entries} if same and not rehash else {}
+    old_of = {entry.path: entry for entry in known.entries} if same and not job.rehash else {}
     stamps = {(entry.size, entry.mtime_ns) for entry in known.entries if entry.digest}
     failed = {entry.digest: entry.reason for entry in known.entries if entry.reason and entry.digest}
     entries, todo = [], []
     for position, item in enumerate(job.source.items):
-        entry = Entry(item.path, item.label, None, item.group, item.size, item.mtime_ns, None, None)
+        entry = Entry(item.path, item.label, None, item.group, item.size, item.mtime_ns, None, None, item.changes)
         old, hashing = old_of.get(item.path), False
-        if old and (old.size, old.mtime_ns) == (item.size, item.mtime_ns) and item.mtime_ns:
+        alike = old and (old.size, old.mtime_ns) == (item.size, item.mtime_ns)
+        if alike and old.changes == item.changes != 0:
             if old.digest and not old.reason:
                 if set(job.keys(item, old.digest)) <= keys:
                     entry = entry._replace(digest=old.digest, split=job.policy.split_of(item, old.digest))
@@ -63,7 +64,9 @@ def plainly(job: Job, known: Known, keys: set[Key], *, rehash: bool, retry: bool
                 entry = entry._replace(digest=old.digest, reason=old.reason)
             else:
                 todo.append(position)
-        elif keys and (not same or rehash or (item.size, item.mtime_ns) in stamps):
+        elif (alike and old.reason and not old.digest) or (
+            keys and (not same or job.rehash or (item.size, item.mtime_ns) in stamps)
+        ):
             hashing = True
         else:
             todo.append(position)
@@ -84,7 +87,7 @@ def plainly(job: Job, known: Known, keys: set[Key], *, rehash: bool, retry: bool
 words = st.sampled_from([None, "g", "h"])
 items = st.builds(
     Item, st.sampled_from("abcdef"), words, st.sampled_from([None, None, "train", "test"]), st.integers(1, 2),
-    st.integers(0, 2), words, st.integers(0, len(CONTENTS)),
+    st.integers(0, 2), words, st.integers(0, len(CONTENTS)), st.integers(0, 2),
 )  # fmt: skip
 known_as = st.sampled_from([(None, None), (None, "broken"), *((d, None) for d in D), (D[1], "not an image")])
 listed = st.lists(st.tuples(items, known_as), max_size=6, unique_by=lambda pair: pair[0].path)
@@ -102,15 +105,15 @@ def test_columns_plan_what_an_image_at_a_time_would(
 ) -> None:  # fmt: skip
     """Whatever was listed, read and extracted before: the same images are known, and the same are to be computed."""
     if plain:  # neither splits nor groups, so that splits are drawn all at once
-        now = [Item(i.path, i.label, None, i.size, i.mtime_ns, None, i.place) for i in now]
+        now = [Item(i.path, i.label, None, i.size, i.mtime_ns, None, i.place, i.changes) for i in now]
     policy = SplitPolicy(parts[0], None, 0, parts[1])
-    job = Job(Made(now), policy, Request(base="vgg19"), Path(), None, views, None)
+    job = Job(Made(now), policy, Request(base="vgg19"), Path(), None, views, None, rehash=rehash)
     job.augmentation = "flips"
     keys = [Key(digest, view, "flips" if view else "") for digest, view in sorted(pairs)]
-    old = [Entry(i.path, i.label, None, i.group, i.size, i.mtime_ns, *state) for i, state in before]
+    old = [Entry(i.path, i.label, None, i.group, i.size, i.mtime_ns, *state, i.changes) for i, state in before]
     known = Known({"source": {"location": location}}, Listing.of(old), rows_of(keys))
-    planned = compare(job, known, rehash=rehash, retry_failed=retry)  # draws small classes by rank
-    entries, todo = plainly(job, known, set(keys), rehash=rehash, retry=retry)
+    planned = compare(job, known, retry_failed=retry)  # draws small classes by rank
+    entries, todo = plainly(job, known, set(keys), retry=retry)
     assert planned == todo
     assert list(job.entries) == entries
 

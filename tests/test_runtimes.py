@@ -1,3 +1,5 @@
+import hashlib
+import json
 import sys
 import threading
 import time
@@ -272,9 +274,9 @@ def test_a_converted_base_is_kept_beside_its_weights(kept, tmp_path, monkeypatch
     assert file.name.startswith("base.keras.")
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other"])
-def test_a_kept_base_that_is_damaged_is_made_again(kept, tmp_path, monkeypatch, damage: str) -> None:
-    """Whatever happened to the file, features are right, and the file is whole again."""
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other", "list", "nothing", "no xml", "replaced"])
+def test_a_kept_base_that_is_damaged_is_made_again(kept, tmp_path, monkeypatch, caplog, damage: str) -> None:
+    """Whatever happened to the file, features are right, a line says so, and the file is whole again."""
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
     expected = kept()(pixels)["sum"]
     (file,) = tmp_path.glob("*.openvino")
@@ -282,10 +284,18 @@ def test_a_kept_base_that_is_damaged_is_made_again(kept, tmp_path, monkeypatch, 
     flipped = bytearray(sound)
     weights = sound.index(b"</net>") + 40
     flipped[weights : weights + 400] = bytes(byte ^ 0x40 for byte in flipped[weights : weights + 400])
-    file.write_bytes(
-        {"cut": sound[: len(sound) // 2], "empty": b"", "flipped": bytes(flipped), "other": b"x\n{}\ny"}[damage]
-    )
+    kept(pooling="max")
+    (other,) = (one for one in tmp_path.glob("*.openvino") if one != file)
+    about = json.loads(sound.split(b"\n")[1])
+    made_of = json.dumps({key: about[key] for key in ("made_of", "outputs", "shapes")}).encode()
+    changed = {"cut": sound[: len(sound) // 2], "empty": b"", "flipped": bytes(flipped), "other": b"x\n{}\ny",
+               "replaced": other.read_bytes()}  # fmt: skip
+    for name, head in (("list", b"[]"), ("nothing", b"{}"), ("no xml", made_of)):
+        content = head + b"\n" + sound.split(b"\n", 2)[2]
+        changed[name] = hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+    file.write_bytes(changed[damage])
     assert np.array_equal(kept()(pixels)["sum"], expected)
+    assert f"the converted base in {file} is not used and is made again" in caplog.text
     monkeypatch.setattr("featcache.runtimes.openvino.frozen", lambda *_: pytest.fail("traced"))
     assert np.array_equal(kept()(pixels)["sum"], expected)
 

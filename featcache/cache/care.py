@@ -51,6 +51,35 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Recomputed:
+    """What computing features anew found.
+
+    Attributes
+    ----------
+    images, rows : int
+        Images that were drawn, and their rows that were compared.
+    largest_difference : float
+        Of all these rows, as a part of the largest feature of the layer.
+    differing : list of str
+        Paths of images whose rows are not what these images give.
+    changed : list of str
+        Paths of images that have changed or gone since they were extracted, which is no damage.
+    note : str
+        What could not be compared, and why; empty if nothing.
+    fixed : bool
+        Whether the rows that differ were dropped.
+    """
+
+    images: int
+    rows: int
+    largest_difference: float
+    differing: list[str]
+    changed: list[str]
+    note: str
+    fixed: bool
+
+
+@dataclass(frozen=True)
 class VerifyReport:
     """What `verify` read and found.
 
@@ -66,6 +95,8 @@ class VerifyReport:
         What was wrong and no longer is.
     orphans : list of str
         Shards that the manifest does not know, as a killed run leaves them: harmless, and removed by `gc`.
+    recomputed : Recomputed or None
+        What `featcache.recomputation.verify` found, if it was asked to compute features anew.
     """
 
     cache: Path
@@ -76,6 +107,7 @@ class VerifyReport:
     problems: list[Problem]
     fixed: list[Problem]
     orphans: list[str]
+    recomputed: Recomputed | None = None
 
 
 def verify(path: Path, *, fix: bool = False) -> VerifyReport:

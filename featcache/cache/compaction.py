@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from featcache.cache.inspection import check_same, inspect
+from featcache.cache.listing import Entry
 from featcache.cache.reader import FeatureCache
 from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError
 from featcache.files import TEMPORARY
 from featcache.options import SHARD_ROWS, Compression
+from featcache.sources import Digests
 
 _YOUNG = 60.0
 """Seconds in which a temporary file may be another process's draft of a lock or of a part."""
@@ -86,10 +88,39 @@ def collect(path: Path, *, dry_run: bool = False) -> GcReport:
         return _report(plan, dry_run=False, freed=before - plan.bytes())
 
 
-class _Plan:
-    """What goes and what stays."""
+def drop_images(path: Path, entries: Sequence[Entry], positions: Sequence[int]) -> None:
+    """Drop all rows of some images, and what is known of them, so that the next extraction computes them.
 
-    def __init__(self, cache: FeatureCache) -> None:
+    Parameters
+    ----------
+    path : Path
+        The cache's folder.
+    entries : sequence of Entry
+        As they are listed.
+    positions : sequence of int
+        Where.
+
+    Raises
+    ------
+    CacheDamagedError, CacheBusyError
+        As `collect`.
+    """
+    recipe = FeatureCache(path).recipe
+    with CacheWriter.open_for_writing(path, recipe, None) as writer:
+        plan = _Plan(FeatureCache(path), without=[entry.digest for entry in entries if entry.digest])
+        listing = writer.listing().load()
+        for position, entry in zip(positions, entries, strict=True):
+            if listing[position] == entry:  # else another process has settled it since
+                listing.known[position] = False
+        if plan.losing:
+            writer.replace_shards(plan.losing, _rewritten(plan))
+        writer.replace_listing(listing, writer.meta())
+
+
+class _Plan:
+    """What goes and what stays; `without`: nothing goes but the rows of these digests."""
+
+    def __init__(self, cache: FeatureCache, without: Sequence[bytes] = ()) -> None:
         self.cache = cache
         places = cache.places
         if places and not cache.entries:
@@ -98,11 +129,19 @@ class _Plan:
                 "needed. Run `featcache extract`, which lists them again, then `featcache gc`."
             )
         entries = cache.entries
+        if without:
+            self.wanted = Digests.of(without).find(places.digests) < 0
+            self._count()
+            return
         sound = entries.digests[entries.readable]
         self.wanted = np.zeros(len(places.views), bool)
         for view in range(cache.views + 1):
             rows = places.find(sound, view, cache.augmentation if view else "")
             self.wanted[rows[rows >= 0]] = True
+        self._count()
+
+    def _count(self) -> None:
+        cache, places = self.cache, self.cache.places
         counts = places.effective()
         self.kept, self.dropped = int(self.wanted.sum()), int((counts & ~self.wanted).sum())
         numbers, losses = np.unique(places.shards[counts & ~self.wanted], return_counts=True)

@@ -12,14 +12,14 @@ import numpy.typing as npt
 from featcache.sources import Item, Items, Texts, Words
 from featcache.sources.columns import PIECE, Ints
 
-COLUMNS = ("paths", "labels", "splits", "groups", "sizes", "stamps", "digests", "known", "reasons")
+COLUMNS = ("paths", "labels", "splits", "groups", "sizes", "stamps", "changes", "digests", "known", "reasons")
 
 
 class Entry(NamedTuple):
     """One image of the source, as the manifest lists it.
 
     `split` is the settled one and `digest` 32 bytes; both are None until the image was read. `reason`
-    says why it has no row.
+    says why it has no row. `changes` is that of the source's `Item`, from before the image was read.
     """
 
     path: str
@@ -30,6 +30,7 @@ class Entry(NamedTuple):
     mtime_ns: int
     digest: bytes | None
     reason: str | None
+    changes: int = 0
 
 
 class Listing(Sequence[Entry]):
@@ -47,8 +48,8 @@ class Listing(Sequence[Entry]):
     Attributes
     ----------
     paths, labels, splits, groups : Texts or Words
-    sizes, stamps : array of int64, shape (n,)
-        Bytes and ``mtime_ns``.
+    sizes, stamps, changes : array of int64, shape (n,)
+        Bytes, ``mtime_ns``, and ``changes``.
     digests : array of uint8, shape (n, 32)
         Zero where an image has not been read.
     known : array of bool, shape (n,)
@@ -63,6 +64,7 @@ class Listing(Sequence[Entry]):
     groups: Words
     sizes: Ints
     stamps: Ints
+    changes: Ints
     digests: npt.NDArray[np.uint8]
     known: npt.NDArray[np.bool_]
     reasons: dict[int, str]
@@ -97,7 +99,9 @@ class Listing(Sequence[Entry]):
                 reasons.update((i, entry.reason) for i, entry in enumerate(piece, first) if entry.reason is not None)
                 splits.append(Words.of(entry.split for entry in piece))
                 first += len(piece)
-                yield from (Item(e.path, e.label, e.split, e.size, e.mtime_ns, e.group) for e in piece)
+                yield from (
+                    Item(e.path, e.label, e.split, e.size, e.mtime_ns, e.group, changes=e.changes) for e in piece
+                )
 
         listed = Items.of(items())
         rows = np.frombuffer(bytearray().join(digests), np.uint8).reshape(-1, 32)
@@ -110,7 +114,8 @@ class Listing(Sequence[Entry]):
     ) -> Listing:  # fmt: skip
         """Return a source's items as a listing with what is known of them."""
         return cls(len(items), paths=items.paths, labels=items.labels, splits=splits, groups=items.groups,
-                   sizes=items.sizes, stamps=items.stamps, digests=digests, known=known, reasons=reasons)  # fmt: skip
+                   sizes=items.sizes, stamps=items.stamps, changes=items.changes, digests=digests, known=known,
+                   reasons=reasons)  # fmt: skip
 
     def load(self) -> Listing:
         """Read all columns that were not read yet, and return the same listing."""
@@ -150,7 +155,7 @@ class Listing(Sequence[Entry]):
             yield from map(
                 Entry, (text.decode("utf-8", "surrogateescape") for text in self.paths.raw(start, start + PIECE)),
                 self.labels[part], self.splits[part], self.groups[part], self.sizes[part].tolist(),
-                self.stamps[part].tolist(), digests, reasons,
+                self.stamps[part].tolist(), digests, reasons, self.changes[part].tolist(),
             )  # fmt: skip
 
     @overload
@@ -164,6 +169,7 @@ class Listing(Sequence[Entry]):
         return Entry(
             self.paths[row], self.labels[row], self.splits[row], self.groups[row], int(self.sizes[row]),
             int(self.stamps[row]), self.digests[row].tobytes() if self.known[row] else None, self.reasons.get(row),
+            int(self.changes[row]),
         )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:

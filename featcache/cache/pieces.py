@@ -29,7 +29,7 @@ _REGIONS = "regions"
 """Which part of a file an image is; empty in every piece, as images are whole files so far."""
 
 _NUMBERS = {"ends": "<u4", "labels": "<i4", "splits": "i1", "groups": "<i4", "sizes": "<i8", "stamps": "<i8",
-            "known": "u1"}  # fmt: skip
+            "changes": "<i8", "known": "u1"}  # fmt: skip
 _SPARSE = ("labels", "splits", "groups")
 """Columns that are empty where no image of a piece has a value."""
 _RANGES = {"splits": (-1, len(SPLITS) - 1), "labels": (-1, MOST), "groups": (-1, MOST), "known": (0, 1)}
@@ -63,7 +63,7 @@ def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
         return _state(images, settled, read)
     if name == "paths":
         return {name: _paths(images, read)}
-    if name in ("sizes", "stamps"):
+    if name in ("sizes", "stamps", "changes"):
         return {name: _joined(_numbers(name, images, read), np.int64)}
     number: dict[str, int] = {}
     codes = []
@@ -176,6 +176,7 @@ def rows(listing: Listing) -> Iterator[tuple[str, int, bytes]]:
             "splits": splits[part],
             "sizes": listing.sizes[part],
             "stamps": listing.stamps[part],
+            "changes": listing.changes[part],
             "known": listing.known[part],
         }
         for name, words in (("labels", listing.labels), ("groups", listing.groups)):

@@ -22,7 +22,7 @@ from featcache.cache.inspection import check_same, file_checksum
 from featcache.cache.listing import Entry, Listing
 from featcache.cache.manifest import Manifest
 from featcache.cache.rows import RowTable
-from featcache.cache.shard import ShardInfo, block_rows
+from featcache.cache.shard import Key, ShardInfo, block_rows
 from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest, one_line
 from featcache.reading import open_plain, read_json, trouble
 from featcache.recipe import Recipe
@@ -304,6 +304,16 @@ class FeatureCache:
         readable = np.flatnonzero(self.entries.readable)
         found = self.places.find(_taken(self.entries.digests, readable))
         return readable[found >= 0], found[found >= 0]
+
+    @property
+    def usable_positions(self) -> npt.NDArray[np.int64]:
+        """Where in the listing the images are that have features, in source order."""
+        return self._usable[0]
+
+    def rows_of(self, key: Key) -> dict[str, npt.NDArray[Any]]:
+        """Return the features of one row by layer, as they are stored."""
+        shard, position = self.places[key]
+        return {layer: self._shard_rows(shard, layer, np.array([position]))[0] for layer in self.layers}
 
     def _chosen(self, split: str | None, *, views: bool, order: Order = "source") -> _Rows:
         if split is not None and split not in self.splits:

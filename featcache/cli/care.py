@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featcache.cli.app import DONE, FAILED, Outcome, command, newest, printable
+
+if TYPE_CHECKING:
+    from featcache.cache.care import Recomputed
 
 
 @command("verify", example="featcache verify cache/photos-vgg19-1a2b3c4d --fix")
@@ -17,11 +20,16 @@ def verify(
     fix: Annotated[bool, typer.Option(
         "--fix", help="Drop what is broken, so that extract computes it again; rebuild a lost manifest or recipe."
     )] = False,
+    recompute: Annotated[int, typer.Option(
+        min=0, metavar="N", help="Also compute the features of N images anew and compare them. Reads the source and "
+        "loads the base."
+    )] = 0,
+    seed: Annotated[int, typer.Option(help="Draws these images.")] = 0,
 ) -> Outcome:  # fmt: skip
     """Check a cache. Reads all of it, and compares every checksum and every row."""
-    from featcache.cache.care import verify as run
+    from featcache.recomputation import verify as run
 
-    report = run(cache or newest(), fix=fix)
+    report = run(cache or newest(), fix=fix, recompute=recompute, seed=seed)
     lines = [
         f"{report.shards} shards, {report.rows} rows, {report.blocks} blocks, {report.bytes / 1e6:.1f} MB: "
         f"{len(report.problems)} problems"
@@ -30,7 +38,13 @@ def verify(
     lines += [f"  {one.where}: {one.what}" for one in report.problems]
     if report.orphans:
         lines.append(f"{len(report.orphans)} shard files of a stopped run are in no manifest; gc removes them")
-    if report.fixed:
+    new = report.recomputed
+    differing = new is not None and bool(new.differing) and not new.fixed
+    if new is not None:
+        lines += _recomputed(new)
+    elif recompute:
+        lines.append("no features were computed anew, as the cache has problems")
+    if report.fixed or (new is not None and new.fixed):
         lines.append("run extract again: it computes what was dropped")
     error = ""
     if report.problems:
@@ -38,8 +52,25 @@ def verify(
             f"{len(report.problems)} problems were found in {str(report.cache)!r}. "
             "Run `featcache verify --fix`, then `featcache extract` again."
         )
+    elif new is not None and differing:
+        error = (
+            f"{len(new.differing)} images of {str(report.cache)!r} have rows that are not theirs. Run the same command "
+            "with --fix, then `featcache extract` again."
+        )
     text = "\n".join(printable(line) for line in lines)
-    return Outcome({**asdict(report), "sound": not report.problems}, text, FAILED if report.problems else DONE, error)
+    sound = not report.problems and not differing
+    return Outcome({**asdict(report), "sound": sound}, text, DONE if sound else FAILED, error)
+
+
+def _recomputed(found: Recomputed) -> list[str]:
+    """Return the lines that say what computing features anew found."""
+    lines = [
+        f"{found.rows} rows of {found.images} images computed anew: the largest difference is "
+        f"{found.largest_difference:.2g} of the largest feature, {len(found.differing)} images differ"
+    ]
+    lines += [f"  {'dropped' if found.fixed else 'differs'}: {path}" for path in found.differing]
+    lines += [f"  changed or gone since it was extracted, which is no damage: {path}" for path in found.changed]
+    return [*lines, found.note] if found.note else lines
 
 
 @command("gc", example="featcache gc --dry-run")

@@ -239,7 +239,10 @@ class ExtractOptions(ListingOptions, BaseOptions):
     )
     retry_failed: bool = option(False, "Try images again that were skipped before.", form=FLAG, group=_RUN)
     rehash: bool = option(
-        False, "Read every file again, even if its size and times have not changed.", form=FLAG, group=_RUN
+        False,
+        "Read every image, weights and model file again, even if nothing shows that it changed.",
+        form=FLAG,
+        group=_RUN,
     )
     replace_source: bool = option(
         False, "Let the cache take over a source that shares no image with it.", form=FLAG, group=_OUTPUT

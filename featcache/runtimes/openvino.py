@@ -20,9 +20,10 @@ from featcache.files import publish
 from featcache.options import Pooling, Precision
 from featcache.processors import threads_given
 from featcache.reading import open_plain, parsed, trouble
+from featcache.recipe import canonical_json
 from featcache.runtimes import graph
 from featcache.runtimes.graph import frozen
-from featcache.values import list_of, record, text, whole
+from featcache.values import anything, list_of, mapping_of, record, text, whole
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,10 @@ class OpenVINORuntime:
         threads = threads_given()
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads * processors.passes
-        kept = None if beside is None else beside.with_name(f"{beside.name}.{_key(base, pooling)[:16]}.openvino")
-        found = None if kept is None else _read(self._core, kept)
+        made_of = _made_of(base, pooling)
+        name = hashlib.sha256(canonical_json(made_of).encode()).hexdigest()[:16]
+        kept = None if beside is None else beside.with_name(f"{beside.name}.{name}.openvino")
+        found = None if kept is None else _read(self._core, kept, made_of)
         if found is None:
             function, shapes = frozen(base, pooling, "float32")
             try:
@@ -85,7 +88,7 @@ class OpenVINORuntime:
                 ) from None
             found = model, [output.name for output in function.outputs], list(shapes.values())
             if kept is not None:
-                _keep(kept, *found)
+                _keep(kept, made_of, *found)
         self._model, self._outputs, shapes_found = found
         self.shapes = dict(zip(base.layers, shapes_found, strict=True))
         self._requests: dict[int, Any] = {}
@@ -117,24 +120,38 @@ def _converted(core: Any, function: Any) -> Any:
         return core.read_model(path)
 
 
-def _key(base: Base, pooling: Pooling) -> str:
-    """Return a digest of all that a converted base depends on, the code that traces it included."""
+def _made_of(base: Base, pooling: Pooling) -> dict[str, Any]:
+    """Return all that a converted base depends on, the code that traces it included."""
     import keras
     import openvino
     import tensorflow as tf
 
-    versions = [keras.__version__, tf.__version__, openvino.__version__]
-    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (graph.__file__, __file__)]
-    base_is = [base.architecture, base.weights, base.canonical_layers, base.preprocess]
-    pixels = [base.height, base.width, base.channels, base.squeeze]
-    return hashlib.sha256(json.dumps([versions, code, base_is, pixels, pooling]).encode()).hexdigest()
+    return {
+        "architecture": base.architecture,
+        "weights": base.weights,
+        "layers": list(base.canonical_layers),
+        "preprocess": base.preprocess,
+        "pooling": pooling,
+        "pixels": [base.height, base.width, base.channels, base.squeeze],
+        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "openvino": openvino.__version__},
+        "code": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (graph.__file__, __file__)],
+    }
 
 
-_ABOUT = record({"outputs": list_of(text, least=1), "shapes": list_of(list_of(whole(1)), least=1), "xml": whole(1)})
+_ABOUT = record(
+    {
+        "outputs": list_of(text, least=1),
+        "shapes": list_of(list_of(whole(1)), least=1),
+        "xml": whole(1),
+        "made_of": mapping_of(anything),
+    }
+)
 
 
-def _keep(path: Path, model: Any, outputs: list[str], shapes: list[tuple[int, ...]]) -> None:
+def _keep(path: Path, made_of: dict[str, Any], model: Any, outputs: list[str], shapes: list[tuple[int, ...]]) -> None:
     """Publish a converted base: a line with the SHA-256 of the rest, one of JSON, OpenVINO's XML, its weights.
+
+    The JSON says what it was made of.
 
     Where that cannot be done, the next run converts it again.
     """
@@ -144,15 +161,15 @@ def _keep(path: Path, model: Any, outputs: list[str], shapes: list[tuple[int, ..
         with tempfile.TemporaryDirectory() as folder:
             xml, weights = Path(folder, "base.xml"), Path(folder, "base.bin")
             openvino.save_model(model, xml, compress_to_fp16=False)
-            about = {"outputs": outputs, "shapes": shapes, "xml": xml.stat().st_size}
+            about = {"made_of": made_of, "outputs": outputs, "shapes": shapes, "xml": xml.stat().st_size}
             content = json.dumps(about).encode() + b"\n" + xml.read_bytes() + weights.read_bytes()
         publish(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     except (OSError, RuntimeError) as error:
         log.info("the converted base is not kept: %s", error)
 
 
-def _read(core: Any, path: Path) -> tuple[Any, list[str], list[tuple[int, ...]]] | None:
-    """Return what `_keep` published, or None if there is nothing that is whole."""
+def _read(core: Any, path: Path, made_of: dict[str, Any]) -> tuple[Any, list[str], list[tuple[int, ...]]] | None:
+    """Return what `_keep` published of such a base, or None if there is nothing that is whole and of this one."""
     import openvino
 
     try:
@@ -164,6 +181,9 @@ def _read(core: Any, path: Path) -> tuple[Any, list[str], list[tuple[int, ...]]]
             raise ValueError("its checksum is wrong")
         about = parsed(head)
         _ABOUT(about, "")
+        differing = [key for key, value in made_of.items() if about["made_of"].get(key) != value]
+        if differing:
+            raise ValueError(f"it was made of another base or by other programs: {', '.join(differing)}")
         weights = np.frombuffer(rest[about["xml"] :], np.uint8)
         model = core.read_model(bytes(rest[: about["xml"]]), openvino.Tensor(weights))
         return model, about["outputs"], [tuple(shape) for shape in about["shapes"]]
@@ -172,5 +192,6 @@ def _read(core: Any, path: Path) -> tuple[Any, list[str], list[tuple[int, ...]]]
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and trouble(error) is not None:
             raise
-        log.info("the converted base in %s cannot be used and is made again: %s", path, error)
+        reason = " ".join(str(error).split())[:300]
+        log.warning("the converted base in %s is not used and is made again: %s", path, reason)
         return None

@@ -6,6 +6,7 @@ import bisect
 import itertools
 import logging
 import math
+import os
 import re
 import shutil
 import struct
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import SourceError
+from featcache.files import change_stamp
 from featcache.sources.columns import Texts, Words
 from featcache.sources.layouts import known_splits
 from featcache.sources.source import SPLITS, Item, Items, counted, label_name, stamp
@@ -49,28 +51,27 @@ class Part:
         Class names.
     split : str or None
         One of `SPLITS`, None if the source brings no split.
-    mtime_ns : int or None
-        Of the file they are mapped from, None if they are in memory.
+    stamp : tuple of int or None
+        ``mtime_ns`` and ``changes`` of the file they are mapped from, None if they are in memory.
     """
 
     images: Array
     labels: Sequence[str | None]
     split: str | None = None
-    mtime_ns: int | None = None
+    stamp: tuple[int, int] | None = None
 
     def items(self, first: int, location: str) -> Items:
         """Return the images' items, the first having the place `first`."""
         n, prefix = len(self.labels), f"{self.split}/" if self.split else ""
         none, size = np.full(n, -1, np.int8), self.images.nbytes // max(1, len(self.images))
-        stamps = (
-            np.broadcast_to(np.int64(self.mtime_ns), n)
-            if self.mtime_ns is not None
-            else np.fromiter(map(stamp, counted(self.images, location)), np.int64, n)
-        )
+        if self.stamp is None:
+            stamps = changes = np.fromiter(map(stamp, counted(self.images, location)), np.int64, n)
+        else:
+            stamps, changes = (np.broadcast_to(np.int64(number), n) for number in self.stamp)
         return Items(
             Texts.of(f"{prefix}{index:06d}" for index in range(n)), Words.of(self.labels),
             Words(none + 1, [self.split]) if self.split else Words(none, []), Words(none, []),
-            np.broadcast_to(np.int64(size), n), stamps, np.arange(first, first + n),
+            np.broadcast_to(np.int64(size), n), stamps, np.arange(first, first + n), changes,
         )  # fmt: skip
 
 
@@ -134,11 +135,10 @@ def npz_source(path: Path) -> PartsSource:
     where = repr(str(path))
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            mtime_ns = path.stat().st_mtime_ns
-            stored = {}
+            stamped, stored = _stamp(os.fstat(file.fileno())), {}
             for info in archive.infolist():
                 key = info.filename.removesuffix(".npy")
-                stored[key] = _Stored(f"{key} in {where}", mtime_ns, partial(_member, archive, file, info))
+                stored[key] = _Stored(f"{key} in {where}", stamped, partial(_member, archive, file, info))
             parts = _parts(stored, where)
     except SourceError:
         raise
@@ -164,15 +164,15 @@ def npy_source(root: Path, names: Sequence[str]) -> PartsSource:
     """
     stored = {}
     for path in (root / name for name in names if name.lower().endswith(".npy")):
-        stored[path.stem] = _Stored(repr(str(path)), path.stat().st_mtime_ns, partial(_file, path))
+        stored[path.stem] = _Stored(repr(str(path)), _stamp(path.stat()), partial(_file, path))
     return PartsSource(root.absolute().name, str(root.absolute()), _parts(stored, repr(str(root))))
 
 
 class _Stored(NamedTuple):
-    """An array on disk: how errors name it, its file's time stamp, and how to map it."""
+    """An array on disk: how errors name it, its file's time stamp and changes, and how to map it."""
 
     where: str
-    mtime_ns: int
+    stamp: tuple[int, int]
     map: Callable[[], Array]
 
     def mapped(self) -> Array:
@@ -213,7 +213,7 @@ def _parts(stored: Mapping[str, _Stored], where: str) -> list[Part]:
         labels: Sequence[str | None] = [None] * len(images)
         if (split, "labels") in found:
             labels = _labels(stored[found[split, "labels"]], len(images), names)
-        parts.append(Part(images, labels, split, origin.mtime_ns))
+        parts.append(Part(images, labels, split, origin.stamp))
     return parts
 
 
@@ -266,6 +266,10 @@ def _class_names(stored: _Stored) -> list[str | None]:
             f"Expected {stored.where} to be text of shape (classes,). Received: {array.dtype} of shape {array.shape}."
         )
     return [label_name(value) for value in array.tolist()]
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, change_stamp(status)
 
 
 def _file(path: Path) -> Array:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import ImageError, SourceError
+from featcache.files import change_stamp
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import Item, Items, Problems, counted, sole_content
 
@@ -59,6 +60,18 @@ def read_file(path: Path) -> bytes:
         return sole_content(path.read_bytes())
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
+
+
+def item_of(
+    path: str,
+    status: os.stat_result,
+    label: str | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    place: int = 0,
+) -> Item:
+    """Return the item of a file with such a status."""
+    return Item(path, label, split, status.st_size, status.st_mtime_ns, group, place, change_stamp(status))
 
 
 class Named(NamedTuple):
@@ -122,7 +135,7 @@ class Lister:
             self.problems.add(found, f"{where}: {path!r}")
             return None
         self.claim(where, found[0])
-        return Item(found[0], label or None, known, found[1].st_size, found[1].st_mtime_ns, group or None, place)
+        return item_of(*found, label or None, known, group or None, place)
 
     def _plain(self, path: str) -> Found:
         try:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import SourceError
 from featcache.sources.branches import Branch, branches
-from featcache.sources.files import FileSource
+from featcache.sources.files import FileSource, item_of
 from featcache.sources.hints import FORMS, is_counter
 from featcache.sources.layouts import Exclusion, is_litter, words_of
 from featcache.sources.options import NO_OPTIONS, SourceOptions
@@ -243,7 +242,7 @@ def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[s
             found = list(_walk(str(path), "", exclusion=exclusion))
             if not found:
                 raise no_file(path)
-            items += (replace(item, path=f"{path}/{item.path}") for item in found)
+            items += (item._replace(path=f"{path}/{item.path}") for item in found)
             exclusion.warn(str(path))
         else:
             try:
@@ -252,7 +251,7 @@ def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[s
                 raise SourceError(
                     f"Expected an image or a folder. Received: {str(given)!r}, which does not exist."
                 ) from None
-            items.append(Item(str(given), None, None, stat.st_size, stat.st_mtime_ns))
+            items.append(item_of(str(given), stat))
     return FileSource(Path(), items)
 
 
@@ -293,4 +292,4 @@ def _files(folder: str, names: list[str], prefix: str, label: str | None, split:
             stat = os.stat(path)  # noqa: PTH116  # half the time of Path.stat
         except OSError:  # a dangling link: listed, so that reading it gives the reason
             stat = os.lstat(path)
-        yield Item(prefix + name, label, split, stat.st_size, stat.st_mtime_ns)
+        yield item_of(prefix + name, stat, label, split)

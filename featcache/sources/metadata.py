@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import OptionError, SourceError
-from featcache.sources.files import FileSource
+from featcache.sources.files import FileSource, item_of
 from featcache.sources.folders import Content, Folders, content
 from featcache.sources.headers import as_word, names_shown
 from featcache.sources.labels import check_same_classes
@@ -224,7 +224,7 @@ def _items(tree: Folders, parts: list[_Part], options: SourceOptions) -> Iterato
                 raise SourceError(f"{str(where)!r} lists {path!r}, as another table does. Remove it from one of them.")
             names.add(name)
             if not tree.exclusion.covers_any(path):
-                yield replace(item, path=path, split=part.split or item.split)
+                yield item._replace(path=path, split=part.split or item.split)
     _warn_of_others(tree, listed)
 
 
@@ -234,7 +234,7 @@ def _unlabelled(folder: Path, names: Iterable[str]) -> Iterator[Item]:
             stat = (folder / name).stat()
         except OSError:  # a dangling link: listed, so that reading it gives the reason
             stat = (folder / name).lstat()
-        yield Item(name, None, None, stat.st_size, stat.st_mtime_ns)
+        yield item_of(name, stat)
 
 
 def _warn_of_others(tree: Folders, listed: Mapping[str, set[str]]) -> None:

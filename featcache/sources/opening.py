@@ -8,7 +8,6 @@ import logging
 import mimetypes
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +261,7 @@ class _Chain:
         self._sources = [source for _, source in parts]
         self._starts = list(itertools.accumulate((len(source.items) for source in self._sources), initial=0))
         found = ((prefix + item.path, item) for prefix, source in parts for item in source.items)
-        self.items = Items.of(replace(item, path=path, place=place) for place, (path, item) in enumerate(found))
+        self.items = Items.of(item._replace(path=path, place=place) for place, (path, item) in enumerate(found))
 
     def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:
         """Return what the source has for it."""

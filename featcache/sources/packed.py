@@ -70,7 +70,8 @@ def with_labels(
     if folders and (bare := int((labels.codes < 0).sum())):
         log.warning("%s: %s", names.where, "no image has a label, so no head can be trained" if bare == len(listed) else
                     number_of(bare, "image has no label", "images have no label"))  # fmt: skip
-    return Items(listed.paths, labels, splits, listed.groups, listed.sizes, listed.stamps, listed.places)
+    return Items(listed.paths, labels, splits, listed.groups, listed.sizes, listed.stamps, listed.places,
+                 listed.changes)  # fmt: skip
 
 
 def _is_folder(label: str) -> bool:

@@ -65,7 +65,8 @@ class PairSource:
                 path = f"{place:06d}"
                 lister.claim(where, path)
                 size = len(image) if isinstance(image, bytes) else image.nbytes
-                item = Item(path, label, None, size, stamp(image), None, place)
+                stamped = stamp(image)
+                item = Item(path, label, None, size, stamped, None, place, stamped)
             if item:
                 yield item
 

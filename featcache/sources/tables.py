@@ -118,7 +118,8 @@ def _split_by_folders(path: Path, items: Items) -> Items:
     log.warning("%s: the splits are read from the folders of the paths: %s. If they are none, give --split-column none",
                 path, names_shown(sorted(known)))  # fmt: skip
     splits = Words.of(known[tops[name.rpartition("/")[0]]] for name in items.paths if name)
-    return Items(items.paths, items.labels, splits, items.groups, items.sizes, items.stamps, items.places)
+    return Items(items.paths, items.labels, splits, items.groups, items.sizes, items.stamps, items.places,
+                 items.changes)  # fmt: skip
 
 
 def _named(table: Table, columns: Columns, lister: Lister) -> Iterator[Named]:

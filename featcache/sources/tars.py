@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featcache.errors import ImageError, SourceError
+from featcache.files import change_stamp
 from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import FOLDER, LABEL, Names, splits_of, with_labels
@@ -121,6 +122,8 @@ class TarSource:
         self._exclusion.warn(str(root))
 
     def _listed(self, number: int, tar: Path, split: str | None, prefix: str) -> Iterator[Item]:
+        status = tar.stat()  # before anything in it is read
+        mtime_ns, changes = status.st_mtime_ns, change_stamp(status)
         samples, beside, others = _samples(tar, self._exclusion)
         for name in others:
             self._names.add(name)
@@ -130,7 +133,6 @@ class TarSource:
         ):
             if names:
                 log.warning("%s: %s %s: %r", tar, number_of(len(names), "member is", "members are"), why, names[0])
-        mtime_ns = tar.stat().st_mtime_ns
         with tar.open("rb") as file:
             for sample in samples:
                 name, offset, size = sample.listed
@@ -139,7 +141,7 @@ class TarSource:
                 self._numbers.append(number)
                 label = _label(file.fileno(), tar, sample)
                 known = FOLDER + self._names.add(name) if label is None else LABEL + label
-                yield Item(prefix + name, known, split, size, mtime_ns, None, place)
+                yield Item(prefix + name, known, split, size, mtime_ns, None, place, changes)
 
     def read(self, item: Item, /) -> bytes:
         """Return a member's bytes; raise `ImageError` if they cannot be read."""

@@ -103,7 +103,8 @@ def joined_versions(where: str, items: Items) -> Items:
     for code, family in enumerate(families.values()):
         codes[[version.row for version in family]] = code
     groups = Words.of(None if code < 0 else names[code] for code in codes.tolist())
-    return Items(items.paths, items.labels, items.splits, groups, items.sizes, items.stamps, items.places)
+    return Items(items.paths, items.labels, items.splits, groups, items.sizes, items.stamps, items.places,
+                 items.changes)  # fmt: skip
 
 
 def _families(items: Items) -> dict[str, list[_Version]]:

@@ -6,7 +6,7 @@ from featcache.cache.shard import Key
 
 D = [bytes([i]) * 32 for i in range(5)]
 ENTRIES = [
-    Entry("a", "x", "train", None, 1, 2, D[0], None),
+    Entry("a", "x", "train", None, 1, 2, D[0], None, -5),
     Entry("b", None, None, "g", 3, 4, None, "empty file"),
     Entry("c", "y", None, None, 5, 6, D[1], "not an image"),
     Entry("d", "x", "test", "g", 7, 8, D[2], None),
@@ -32,6 +32,7 @@ def test_listing_is_its_entries() -> None:
     assert listing.readable.tolist() == [True, False, False, True]
     assert listing.take(np.arange(4)) is listing
     assert listing != Listing.of([*ENTRIES[:3], ENTRIES[3]._replace(mtime_ns=9)])
+    assert listing != Listing.of([*ENTRIES[:3], ENTRIES[3]._replace(changes=9)])
 
 
 def test_columns_are_read_when_they_are_used() -> None:
@@ -49,7 +50,7 @@ def test_columns_are_read_when_they_are_used() -> None:
     assert listing.readable.sum() == listing.readable.sum() == 2
     assert asked == ["known"]
     assert listing.load() == whole
-    assert sorted(asked) == ["groups", "known", "labels", "paths", "sizes", "stamps"]
+    assert sorted(asked) == ["changes", "groups", "known", "labels", "paths", "sizes", "stamps"]
 
 
 def test_rows_are_a_mapping_whose_first_places_count() -> None:

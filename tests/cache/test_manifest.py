@@ -201,7 +201,7 @@ entries = st.builds(
     Entry, text.filter(lambda t: "\0" not in t), st.none() | text.filter(lambda t: "\0" not in t),
     st.sampled_from([None, "train", "test"]),
     st.none() | text.filter(lambda t: "\0" not in t), st.integers(0, 2**62), st.integers(-(2**62), 2**62),
-    st.none() | st.binary(min_size=32, max_size=32), st.none() | st.just("bad"),
+    st.none() | st.binary(min_size=32, max_size=32), st.none() | st.just("bad"), st.integers(-(2**63), 2**63 - 1),
 )  # fmt: skip
 
 

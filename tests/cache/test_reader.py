@@ -1,5 +1,4 @@
 import mmap
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +108,7 @@ def test_wrong_names_get_the_possible_ones(cache: FeatureCache) -> None:
 def test_copies_and_groups_hang_together(extracting, images, tmp_path: Path) -> None:
     """Copies, members of a group, and what hangs together through both share a group number and a split."""
     source = ArraySource("made", np.concatenate([images[:5], images[:1]]), list("ababab"))
-    source.items = [replace(item, group={1: "g", 2: "g", 5: "g"}.get(i)) for i, item in enumerate(source.items)]
+    source.items = [item._replace(group={1: "g", 2: "g", 5: "g"}.get(i)) for i, item in enumerate(source.items)]
     cache = extracting(source, tmp_path / "c", validation_split=0.5)
     groups = cache.groups().tolist()
     assert groups[0] == groups[5] == groups[1] == groups[2]

@@ -45,8 +45,9 @@ def entry(number: int) -> Entry:
     """Return an image as the manifest lists it."""
     path, label, split, group, content = IMAGES[number]
     if content is None:
-        return Entry(path, label, split, group, 5, 7, None, REASON)
-    return Entry(path, label, split, group, len(content), 1000 + number, hashlib.sha256(content).digest(), None)
+        return Entry(path, label, split, group, 5, 7, None, REASON, 9)
+    identity = hashlib.sha256(content).digest()
+    return Entry(path, label, split, group, len(content), 1000 + number, identity, None, -(2**60) + number)
 
 
 def main() -> None:

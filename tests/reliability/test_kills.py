@@ -48,7 +48,7 @@ def content(cache: Path) -> tuple[list[tuple[object, ...]], list[bytes]]:
     """Return everything a cache says of its source: the listing, and every row of every layer."""
     opened = FeatureCache(cache)
     rows = [np.asarray(opened.features(layer=layer, views=True)).tobytes() for layer in opened.layers]
-    return [tuple(entry) for entry in opened.entries], rows
+    return [entry._replace(changes=0) for entry in opened.entries], rows  # 0 or not by how old the files were
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_texts_are_found_by_their_digests() -> None:
 def test_items_are_what_they_were_made_of() -> None:
     """Items come back equal, singly, in slices and when iterated, all of their fields included."""
     items = [
-        Item("a/\udcff", "a", "train", 5, -(2**60), "g", 7),
+        Item("a/\udcff", "a", "train", 5, -(2**60), "g", 7, -(2**62)),
         Item("b", None, None, 0, 1),
         Item("c", "a", None, 2, 3),
     ]
