@@ -217,14 +217,15 @@ def check_same_classes(where: str | Path, items: Sequence[Item]) -> None:
 def warn_of_folders(path: Path, items: Items) -> None:
     """Say how many images lie in the folder of another class, where folders are named as the classes."""
     names = set(items.labels.names)
-    count, first, right = 0, "", 0
+    count, first, right, folders = 0, "", 0, set()
     for name, label in zip(items.paths, items.labels, strict=True):
         folder = name.rpartition("/")[0].rpartition("/")[2]
         if label is not None and folder in names:
+            folders.add(folder)
             right += folder == label
             count += folder != label
             first = first or (f"{name!r}, which is {label!r}" if folder != label else "")
-    if count and right:
+    if count and (right or len(folders) > 1):
         log.warning("%s: %s another label than the folder it lies in, such as %s: the table counts", path, number_of(
             count, "image has", "images have"), first)  # fmt: skip
 

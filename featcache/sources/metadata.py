@@ -15,11 +15,12 @@ from featcache.errors import OptionError, SourceError
 from featcache.sources.files import FileSource, item_of
 from featcache.sources.folders import Content, Folders, content
 from featcache.sources.headers import as_word, names_shown
+from featcache.sources.hints import says_nothing
 from featcache.sources.labels import check_same_classes
 from featcache.sources.layouts import known_splits
 from featcache.sources.lookup import IMAGE_NAME
 from featcache.sources.options import SourceOptions
-from featcache.sources.source import SPLITS, Item, Source, class_names
+from featcache.sources.source import SPLITS, Item, Items, Source, class_names
 from featcache.sources.tables import TABLE_OPTIONS, table_items
 from featcache.sources.tabletrial import has_images, tables_in, that_list_files, tried
 from featcache.sources.trees import excluded, may_be_image, number_of
@@ -64,6 +65,7 @@ def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
     options.check("a folder with tables of its images", "exclude", *TABLE_OPTIONS)
     source = FileSource(root, _items(tree, parts, options), options=options)
     check_same_classes(tree.where, source.items)
+    _warn_of_folders(tree.where, source.items)
     used = {(part.place, part.table) for part in parts}
     places = {"": top, **{part.place: tree.content(f"{part.place}/") for part in parts if part.place}}
     unused = [f"{place}/{name}".lstrip("/") for place, inside in places.items() for name in tables_in(inside)
@@ -72,6 +74,15 @@ def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
         log.warning("%s: %s is not read: the labels are from other tables", tree.where, names_shown(unused))
     tree.exclusion.warn(tree.where)
     return source
+
+
+def _warn_of_folders(where: str, items: Items) -> None:
+    """Say that folders are no classes if a table's labels are none of their names."""
+    folders = {path.rpartition("/")[0].rpartition("/")[2] for path in items.paths}
+    folders = {name for name in folders if name and not says_nothing(name)} - known_splits(folders).keys()
+    if len(folders) > 1 and items.labels.names and not folders & set(items.labels.names):
+        log.warning("%s: the classes are from the table, not the folders: %s, not %s", where,
+                    names_shown(items.labels.names[:5]), names_shown(sorted(folders)[:5]))  # fmt: skip
 
 
 def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:

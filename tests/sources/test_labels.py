@@ -226,6 +226,9 @@ def test_labels_that_contradict_folders_are_said(tmp_path: Path, caplog) -> None
     (tmp_path / "t.csv").write_text("path,label\ncat/0.png,cat\ncat/1.png,dog\ndog/2.png,dog\ndog/3.png,dog\n")
     assert list(open_source(tmp_path / "t.csv").items.labels) == ["cat", "dog", "dog", "dog"]
     assert "1 image has another label than the folder it lies in, such as 'cat/1.png', which is 'dog'" in caplog.text
+    (tmp_path / "t.csv").write_text("path,label\ncat/0.png,dog\ndog/2.png,cat\n")
+    open_source(tmp_path / "t.csv")
+    assert "2 images have another label than the folder" in caplog.text
 
 
 def test_labels_with_known_words_are_said(tmp_path: Path, caplog) -> None:

@@ -80,6 +80,18 @@ def test_tables_named_as_splits(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["metadata.csv", "train.csv"])
+def test_labels_that_are_not_the_folders_are_said(tmp_path: Path, caplog, name: str) -> None:
+    """A table beside class folders has other classes than they: which of them are taken is a warning."""
+    images = ["train/cat/0.jpg", "train/dog/1.jpg"]
+    rows = "".join(f"{path},{label}\n" for path, label in zip(images, "xy", strict=True))
+    assert [item.label for item in open_source(folder(tmp_path, {name: "path,label\n" + rows}, *images)).items] == [
+        "x",
+        "y",
+    ]
+    assert "the classes are from the table, not the folders: 'x', 'y', not 'cat', 'dog'" in caplog.text
+
+
 def test_images_in_no_table_are_said(tmp_path: Path, caplog) -> None:
     """Images that no table lists are left out with a warning that counts them."""
     open_source(folder(tmp_path, {"metadata.csv": CSV}, *(f"{i}.jpg" for i in range(5)), "LICENSE"))
