@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_VIEWS = 65_535
+"""A view's number has two bytes in a shard."""
 _HINT_ABOVE = 1000
 """Images to compute above which a faster runtime is worth a line."""
 
@@ -319,6 +321,8 @@ class Extraction:
         for name, least in (("batch_size", 1), ("shard_rows", 1), ("views", 0)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
+        if self.views > MOST_VIEWS:
+            raise OptionError(f"`views` can be {MOST_VIEWS:,} at most. Received: {self.views:,}.")
         check_compression(self.compression)
         check_engine(self.engine, self.workers, self.scheduler)
         if bool(self.views) != (self.augment is not None):

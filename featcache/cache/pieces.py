@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,12 @@ def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
 def _paths(images: int, read: Read) -> Texts:
     contents = list(_pieces("paths", images, read))
     starts = np.cumsum([0, *map(len, contents)]).tolist()
-    ends = [piece + start for piece, start in zip(_numbers("ends", images, read), starts, strict=False)]
-    return Texts(b"".join(contents), _joined(ends, np.int64))
+    return Texts(b"".join(contents), ends_in_all(_numbers("ends", images, read), starts))
+
+
+def ends_in_all(pieces: Iterable[npt.NDArray[Any]], starts: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return where texts end in all their bytes, from where they end in those of their piece, and where that starts."""
+    return _joined([ends.astype(np.int64) + start for ends, start in zip(pieces, starts, strict=False)], np.int64)
 
 
 def _state(images: int, settled: int, read: Read) -> dict[str, Any]:

@@ -433,7 +433,7 @@ class FeatureCache:
 
     @cached_property
     def _components(self) -> npt.NDArray[np.int64]:
-        codes = self.usable.groups.codes
+        codes = self.usable.groups.numbers
         grouped = np.flatnonzero(codes >= 0)
         if not len(grouped):
             return self._firsts

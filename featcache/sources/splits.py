@@ -163,7 +163,7 @@ class SplitPolicy:
 
     def _small(self, items: Items) -> Ints:
         """Return the rows of classes with fewer than `RANKED_BELOW` images to draw; a group counts once."""
-        labels, groups = items.labels.codes.astype(np.int64), items.groups.codes.astype(np.int64)
+        labels, groups = items.labels.numbers, items.groups.numbers
         drawn = labels >= 0
         drawn &= items.splits.among(SPLITS) <= (1 if self.test_from else 0)
         grouped = np.flatnonzero(drawn & (groups >= 0))
@@ -261,7 +261,7 @@ def _group_identity(group: str) -> bytes:
 
 def _groups_of_several_classes(items: Items) -> Ints:
     """Return the codes of groups whose images have more than one label."""
-    labels, groups = items.labels.codes.astype(np.int64), items.groups.codes.astype(np.int64)
+    labels, groups = items.labels.numbers, items.groups.numbers
     grouped = (groups >= 0) & (labels >= 0)
     pairs = np.unique(groups[grouped] * (len(items.labels.names) + 1) + labels[grouped])
     codes, counts = np.unique(pairs // (len(items.labels.names) + 1), return_counts=True)
