@@ -392,7 +392,12 @@ class Extraction:
             seconds=seconds,
             images_per_second=driver.computed / seconds,
             bytes=sum(shard.size for shard in result.shards.values()),
-            warnings=[*_empty_splits(result, job), *_one_sided_classes(result), *_contradictions(result)],
+            warnings=[
+                *_divided_groups(result),
+                *_empty_splits(result, job),
+                *_one_sided_classes(result),
+                *_contradictions(result),
+            ],
             profile=None if profile is None else {"seconds": profile.seconds, "bottleneck": profile.bottleneck},
         )
         return result
@@ -709,6 +714,25 @@ def _contradictions(cache: FeatureCache) -> list[str]:
         for one, other in ((entries[first[i]], entries[i]) for i in twice[:11].tolist())
     ]
     return found if len(twice) <= 10 else [*found[:10], f"{len(twice) - 10} more images have two labels"]
+
+
+def _divided_groups(cache: FeatureCache) -> list[str]:
+    """Say which groups the source's own splits divide, and that their images do not count then."""
+    names = cache.divided_groups
+    if not names:
+        return []
+    shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+    members = {split: int(cache.left_out(split)[1].sum()) for split in cache.splits}
+    counts = [f"{count:,} of {cache.splits[split]:,} {split} images" for split, count in members.items() if count]
+    effect = (
+        f"{' and '.join(counts)} do not count in scores, because train has images of their groups"
+        if counts
+        else "validation and test are not independent"
+    )
+    return [
+        f"{len(names):,} groups have images in more than one split ({shown}): {effect}. Correct the splits of the "
+        "source, or leave them out: splits that featcache draws never divide a group"
+    ]
 
 
 def _empty_splits(cache: FeatureCache, job: Job) -> list[str]:

@@ -130,8 +130,9 @@ def _labels(
 ) -> tuple[list[Finding], list[str]]:
     """Return labels that are probably wrong; copies are on one side of every fold."""
     groups = joined(cache.groups(), members)
+    everything, nothing = np.ones(len(numbers), bool), np.zeros(len(numbers), bool)
     examples, classes = labelled(
-        Examples(rows, cache.labels(order="storage"), groups[numbers], numbers, np.ones(len(numbers), bool))
+        Examples(rows, cache.labels(order="storage"), groups[numbers], numbers, everything, nothing)
     )
     names = [cache.class_names[i] for i in classes.tolist()]
     wrong, best, shares, notes = label_errors(examples, names, layer, seed=seed)

@@ -17,9 +17,19 @@ from featcache.errors import GateError, HeadError, OptionError
 from featcache.heads import Head
 from featcache.heads.store import FOLDER
 from featcache.metrics import absent_classes
-from featcache.sources import DigestSet, folder_name
+from featcache.sources import folder_name
 from featcache.train import search
-from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
+from featcache.train.examples import (
+    FOLDS,
+    Examples,
+    evaluation_examples,
+    nothing_counts,
+    packed,
+    probabilities,
+    scores,
+    trained_on,
+    training_examples,
+)
 from featcache.train.parallel import check_jobs
 from featcache.train.single import Plan, announce, check_plan
 
@@ -60,7 +70,8 @@ def fit_head(
     tune : bool
         Search the parameters of the head's grid on folds of the training images, and train with the best.
     cv : int, optional
-        Also score the head on so many folds of the training images, stratified and by group.
+        Also score the head on so many folds of the training images, stratified and by group. Default: none, but 5
+        where no validation image counts in scores (test image, where there is no validation).
     fewshot : sequence of int
         Also score heads trained on so many images of each class, with the parameters that are set, not tuned ones.
     tries : int
@@ -76,7 +87,8 @@ def fit_head(
         Whether a folder outside of the cache carries a copy of the base, so that it works anywhere; the heads in a
         cache share the cache's. Where the cache has no copy, the base is loaded from where it came from.
     assert_accuracy : float, optional
-        Accuracy to reach on validation (test, where there is no validation), or no head is written.
+        Accuracy to reach on validation (test, where there is no validation; folds, where neither can be scored), or
+        no head is written.
 
     Returns
     -------
@@ -114,13 +126,18 @@ def fit_head(
                 f"`fewshot` needs validation images, but {str(opened.path)!r} has only {opened.splits}. Extract "
                 "with `validation_split`."
             )
+        if (why := nothing_counts(opened, "validation")) is not None:
+            raise OptionError(f"`fewshot` needs validation images that count, but {why}. Use `cv` instead.")
     write_base = Bundle(opened.path, opened.recipe, opened.description.get("request")) if bundled else None
     announce(plan, examples)
-    several = tune or cv is not None or bool(fewshot)
+    folds = cv if cv is not None else _folds_instead(opened)
+    several = tune or folds is not None or bool(fewshot)
     with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
-        tuned, protocols = _trained(plan, ready, opened, tune=tune, cv=cv, fewshot=fewshot, tries=tries, jobs=jobs)
+        tuned, protocols = _trained(
+            plan, ready, opened, tune=tune, cv=folds, must=cv is not None, fewshot=fewshot, tries=tries, jobs=jobs
+        )
     head, estimator = tuned.head, tuned.head.estimator
-    head.trained_on = DigestSet(opened.digest_rows("train"))
+    head.trained_on = trained_on(opened)
     head.card |= {
         "all_params": {key: value for key, value in _inner(estimator).get_params().items() if _plain(value)}
         | head.card["params"],
@@ -145,13 +162,18 @@ def fit_head(
 
 
 def _trained(
-    plan: Plan, examples: Examples, cache: FeatureCache, *, tune: bool, cv: int | None, fewshot: Sequence[int],
-    tries: int, jobs: int,
+    plan: Plan, examples: Examples, cache: FeatureCache, *, tune: bool, cv: int | None, must: bool,
+    fewshot: Sequence[int], tries: int, jobs: int,
 ) -> tuple[search.Tuned, dict[str, Any]]:  # fmt: skip
-    """Return the head trained on all training rows, and what the protocols found."""
+    """Return the head trained on all training rows, and what the protocols found; `must`: folds were asked for."""
     found: dict[str, Any] = {}
     if cv is not None:
-        found["cross_validation"] = search.cross_validate(plan, examples, cv, tuned=tune, jobs=jobs)[0]
+        try:
+            found["cross_validation"] = search.cross_validate(plan, examples, cv, tuned=tune, jobs=jobs)[0]
+        except HeadError as error:
+            if must:
+                raise
+            log.warning("there is no score on folds either: %s", error)
     tuned = search.trained(plan, examples, tuned=tune, jobs=jobs)
     if tune:
         found["tuning"] = tuned.sweep
@@ -161,18 +183,29 @@ def _trained(
     return tuned, found
 
 
-def score(head: Head, cache: FeatureCache) -> dict[str, Any]:
-    """Return a head's metrics on each split of a cache.
+def _folds_instead(cache: FeatureCache) -> int | None:
+    """Say which splits have no image that counts; return how many folds the head is scored on instead, if any."""
+    evaluated = [split for split in ("validation", "test") if split in cache.splits]
+    reasons = {split: why for split in evaluated if (why := nothing_counts(cache, split)) is not None}
+    for why in reasons.values():
+        log.warning("%s", why)
+    if not evaluated or evaluated[0] not in reasons:
+        return None
+    log.warning("the head is scored on %d folds of the training images instead; no group is divided there", FOLDS)
+    return FOLDS
 
-    Copies of training images in another split are left out and counted as ``copies_left_out``.
+
+def score(head: Head, cache: FeatureCache) -> dict[str, Any]:
+    """Return a head's metrics on each split of a cache that has an image which counts.
+
+    Copies of training images in another split are left out and counted as ``copies_left_out``, images of groups that
+    train has images of as ``group_members_left_out``.
     """
     result = {}
     for split in cache.splits:
         examples = evaluation_examples(cache, split, head.layer)
         found = scores(examples, probabilities(head, examples.rows), head.class_names)
-        if found is None:
-            log.warning("every image of %s is a copy of a training image: it is not scored", split)
-        else:
+        if found is not None:
             result[split] = found
             if (absent := absent_classes(split, examples.labels[examples.scored], head.class_names)) is not None:
                 log.warning("%s", absent)
@@ -189,15 +222,16 @@ def _plain(value: Any) -> bool:
 
 
 def _check_gate(head: Head, wanted: float) -> None:
-    split = next((split for split in ("validation", "test") if split in head.metrics), None)
+    known = {**head.metrics, "folds of the training images": head.card.get("cross_validation")}
+    split = next((split for split in ("validation", "test", *known) if split != "train" and known.get(split)), None)
     if split is None:
         raise HeadError(
             "`assert_accuracy` needs validation or test images, but there are none. Extract with `validation_split`."
         )
-    reached = head.metrics[split]["accuracy"]
+    reached = known[split]["accuracy"]
     if reached < wanted:
-        low, high = head.metrics[split]["accuracy_ci95"]
+        low, high = known[split]["accuracy_ci95"]
         raise GateError(
             f"The accuracy on {split} is {reached:.4f} (95 % interval {low:.4f} to {high:.4f}, "
-            f"n={head.metrics[split]['n']}), below the {wanted:g} asked for. No head was written."
+            f"n={known[split]['n']}), below the {wanted:g} asked for. No head was written."
         )
