@@ -131,7 +131,8 @@ def left_out_text(split: str, copies: int, members: int, of: int) -> str | None:
     ]
     if not reasons:
         return None
-    return f"{copies + members:,} of {of:,} {split} images do not count in scores: {' and '.join(reasons)}"
+    what = "images" if split == "all" else f"{split} images"
+    return f"{copies + members:,} of {of:,} {what} do not count in scores: {' and '.join(reasons)}"
 
 
 def coverage_table(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> list[dict[str, Any]]:

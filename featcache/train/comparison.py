@@ -203,12 +203,12 @@ def compare(
 
 
 def _warn_of_split(cache: FeatureCache, split: str) -> None:
-    """Say which images of a split are not scored, and which classes it lacks then."""
+    """Say which images of a split are not scored, and which classes the others lack."""
     copies, members = cache.left_out(split)
-    for text in (
-        left_out_text(split, int(copies.sum()), int(members.sum()), len(copies)),
-        absent_classes(split, cache.labels(split)[~(copies | members)], cache.class_names),
-    ):
+    counted = cache.labels(split)[~(copies | members)]
+    texts = [left_out_text(split, int(copies.sum()), int(members.sum()), len(copies))]
+    texts += [absent_classes(split, counted, cache.class_names)] if len(counted) else []
+    for text in texts:
         if text is not None:
             log.warning("%s", text)
 
