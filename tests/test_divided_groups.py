@@ -15,9 +15,12 @@ from featcache import advise, compare, extraction, fine_tune, fit_head
 from featcache.cache import FeatureCache
 from featcache.classifier import ImageClassifier
 from featcache.cli import app
+from featcache.cli.app import metrics_table
 from featcache.errors import GateError, OptionError
 from featcache.export.rescoring import _validation
+from featcache.report.accuracy import by_split
 from featcache.report.answers import ask
+from featcache.report.standings import standings
 from featcache.report.subject import open_subject
 
 DIVIDED, ALONE, SHOTS = 40, 12, 4
@@ -148,6 +151,27 @@ def test_reports_are_of_images_that_count(some: FeatureCache, none: FeatureCache
             else:
                 assert (found.split, found.left_out) == ("validation", DIVIDED)
                 assert is_chance({"accuracy": found.right.mean()})
+
+
+def test_a_figure_of_folds_is_called_so(none: FeatureCache) -> None:
+    """In a report's scores, its leaderboard and its choice of a head, folds stand where validation has no figure."""
+    head = fit_head(none, "centroid")
+    section = by_split(head.metrics, None, head.card["cross_validation"])
+    (table,) = section.blocks
+    assert [row[0].text for row in table.rows] == ["train", "5 folds of train"]
+    assert any("the figure to go by is that on folds" in text for text in section.paragraphs)
+    subject = open_subject(none.path)
+    assert subject.model is not None
+    found = [one for one in standings(none, subject).rows if one.clf == "centroid"]
+    assert [(one.measured_on, one.metrics["n"]) for one in found] == [("folds of train", DIVIDED * (SHOTS - 1))]
+
+
+def test_scores_are_shown_with_what_does_not_count(some: FeatureCache) -> None:
+    """Below the table of scores is how many images do not count, and why."""
+    text = metrics_table(fit_head(some, "centroid").metrics)
+    assert text.endswith(
+        "\n40 of 88 validation images do not count in scores: 40 images of groups that train has images of"
+    )
 
 
 def test_fine_tuning_does_not_look_at_trained_groups(some: FeatureCache, none: FeatureCache, tmp_path: Path) -> None:
