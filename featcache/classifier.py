@@ -22,7 +22,7 @@ from featcache.batching import BATCH_SIZE
 from featcache.errors import HeadError, OptionError, WeightsError
 from featcache.extractor import Extracted, Extractor
 from featcache.heads import Head
-from featcache.metrics import absent_classes, coverage_table, split_metrics
+from featcache.metrics import absent_classes, coverage_table, left_out_text, split_metrics
 from featcache.models import PixelModel, is_model
 from featcache.options import Progress
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
@@ -40,6 +40,7 @@ from featcache.sources import (
     open_images,
     open_source,
     reopen,
+    why_left_out,
 )
 
 log = logging.getLogger(__name__)
@@ -337,8 +338,8 @@ class ImageClassifier:
         dict
             ``metrics`` by split (``all`` if the source brings none) and ``skipped``; with `coverage` also
             ``coverage`` by split, as `featcache.metrics.coverage_table` has it, of the validation images, or where
-            there are none of all splits. Copies of images the head was trained on are left out of other splits
-            than ``train``, and counted.
+            there are none of all splits. Copies of images the head was trained on, and images of their groups, are
+            left out of other splits than ``train``, and counted.
 
         Raises
         ------
@@ -349,7 +350,7 @@ class ImageClassifier:
         """
         opened, policy = self._labelled(source, options)
         number = {name: i for i, name in enumerate(self.class_names)}
-        by_split: dict[str, list[tuple[int, list[float], bytes, int]]] = {}
+        by_split: dict[str, list[tuple[int, list[float], str | None, int]]] = {}
         number_of: dict[object, int] = {}
         skipped = []
         for item, done in zip(opened.items, self.stream(opened, progress=progress), strict=True):
@@ -358,28 +359,35 @@ class ImageClassifier:
                 continue
             split = policy.split_of(item, done.digest) if policy else item.split or "all"
             group = number_of.setdefault(item.group or done.digest, len(number_of))
-            by_split.setdefault(split, []).append(
-                (number[item.label], list(done.probabilities.values()), done.digest, group)
-            )
+            why = None if split == "train" else why_left_out(self.head.trained_on, item, done.digest)
+            by_split.setdefault(split, []).append((number[item.label], list(done.probabilities.values()), why, group))
         metrics, tables = {}, {}
         for split in sorted(by_split, key=(*SPLITS, "all").index):
             rows = by_split[split]
             truth, groups = (np.array([row[i] for row in rows], np.int64) for i in (0, 3))
             probabilities = np.array([row[1] for row in rows])
-            scored = np.array([split == "train" or row[2] not in self.head.trained_on for row in rows], bool)
-            found = split_metrics(truth, probabilities, self.class_names, groups, scored)
+            scored, copies = (np.array([row[2] == why for row in rows], bool) for why in (None, "copy"))
+            found = split_metrics(truth, probabilities, self.class_names, groups, scored, copies)
             if found is None:
-                log.warning("every image of %s is a copy of a training image: it is not scored", split)
+                log.warning("%s", left_out_text(split, int(copies.sum()), int((~copies).sum()), len(rows)))
                 continue
             metrics[split] = found
             if (absent := absent_classes(split, truth[scored], self.class_names)) is not None:
                 log.warning("%s", absent)
             if coverage:
                 tables[split] = coverage_table(truth[scored], probabilities[scored])
+        if (
+            by_split.keys() - metrics.keys()
+            and not metrics.keys() - {"train"}
+            and (folds := self.head.card.get("cross_validation"))
+        ):
+            log.warning("on folds of its training images the head had an accuracy of %.4f (95 %%: %.4f-%.4f, n=%d)",
+                        folds["accuracy"], *folds["accuracy_ci95"], folds["n"])  # fmt: skip
         if not metrics:
             raise OptionError(
-                f"Expected readable images that the head was not trained on in {opened.location!r}. Received: "
-                f"{sum(map(len, by_split.values()))} copies of its training images, {len(skipped)} that cannot be read."
+                f"No image of {opened.location!r} can be scored: {sum(map(len, by_split.values()))} are copies of "
+                f"training images or of their groups, {len(skipped)} cannot be read. Name other images, or score the "
+                "head on folds of its training images: `featcache fit-head` with `cv`."
             )
         if "validation" in tables:
             tables = {"validation": tables["validation"]}

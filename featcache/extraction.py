@@ -46,6 +46,8 @@ from featcache.sources import Item, Source, SourceOptions, SplitPolicy, describe
 
 log = logging.getLogger(__name__)
 
+MOST_VIEWS = 65_535
+"""A view's number has two bytes in a shard."""
 _HINT_ABOVE = 1000
 """Images to compute above which a faster runtime is worth a line."""
 
@@ -110,6 +112,8 @@ class Extraction(ExtractOptions):
         for name, least in (("batch_size", 1), ("shard_rows", 1), ("views", 0)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
+        if self.views > MOST_VIEWS:
+            raise OptionError(f"`views` can be {MOST_VIEWS:,} at most. Received: {self.views:,}.")
         check_compression(self.compression)
         check_engine(self.engine, self.workers, self.scheduler)
         if bool(self.views) != (self.augment is not None):
@@ -172,7 +176,12 @@ class Extraction(ExtractOptions):
             seconds=seconds,
             images_per_second=driver.computed / seconds,
             bytes=sum(shard.size for shard in result.shards.values()),
-            warnings=[*_empty_splits(result, job), *_one_sided_classes(result), *_contradictions(result)],
+            warnings=[
+                *_divided_groups(result),
+                *_empty_splits(result, job),
+                *_one_sided_classes(result),
+                *_contradictions(result),
+            ],
             profile=None if profile is None else {"seconds": profile.seconds, "bottleneck": profile.bottleneck},
         )
         return result
@@ -497,6 +506,25 @@ def _contradictions(cache: FeatureCache) -> list[str]:
         for one, other in ((entries[first[i]], entries[i]) for i in twice[:11].tolist())
     ]
     return found if len(twice) <= 10 else [*found[:10], f"{len(twice) - 10} more images have two labels"]
+
+
+def _divided_groups(cache: FeatureCache) -> list[str]:
+    """Say which groups the source's own splits divide, and that their images do not count then."""
+    names = cache.divided_groups
+    if not names:
+        return []
+    shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+    members = {split: int(cache.left_out(split)[1].sum()) for split in cache.splits}
+    counts = [f"{count:,} of {cache.splits[split]:,} {split} images" for split, count in members.items() if count]
+    effect = (
+        f"{' and '.join(counts)} do not count in scores, because train has images of their groups"
+        if counts
+        else "validation and test are not independent"
+    )
+    return [
+        f"{len(names):,} groups have images in more than one split ({shown}): {effect}. Correct the splits of the "
+        "source, or leave them out: splits that featcache draws never divide a group"
+    ]
 
 
 def _empty_splits(cache: FeatureCache, job: Job) -> list[str]:

@@ -77,6 +77,28 @@ def publish_json(path: Path, value: Any) -> None:
     publish(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How cells begin that spreadsheet programs compute."""
+
+
+def is_formula(text: str) -> bool:
+    """Return whether a spreadsheet program would compute a cell."""
+    return text.startswith(_FORMULA)
+
+
+def quoted_cell(text: str) -> str:
+    """Return a cell that no spreadsheet program computes: with an apostrophe before a formula.
+
+    One more apostrophe before those that such a text has already, so that `unquoted_cell` undoes it for every text.
+    """
+    return f"'{text}" if is_formula(text.lstrip("'")) else text
+
+
+def unquoted_cell(text: str) -> str:
+    """Return what `quoted_cell` was given."""
+    return text[1:] if text.startswith("'") and is_formula(text.lstrip("'")) else text
+
+
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as CSV that every reader divides into the same cells, whatever is in them.
 

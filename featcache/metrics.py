@@ -105,17 +105,34 @@ def split_metrics(
     class_names: Sequence[str],
     groups: npt.NDArray[np.int64],
     scored: npt.NDArray[np.bool_],
+    copies: npt.NDArray[np.bool_],
 ) -> dict[str, Any] | None:
     """Return `classification_metrics` of the images that count, None if none does.
 
-    `scored` (n,) is False where an image is a copy of one that was trained on; ``copies_left_out`` counts those.
+    `scored` (n,) is False where an image does not count: as a copy of a training image (`copies`, shape (n,)), or as
+    a member of a group that has training images. ``copies_left_out`` and ``group_members_left_out`` are their numbers.
     """
     if not scored.any():
         return None
+    numbers = {
+        "copies_left_out": int((~scored & copies).sum()),
+        "group_members_left_out": int((~scored & ~copies).sum()),
+    }
     if not scored.all():
         truth, probabilities, groups = truth[scored], probabilities[scored], groups[scored]
-    metrics = classification_metrics(truth, probabilities, class_names, groups)
-    return {**metrics, "copies_left_out": int((~scored).sum())}
+    return {**classification_metrics(truth, probabilities, class_names, groups), **numbers}
+
+
+def left_out_text(split: str, copies: int, members: int, of: int) -> str | None:
+    """Return a line that says how many of a split's images do not count in scores, and why; None if all count."""
+    reasons = [
+        *([f"{copies:,} copies of training images"] if copies else []),
+        *([f"{members:,} images of groups that train has images of"] if members else []),
+    ]
+    if not reasons:
+        return None
+    what = "images" if split == "all" else f"{split} images"
+    return f"{copies + members:,} of {of:,} {what} do not count in scores: {' and '.join(reasons)}"
 
 
 def coverage_table(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from featcache.cache import FeatureCache
 from featcache.errors import OptionError
 from featcache.heads.folds import held_out
 from featcache.logme import logme
-from featcache.metrics import wilson_interval
+from featcache.metrics import left_out_text, wilson_interval
 from featcache.significance import mcnemar
 from featcache.train.examples import Examples, evaluation_examples, probabilities, training_examples
 from featcache.train.single import Plan, train
@@ -93,7 +93,8 @@ class Evidence:
 def gather(cache: FeatureCache, *, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Evidence:
     """Measure; heads are trained on train, and scored on validation, or on a fifth of the groups of train.
 
-    Images of test are never looked at. Copies of training images in validation do not count.
+    Images of test are never looked at. Copies of training images in validation do not count, nor do images of groups
+    that train has images of.
 
     Raises
     ------
@@ -111,9 +112,10 @@ def gather(cache: FeatureCache, *, seed: int = 0, progress: Callable[[int, int],
         if progress is not None:
             progress(done, steps)
 
+    on_validation = _on_validation(cache, notes)
     scores, sides = [], {}
     for layer in cache.layers:
-        sides[layer] = train_side, test_side = _sides(cache, layer, seed, notes)
+        sides[layer] = train_side, test_side = _sides(cache, layer, seed, notes, on_validation=on_validation)
         scores.append(_score(cache, layer, train_side, test_side, seed))
         step()
     best = max(range(len(scores)), key=lambda i: (scores[i].accuracy, i))
@@ -128,7 +130,7 @@ def gather(cache: FeatureCache, *, seed: int = 0, progress: Callable[[int, int],
     names = cache.class_names
     return Evidence(
         images_per_class={name: counts.get(i, 0) for i, name in enumerate(names)},
-        held_out=len(test_side), held_out_from="validation" if "validation" in cache.splits else "train",
+        held_out=len(test_side), held_out_from="validation" if on_validation else "train",
         chance=float(np.bincount(test_side.labels).max() / len(test_side)) if len(test_side) else 0.0,
         layers=scores, best=best, p_value=p_value, curve=curve,
         without_views=_score(cache, layer, plain, test_side, seed) if cache.views else None,
@@ -136,17 +138,32 @@ def gather(cache: FeatureCache, *, seed: int = 0, progress: Callable[[int, int],
     )  # fmt: skip
 
 
-def _sides(cache: FeatureCache, layer: str, seed: int, notes: list[str]) -> tuple[Examples, Examples]:
+def _on_validation(cache: FeatureCache, notes: list[str]) -> bool:
+    """Return whether validation has images that count, and note what does not."""
+    if "validation" not in cache.splits:
+        notes.append("there is no validation split: a fifth of the groups of train was held out instead")
+        return False
+    copies, members = cache.left_out("validation")
+    text = left_out_text("validation", int(copies.sum()), int(members.sum()), len(copies))
+    if (copies | members).all():
+        notes.append(f"{text}: a fifth of the groups of train was held out instead")
+        return False
+    notes += [] if text is None else [text]
+    return True
+
+
+def _sides(
+    cache: FeatureCache, layer: str, seed: int, notes: list[str], *, on_validation: bool
+) -> tuple[Examples, Examples]:
     """Return what is trained on and what is scored."""
     examples = training_examples(cache, layer)
-    if "validation" in cache.splits:
+    if on_validation:
         test = evaluation_examples(cache, "validation", layer)
         test = test.take(test.scored)
     else:
         held = held_out(examples.labels, examples.groups, 0.2, seed=seed)
         test = examples.take(held & examples.scored)
         examples = examples.take(~held)
-        notes.append("there is no validation split: a fifth of the groups of train was held out instead")
     if len(examples) > MOST:
         notes.append(f"heads were trained on {MOST:,} of {len(examples):,} training rows, drawn at random")
         chosen = np.random.default_rng(seed).choice(len(examples), MOST, replace=False)

@@ -1,14 +1,18 @@
-"""Findings that need no model: unreadable and small images, classes of unequal size, images unlike all others."""
+"""Findings without a model: unusable, blank and small images, classes of unequal size, images unlike all others."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 
 from featcache.auditing.findings import Finding, Image
 from featcache.cache.listing import Entry
+from featcache.errors import ImageError
 from featcache.originals import Originals
 from featcache.similarity import Floats
 
@@ -20,6 +24,13 @@ COMMON = 0.1
 """From this part on, being small is how the images are, and one finding says it."""
 UNEQUAL = 10
 """A class is small if the largest has more than so many times its images."""
+ONE_COLOUR = 4
+"""Levels of 255 by which the channels of a blank picture differ at most: what compression and scanners make of it."""
+BITS = 0.5
+"""For each pixel; a picture of one colour takes fewer in every format that compresses."""
+HEADER_BYTES = 2048
+SIDE = 32
+"""Areas on each side of a picture that is looked at for being blank."""
 DEVIATIONS = 2.5
 """An image is an outlier if its distance to its neighbours is so many robust deviations above the median."""
 SHOWN = 5
@@ -40,36 +51,75 @@ def unreadable(entries: Sequence[Entry]) -> list[Finding]:
     ]
 
 
-def small(
-    originals: Originals, entries: Sequence[Entry], size: tuple[int, int], *, seed: int = 0
-) -> tuple[list[Finding], list[str]]:
-    """Return the images that are enlarged more than `ENLARGED` times to `size` (height, width), and what to note.
-
-    Sizes come from the headers of files and the shapes of arrays. The score is 1 - (image's side / base's side).
-    """
+def sizes(
+    originals: Originals, entries: Sequence[Entry], *, seed: int = 0
+) -> tuple[dict[int, tuple[int, int]], list[str]]:
+    """Return height and width of entries by their number, from headers of files and shapes of arrays, and notes."""
     notes, chosen = [], np.arange(len(entries))
     if len(entries) > HEADERS:
         chosen = np.sort(np.random.default_rng(seed).choice(len(entries), HEADERS, replace=False))
-        notes.append(f"sizes of {HEADERS:,} of {len(entries):,} images were looked up, drawn at random")
-    found, unknown = [], 0
-    for i in chosen.tolist():
-        own = originals.size(entries[i])
-        if own is None:
-            unknown += 1
-            continue
+        notes.append(f"sizes of {HEADERS:,} of {len(entries):,} images were looked up, drawn at random: "
+                     "small and blank images were sought among these")  # fmt: skip
+    found = {i: size for i in chosen.tolist() if (size := originals.size(entries[i])) is not None}
+    if unknown := len(chosen) - len(found):
+        notes.append(f"the sizes of {unknown:,} images are not known: they are gone, or no header says it")
+    return found, notes
+
+
+def small(entries: Sequence[Entry], known: Mapping[int, tuple[int, int]], size: tuple[int, int]) -> list[Finding]:
+    """Return the images that are enlarged more than `ENLARGED` times to `size` (height, width).
+
+    `known` is what `sizes` returns. The score is 1 - (image's side / base's side).
+    """
+    found = []
+    for i, own in known.items():
         part = min(own[0] / size[0], own[1] / size[1])
         if part * ENLARGED < 1:
             reason = f"{own[1]}x{own[0]} pixels, enlarged to {size[1]}x{size[0]}"
             found.append(Finding("small", (image_of(entries[i]),), 1 - part, reason, "find a larger copy or drop it"))
-    if unknown:
-        notes.append(f"the sizes of {unknown:,} images are not known: they are gone, or no header says it")
-    if len(found) > max(COMMON * (len(chosen) - unknown), SHOWN):
+    if len(found) > max(COMMON * len(known), SHOWN):
         images = tuple(image for one in found[:SHOWN] for image in one.images)
-        many = f"{len(found):,} of {len(chosen) - unknown:,} images are so small, such as {found[0].reason}"
+        many = f"{len(found):,} of {len(known):,} images are so small, such as {found[0].reason}"
         found = [Finding("small", images, max(one.score for one in found), many,
                          "extract with a smaller --image-size, or an earlier --layer: most of what the base sees is "
                          "interpolated")]  # fmt: skip
-    return found, notes
+    return found
+
+
+def blank(
+    originals: Originals, entries: Sequence[Entry], known: Mapping[int, tuple[int, int]]
+) -> tuple[list[Finding], list[str]]:
+    """Return the images of one colour, and what to note. Those alone are decoded whose size in bytes allows it.
+
+    `known` is what `sizes` returns. The score is 1 - (largest range of a channel / 255), over averages of 32x32 areas.
+    """
+    wanted = [entries[i] for i, size in known.items() if _may_be_blank(entries[i].size, *size)]
+
+    def look(entry: Entry) -> tuple[int, npt.NDArray[np.float32]] | None:
+        try:
+            pixels = originals.thumbnail(entry, SIDE)
+        except ImageError:
+            return None
+        return math.ceil(np.ptp(pixels, axis=(0, 1)).max()), pixels.mean(axis=(0, 1))
+
+    with ThreadPoolExecutor() as pool:
+        seen = list(zip(wanted, pool.map(look, wanted), strict=True))
+    found = [
+        Finding("blank", (image_of(entry, "drop"),), 1 - one[0] / 255,
+                f"one colour: RGB {', '.join(str(round(value)) for value in one[1].tolist())}",
+                "find the picture that was meant, or drop it")
+        for entry, one in seen if one is not None and one[0] <= ONE_COLOUR
+    ]  # fmt: skip
+    gone = sum(one is None for _, one in seen)
+    return found, [f"{gone:,} images that may be blank have changed or cannot be read"] if gone else []
+
+
+def _may_be_blank(size: int, height: int, width: int) -> bool:
+    """Return whether so many bytes are few for an image of this size, or are its pixels without compression."""
+    if size - HEADER_BYTES < height * width * BITS / 8:
+        return True
+    plain = (size - height * width * channels for channels in (1, 2, 3, 4, 6, 8, 12, 16))
+    return any(0 <= more <= HEADER_BYTES + 3 * height for more in plain)
 
 
 def imbalance(entries: Sequence[Entry]) -> list[Finding]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.auditing.findings import harmless_path, plain
+from featcache.auditing.findings import harmless_path
 from featcache.cache import FeatureCache
-from featcache.errors import OptionError
-from featcache.files import csv_text, publish
+from featcache.errors import OptionError, nearest
+from featcache.files import csv_text, publish, quoted_cell, unquoted_cell
 from featcache.originals import Originals
+
+log = logging.getLogger(__name__)
 
 ACTIONS = ("drop", "relabel", "keep")
 _SHOWN = 3
@@ -24,11 +27,16 @@ class Cleaned:
     Attributes
     ----------
     path : Path
-        The table: ``path,label,split,group``, paths relative to it.
+        The table: ``path,label,split,group``, paths relative to it. Cells that a spreadsheet program would compute
+        have an apostrophe before them, which is no part of them where the table is read as a source.
     images, dropped, relabelled : int
         How many it lists, how many were left out, how many have another label.
     gone : list of str
         Images that were left out because their files are no longer there.
+    decided : int
+        Images that have an action in the decisions.
+    new_classes : list of str
+        Classes that images were relabelled to, and that no image had before.
     """
 
     path: Path
@@ -36,6 +44,8 @@ class Cleaned:
     dropped: int
     relabelled: int
     gone: list[str]
+    decided: int
+    new_classes: list[str]
 
 
 def clean(
@@ -94,10 +104,21 @@ def clean(
             relabelled += action == "relabel"
             path = os.path.relpath(originals.root.absolute() / entry.path, target.parent).replace(os.sep, "/")
             label = label if action == "relabel" else entry.label or ""
-            rows.append([harmless_path(path), label, entry.split or "", entry.group or ""])
+            rows.append([harmless_path(path), quoted_cell(label), entry.split or "", quoted_cell(entry.group or "")])
     target.parent.mkdir(parents=True, exist_ok=True)
     publish(target, csv_text(rows).encode("utf-8", "surrogateescape"))
-    return Cleaned(target, len(kept) - len(gone), len(cache.entries) - len(kept), relabelled, gone)
+    dropped = len(cache.entries) - len(kept)
+    return Cleaned(target, len(kept) - len(gone), dropped, relabelled, gone, len(chosen), _new_classes(cache, chosen))
+
+
+def _new_classes(cache: FeatureCache, chosen: dict[str, tuple[str, str]]) -> list[str]:
+    """Return the classes that images are relabelled to and none had before; say so, as each may be a mistake."""
+    before = cache.class_names
+    found = sorted({label for action, label in chosen.values() if action == "relabel"} - set(before))
+    for name in found:
+        log.warning("no image had the class %r before (%s). Images relabelled to it: %d",
+                    name, nearest(name, before), sum(label == name for _, label in chosen.values()))  # fmt: skip
+    return found
 
 
 def _check_target(cache: FeatureCache, decisions: Path, target: Path) -> None:
@@ -120,10 +141,12 @@ def _decisions(path: Path) -> dict[str, tuple[str, str]]:
             )
         everything = "action" not in header
         chosen: dict[str, tuple[str, str]] = {}
+        lines = 0
         for row in reader:
+            lines += 1
             image = os.path.normpath(row["path"]) if row["path"].startswith("./") else row["path"]
             action = "drop" if everything else (row["action"] or "").strip().lower()
-            label = plain((row.get("new_label") or "").strip()) if action == "relabel" else ""
+            label = unquoted_cell((row.get("new_label") or "").strip()) if action == "relabel" else ""
             where = f"line {reader.line_num} of {str(path)!r}"
             if not action:
                 continue
@@ -133,4 +156,7 @@ def _decisions(path: Path) -> dict[str, tuple[str, str]]:
                 raise OptionError(f"{where}: {image!r} is to be relabelled, but its new_label is empty. Fill it in.")
             if chosen.setdefault(image, (action, label)) != (action, label):
                 raise OptionError(f"{where}: {image!r} has another action than in an earlier line. Keep one of them.")
+    if lines and not chosen:
+        log.warning("%s: the column 'action' is empty in all %s lines, so nothing is dropped or relabelled. Write "
+                    "drop, relabel or keep there", path, f"{lines:,}")  # fmt: skip
     return chosen

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.files import csv_text
+from featcache.files import csv_text, is_formula, quoted_cell
 
 KINDS = {
     "leakage": "the same image in train and in what is evaluated, or in both evaluated splits",
     "conflict": "copies of one image with different labels",
     "label": "a label that heads trained without the image contradict",
     "unreadable": "an image that could not be used",
+    "blank": "an image of one colour",
     "duplicate": "copies of one image in one split, which count several times",
     "imbalance": "classes of very different sizes, or missing in a split",
     "small": "an image that is enlarged much before the base sees it",
@@ -25,8 +26,6 @@ KINDS = {
 COLUMNS = ("rank", "kind", "score", "path", "split", "label", "suggestion", "suggested_label", "reason", "action",
            "new_label")  # fmt: skip
 """Columns of `AuditReport.to_csv`, in which `action` and `new_label` are left to the reader."""
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class AuditReport:
         for rank, finding in enumerate(self.findings, 1):
             for image in finding.images:
                 texts = (image.split, image.label, image.suggestion, image.suggested_label, finding.reason, "", "")
-                path, cells = harmless_path(image.path), [harmless(text or "") for text in texts]
+                path, cells = harmless_path(image.path), [quoted_cell(text or "") for text in texts]
                 rows.append([rank, finding.kind, f"{finding.score:.4f}", path, *cells])
         return csv_text(rows)
 
@@ -139,16 +138,6 @@ def ordered(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda one: (severity[one.kind], -one.score)))
 
 
-def harmless(text: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula; `plain` undoes it."""
-    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
-
-
-def plain(text: str) -> str:
-    """Return what `harmless` was given."""
-    return text[1:] if text.startswith("'") else text
-
-
 def harmless_path(path: str) -> str:
     """Return the same path, beginning with nothing that a spreadsheet takes for a formula."""
-    return f"./{path}" if path.startswith(_FORMULA) else path
+    return f"./{path}" if is_formula(path) else path

@@ -273,7 +273,7 @@ class Manifest:
             known = dict(self._db.execute("SELECT id, rows FROM shards").fetchall())
             digests, views = np.empty((count, 32), np.uint8), np.empty(count, np.uint16)
             shards, positions = np.empty(count, np.int32), np.empty(count, np.int32)
-            policies = [""]
+            policies = {"": 0}
             augmentations = np.zeros(count, np.int8)
             query = "SELECT shard, augmentation, digests, views, crc FROM rows ORDER BY shard DESC"
             done = 0
@@ -291,13 +291,13 @@ class Manifest:
                 shards[part], positions[part] = shard, np.arange(n)
                 if augmentation:
                     if augmentation not in policies:
-                        policies.append(augmentation)
-                        augmentations = augmentations.astype(np.min_scalar_type(-len(policies)))
-                    augmentations[part] = policies.index(augmentation)
+                        policies[augmentation] = len(policies)
+                        augmentations = augmentations.astype(np.min_scalar_type(-len(policies)), copy=False)
+                    augmentations[part] = policies[augmentation]
                 done += n
             else:
                 if done == count:
-                    return RowTable(digests, views, augmentations, policies, shards, positions)
+                    return RowTable(digests, views, augmentations, list(policies), shards, positions)
             raise ValueError(f"it has {done} rows instead of {count}")
 
     def stored(self) -> tuple[RowTable, dict[int, ShardInfo]]:

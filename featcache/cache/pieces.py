@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,13 +81,18 @@ def _paths(images: int, read: Read) -> Texts:
             "This cache has images that are parts of files. Update featcache, which reads whole files only."
         )
     contents = list(_pieces("paths", images, read))
-    starts = np.cumsum([0, *map(len, contents[:-1])]).tolist()
-    ends = []
-    for piece, content, start in zip(_numbers("ends", images, read), contents, starts[: len(contents)], strict=True):
+    starts = np.cumsum([0, *map(len, contents)]).tolist()
+    pieces = []
+    for piece, content in zip(_numbers("ends", images, read), contents, strict=True):
         if piece[-1] != len(content) or (piece[1:] < piece[:-1]).any() or b"\0" in content:
             raise ValueError("its paths do not end where it says")
-        ends.append(piece + start)
-    return Texts(b"".join(contents), _joined(ends, np.int64))
+        pieces.append(piece)
+    return Texts(b"".join(contents), ends_in_all(pieces, starts))
+
+
+def ends_in_all(pieces: Iterable[npt.NDArray[Any]], starts: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return where texts end in all their bytes, from where they end in those of their piece, and where that starts."""
+    return _joined([ends.astype(np.int64) + start for ends, start in zip(pieces, starts, strict=False)], np.int64)
 
 
 def _state(images: int, settled: int, read: Read) -> dict[str, Any]:

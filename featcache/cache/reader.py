@@ -467,7 +467,7 @@ class FeatureCache:
 
     @cached_property
     def _components(self) -> npt.NDArray[np.int64]:
-        codes = self.usable.groups.codes
+        codes = self.usable.groups.numbers
         grouped = np.flatnonzero(codes >= 0)
         if not len(grouped):
             return self._firsts
@@ -481,6 +481,45 @@ class FeatureCache:
         component: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1][:n]
         _, first, member = np.unique(component, return_index=True, return_inverse=True)
         return first[member]
+
+    @property
+    def divided_groups(self) -> list[str]:
+        """Names of the source's groups that have images in more than one split, as only a source's own splits do."""
+        words, splits = self.usable.groups, self._split_numbers
+        if not words.names:
+            return []
+        grouped = (words.codes >= 0) & (splits >= 0)
+        sides = np.unique(words.numbers[grouped] * len(SPLITS) + splits[grouped])
+        codes, counts = np.unique(sides // len(SPLITS), return_counts=True)
+        return [words.names[code] for code in codes[counts > 1].tolist()]
+
+    def left_out(self, split: str, *, order: Order = "source") -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Return which images of a split do not count in scores, as train has too much of them, shapes (n,).
+
+        Parameters
+        ----------
+        split : str
+            Nothing of ``train`` itself is left out.
+        order : {"source", "storage"}
+            As in `features`.
+
+        Returns
+        -------
+        copies : array of bool, shape (n,)
+            Images that are in train, too.
+        members : array of bool, shape (n,)
+            Others whose group, in the sense of `groups`, has images in train.
+
+        Raises
+        ------
+        OptionError
+            If the cache has no such split.
+        """
+        images = self.identities(split, order=order)
+        if split == "train" or "train" not in self.splits:
+            return np.zeros(len(images), bool), np.zeros(len(images), bool)
+        copies = np.isin(images, self.identities("train"))
+        return copies, np.isin(self.groups(split, order=order), self.groups("train")) & ~copies
 
     def numbers(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"

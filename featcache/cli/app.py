@@ -269,7 +269,9 @@ def table(rows: list[list[str]], *, right: set[int] | frozenset[int] = frozenset
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """Return one line per split: accuracy and macro F1 with their 95 % intervals."""
+    """Return one line per split: accuracy and macro F1 with their 95 % intervals; then which images do not count."""
+    from featcache.metrics import left_out_text
+
     rows = [["", "accuracy", "95 %", "macro F1", "95 %", "log loss", "ECE", "n"]]
     for split, m in metrics.items():
         rows.append([
@@ -278,11 +280,10 @@ def metrics_table(metrics: dict[str, Any]) -> str:
             f"{m['log_loss']:.4f}", f"{m['ece']:.4f}", str(m["n"]),
         ])  # fmt: skip
     lines = [table(rows, right={1, 2, 3, 4, 5, 6, 7})]
-    lines += [
-        f"{m['copies_left_out']} images of {split} are copies of training images and were left out"
-        for split, m in metrics.items()
-        if m.get("copies_left_out")
-    ]
+    for split, m in metrics.items():
+        copies, members = m.get("copies_left_out", 0), m.get("group_members_left_out", 0)
+        if (text := left_out_text(split, copies, members, copies + members + m["n"])) is not None:
+            lines.append(text)
     return "\n".join(lines)
 
 

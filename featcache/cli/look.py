@@ -14,6 +14,9 @@ from featcache.cli.app import Outcome, command, newest, printable, skipped_text,
 from featcache.options import LayersOptions, subset, words
 from featcache.recipe import Recipe, fitting
 
+_NAMES = 20
+"""Of divided groups, in JSON."""
+
 
 @command("bases", example="featcache bases")
 def bases() -> Outcome:
@@ -55,6 +58,8 @@ def info(
     opened = FeatureCache(cache or newest())
     size = sum(shard.size for shard in opened.shards.values())
     heads = sorted(path.parent.name for path in (opened.path / "heads").glob("[!.]*/head.json"))
+    divided = opened.divided_groups
+    left_out = {split: int(opened.left_out(split)[1].sum()) for split in opened.splits if divided and split != "train"}
     data = {
         "cache": str(opened.path),
         "recipe": opened.recipe.to_dict(),
@@ -66,6 +71,7 @@ def info(
         "missing": opened.missing,
         "skipped": opened.skipped,
         "splits": opened.splits,
+        "divided_groups": {"count": len(divided), "names": divided[:_NAMES], "left_out": left_out},
         "classes": opened.class_names,
         "layers": {name: list(shape) for name, shape in opened.layers.items()},
         "shards": len(opened.shards),
@@ -80,6 +86,7 @@ def info(
         ["source", opened.source["location"] or "unknown: run extract, which lists it again"],
         *([["read with", _read_with(opened.source["options"])]] if "options" in opened.source else []),
         ["images", f"{len(opened)} ({', '.join(f'{n} {split}' for split, n in opened.splits.items()) or 'none'})"],
+        *([["divided groups", _divided(divided, left_out)]] if divided else []),
         ["rows", f"{opened.rows}, {opened.views} views of each training image"],
         ["missing", f"{opened.missing} rows: run extract again to go on" if opened.missing else "none"],
         ["classes", f"{len(opened.class_names)}: {', '.join(opened.class_names[:12])}"],
@@ -91,6 +98,13 @@ def info(
     ]  # fmt: skip
     text = table([[name, printable(value)] for name, value in rows])
     return Outcome(data, "\n".join(part for part in [text, skipped_text(opened.skipped)] if part))
+
+
+def _divided(names: list[str], left_out: dict[str, int]) -> str:
+    """Return which groups are in more than one split, and how many images that leaves out of scores."""
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    counts = ", ".join(f"{count} {split}" for split, count in left_out.items() if count) or "no"
+    return f"{len(names)} have images in more than one split ({shown}); {counts} images do not count in scores"
 
 
 def _read_with(options: dict[str, Any]) -> str:

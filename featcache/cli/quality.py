@@ -41,6 +41,10 @@ def audit(
     most: Annotated[int, typer.Option(
         min=1, help="Compare so many images at most, drawn at random: time grows with the square."
     )] = 1_000_000,
+    confirm: Annotated[Path | None, typer.Option(
+        metavar="CACHE", help="A cache of the same images with another base: relabelling is suggested only for labels "
+                              "that the features of both contradict, with the same class. Without it: look."
+    )] = None,
     seed: Annotated[int, typer.Option(min=0, help="For folds and samples.")] = 0,
 ) -> Outcome:  # fmt: skip
     """Find bad data, worst first. Copies, leaks between splits, wrong labels, unusable and odd images, rare classes."""
@@ -60,7 +64,8 @@ def audit(
 
         check_installed()
     with progress("comparing images") as shown:
-        report = auditing.audit(chosen, layer=layer, labels=labels, most=most, seed=seed, progress=shown)
+        report = auditing.audit(chosen, layer=layer, labels=labels, most=most, confirm=confirm, seed=seed,
+                                progress=shown)  # fmt: skip
     if out is not None:
         from featcache.files import publish
 
@@ -81,10 +86,11 @@ def audit(
 
 def _cleaned(made: Cleaned) -> Outcome:
     data = {"out": str(made.path), "images": made.images, "dropped": made.dropped, "relabelled": made.relabelled,
-            "gone": made.gone}  # fmt: skip
+            "gone": made.gone, "decided": made.decided, "new_classes": made.new_classes}  # fmt: skip
     line = f"{made.images:,} images in {printable(str(made.path))}: {made.dropped:,} dropped, "
     line += f"{made.relabelled:,} relabelled"
     line += f", {len(made.gone):,} whose files are gone left out" if made.gone else ""
+    line += f"; new classes: {', '.join(map(printable, made.new_classes))}" if made.new_classes else ""
     return Outcome(data, line)
 
 

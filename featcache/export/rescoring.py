@@ -16,7 +16,7 @@ from featcache.heads import Head
 from featcache.images import load
 from featcache.metrics import wilson_interval
 from featcache.significance import clearly_lower, paired_difference
-from featcache.sources import Items, digest
+from featcache.sources import Items, digest, why_left_out
 
 MOST = 5000
 """So many validation images at most are asked, drawn with a fixed seed."""
@@ -124,7 +124,7 @@ def _by_head(classifier: ImageClassifier, pixels: npt.NDArray[np.float32]) -> np
 
 
 def _validation(classifier: ImageClassifier) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Yield label and pixels of the source's labelled validation images that are no copies of training images."""
+    """Yield label and pixels of the source's labelled validation images that count in scores."""
     source, policy = own_source(classifier.head)
     items = Items.of(source.items)
     numbers = items.labels.among(classifier.class_names)
@@ -135,7 +135,9 @@ def _validation(classifier: ImageClassifier) -> Iterator[tuple[int, npt.NDArray[
         try:
             content = source.read(item)
             identity = digest(content)
-            if policy.split_of(item, identity) != "validation" or identity in classifier.head.trained_on:
+            if policy.split_of(item, identity) != "validation":
+                continue
+            if why_left_out(classifier.head.trained_on, item, identity) is not None:
                 continue
             pixels = load(content, classifier.extractor.spec)
         except ImageError:

@@ -39,6 +39,7 @@ from featcache.options import FineTuneOptions, subset, takes
 from featcache.recipe import Request, canonical_json
 from featcache.signed import card_digest
 from featcache.significance import clearly_lower, paired_difference
+from featcache.sources import group_identity, why_left_out
 
 log = logging.getLogger(__name__)
 
@@ -242,17 +243,20 @@ class _Run:
         """List the head's images, as its cache did."""
         source, policy = own_source(self.head)
         self.pictures: Pictures = listed(source, policy, self.spec, self.head.class_names, _known_bad(self.head))
-        self.trained_on = self.head.trained_on | {one.digest for one in self.pictures.by_split.get("train", [])}
         train = self.pictures.by_split.get("train", [])
+        groups = {group_identity(one.item.group) for one in train if one.item.group is not None}
+        self.trained_on = self.head.trained_on | {one.digest for one in train} | groups
         others = sum(one.digest not in self.head.trained_on for one in train)
         if others and self.head.trained_on:
             log.warning("%d of %d training images are not those that the head was trained on: they have changed, or "
                         "came later", others, len(train))  # fmt: skip
         for split in ("train", "validation"):
             if not any(split == "train" or self._unseen(one) for one in self.pictures.by_split.get(split, [])):
+                there = len(self.pictures.by_split.get(split, []))
+                why = f"all {there:,} are copies of training images or of their groups" if there else "there are none"
                 raise OptionError(
-                    f"Expected images of {split} in {source.location!r}, to train on and to choose the epoch by. "
-                    "Received: none. Extract with --validation-split and train the head again."
+                    f"Fine-tuning needs {split} images that can be read, to train on and to choose the epoch by, but "
+                    f"in {source.location!r} {why}. Extract with `validation_split` and train the head again."
                 )
         odd = {one.label for one in self.pictures.by_split["train"]} - set(self.columns)
         if odd:
@@ -261,7 +265,7 @@ class _Run:
                               "trained on. Train the head again.")  # fmt: skip
 
     def _unseen(self, one: Picture) -> bool:
-        return one.digest not in self.trained_on
+        return why_left_out(self.trained_on, one.item, one.digest) is None
 
     def identity(self) -> dict[str, Any]:
         """Return all that decides what training does, the head aside."""
@@ -337,7 +341,7 @@ class _Run:
     ) -> tuple[dict[str, Any], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Return metrics and probabilities of a split, and which images are right.
 
-        Copies of training images are left out of the metrics and of the last.
+        Copies of training images, and images of their groups, are left out of the metrics and of the last.
         """
         seen: list[Picture] = []
         rows: list[npt.NDArray[np.float64]] = []
@@ -349,10 +353,11 @@ class _Run:
         shares = np.concatenate(rows)
         truth, groups = (np.array([getattr(one, name) for one in seen], np.int64) for name in ("label", "group"))
         counted = np.array([self._unseen(one) for one in seen], bool)
-        found = split_metrics(truth, shares, self.head.class_names, groups, counted)
+        copies = np.array([one.digest in self.trained_on for one in seen], bool)
+        found = split_metrics(truth, shares, self.head.class_names, groups, counted, copies)
         if found is None:
-            raise OptionError(f"Expected readable images of {split} that are no copies of training images. "
-                              "Received: none.")  # fmt: skip
+            raise OptionError(f"No readable image of {split} can be scored: all are copies of training images or of "
+                              "their groups. Add other images.")  # fmt: skip
         return found, shares, np.equal(shares.argmax(axis=1), truth)[counted]
 
     def trained(self, checkpoint: Checkpoint, **how: Any) -> State:

@@ -284,8 +284,8 @@ class FitHeadOptions(HeadOptions):
         metavar="KEY=VALUE",
     )  # fmt: skip
     cv: int | None = option(
-        None, "Also score the head on K folds of the training images, stratified and by group.", metavar="K",
-        group=_SCORING,
+        None, "Also score the head on K folds of the training images, stratified and by group. Default: none, or 5 if "
+        "no validation image counts in scores.", metavar="K", group=_SCORING,
     )  # fmt: skip
     fewshot: Sequence[int] = option(
         (), "Also score heads trained on N images of each class, such as 1,5,10.", form=NUMBERS, metavar="N,N...",

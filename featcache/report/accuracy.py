@@ -9,7 +9,7 @@ import numpy as np
 
 from featcache import charts
 from featcache.cache import FeatureCache
-from featcache.metrics import calibration_bins, class_scores, wilson_interval
+from featcache.metrics import calibration_bins, class_scores, left_out_text, wilson_interval
 from featcache.report.answers import Answers
 from featcache.report.page import Cell, Chart, Column, Section, Table
 from featcache.report.standings import Standing, Standings
@@ -64,15 +64,15 @@ def summary(answers: Answers) -> list[str]:
     return texts
 
 
-def by_split(metrics: Mapping[str, Any], selected_on: str | None) -> Section:
-    """Return the scores of each split, as they were measured when the model was made."""
+def by_split(metrics: Mapping[str, Any], selected_on: str | None, folds: Mapping[str, Any] | None = None) -> Section:
+    """Return the scores of each split, as they were measured when the model was made, and on folds of train."""
     rows = [
         [
             Cell(split), Cell(f"{m['n']:,}", m["n"]), Cell(percent(m["accuracy"])), Cell(interval(m)),
             Cell(percent(m["macro_f1"])), Cell(interval(m, "macro_f1")), Cell(f"{m['log_loss']:.3f}"),
             Cell(percent(m["ece"])),
         ]
-        for split, m in metrics.items()
+        for split, m in [*metrics.items(), *([(f"{folds['folds']} folds of train", folds)] if folds else [])]
     ]  # fmt: skip
     names = ("images", "accuracy", "95% interval", "macro F1", "95% interval", "log loss", "calibration error")
     columns = [Column("split"), *(Column(name, True) for name in names)]
@@ -80,9 +80,13 @@ def by_split(metrics: Mapping[str, Any], selected_on: str | None) -> Section:
              "answers."]  # fmt: skip
     if selected_on:
         texts.append(f"It was chosen by its score on {selected_on}, which therefore flatters it a little.")
-    left_out = {split: m["copies_left_out"] for split, m in metrics.items() if m.get("copies_left_out")}
-    texts += [f"{count:,} {split} images are copies of training images and do not count." for split, count in
-              left_out.items()]  # fmt: skip
+    for split, m in metrics.items():
+        copies, members = m.get("copies_left_out", 0), m.get("group_members_left_out", 0)
+        if (text := left_out_text(split, copies, members, copies + members + m["n"])) is not None:
+            texts.append(f"{text}.")
+    if folds and not metrics.keys() - {"train"}:
+        texts.append("No image of another split counts, so the figure to go by is that on folds: heads trained on the "
+                     "others, with no group divided.")  # fmt: skip
     return Section("scores", "Scores", texts, [Table("Scores when it was made", columns, rows)])
 
 

@@ -15,8 +15,8 @@ from featcache.heads import Head
 from featcache.models import PixelModel
 from featcache.options import Progress
 from featcache.report.subject import Subject
-from featcache.sources import Item, Selected
-from featcache.train.examples import evaluation_examples
+from featcache.sources import Item, Selected, why_left_out
+from featcache.train.examples import evaluation_examples, nothing_counts
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Answers:
     confidence, own : array, shape (n,)
         Probability of the predicted class, and of the true one.
     left_out : int
-        Copies of training images, which do not count.
+        Copies of training images, and images of groups that train has images of, which do not count.
     sampled_from : int or None
         How many images the split has, if not all of them were answered.
     """
@@ -80,7 +80,7 @@ class Answers:
 
 
 def ask(subject: Subject, progress: Progress | None = None) -> Answers | None:
-    """Return a subject's answers on validation images, or where there are none on test or training images.
+    """Return a subject's answers on validation images, or where none counts on test or training images.
 
     A head's come from cached features. Those of a whole model, and of a head whose cache is gone, come from the
     pixels of at most `MOST_PIXELS` images, drawn with a fixed seed.
@@ -89,12 +89,21 @@ def ask(subject: Subject, progress: Progress | None = None) -> Answers | None:
     if model is None:
         return None
     if isinstance(model, Head) and cache is not None:
-        split = _split(list(cache.splits))
+        split = _split(cache, subject.notes)
         return None if split is None else _from_features(model, cache, split, subject.notes)
     return _from_pixels(model, cache, subject, progress)
 
 
-def _split(there: list[str]) -> str | None:
+def _split(cache: FeatureCache, notes: list[str]) -> str | None:
+    """Return the split to ask about, None where others than train have no image that counts, and say so."""
+    reasons = {split: nothing_counts(cache, split) for split in cache.splits if split != "train"}
+    notes += [f"{why}." for why in reasons.values() if why is not None]
+    if reasons and all(reasons.values()):
+        return None
+    return _first([split for split in cache.splits if reasons.get(split) is None])
+
+
+def _first(there: list[str]) -> str | None:
     return next((split for split in ("validation", "test", "train") if split in there), None)
 
 
@@ -139,7 +148,7 @@ def _from_pixels(
     number = {name: i for i, name in enumerate(model.class_names)}
     items = [item for item in source.items if item.label in number]
     if cache is not None:
-        split = _split(list(cache.splits))
+        split = _split(cache, subject.notes)
         members = set(cache.paths(split)) if split else set()
         items = [item for item in items if item.path in members]
     chosen = _drawn(items)
@@ -148,13 +157,18 @@ def _from_pixels(
     for item, found in zip(chosen, stream, strict=True):
         if found.label is None or found.digest is None:
             continue
-        if found.digest in model.trained_on and policy.split_of(item, found.digest) != "train":
+        of = policy.split_of(item, found.digest)
+        if of != "train" and why_left_out(model.trained_on, item, found.digest) is not None:
             left_out += 1
             continue
         truth, best = number[str(item.label)], number[found.label]
-        of = policy.split_of(item, found.digest)
         rows.append((of, item.path, truth, best, found.probability, found.probabilities[str(item.label)]))
-    split = _split(list({row[0] for row in rows}))
+    split = _first(list({row[0] for row in rows}))
+    if split == "train" and left_out:
+        subject.notes.append(
+            f"All {left_out:,} images of other splits are copies of training images or of their groups."
+        )
+        return None
     rows = [row for row in rows if row[0] == split]
     if split is None:
         return None

@@ -19,12 +19,13 @@ SIDE = 112
 """Pixels of the longer side of one."""
 _MOST_ROWS = 50
 _LONGEST = 400
-_WITHOUT_PICTURES = ("unreadable", "imbalance")
+_WITHOUT_PICTURES = ("unreadable", "blank", "imbalance")
 _WORDS = {
     "leakage": ("leak between splits", "leaks between splits"),
     "conflict": ("conflict of labels between copies", "conflicts of labels between copies"),
     "label": ("probable label error", "probable label errors"),
     "unreadable": ("unusable image", "unusable images"),
+    "blank": ("blank image", "blank images"),
     "duplicate": ("group of copies in one split", "groups of copies in one split"),
     "imbalance": ("class with few images or none", "classes with few images or none"),
     "small": ("finding about small images", "findings about small images"),

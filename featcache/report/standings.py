@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.cache import FeatureCache
-from featcache.report.subject import Subject, cards
+from featcache.report.subject import Subject, cards, scored_on
 from featcache.train.comparison import rows_digest
 from featcache.train.results import all_kept
 
@@ -81,7 +81,7 @@ def standings(cache: FeatureCache, subject: Subject) -> Standings:
     if own is not None:
         saved[own] = subject.card
     for folder, card in saved.items():
-        found = card.get("metrics", {}).get("validation")
+        found, on = scored_on(card)
         if found and card.get("recipe") == cache.recipe.to_dict():
             head = card.get("head") or {}
             clf = card["clf"] if "clf" in card else f"fine-tuned {head.get('clf', '')}".strip()
@@ -89,6 +89,6 @@ def standings(cache: FeatureCache, subject: Subject) -> Standings:
             seconds = card.get("fit_seconds", card.get("seconds"))
             layer = card.get("layer", head.get("layer", ""))
             name = f"{folder.name}, this one" if folder == own else folder.name
-            rows.append(Standing(clf, layer, params, found, seconds, name, "validation"))
+            rows.append(Standing(clf, layer, params, found, seconds, name, on))
     rows.sort(key=lambda row: (-row.metrics["accuracy"], row.metrics.get("log_loss", 0.0)))
     return Standings(rows, logme, stale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,15 +157,23 @@ def cards(cache: FeatureCache) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
+def scored_on(card: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the metrics that a card's model is ranked by, empty without any, and of which images they are."""
+    found = card.get("metrics", {}).get("validation")
+    if found:
+        return found, "validation"
+    return card.get("cross_validation") or {}, "folds of train"
+
+
 def _best_head(cache: FeatureCache) -> Head | None:
-    """Return the saved head of the current recipe that is most accurate on validation."""
+    """Return the saved head of the current recipe that is most accurate on validation, or else on folds."""
     ranked = [
-        (card["metrics"]["validation"]["accuracy"], folder)
+        (scored_on(card)[0]["accuracy"], folder)
         for folder, card in cards(cache)
         if "clf" in card
         and card.get("layer") in cache.layers
         and card.get("recipe") == cache.recipe.to_dict()
-        and card.get("metrics", {}).get("validation")
+        and scored_on(card)[0]
     ]
     for _, folder in sorted(ranked, key=lambda pair: (-pair[0], str(pair[1]))):
         try:

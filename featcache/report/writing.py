@@ -166,7 +166,7 @@ def _page(
     sections: list[Section | None] = []
     if subject.card.get("metrics"):
         chosen = subject.card.get("selected_on") or ("validation" if subject.is_cache else None)
-        sections.append(accuracy.by_split(subject.card["metrics"], chosen))
+        sections.append(accuracy.by_split(subject.card["metrics"], chosen, subject.card.get("cross_validation")))
     if answers is not None:
         sections += [accuracy.confusion(answers), accuracy.classes(answers), accuracy.calibration(answers),
                      images.mistakes(answers, pictures), images.doubts(answers, pictures)]  # fmt: skip
@@ -212,6 +212,9 @@ def _titled(subject: Subject, answers: Answers | None, sections: list[Section], 
         cache = subject.cache
         parts = ", ".join(f"{count:,} {split}" for split, count in cache.splits.items())
         paragraphs = [f"{len(cache):,} images of {len(cache.class_names):,} classes: {parts}."]
+        if folds := subject.card.get("cross_validation"):
+            figure = accuracy.percent(folds["accuracy"])
+            note = f"accuracy on {folds['folds']} folds of {folds['n']:,} training images"
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     footer = f"Written by featcache {versions()['featcache']} on {now}. This page loads nothing from anywhere."
     return Page(title, f"featcache report · {kicker}", figure, note, paragraphs, sections, footer, notes)

@@ -14,6 +14,7 @@ from featcache.sources.pairs import PairSource
 from featcache.sources.source import SPLITS, Item, Items, Selected, Source, class_names, digest, folder_name
 from featcache.sources.splits import SplitPolicy
 from featcache.sources.tars import TarSource
+from featcache.sources.trained import group_identity, why_left_out
 
 __all__ = [
     "SPLITS",
@@ -37,7 +38,9 @@ __all__ = [
     "digest",
     "files_source",
     "folder_name",
+    "group_identity",
     "open_images",
     "open_source",
     "reopen",
+    "why_left_out",
 ]

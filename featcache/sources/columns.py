@@ -106,7 +106,8 @@ class Words(Sequence[str | None]):
     Attributes
     ----------
     codes, names
-        The same with names in alphanumeric order.
+        The same with names in alphanumeric order. Codes have as few bytes as hold them: compare them, look them up in
+        tables, and compute with `numbers`.
     """
 
     def __init__(self, codes: Ints, names: Sequence[str]) -> None:
@@ -133,6 +134,11 @@ class Words(Sequence[str | None]):
     def take(self, rows: Ints) -> Words:
         """Return some rows."""
         return Words(self.codes[rows], self.names)
+
+    @property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """The codes as integers that sums and products fit into, shape (n,)."""
+        return self.codes.astype(np.int64)
 
     def among(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return each row's index in other names, shape (n,), -1 where it has no word or theirs is not there."""

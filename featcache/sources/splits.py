@@ -15,6 +15,7 @@ from featcache.errors import OptionError
 from featcache.sources.columns import PIECE, Ints, Words
 from featcache.sources.digests import Digests
 from featcache.sources.source import SPLITS, Item, Items, Source
+from featcache.sources.trained import group_identity
 
 RANKED_BELOW = 200
 """Classes with fewer images are split by rank: the wanted number of images with the smallest draws."""
@@ -142,7 +143,7 @@ class SplitPolicy:
         labels, groups = items.labels.codes[rows], items.groups.codes[rows]
         codes, at = np.unique(groups[groups >= 0], return_inverse=True)
         if len(codes):
-            named = Digests.of(_group_identity(items.groups.names[code]) for code in codes.tolist())
+            named = Digests.of(group_identity(items.groups.names[code]) for code in codes.tolist())
             identities[groups >= 0] = named.rows[at]
         pairs, first = np.unique(
             np.concatenate([identities, labels.astype(">i4").view(np.uint8).reshape(-1, 4)], axis=1),
@@ -163,7 +164,7 @@ class SplitPolicy:
 
     def _small(self, items: Items) -> Ints:
         """Return the rows of classes with fewer than `RANKED_BELOW` images to draw; a group counts once."""
-        labels, groups = items.labels.codes.astype(np.int64), items.groups.codes.astype(np.int64)
+        labels, groups = items.labels.numbers, items.groups.numbers
         drawn = labels >= 0
         drawn &= items.splits.among(SPLITS) <= (1 if self.test_from else 0)
         grouped = np.flatnonzero(drawn & (groups >= 0))
@@ -193,7 +194,7 @@ class SplitPolicy:
         """Return the split of an image, given its digest (32 bytes); a group's images are drawn together."""
         split = item.split or "train"
         if item.group is not None:
-            identity = _group_identity(item.group)
+            identity = group_identity(item.group)
         low, high, second = self._plain_cutoffs
         own = self.cutoffs.get(item.label or "")
         if own is not None and identity not in self._exempt:
@@ -255,13 +256,9 @@ class SplitPolicy:
         return int.from_bytes(drawn[:8], "big") / 2**64
 
 
-def _group_identity(group: str) -> bytes:
-    return hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest()
-
-
 def _groups_of_several_classes(items: Items) -> Ints:
     """Return the codes of groups whose images have more than one label."""
-    labels, groups = items.labels.codes.astype(np.int64), items.groups.codes.astype(np.int64)
+    labels, groups = items.labels.numbers, items.groups.numbers
     grouped = (groups >= 0) & (labels >= 0)
     pairs = np.unique(groups[grouped] * (len(items.labels.names) + 1) + labels[grouped])
     codes, counts = np.unique(pairs // (len(items.labels.names) + 1), return_counts=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from featcache.errors import OptionError, SourceError
+from featcache.files import unquoted_cell
 from featcache.sources.columns import Words
 from featcache.sources.files import MISSING, FileSource, Lister, Named
 from featcache.sources.headers import DICOM, Columns, as_word, flag, is_row_number, names_shown
@@ -124,7 +125,7 @@ def _split_by_folders(path: Path, items: Items) -> Items:
 
 def _named(table: Table, columns: Columns, lister: Lister) -> Iterator[Named]:
     """Yield what the rows name."""
-    text = _Text(table.path)
+    text = _Text(table.path, quoted=table.delimiter is not None)
     label = _label(columns, [readable(name) for name in table.header], text)
     image, split, group = columns.image, columns.split, columns.group
     used = [i for i in (image, *columns.labels, split, group) if i is not None]
@@ -150,13 +151,16 @@ def _label(columns: Columns, header: list[str], text: Callable[[str], str]) -> C
 
 
 class _Text:
-    """Gives cells their text, and says once if that is not UTF-8."""
+    """Gives cells their text, and says once if that is not UTF-8.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._said = path, False
+    Where cells may be `quoted`, an apostrophe that keeps a spreadsheet program from computing one is no part of it.
+    """
+
+    def __init__(self, path: Path, *, quoted: bool) -> None:
+        self._path, self._quoted, self._said = path, quoted, False
 
     def __call__(self, cell: str) -> str:
-        plain = cell.strip()
+        plain = unquoted_cell(cell.strip()) if self._quoted else cell.strip()
         if plain.isascii():
             return plain
         text = readable(plain)

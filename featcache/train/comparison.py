@@ -23,13 +23,22 @@ from featcache.files import csv_text
 from featcache.heads import HEADS, Head, Rows
 from featcache.logme import logme
 from featcache.memory import Peak, available
-from featcache.metrics import absent_classes
+from featcache.metrics import absent_classes, left_out_text
 from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
 from featcache.significance import holm, mcnemar
 from featcache.sources import Digests
 from featcache.train import search
-from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
+from featcache.train.examples import (
+    FOLDS,
+    Examples,
+    evaluation_examples,
+    nothing_counts,
+    packed,
+    probabilities,
+    scores,
+    training_examples,
+)
 from featcache.train.parallel import Failure, check_jobs, cores, run_all
 from featcache.train.results import keep, kept
 from featcache.train.single import Plan, announce, check_memory, check_plan, prepare, train
@@ -53,9 +62,10 @@ class Comparison:
     leaderboard : list of dict
         The most accurate first; of equals, the one with the lower log loss. Each has ``cache``, ``layer``, ``clf``,
         ``params``, ``accuracy`` with its 95 % interval and n, ``macro_f1``, ``log_loss``, ``ece``,
-        ``fit_seconds``, ``peak_memory`` (bytes that fitting added to its process), ``logme`` of the layer,
-        ``p_value`` (McNemar's test against the best, adjusted by Holm's method), ``distinguishable`` from the best
-        at 5 %, ``selected_on`` and, with tuning, ``sweep``.
+        ``copies_left_out`` and ``group_members_left_out`` (images that do not count), ``fit_seconds``,
+        ``peak_memory`` (bytes that fitting added to its process), ``logme`` of the layer, ``p_value`` (McNemar's test
+        against the best, adjusted by Holm's method), ``distinguishable`` from the best at 5 %, ``selected_on`` and,
+        with tuning, ``sweep``.
     failed : list of dict
         ``cache``, ``layer``, ``clf`` and ``error`` of heads that could not be trained.
     best : dict
@@ -116,9 +126,10 @@ def compare(options: CompareOptions) -> Comparison:
     """Train and score heads on every layer of one or several caches.
 
     The images that all caches share are compared, with the labels, splits and groups of the first. Heads are ranked
-    by their accuracy on validation, or with `cv` on held-out folds of the training images; test images are
-    scored for the best one alone. Results are kept in ``<cache>/results`` and used again while the cache's rows,
-    labels and splits, and the head's parameters, stay what they are.
+    by their accuracy on validation, or with `cv` on held-out folds of the training images; so they are, on 5 folds,
+    where no validation image counts in scores. Test images are scored for the best one alone. Results are kept in
+    ``<cache>/results`` and used again while the cache's rows, labels and splits, and the head's parameters, stay what
+    they are.
 
     Returns
     -------
@@ -146,18 +157,32 @@ def compare(options: CompareOptions) -> Comparison:
             f"No validation images to rank by in {str(first.path)!r}: it has {first.splits}. Extract with "
             "`validation_split`, or rank by folds with `cv`."
         )
-    for split in set(first.splits) & ({"validation", "test"} if cv is None else {"test"}):
-        if (absent := absent_classes(split, first.labels(split), first.class_names)) is not None:
-            log.warning("%s", absent)
+    if cv is None and (why := nothing_counts(first, "validation")) is not None:
+        cv = FOLDS
+        log.warning("%s", why)
+        log.warning("heads are ranked on %d folds of the training images instead; no group is divided there", cv)
+    for split in sorted(set(first.splits) & ({"validation", "test"} if cv is None else {"test"})):
+        _warn_of_split(first, split)
     names = names or _heads(first)
     rows = {cache.path: rows_digest(cache) for cache in opened}
     tasks = [
         task
         for cache, layer in _pairs(opened, layers)
-        for task in _tasks(cache, rows[cache.path], layer, names, options)
+        for task in _tasks(cache, rows[cache.path], layer, names, replace(options, cv=cv))
     ]
     found = _run(tasks, jobs=options.jobs, fresh=options.fresh, progress=options.progress)
     return _ranked(tasks, found, len(first), fresh=options.fresh)
+
+
+def _warn_of_split(cache: FeatureCache, split: str) -> None:
+    """Say which images of a split are not scored, and which classes the others lack."""
+    copies, members = cache.left_out(split)
+    counted = cache.labels(split)[~(copies | members)]
+    texts = [left_out_text(split, int(copies.sum()), int(members.sum()), len(copies))]
+    texts += [absent_classes(split, counted, cache.class_names)] if len(counted) else []
+    for text in texts:
+        if text is not None:
+            log.warning("%s", text)
 
 
 def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
@@ -355,8 +380,6 @@ def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, A
             raise HeadError(found.reason)
         known = {"test": found}
         keep(task.cache.path, of, known)
-    if known["test"] is None:
-        log.warning("every image of test is a copy of a training image: it is not scored")
     metrics: dict[str, Any] | None = known["test"]
     return metrics
 
@@ -371,11 +394,7 @@ def _test_metrics(work: _Work) -> dict[str, Any] | None:
 def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
     shares = probabilities(head, examples.rows)
     metrics = scores(examples, shares, head.class_names)
-    if metrics is None:
-        raise HeadError(
-            "All validation images are copies of training images, so there is nothing to score. Add other "
-            "validation images."
-        )
+    assert metrics is not None  # else folds are scored
     right = (shares.argmax(axis=1) == examples.labels)[np.argsort(examples.images)]  # in the order of all caches
     return metrics, right[examples.scored[np.argsort(examples.images)]]
 
@@ -437,7 +456,19 @@ def _row(task: _Task, result: Mapping[str, Any], score: float | None, p_value: f
         "layer": task.layer,
         "clf": task.plan.clf,
         "params": result["params"],
-        **{key: metrics[key] for key in ("accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece")},
+        **{
+            key: metrics[key]
+            for key in (
+                "accuracy",
+                "accuracy_ci95",
+                "n",
+                "macro_f1",
+                "log_loss",
+                "ece",
+                "copies_left_out",
+                "group_members_left_out",
+            )
+        },
         "fit_seconds": result["fit_seconds"],
         "peak_memory": result["peak_memory"],
         "logme": score,

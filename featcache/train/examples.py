@@ -18,7 +18,11 @@ import numpy.typing as npt
 from featcache.cache import FeatureCache
 from featcache.errors import HeadError
 from featcache.heads import Head, Rows
-from featcache.metrics import split_metrics
+from featcache.metrics import left_out_text, split_metrics
+from featcache.sources import Digests, DigestSet, group_identity
+
+FOLDS = 5
+"""Of the training images, which are scored where no other image counts."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,10 @@ class Examples:
     images : array, shape (n,)
         Which image a row is of.
     scored : array of bool, shape (n,)
-        Whether a row may count in metrics: no augmented view and no copy of a training image may.
+        Whether a row may count in metrics: no augmented view, no copy of a training image and no image of a group
+        that has training images may.
+    copies : array of bool, shape (n,)
+        Whether a row of another split is a copy of a training image.
     """
 
     rows: Rows
@@ -44,6 +51,7 @@ class Examples:
     groups: npt.NDArray[np.int64]
     images: npt.NDArray[np.int64]
     scored: npt.NDArray[np.bool_]
+    copies: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,8 +59,9 @@ class Examples:
     def take(self, chosen: npt.NDArray[Any]) -> Examples:
         """Return some of the rows, by indices or a mask."""
         return Examples(
-            self.rows.take(chosen), self.labels[chosen], self.groups[chosen], self.images[chosen], self.scored[chosen]
-        )
+            self.rows.take(chosen), self.labels[chosen], self.groups[chosen], self.images[chosen],
+            self.scored[chosen], self.copies[chosen],
+        )  # fmt: skip
 
 
 def training_examples(cache: FeatureCache, layer: str) -> Examples:
@@ -80,20 +89,45 @@ def training_examples(cache: FeatureCache, layer: str) -> Examples:
         cache.groups("train", views=True, order="storage"),
         images,
         views == 0,
+        np.zeros(len(images), bool),
     )
 
 
 def evaluation_examples(cache: FeatureCache, split: str, layer: str) -> Examples:
-    """Return the images of a split as they are; copies of training images are not `scored`."""
-    images = cache.identities(split, order="storage")
-    seen = cache.identities("train") if split != "train" and "train" in cache.splits else images[:0]
+    """Return the images of a split as they are; what `FeatureCache.left_out` names is not `scored`."""
+    copies, members = cache.left_out(split, order="storage")
     return Examples(
         Rows(cache.features(split, layer, order="storage")),
         cache.labels(split, order="storage"),
         cache.groups(split, order="storage"),
         cache.numbers(split, order="storage")[0],
-        ~np.isin(images, seen),
+        ~(copies | members),
+        copies,
     )
+
+
+def nothing_counts(cache: FeatureCache, split: str) -> str | None:
+    """Return why no image of a split counts in scores, None if one does."""
+    copies, members = cache.left_out(split)
+    if len(copies) > (left_out := int(copies.sum() + members.sum())):
+        return None
+    return left_out_text(split, int(copies.sum()), int(members.sum()), left_out)
+
+
+def trained_on(cache: FeatureCache) -> DigestSet:
+    """Return what a head keeps of its training images, so that these and their groups never count in its scores.
+
+    These are their digests, the identities of groups that hang together with them, as `FeatureCache.groups` says,
+    and the digests of images without a group that do.
+    """
+    digests = cache.digest_rows("train")
+    words = cache.usable.groups
+    if not words.names:
+        return DigestSet(digests)
+    near = np.isin(cache.groups(), cache.groups("train"))
+    grouped = near & (words.codes >= 0)
+    identities = Digests.of(group_identity(words.names[code]) for code in np.unique(words.codes[grouped]).tolist())
+    return DigestSet(np.concatenate([digests, cache.digest_rows()[near & ~grouped], identities.rows]))
 
 
 def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float32]:
@@ -106,7 +140,7 @@ def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float32]:
 
 def scores(examples: Examples, shares: npt.NDArray[Any], class_names: list[str]) -> dict[str, Any] | None:
     """Return the metrics of probabilities (n, k) over the rows that count, None if none does."""
-    return split_metrics(examples.labels, shares, class_names, examples.groups, examples.scored)
+    return split_metrics(examples.labels, shares, class_names, examples.groups, examples.scored, examples.copies)
 
 
 @contextlib.contextmanager

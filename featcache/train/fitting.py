@@ -16,9 +16,19 @@ from featcache.heads import Head
 from featcache.heads.store import FOLDER
 from featcache.metrics import absent_classes
 from featcache.options import FitHeadOptions, takes
-from featcache.sources import DigestSet, folder_name
+from featcache.sources import folder_name
 from featcache.train import search
-from featcache.train.examples import Examples, evaluation_examples, packed, probabilities, scores, training_examples
+from featcache.train.examples import (
+    FOLDS,
+    Examples,
+    evaluation_examples,
+    nothing_counts,
+    packed,
+    probabilities,
+    scores,
+    trained_on,
+    training_examples,
+)
 from featcache.train.parallel import check_jobs
 from featcache.train.single import Plan, announce, check_plan
 
@@ -65,13 +75,16 @@ def fit_head(options: FitHeadOptions) -> Head:
                 f"`fewshot` needs validation images, but {str(opened.path)!r} has only {opened.splits}. Extract "
                 "with `validation_split`."
             )
+        if (why := nothing_counts(opened, "validation")) is not None:
+            raise OptionError(f"`fewshot` needs validation images that count, but {why}. Use `cv` instead.")
     write_base = Bundle(opened.path, opened.recipe, opened.description.get("request")) if bundled else None
     announce(plan, examples)
-    several = options.tune or options.cv is not None or bool(options.fewshot)
+    folds = options.cv if options.cv is not None else _folds_instead(opened)
+    several = options.tune or folds is not None or bool(options.fewshot)
     with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
-        tuned, protocols = _trained(plan, ready, opened, options)
+        tuned, protocols = _trained(plan, ready, opened, options, cv=folds)
     head, estimator = tuned.head, tuned.head.estimator
-    head.trained_on = DigestSet(opened.digest_rows("train"))
+    head.trained_on = trained_on(opened)
     head.card |= {
         "all_params": {key: value for key, value in _inner(estimator).get_params().items() if _plain(value)}
         | head.card["params"],
@@ -96,12 +109,17 @@ def fit_head(options: FitHeadOptions) -> Head:
 
 
 def _trained(
-    plan: Plan, examples: Examples, cache: FeatureCache, options: FitHeadOptions
+    plan: Plan, examples: Examples, cache: FeatureCache, options: FitHeadOptions, *, cv: int | None
 ) -> tuple[search.Tuned, dict[str, Any]]:
     """Return the head trained on all training rows, and what the protocols found."""
     jobs, found = options.jobs, dict[str, Any]()
-    if options.cv is not None:
-        found["cross_validation"] = search.cross_validate(plan, examples, options.cv, tuned=options.tune, jobs=jobs)[0]
+    if cv is not None:
+        try:
+            found["cross_validation"] = search.cross_validate(plan, examples, cv, tuned=options.tune, jobs=jobs)[0]
+        except HeadError as error:
+            if options.cv is not None:
+                raise
+            log.warning("there is no score on folds either: %s", error)
     tuned = search.trained(plan, examples, tuned=options.tune, jobs=jobs)
     if options.tune:
         found["tuning"] = tuned.sweep
@@ -111,18 +129,29 @@ def _trained(
     return tuned, found
 
 
-def score(head: Head, cache: FeatureCache) -> dict[str, Any]:
-    """Return a head's metrics on each split of a cache.
+def _folds_instead(cache: FeatureCache) -> int | None:
+    """Say which splits have no image that counts; return how many folds the head is scored on instead, if any."""
+    evaluated = [split for split in ("validation", "test") if split in cache.splits]
+    reasons = {split: why for split in evaluated if (why := nothing_counts(cache, split)) is not None}
+    for why in reasons.values():
+        log.warning("%s", why)
+    if not evaluated or evaluated[0] not in reasons:
+        return None
+    log.warning("the head is scored on %d folds of the training images instead; no group is divided there", FOLDS)
+    return FOLDS
 
-    Copies of training images in another split are left out and counted as ``copies_left_out``.
+
+def score(head: Head, cache: FeatureCache) -> dict[str, Any]:
+    """Return a head's metrics on each split of a cache that has an image which counts.
+
+    Copies of training images in another split are left out and counted as ``copies_left_out``, images of groups that
+    train has images of as ``group_members_left_out``.
     """
     result = {}
     for split in cache.splits:
         examples = evaluation_examples(cache, split, head.layer)
         found = scores(examples, probabilities(head, examples.rows), head.class_names)
-        if found is None:
-            log.warning("every image of %s is a copy of a training image: it is not scored", split)
-        else:
+        if found is not None:
             result[split] = found
             if (absent := absent_classes(split, examples.labels[examples.scored], head.class_names)) is not None:
                 log.warning("%s", absent)
@@ -139,15 +168,16 @@ def _plain(value: Any) -> bool:
 
 
 def _check_gate(head: Head, wanted: float) -> None:
-    split = next((split for split in ("validation", "test") if split in head.metrics), None)
+    known = {**head.metrics, "folds of the training images": head.card.get("cross_validation")}
+    split = next((split for split in ("validation", "test", *known) if split != "train" and known.get(split)), None)
     if split is None:
         raise HeadError(
             "`assert_accuracy` needs validation or test images, but there are none. Extract with `validation_split`."
         )
-    reached = head.metrics[split]["accuracy"]
+    reached = known[split]["accuracy"]
     if reached < wanted:
-        low, high = head.metrics[split]["accuracy_ci95"]
+        low, high = known[split]["accuracy_ci95"]
         raise GateError(
             f"The accuracy on {split} is {reached:.4f} (95 % interval {low:.4f} to {high:.4f}, "
-            f"n={head.metrics[split]['n']}), below the {wanted:g} asked for. No head was written."
+            f"n={known[split]['n']}), below the {wanted:g} asked for. No head was written."
         )

@@ -23,17 +23,21 @@ def kinds(report: AuditReport, kind: str) -> list[Any]:
     return [one for one in report.findings if one.kind == kind]
 
 
-def mislabelled(tmp_path: Path, *, classes: int = 3, n: int = 600, flip: int = 30) -> tuple[FeatureCache, set[str]]:
-    """Return a cache of clusters, some of whose labels are wrong, and the paths of these."""
+def mislabelled(
+    tmp_path: Path, *, classes: int = 3, n: int = 600, flip: int = 30, base: int = 1
+) -> tuple[FeatureCache, set[str]]:
+    """Return a cache of clusters, some of whose labels are wrong, and the paths of these; another for each base."""
     rng = np.random.default_rng(5)
     y = np.arange(n) % classes
-    X = (rng.normal(size=(classes, 16)) * 1.5)[y] + rng.normal(size=(n, 16))
+    X = (rng.normal(size=(classes, 16)) * 1.5)[y]
+    X += np.random.default_rng(base).normal(size=(n, 16))
     wrong = rng.choice(n, flip, replace=False)
     y[wrong] = (y[wrong] + 1) % classes
     names = [f"{i:04d}" for i in range(n)]
     splits = ["validation" if i % 4 == 0 else "train" for i in range(n)]
-    cache = FeatureCache.from_arrays(X.astype(np.float32), y, names, {"made": 1}, path=tmp_path / "c", splits=splits,
-                                     class_names=[f"c{i}" for i in range(classes)])  # fmt: skip
+    cache = FeatureCache.from_arrays(X.astype(np.float32), y, names, {"made": base}, path=tmp_path / f"c{base}",
+                                     splits=splits, class_names=[f"c{i}" for i in range(classes)],
+                                     digests=[i.to_bytes(32, "big") for i in range(n)])  # fmt: skip
     return cache, {names[i] for i in wrong}
 
 
@@ -45,9 +49,30 @@ def test_wrong_labels_are_found(tmp_path: Path) -> None:
     assert sum(image.path in wrong for image in first) >= 0.7 * 30
     for image in first:
         if image.path in wrong and image.suggested_label:
-            assert image.suggestion == "relabel"
+            assert image.suggestion == "look"
             assert (int(image.label[1]) - int(image.suggested_label[1])) % 3 == 1
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+def test_relabelling_is_suggested_where_two_caches_agree(tmp_path: Path) -> None:
+    """What features of another base contradict too, with the same class, is to be relabelled; all else to be looked at.
+
+    Images that the other cache lacks are among the latter, and a cache with the same features is no second opinion.
+    """
+    cache, wrong = mislabelled(tmp_path)
+    other, _ = mislabelled(tmp_path, base=2)
+    lacking = {image.path for one in kinds(audit(cache), "label")[:5] for image in one.images}
+    fewer = other.with_listing([entry for entry in other.entries if entry.path not in lacking])
+    first, second = ({image.path: image.suggested_label for one in kinds(audit(each), "label") for image in one.images}
+                     for each in (cache, fewer))  # fmt: skip
+    found = {image.path: image for one in kinds(audit(cache, confirm=fewer), "label") for image in one.images}
+    agreed = {path for path, label in first.items() if label and second.get(path) == label}
+    assert found.keys() == first.keys()
+    assert {path for path, image in found.items() if image.suggestion == "relabel"} == agreed
+    assert len(agreed & wrong) > 0.8 * len(agreed) > 10
+    assert not agreed & lacking
+    with pytest.raises(OptionError, match="another base"):
+        audit(cache, confirm=cache.path)
 
 
 def test_without_cleanlab_the_rest_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +223,43 @@ def test_small_images(oracle: Path, tmp_path: Path) -> None:
         write_image(tmp_path / "x" / f"{i}.png", random_image(i, 1))
     (found,) = kinds(audit(extract(tmp_path / "x", cache=tmp_path / "c", **options), labels=False), "small")
     assert "20 of 60" in found.reason
+
+
+def test_blank_pictures(extracting: Callable[..., FeatureCache], tmp_path: Path) -> None:
+    """Pictures of one colour are found in every format, with the faintest noise, too; those with a mark are not."""
+    rng = np.random.default_rng(0)
+    white, black = np.full((300, 400, 3), 255, np.uint8), np.zeros((300, 400, 3), np.uint8)
+    noisy = (118 + rng.integers(0, 3, white.shape)).astype(np.uint8)
+    marked = white.copy()
+    marked[100:112, 200:212] = 0
+    photograph = np.asarray(Image.fromarray(random_image(0, 40)).resize((400, 300), Image.Resampling.BICUBIC))
+    pictures = {"white": white, "black": black, "noisy": noisy, "marked": marked, "photograph": photograph}
+    for name, pixels in pictures.items():
+        for suffix in ("jpg", "png", "bmp", "gif", "webp"):
+            if (name, suffix) not in (("noisy", "png"), ("noisy", "gif")):  # whose noise takes many bytes
+                Image.fromarray(pixels).save(tmp_path / f"{name}.{suffix}")
+        (tmp_path / "x").mkdir(exist_ok=True)
+        for file in tmp_path.glob(f"{name}.*"):
+            file.rename(tmp_path / "x" / file.name)
+    Image.fromarray(noisy[:24, :24]).save(tmp_path / "x" / "tiny.png")
+    report = audit(extracting(tmp_path / "x", tmp_path / "c"), labels=False)
+    found = {one.images[0].path: one for one in kinds(report, "blank")}
+    blank = {file.name for file in (tmp_path / "x").iterdir() if not file.name.startswith(("marked", "photograph"))}
+    assert found.keys() == blank
+    assert found["white.jpg"].reason == "one colour: RGB 255, 255, 255"
+    assert found["white.jpg"].images[0].suggestion == "drop"
+    assert report.counts["blank"] == len(blank) > 10
+
+
+def test_blank_arrays(extracting: Callable[..., FeatureCache], tmp_path: Path) -> None:
+    """Arrays of one value are blank, too, whether whole numbers or floats; where images are gone a note says so."""
+    for name, kind in (("u", np.uint8), ("f", np.float32)):
+        images = np.stack([random_image(i) for i in range(6)])
+        images[2] = 7
+        images = images if kind is np.uint8 else (images / 255).astype(np.float32)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(6) % 2)
+        cache = extracting(tmp_path / f"{name}.npz", tmp_path / name, validation_split=0.0)
+        assert [one.images[0].path for one in kinds(audit(cache, labels=False), "blank")] == ["000002"]
 
 
 def test_an_empty_cache_is_refused(tmp_path: Path, extracting: Callable[..., FeatureCache]) -> None:

@@ -1,14 +1,18 @@
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import random_image, write_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featcache.auditing import AuditReport, Finding, Image, clean
 from featcache.auditing.findings import COLUMNS
 from featcache.cache import FeatureCache
 from featcache.errors import OptionError
+from featcache.files import quoted_cell, unquoted_cell
 from featcache.sources import open_source
 
 
@@ -76,7 +80,63 @@ def test_findings_go_round_and_no_cell_is_a_formula(cache: FeatureCache, tmp_pat
     rows[1].update(action="relabel", new_label="'=light")
     made = clean(cache, decided(tmp_path / "g.csv", rows), tmp_path / "o.csv")
     assert (made.dropped, made.relabelled) == (1, 1)
-    assert "=light" in [row["label"] for row in csv.DictReader(made.path.open())]
+    assert "'=light" in [row["label"] for row in csv.DictReader(made.path.open())]
+    assert "=light" in {item.label for item in open_source(made.path).items}
+
+
+HOSTILE = ["=1+1", "+1", "-1", "@SUM(1)", "'=1", "''=1", "'tis", "'", "=cmd|' /C calc'!A0", '"=1"', "=a,b;c", "plain"]
+"""Labels that a spreadsheet would compute, and such that look like what keeps it from that."""
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from("'=+-@\t\ra ").flatmap(lambda start: st.text().map(lambda rest: start + rest)) | st.text())
+def test_quoted_cells_come_back(text: str) -> None:
+    """Whatever a cell's text, it begins with nothing that is computed once it is quoted, and comes back whole."""
+    assert not quoted_cell(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert unquoted_cell(quoted_cell(text)) == text
+
+
+def test_labels_and_groups_that_a_spreadsheet_would_compute(
+    extracting: Callable[..., FeatureCache], tmp_path: Path
+) -> None:
+    """No cell of a cleaned table is a formula, and classes and groups are read back as they were."""
+    rows = [["path", "label", "group", "split"]]
+    for i, label in enumerate(HOSTILE):
+        for shot in range(2):
+            write_image(tmp_path / f"{i}-{shot}.png", random_image(2 * i + shot))
+            rows.append([f"{i}-{shot}.png", label, f"{label} {shot}", "train"])
+    lines = [json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]]
+    (tmp_path / "table.jsonl").write_text("\n".join(lines))
+    cache = extracting(tmp_path / "table.jsonl", tmp_path / "c")
+    assert [entry.label for entry in cache.entries][::2] == HOSTILE
+    made = clean(cache, decided(tmp_path / "d.csv", [{"path": "0-0.png"}]), tmp_path / "cleaned.csv")
+    cells = [cell for row in csv.reader(made.path.open(newline="")) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert [(item.label, item.group) for item in open_source(made.path).items] == [
+        (entry.label, entry.group) for entry in cache.entries if entry.path != "0-0.png"
+    ]
+
+
+def test_a_class_that_is_new_is_said(cache: FeatureCache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A class that no image had before is named together with the nearest one: it may be a mistake."""
+    rows = [{"path": f"train/dark/d{i}.png", "action": "relabel", "new_label": label}
+            for i, label in enumerate(["light", "Light", "ligth", "ligth"])]  # fmt: skip
+    made = clean(cache, decided(tmp_path / "d.csv", rows), tmp_path / "o.csv")
+    assert (made.relabelled, made.new_classes) == (4, ["Light", "ligth"])
+    assert "no image had the class 'Light' before (nearest: light, =light)" in caplog.text
+    assert "no image had the class 'ligth' before (nearest: light, =light)" in caplog.text
+
+
+def test_an_empty_action_column_is_said(cache: FeatureCache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Findings that nobody has filled in change nothing, which is said; with one action it is not."""
+    rows = [{"path": f"train/dark/d{i}.png", "suggestion": "drop", "action": " "} for i in range(3)]
+    made = clean(cache, decided(tmp_path / "d.csv", rows), tmp_path / "o.csv")
+    assert (made.dropped, made.decided) == (0, 0)
+    assert "the column 'action' is empty in all 3 lines" in caplog.text
+    caplog.clear()
+    rows[1]["action"] = "keep"
+    assert clean(cache, decided(tmp_path / "e.csv", rows), tmp_path / "o.csv").decided == 1
+    assert "empty" not in caplog.text
 
 
 def test_paths_that_begin_like_formulas(extracting: Callable[..., FeatureCache], tmp_path: Path) -> None:

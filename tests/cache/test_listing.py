@@ -1,9 +1,17 @@
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from featcache.cache.listing import Entry, Listing
+from featcache.cache.manifest import Manifest
+from featcache.cache.pieces import ends_in_all
 from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key
+from featcache.sources import SPLITS, Items, Texts, Words
 
+LIMITS = [*range(126, 130), *range(32_766, 32_770)]
+"""Around the largest numbers that one and two bytes hold."""
 D = [bytes([i]) * 32 for i in range(5)]
 ENTRIES = [
     Entry("a", "x", "train", None, 1, 2, D[0], None, -5),
@@ -73,3 +81,46 @@ def test_rows_of_a_shard() -> None:
     assert rows.numbers == {1, 2, 3}
     assert (rows.of_shard(2), rows.of_shard(7)) == (slice(2, 4), slice(0, 0))
     assert (rows.policies_of(3), rows.policies_of(2)) == ({"flip"}, set())
+
+
+@pytest.mark.parametrize("count", LIMITS)
+def test_as_many_names_as_an_integer_holds_and_more(count: int, tmp_path: Path) -> None:
+    """Around the limits of one and two bytes labels, groups and splits of a manifest come back."""
+    n, names = count + 1, [f"{i:05d}" for i in range(count)]
+    column, numbers = Words.of([*names, None]), np.arange(n)
+    items = Items(Texts.of(map(str, range(n))), column, Words.of([]), column, numbers, numbers, numbers)
+    listing = Listing.listed(items, Words(numbers % 3, SPLITS), np.zeros((n, 32), np.uint8), numbers < 0, {})
+    manifest = Manifest(tmp_path / "manifest.sqlite", create=True)
+    manifest.replace_listing(listing, {})
+    found = manifest.listing()
+    assert found == listing
+    assert (list(found.groups), found.splits[count]) == ([*names, None], SPLITS[count % 3])
+
+
+@pytest.mark.parametrize("count", LIMITS)
+def test_as_many_augmentations_as_an_integer_holds_and_more(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Around the limits of one and two bytes a row is found under its own augmentation, and under no other."""
+    manifest = Manifest(tmp_path / "manifest.sqlite", create=True)
+    manifest.set_meta({"rows": count})
+    view = np.array([1], "<u2").tobytes()
+    stored = [(i, f"policy {i}", i.to_bytes(32, "big"), view) for i in range(count)]
+    checked = manifest._checked
+    monkeypatch.setattr(manifest, "_checked", lambda query, *rest: (
+        iter(stored) if "augmentation" in query else checked(query, *rest)
+    ))  # fmt: skip
+    found = manifest.rows()
+    last = count - 1
+    for row in (0, 126, 127, 128, last - 1, last):
+        if row < count:
+            assert found.key(row) == Key(row.to_bytes(32, "big"), 1, f"policy {row}")
+            assert found.find(found.digests[[row]], 1, f"policy {row}").tolist() == [row]
+            assert found.find(found.digests[[row]], 1, f"policy {(row + 1) % count}").tolist() == [-1]
+    assert found.policies_of(last) == {f"policy {last}"}
+
+
+def test_paths_of_more_than_four_gigabytes_end_where_they_end() -> None:
+    """Where a piece of paths begins beyond what four bytes count, its ends are beyond that, too."""
+    pieces = [np.array([5, 7], "<u4"), np.array([2, 2**32 - 1], "<u4")]
+    assert ends_in_all(pieces, [0, 2**32 - 3, 0]).tolist() == [5, 7, 2**32 - 1, 2**33 - 4]

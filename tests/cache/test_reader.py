@@ -6,11 +6,48 @@ import pytest
 from conftest import predicted_mean, random_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.hierarchy import DisjointSet
 
 from featcache.cache import FeatureCache
+from featcache.cache.listing import Entry
 from featcache.cache.reader import newest_cache
+from featcache.cache.rows import RowTable
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.sources import ArraySource
+
+
+def listed(cache: FeatureCache, entries: list[Entry]) -> FeatureCache:
+    """Return a cache with another listing and a row for each digest in it, without features."""
+    digests = np.frombuffer(b"".join(entry.digest for entry in entries), np.uint8).reshape(-1, 32)
+    n = len(digests)
+    other = FeatureCache(cache.path)
+    zeros = np.zeros(n, np.int64)
+    other.adopt(entries, RowTable(digests, np.zeros(n, np.uint16), zeros, [""], zeros, np.arange(n)))
+    return other
+
+
+@pytest.mark.parametrize(
+    ("limit", "groups"), [*((i, 30) for i in range(126, 130)), *((i, 2) for i in range(32_766, 32_770))]
+)
+def test_groups_beyond_what_an_integer_holds(cache: FeatureCache, limit: int, groups: int) -> None:
+    """Where images and groups together reach the limits of one and two bytes, groups are what SciPy's sets say."""
+    n = limit - groups
+    rng = np.random.default_rng(limit)
+    number, content = rng.integers(-1, groups, n), rng.integers(0, 3 * n, n)
+    number[-groups:] = np.arange(groups)
+    entries = [
+        Entry(str(i), "a", "train", None if g < 0 else f"g{g}", 1, 1, int(c).to_bytes(32, "big"), None)
+        for i, (g, c) in enumerate(zip(number.tolist(), content.tolist(), strict=True))
+    ]
+    sets = DisjointSet(range(n))
+    first: dict[object, int] = {}
+    for i, entry in enumerate(entries):
+        for same in (entry.group, entry.digest):
+            if same is not None:
+                sets.merge(i, first.setdefault(same, i))
+    found = listed(cache, entries).groups()
+    roots = [sets[i] for i in range(n)]
+    assert len(set(found.tolist())) == len(set(roots)) == len(set(zip(found.tolist(), roots, strict=True)))
 
 
 @pytest.fixture(scope="module")

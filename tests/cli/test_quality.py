@@ -51,6 +51,14 @@ def test_audit_shows_some_of_many(extracting: Callable[..., FeatureCache], photo
     assert run("audit", tmp_path / "c", "--top", "0")[0] == 2
 
 
+def test_audit_needs_other_features_to_confirm(cache: Path) -> None:
+    """The same features are no second opinion: one line says so, before anything is looked at."""
+    code, out, err = run("audit", cache, "--confirm", cache)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert "Name a cache of the same images with another base" in err
+
+
 def test_audit_apply(cache: Path, tmp_path: Path) -> None:
     """--apply writes the source without what was dropped; it needs a place for it."""
     (tmp_path / "drop.csv").write_text("path\nvalidation/dark/leak.png\n")

@@ -10,6 +10,8 @@ text = st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(
     lambda content: content.decode("utf-8", "surrogateescape")
 )
 rows = st.lists(st.integers(0, 9))
+LIMITS = [*range(126, 130), *range(32_766, 32_770)]
+"""Around the largest numbers that one and two bytes hold."""
 
 
 @settings(deadline=None)
@@ -40,11 +42,16 @@ def test_words_are_codes_of_sorted_names(words: list[str | None], some: list[int
     assert Words(column.codes, column.names) == column
 
 
-def test_many_names_have_codes_that_hold_them() -> None:
-    """300 and 40,000 names do not fit into one and two bytes, and come back all the same."""
-    for n in (300, 40_000):
-        names = [f"{i:05d}" for i in range(n)]
-        assert list(Words.of(names)) == names
+@pytest.mark.parametrize("count", LIMITS)
+def test_as_many_names_as_an_integer_holds_and_more(count: int) -> None:
+    """Around the limits of one and two bytes all names come back, and numbers can be computed with."""
+    names = [f"{i:05d}" for i in range(count)]
+    column = Words.of([*names, None, names[-1]])
+    assert list(column) == [*names, None, names[-1]]
+    assert column.take(np.array([count - 1, count, 0])) == Words.of([names[-1], None, names[0]])
+    assert column.among(names[::-1]).tolist() == [*range(count)[::-1], -1, 0]
+    assert (column.numbers + count).tolist() == [*range(count, 2 * count), count - 1, 2 * count - 1]
+    assert (column.numbers * count).max() == (count - 1) * count
 
 
 @settings(deadline=None)

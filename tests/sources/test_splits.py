@@ -25,6 +25,17 @@ def test_split_depends_on_content_and_seed_alone(identity: bytes, seed: int) -> 
     assert policy.split_of(ITEM, identity) == policy.split_of(Item("z", "y", None, 9, 9), identity)
 
 
+@pytest.mark.parametrize("count", [*range(126, 130), 32_768])
+def test_as_many_classes_and_groups_as_an_integer_holds_and_more(count: int) -> None:
+    """Around the limits of one and two bytes each small class has cutoffs of its own, and columns say what items do."""
+    items = Items.of(Item(f"{i}", f"{i % count:05d}", None, 1, 1, f"{i % count:05d}") for i in range(2 * count))
+    digests = np.zeros((len(items), 32), np.uint8)
+    policy = SplitPolicy(0.3).ranked(items, lambda rows: (digests[rows], np.ones(len(rows), bool)))
+    assert list(policy.cutoffs) == list(items.labels.names)
+    found = policy.splits_of(items, digests)
+    assert {found[i] == policy.split_of(items[i], bytes(32)) for i in range(0, len(items), 97)} == {True}
+
+
 def test_split_has_the_size_asked_for() -> None:
     """Of many images the wanted part is validation, and of that the wanted part test."""
     policy = SplitPolicy(0.3, ("validation", 0.5))
