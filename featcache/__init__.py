@@ -7,9 +7,13 @@ from its module when it is first used.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# `python -m featcache` runs this with the current folder first on the path: nothing that Python has not loaded yet
+# may be imported here, or a `typing.py` of that folder would run.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from featcache.advising import advise
     from featcache.auditing import audit
     from featcache.cache import FeatureCache

@@ -356,6 +356,7 @@ def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:
 
 def main() -> None:
     """Run the command line."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that this one starts imports from the current folder
     if sys.argv[1:2] == ["extract"] and (ended := supervision.supervise()) is not None:
         code, error = ended
         if error:

@@ -22,6 +22,7 @@ from featcache.engines.tasks import Outcome, Task, Work
 from featcache.engines.worker import load, run_and_note
 from featcache.errors import FeatcacheError, HungError, OptionError
 from featcache.processors import threads_each
+from featcache.startup import safe_children
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def run_dask(
         address = scheduler
         if address is None:
             stack.enter_context(dask.config.set(_settings(workers)))
+            stack.enter_context(safe_children())  # to the end, as workers that die are started again
             cluster = stack.enter_context(
                 LocalCluster(
                     n_workers=min(workers, len(tasks)),
