@@ -25,7 +25,7 @@ from featcache.heads import Head
 from featcache.metrics import absent_classes, coverage_table, split_metrics
 from featcache.models import PixelModel, is_model
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
-from featcache.recipe import Recipe, Request
+from featcache.recipe import MAX_PIXELS, Recipe, Request
 from featcache.sources import (
     NO_OPTIONS,
     SPLITS,
@@ -60,6 +60,8 @@ class ImageClassifier:
         The base, where it is not where it was; it counts whatever copy of the base is kept.
     weights : path, optional
         Likewise the base's weights.
+    max_pixels : int
+        Images with more pixels have that as the reason why they are not predicted.
 
     Raises
     ------
@@ -75,7 +77,9 @@ class ImageClassifier:
     'cat'
     """
 
-    def __init__(self, head: Head, *, base: Any = None, weights: str | Path | None = None) -> None:
+    def __init__(
+        self, head: Head, *, base: Any = None, weights: str | Path | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
         missing = {"recipe", "request", "layer_index", "source", "listing", "cache"} - set(head.card)
         if missing:
             raise HeadError(
@@ -83,6 +87,7 @@ class ImageClassifier:
                 f"{', '.join(sorted(missing))}. Train it again with fit_head."
             )
         self.head: Head | PixelModel = head
+        self._max_pixels = max_pixels
         self.recipe: Recipe | None = Recipe.from_dict(head.card["recipe"])
         recipe = self.recipe
         described = head.card.get("request")
@@ -109,7 +114,12 @@ class ImageClassifier:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, base: Any = None, weights: str | Path | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        base: Any = None,
+        weights: str | Path | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> ImageClassifier:
         """Load the folder of a head, or of a whole model.
 
@@ -123,6 +133,8 @@ class ImageClassifier:
             The base, where it is not where it was when its cache was extracted.
         weights : path, optional
             Likewise its weights.
+        max_pixels : int
+            Images with more pixels have that as the reason why they are not predicted.
 
         Returns
         -------
@@ -136,16 +148,17 @@ class ImageClassifier:
             If a base is given beside a whole model, which has its own.
         """
         if not is_model(path):
-            return cls(Head.load(path), base=base, weights=weights)
+            return cls(Head.load(path), base=base, weights=weights, max_pixels=max_pixels)
         if base is not None or weights is not None:
             raise OptionError(f"Expected no base beside {str(path)!r}, which is a whole model. Received: one.")
-        return cls.from_model(PixelModel.load(path))
+        return cls.from_model(PixelModel.load(path), max_pixels=max_pixels)
 
     @classmethod
-    def from_model(cls, model: PixelModel) -> ImageClassifier:
+    def from_model(cls, model: PixelModel, *, max_pixels: int = MAX_PIXELS) -> ImageClassifier:
         """Return a classifier that is one `model` from pixels to probabilities, such as a fine-tuned one."""
         self = cls.__new__(cls)
         self.head, self.recipe, self._request, self._folders = model, None, model.request(), []
+        self._max_pixels = max_pixels
         return self
 
     @property
@@ -166,9 +179,9 @@ class ImageClassifier:
         """
         if self.recipe is None:
             assert self._request is not None
-            return Extractor(self._request)
+            return Extractor(replace(self._request, max_pixels=self._max_pixels))
         found = find_base(self.recipe, self._request, self._folders)
-        extractor = Extractor(found.request, found.base, found.file)
+        extractor = Extractor(replace(found.request, max_pixels=self._max_pixels), found.base, found.file)
         if extractor.recipe != self.recipe:
             raise WeightsError(
                 "Expected the base that the head was trained with. Received another: "
@@ -264,6 +277,7 @@ class ImageClassifier:
             "model": self.head.digest,
             "threshold": threshold,
             "top-k": top_k,
+            "max-pixels": self._max_pixels,
             "list of images": _listing_digest(source),
             "chunk size": _CHUNK,
         }

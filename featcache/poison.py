@@ -184,8 +184,9 @@ def probe_command() -> list[str]:
 def probe() -> None:
     """Decode images from standard input; write a byte when ready, and one after each image."""
     from featcache import images
-    from featcache.startup import import_tensorflow
+    from featcache.startup import import_tensorflow, own_process
 
+    own_process()
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     spec = PixelSpec(**json.loads(sys.argv[-1]))

@@ -26,6 +26,9 @@ When it changes: raise this number; describe the new layout in ``docs/format.md`
 name the version it found and what to do; say so in ``CHANGELOG.md``.
 """
 
+MAX_PIXELS = 250_000_000
+"""How many pixels an image may have unless a request says otherwise: more are a decompression bomb, mostly."""
+
 Pooling = Literal["avg", "max", "flatten", "none"]
 Resize = Literal["stretch", "pad", "crop"]
 Interpolation = Literal["bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5"]
@@ -176,6 +179,9 @@ class Request:
         Decode a JPEG at the smallest eighth, quarter or half of its size that is not below `image_size`.
     seed : int
         For ``weights="none"``.
+    max_pixels : int
+        Images with more pixels are not decoded. It decides which images have rows, not their numbers, so it is neither
+        in the recipe nor in what `to_dict` returns.
     canonical : bool
         Whether `layers` are a recipe's names, not those that layers have in this process.
 
@@ -199,9 +205,12 @@ class Request:
     runtime: Runtime = "tensorflow"
     fast_decode: bool = False
     seed: int = 0
+    max_pixels: int = MAX_PIXELS
     canonical: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.max_pixels, bool) or not isinstance(self.max_pixels, int) or self.max_pixels < 1:
+            raise OptionError(f"`max_pixels` must be a number of 1 or more. Received: {self.max_pixels!r}.")
         for name, kind in (
             ("pooling", Pooling),
             ("resize", Resize),

@@ -16,7 +16,6 @@ import re
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TextIO, get_args
@@ -27,6 +26,7 @@ from typer.models import OptionInfo
 from featcache.cli import supervision
 from featcache.errors import FeatcacheError, GateError, HungError, OptionError
 from featcache.errors import printable as printable
+from featcache.startup import own_process
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
@@ -163,7 +163,7 @@ def _listen(*, quiet: bool, verbose: bool) -> None:
     log.propagate = False
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="PIL")  # a damaged image is named with its reason
+    own_process()
 
 
 class _Formatter(logging.Formatter):

@@ -14,11 +14,13 @@ from featcache.cli.source import (
     ImageColumn,
     ImagesFolder,
     LabelColumn,
+    MaxPixels,
     Split,
     SplitColumn,
     source_options,
 )
 from featcache.processors import pass_side_by_side
+from featcache.recipe import MAX_PIXELS
 
 if TYPE_CHECKING:
     from featcache.predictions import Prediction
@@ -55,6 +57,7 @@ def predict(
     )] = None,
     base: Base = None,
     weights: Weights = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> Outcome:  # fmt: skip
     """Predict the class of images."""
     from featcache.classifier import ImageClassifier
@@ -62,7 +65,7 @@ def predict(
     if out is not None:
         pass_side_by_side()
     options = source_options(exclude, None, images_folder, image_column, label_column, None, None)
-    classifier = ImageClassifier.load(model, base=base, weights=weights)
+    classifier = ImageClassifier.load(model, base=base, weights=weights, max_pixels=max_pixels)
     with progress("predicting") as shown:
         if out is None:
             found = classifier.predict(images, options=options, threshold=threshold, top_k=top_k, progress=shown)
@@ -122,15 +125,15 @@ def evaluate(
     )] = False,
     base: Base = None,
     weights: Weights = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> Outcome:  # fmt: skip
     """Score a classifier on labelled images. From their pixels, not from the cache."""
     from featcache.classifier import ImageClassifier
 
     options = source_options(exclude, split, images, image_column, label_column, split_column, group_column)
     with progress("evaluating") as shown:
-        result = ImageClassifier.load(model, base=base, weights=weights).evaluate(
-            source, options=options, coverage=coverage, progress=shown
-        )
+        classifier = ImageClassifier.load(model, base=base, weights=weights, max_pixels=max_pixels)
+        result = classifier.evaluate(source, options=options, coverage=coverage, progress=shown)
     tables = [_coverage_table(split, rows) for split, rows in result.get("coverage", {}).items()]
     return _outcome(result, metrics_table(result["metrics"]), *tables)
 

@@ -19,11 +19,20 @@ from featcache.cli.app import (
     settings,
     skipped_text,
 )
-from featcache.cli.source import Exclude, GroupColumn, ImageColumn, ImagesFolder, LabelColumn, Split, SplitColumn
+from featcache.cli.source import (
+    Exclude,
+    GroupColumn,
+    ImageColumn,
+    ImagesFolder,
+    LabelColumn,
+    MaxPixels,
+    Split,
+    SplitColumn,
+)
 from featcache.errors import OptionError
 from featcache.processors import pass_side_by_side
 from featcache.profiling import AHEAD, STEPS
-from featcache.recipe import Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
+from featcache.recipe import MAX_PIXELS, Dtype, Fill, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
 
 if TYPE_CHECKING:
     from featcache.extraction import ExtractionPlan, ExtractionReport, PartReport
@@ -63,6 +72,7 @@ def extract(
     fast_decode: Annotated[bool, typer.Option(
         "--fast-decode", help="Decode a JPEG at the smallest eighth, quarter or half that is not below the image size."
     )] = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Keep these classes only.")] = None,
     exclude: Exclude = None,
     split: Split = None,
@@ -140,6 +150,7 @@ def extract(
         precision=precision,
         runtime=runtime,
         fast_decode=fast_decode,
+        max_pixels=max_pixels,
         classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
         exclude=exclude or (),
         splits=parse_splits(split),

@@ -23,7 +23,7 @@ from featcache.engines.running import Done, Runner
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheError, ImageError
 from featcache.files import publish, publish_json
-from featcache.sources import Item
+from featcache.sources import Item, read_image
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def probed(runner: Runner, items: list[Item]) -> Iterator[tuple[str, str]]:
     with poison.Probe(runner.extractor.spec) as probe:
         for item in items:
             with contextlib.suppress(ImageError):
-                content = runner.source.read(item)
+                content = read_image(runner.source, item)
                 reason = probe.reason(content) if isinstance(content, bytes) else None
                 if reason is not None:
                     yield item.path, reason

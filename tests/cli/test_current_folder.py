@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import pytest
 from conftest import random_image, write_image
 
 from featcache.cli import app
-
 
 COMMANDS: dict[str, list[str]] = {
     "extract": ["extract photos --base oracle --layer mix --preprocess none --cache new --shard-rows 4" + more
@@ -65,7 +63,9 @@ def files(extracting: Callable[..., Any], oracle: Path, tmp_path_factory: pytest
 def run(command: list[str], folder: Path, mark: Path) -> str:
     """Run a command in a folder, and return what it said; fail if a file of the folder was executed."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     executed = sorted(set(mark.read_text().split())) if mark.exists() else []
     assert executed == [], f"{' '.join(command)}: {executed}\n{done.stderr}"
     assert done.returncode == 0, done.stderr
