@@ -42,6 +42,7 @@ _FORMATS = (
     "QOI",
 )
 
+_PILLOWS_LIMIT = "above Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, which holds in programs that import featcache"
 _TOO_LARGE = re.compile(r"(\d+)x(\d+) pixels are more than the limit ")
 _AT_ONCE = 1 << 22
 _JPEG = b"\xff\xd8\xff"
@@ -159,7 +160,7 @@ def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, ma
         if header is not None and _has_exif(header, content):
             orientation = header.getexif().get(_ORIENTATION, 1)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"Pillow's own limit of pixels (PIL.Image.MAX_IMAGE_PIXELS): {error}") from None
+        raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error):
         if header is None:  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
             _check_size(_declared(content), max_pixels)
@@ -302,8 +303,9 @@ def _decoded_by_pillow(header: Any, tensorflow_says: Exception) -> npt.NDArray[n
             raise ValueError("it has no pixels")
         header.load()
         return _pillow_pixels(header)
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, MemoryError,
-            struct.error, Image.DecompressionBombError) as error:  # fmt: skip
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
+    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error) as error:
         reason = str(error) or str(tensorflow_says)
         raise ImageError(f"{header.format} cannot be decoded: {_one_line(reason)}") from None
 

@@ -23,8 +23,8 @@ GroupColumn = Annotated[str | None, typer.Option(
     help="The column of a table whose equal values stay in one split, such as patient."
 )]  # fmt: skip
 MaxPixels = Annotated[int, typer.Option(
-    min=1, help="Skip images with more pixels. An image takes 6 to 9 bytes a pixel while it is decoded, a TIFF 17: 2 GB "
-    "for 250 million. Several are decoded at once."
+    min=1, help="Skip images with more pixels. An image takes 6 to 9 bytes a pixel while it is decoded, a TIFF 17: "
+    "2 GB for 250 million. Several are decoded at once."
 )]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.errors import ImageError, SourceError
+from featcache.errors import ImageError, SourceError, one_line
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import Item, Items, Problems, counted, sole_content
 
@@ -66,7 +66,7 @@ def read_file(path: Path) -> bytes:
                 f"{str(path)!r} cannot be read: too many files are open. Raise the limit (`ulimit -n`) and run the "
                 "same again: what was done is kept."
             ) from None
-        raise ImageError(f"cannot be read: {error.strerror or error}") from None
+        raise ImageError(f"cannot be read: {one_line(error.strerror or error)}") from None
 
 
 class Named(NamedTuple):
