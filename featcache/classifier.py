@@ -155,7 +155,10 @@ class ImageClassifier:
 
     @classmethod
     def from_model(cls, model: PixelModel, *, max_pixels: int = MAX_PIXELS) -> ImageClassifier:
-        """Return a classifier that is one `model` from pixels to probabilities, such as a fine-tuned one."""
+        """Return a classifier that is one `model` from pixels to probabilities, such as a fine-tuned one.
+
+        Images with more than `max_pixels` have that as the reason why they are not predicted.
+        """
         self = cls.__new__(cls)
         self.head, self.recipe, self._request, self._folders = model, None, model.request(), []
         self._max_pixels = max_pixels
