@@ -4,12 +4,14 @@ Importing this package loads neither Keras nor scikit-learn: each public name is
 from its module when it is first used.
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# `python -m featcache` runs this with the current folder first on the path: nothing that Python has not loaded yet
+# may be imported here, or a `typing.py` of that folder would run; `from __future__` is such an import, too.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from featcache.advising import advise
     from featcache.auditing import audit
     from featcache.cache import FeatureCache
@@ -60,7 +62,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME:
         raise AttributeError(f"module 'featcache' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -24,7 +24,7 @@ from featcache.extractor import Extracted, Extractor
 from featcache.heads import Head
 from featcache.metrics import absent_classes, coverage_table, left_out_text, split_metrics
 from featcache.models import PixelModel, is_model
-from featcache.options import Progress
+from featcache.options import MAX_PIXELS, Progress
 from featcache.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
 from featcache.recipe import Recipe, Request
 from featcache.sources import (
@@ -62,6 +62,8 @@ class ImageClassifier:
         The base, where it is not where it was; it counts whatever copy of the base is kept.
     weights : path, optional
         Likewise the base's weights.
+    max_pixels : int
+        Images with more pixels have that as the reason why they are not predicted.
 
     Raises
     ------
@@ -77,7 +79,9 @@ class ImageClassifier:
     'cat'
     """
 
-    def __init__(self, head: Head, *, base: Any = None, weights: str | Path | None = None) -> None:
+    def __init__(
+        self, head: Head, *, base: Any = None, weights: str | Path | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
         missing = {"recipe", "request", "layer_index", "source", "listing", "cache"} - set(head.card)
         if missing:
             raise HeadError(
@@ -85,6 +89,7 @@ class ImageClassifier:
                 f"{', '.join(sorted(missing))}. Train it again with fit_head."
             )
         self.head: Head | PixelModel = head
+        self._max_pixels = max_pixels
         self.recipe: Recipe | None = Recipe.from_dict(head.card["recipe"])
         recipe = self.recipe
         described = head.card.get("request")
@@ -111,7 +116,12 @@ class ImageClassifier:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, base: Any = None, weights: str | Path | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        base: Any = None,
+        weights: str | Path | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> ImageClassifier:
         """Load the folder of a head, or of a whole model.
 
@@ -125,6 +135,8 @@ class ImageClassifier:
             The base, where it is not where it was when its cache was extracted.
         weights : path, optional
             Likewise its weights.
+        max_pixels : int
+            Images with more pixels have that as the reason why they are not predicted.
 
         Returns
         -------
@@ -138,16 +150,20 @@ class ImageClassifier:
             If a base is given beside a whole model, which has its own.
         """
         if not is_model(path):
-            return cls(Head.load(path), base=base, weights=weights)
+            return cls(Head.load(path), base=base, weights=weights, max_pixels=max_pixels)
         if base is not None or weights is not None:
             raise OptionError(f"Expected no base beside {str(path)!r}, which is a whole model. Received: one.")
-        return cls.from_model(PixelModel.load(path))
+        return cls.from_model(PixelModel.load(path), max_pixels=max_pixels)
 
     @classmethod
-    def from_model(cls, model: PixelModel) -> ImageClassifier:
-        """Return a classifier that is one `model` from pixels to probabilities, such as a fine-tuned one."""
+    def from_model(cls, model: PixelModel, *, max_pixels: int = MAX_PIXELS) -> ImageClassifier:
+        """Return a classifier that is one `model` from pixels to probabilities, such as a fine-tuned one.
+
+        Images with more than `max_pixels` have that as the reason why they are not predicted.
+        """
         self = cls.__new__(cls)
         self.head, self.recipe, self._request, self._folders = model, None, model.request(), []
+        self._max_pixels = max_pixels
         return self
 
     @property
@@ -168,9 +184,9 @@ class ImageClassifier:
         """
         if self.recipe is None:
             assert self._request is not None
-            return Extractor(self._request)
+            return Extractor(replace(self._request, max_pixels=self._max_pixels))
         found = find_base(self.recipe, self._request, self._folders)
-        extractor = Extractor(found.request, found.base, found.file)
+        extractor = Extractor(replace(found.request, max_pixels=self._max_pixels), found.base, found.file)
         if extractor.recipe != self.recipe:
             raise WeightsError(
                 "Expected the base that the head was trained with. Received another: "
@@ -266,6 +282,7 @@ class ImageClassifier:
             "model": self.head.digest,
             "threshold": threshold,
             "top-k": top_k,
+            "max-pixels": self._max_pixels,
             "list of images": _listing_digest(source),
             "chunk size": _CHUNK,
         }

@@ -20,8 +20,9 @@ the command line shows as options (--image-size). "Expected … Received: name=v
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class FeatcacheError(Exception):
@@ -74,6 +75,34 @@ class ExportError(FeatcacheError):
 
 class GateError(FeatcacheError):
     """A required score was not reached."""
+
+
+NO_MEMORY = "not enough memory"
+"""How the reason of an image starts that may be fine when more memory is free."""
+
+
+@contextlib.contextmanager
+def about_image(done: str) -> Iterator[None]:
+    """Turn whatever a library raises about one image into an `ImageError`, so that the image ends no run.
+
+    Parameters
+    ----------
+    done : str
+        What is done with the image, such as ``"decoded"``.
+
+    Raises
+    ------
+    ImageError
+        Instead of any other exception, but those of `FeatcacheError` and those that are no fault of an image.
+    """
+    try:
+        yield
+    except FeatcacheError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+            raise ImageError(f"{NO_MEMORY}: it cannot be {done} with what is free") from None
+        raise ImageError(f"it cannot be {done}: {type(error).__name__}: {one_line(error)}") from None
 
 
 def nearest(name: str, known: Iterable[str], *, n: int = 5) -> str:

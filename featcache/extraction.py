@@ -42,7 +42,7 @@ from featcache.options import ExtractOptions, subset, takes
 from featcache.planning import Job, Known, compare
 from featcache.profiling import Profile
 from featcache.recipe import Request
-from featcache.sources import Item, Source, SourceOptions, SplitPolicy, describe, digest, open_source
+from featcache.sources import Item, Source, SourceOptions, SplitPolicy, describe, digest, open_source, read_image
 
 log = logging.getLogger(__name__)
 
@@ -481,7 +481,7 @@ def _without_poison(
             for position in suspected:
                 item = job.source.items[position]
                 try:
-                    content = job.source.read(item)
+                    content = read_image(job.source, item)
                 except ImageError:
                     continue
                 reason = probe.reason(content) if isinstance(content, bytes) else None

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from featcache.augmentation import Augmentation
 from featcache.bases import Base, load_base
 from featcache.batching import BATCH_SIZE, fastest_batch, largest_batch
-from featcache.errors import BaseError, ImageError
+from featcache.errors import BaseError, FeatcacheError, ImageError, about_image, one_line
 from featcache.images import PixelSpec, load
 from featcache.memory import available
 from featcache.options import TransformerOptions, constructs, documented, subset
@@ -34,7 +34,7 @@ from featcache.processors import decoding_threads
 from featcache.profiling import Profile, step
 from featcache.recipe import Recipe, Request
 from featcache.runtimes import compiled
-from featcache.sources import Item, Source, digest, files_source
+from featcache.sources import Item, Source, digest, files_source, read_image
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Extractor:
             runtime=request.runtime,
             crop=request.fraction,
         )
-        self.spec = PixelSpec.of(self.recipe, base.channels)
+        self.spec = PixelSpec.of(self.recipe, base.channels, request.max_pixels)
 
         self.profile: Profile | None = None
 
@@ -212,8 +212,8 @@ class Extractor:
         HungError
             If the decoding of an image does not end.
         BaseError
-            If features are not finite, naming the layer and an image; or if memory runs out for a single
-            image.
+            If the base fails on every image of a batch and on a grey one; if features are not finite, naming the layer
+            and an image; or if memory runs out for a single image.
         """
 
         noted, profile = journal or Journal(), self.profile
@@ -224,8 +224,9 @@ class Extractor:
             pending = _Pending(item)
             try:
                 with step(profile, "read"):
-                    content = source.read(item)
-                    pending.digest = digest(content)
+                    content = read_image(source, item)
+                    with about_image("read"):
+                        pending.digest = digest(content)
                 views = wanted(item, pending.digest)
                 if views:
                     with step(profile, "decode"):
@@ -234,12 +235,13 @@ class Extractor:
                         for view in views:
                             if view:
                                 assert augmentation is not None
-                                pending.pixels.append((view, augmentation.apply(plain, pending.digest, view)))
+                                with about_image("augmented"):
+                                    pending.pixels.append((view, augmentation.apply(plain, pending.digest, view)))
                             else:
                                 pending.pixels.append((view, plain))
                 pending.wanted = len(pending.pixels)
             except ImageError as error:
-                pending.reason = str(error)
+                pending.reason, pending.pixels = str(error), []
             return pending
 
         threads, passes = workers or decoding_threads(), self.passes
@@ -302,17 +304,54 @@ class Extractor:
         except (tf.errors.ResourceExhaustedError, MemoryError):
             if size == 1:
                 raise BaseError(
-                    f"Not enough memory for one image at {self.base.height}x{self.base.width} pixels. Choose a "
-                    "smaller `image_size`."
+                    f"Not enough memory for one image at {self.base.height}x{self.base.width} pixels: "
+                    f"{rows[0][0].item.path!r}. Choose a smaller `image_size`."
                 ) from None
             half = size // 2
             log.warning("out of memory: going on with a batch size of %d", half)
             parts = [rows[start : start + half] for start in range(0, len(rows), half)]
             return min(self._run(part, half) for part in parts)
+        except FeatcacheError:
+            raise
+        except Exception as error:
+            self._run_apart(rows, size, error)
+            return batch_size
         self._check_finite(features, [pending.item.path for pending, *_ in rows])
         for i, (pending, view, _) in enumerate(rows):
             pending.done[view] = {layer: values[i] for layer, values in features.items()}
         return batch_size
+
+    def _run_apart(self, rows: Sequence[_Row], size: int, failure: Exception) -> None:
+        """Compute each row of a batch that failed alone, and leave the images out on which the base fails.
+
+        Raises
+        ------
+        BaseError
+            If it fails on all of them, and on a grey picture, too: then it is the base's fault.
+        """
+        reasons: list[tuple[_Pending, str]] = []
+        for pending, view, pixels in rows:
+            try:
+                features = self.features(pixels[None], size)
+            except Exception as error:
+                reasons.append((pending, f"the base fails on it: {type(error).__name__}: {one_line(error)}"))
+                continue
+            self._check_finite(features, [pending.item.path])
+            pending.done[view] = {layer: values[0] for layer, values in features.items()}
+        said = f"{type(failure).__name__}: {one_line(failure)}"
+        if len(reasons) == len(rows):
+            spec = self.spec
+            try:
+                self.features(np.full((1, spec.height, spec.width, spec.channels), 127, np.float32), size)
+            except Exception:
+                raise BaseError(
+                    f"The base fails on all {len(rows)} images of a batch, the first {rows[0][0].item.path!r}: {said}. "
+                    "What was done before is kept."
+                ) from None
+        for pending, reason in reasons:
+            pending.reason = reason
+        if not reasons:
+            log.warning("a batch failed and was computed again image by image: %s", said)
 
     def _check_finite(self, features: Mapping[str, npt.NDArray[Any]], owners: Sequence[str]) -> None:
         for layer, values in features.items():
@@ -338,9 +377,9 @@ def _waited_for(prepared: Iterator[_Pending], profile: Profile | None) -> Iterat
 
 def _finished(queue: collections.deque[_Pending]) -> Iterator[Extracted]:
     """Take the images off the queue's front whose views are all there."""
-    while queue and len(queue[0].done) == queue[0].wanted:
+    while queue and (queue[0].reason is not None or len(queue[0].done) == queue[0].wanted):
         first = queue.popleft()
-        yield Extracted(first.item, first.digest, first.done, first.reason)
+        yield Extracted(first.item, first.digest, {} if first.reason is not None else first.done, first.reason)
 
 
 def mapped_ahead(

@@ -8,6 +8,7 @@ another: TensorFlow's own trades accuracy for speed, and gives other pixels than
 from __future__ import annotations
 
 import io
+import re
 import struct
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,12 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import ImageError, OptionError
-from featcache.options import Interpolation, Resize
+from featcache import startup
+from featcache.errors import NO_MEMORY, ImageError, OptionError, about_image
+from featcache.options import MAX_PIXELS, Interpolation, Resize
 from featcache.recipe import Decode, Recipe, choices
-
-MAX_PIXELS = 250_000_000
-"""Images that declare more pixels than this are not decoded (a decompression bomb, mostly)."""
 
 GREY_WEIGHTS, GREY_HALF = (19595, 38470, 7471), 1 << 15
 """Grey of red, green and blue, in parts of 65,536 and rounded, as Pillow computes it."""
@@ -44,6 +43,9 @@ _FORMATS = (
     "QOI",
 )
 
+_PILLOWS_LIMIT = "above Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, which holds in programs that import featcache"
+_TOO_LARGE = re.compile(r"(\d+)x(\d+) pixels are more than the limit ")
+_AT_ONCE = 1 << 22
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {  # EXIF orientation → (quarter turns counter-clockwise, then mirror left-right)
@@ -67,6 +69,8 @@ class PixelSpec:
         As its `decode`.
     crop : float
         As its `fraction`.
+    max_pixels : int
+        As its `max_pixels`.
     """
 
     height: int
@@ -76,6 +80,7 @@ class PixelSpec:
     interpolation: Interpolation = "bilinear"
     decode: Decode = "accurate"
     crop: float = 1.0
+    max_pixels: int = MAX_PIXELS
 
     @property
     def room(self) -> tuple[int, int]:
@@ -83,10 +88,11 @@ class PixelSpec:
         return int(self.height / self.crop), int(self.width / self.crop)
 
     @classmethod
-    def of(cls, recipe: Recipe, channels: int) -> PixelSpec:
+    def of(cls, recipe: Recipe, channels: int, max_pixels: int = MAX_PIXELS) -> PixelSpec:
         """Return how images looked for the base of a recipe."""
         decode: Decode = "reduced" if recipe.decode == "reduced" else "accurate"
-        return cls(*recipe.image_size, channels, recipe.resize, recipe.interpolation, decode, recipe.crop)
+        size = recipe.image_size
+        return cls(*size, channels, recipe.resize, recipe.interpolation, decode, recipe.crop, max_pixels)
 
 
 def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
@@ -108,16 +114,21 @@ def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.f
     Raises
     ------
     ImageError
-        If it cannot be decoded; the message is the reason.
+        If it cannot be decoded or resized, whatever a library raised; the message is the reason.
     """
     if isinstance(content, bytes):
-        pixels = decode(content, spec.channels, spec.room if spec.decode == "reduced" else None)
+        at_least = spec.room if spec.decode == "reduced" else None
+        pixels = decode(content, spec.channels, at_least, spec.max_pixels)
     else:
-        pixels = _from_array(content, spec.channels)
-    return _resized(pixels, spec)
+        with about_image("used"):
+            pixels = _from_array(content, spec.channels)
+    with about_image("resized"):
+        return _resized(pixels, spec)
 
 
-def decode(content: bytes, channels: int, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+def decode(
+    content: bytes, channels: int, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
     """Return an encoded image's pixels, upright, the first frame of an animation.
 
     Parameters
@@ -128,6 +139,8 @@ def decode(content: bytes, channels: int, at_least: tuple[int, int] | None = Non
         3 for RGB, 1 for grey. Transparency is dropped, as Keras does.
     at_least : tuple of int, optional
         A JPEG may come out reduced to its smallest eighth, quarter or half that is not below this height and width.
+    max_pixels : int
+        An image with more is not decoded, whichever library would do it.
 
     Returns
     -------
@@ -136,27 +149,37 @@ def decode(content: bytes, channels: int, at_least: tuple[int, int] | None = Non
     Raises
     ------
     ImageError
-        If neither library can decode it, or it declares more than `MAX_PIXELS`.
+        If neither library can decode it, or it has more pixels than `max_pixels`.
     """
-    import tensorflow as tf
-    from PIL import Image, UnidentifiedImageError
-
     if not content:
         raise ImageError("empty file")
+    with about_image("decoded"):
+        return _decoded(content, channels, at_least, max_pixels)
+
+
+def worth_another_try(reason: str, max_pixels: int) -> bool:
+    """Return whether an image that failed for a reason may succeed now: the limit was raised, or memory was short."""
+    if size := _TOO_LARGE.match(reason):
+        return int(size[1]) * int(size[2]) <= max_pixels
+    return reason.startswith(NO_MEMORY)
+
+
+def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, max_pixels: int) -> npt.NDArray[np.uint8]:
+    import tensorflow as tf
+    from PIL import Image
+
     orientation = 1
     header: Any = None
     try:
-        header = Image.open(io.BytesIO(content), formats=_pillow_formats())
-        if header.width * header.height > MAX_PIXELS:
-            raise ImageError(f"declares {header.width}x{header.height} pixels, more than the {MAX_PIXELS:,} allowed")
-        if header.format != "TIFF" and _has_exif(header, content):  # Pillow turns TIFF pictures itself
+        header = _opened(content)
+        _check_size(_declared(content) if header is None else header.size, max_pixels)
+        if header is not None and _has_exif(header, content):
             orientation = header.getexif().get(_ORIENTATION, 1)
-    except UnidentifiedImageError:
-        pass  # TensorFlow may still know it
     except Image.DecompressionBombError as error:
-        raise ImageError(str(error)) from None
+        raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error):
-        pass  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
+        if header is None:  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
+            _check_size(_declared(content), max_pixels)
     try:
         ratio = 1
         if at_least is not None and header is not None:
@@ -175,8 +198,62 @@ def decode(content: bytes, channels: int, at_least: tuple[int, int] | None = Non
     return pixels[:, ::-1] if mirror else pixels
 
 
+def _opened(content: bytes) -> Any:
+    """Return an image that Pillow knows, not decoded yet, else None.
+
+    As `PIL.Image.open` does it, but for Pillow's limit of pixels, which is one for all of a process.
+    """
+    from PIL import Image
+
+    for name in _pillow_formats():
+        factory, accept = Image.OPEN[name]
+        try:
+            known = accept is None or accept(content[:16])
+            if known and not isinstance(known, str):  # a text says what is not installed
+                return factory(io.BytesIO(content), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    return None
+
+
+def _check_size(size: tuple[int, int] | None, max_pixels: int) -> None:
+    """Raise `ImageError` if an image of this width and height is too large."""
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise ImageError(
+            f"{size[0]}x{size[1]} pixels are more than the limit of {max_pixels:,}; a higher max_pixels "
+            "(--max-pixels) includes it"
+        )
+
+
+def _declared(content: bytes) -> tuple[int, int] | None:
+    """Return the width and height in the header of a format that TensorFlow decodes; None if it is none of them."""
+    import tensorflow as tf
+
+    if content.startswith(_JPEG):
+        try:
+            height, width, _ = tf.io.extract_jpeg_shape(content).numpy().tolist()
+        except tf.errors.OpError:
+            return None
+        return width, height
+    start = content[:30].ljust(30, b"\0")
+    if start.startswith(b"\x89PNG"):
+        return struct.unpack_from(">II", start, 16)
+    if start.startswith(b"GIF8"):
+        return struct.unpack_from("<HH", start, 6)
+    if start.startswith(b"BM"):
+        width, height = struct.unpack_from("<ii", start, 18)
+        return abs(width), abs(height)
+    if start.startswith(b"RIFF"):  # WebP has at most 16,383 a side
+        wide = start[12:16] == b"VP8X"
+        width, height = (int.from_bytes(start[i : i + 3], "little") + 1 if wide else 16_383 for i in (24, 27))
+        return width, height
+    return None
+
+
 def _has_exif(header: Any, content: bytes) -> bool:
     """Return whether it is worth to ask Pillow for EXIF, which may read the whole file for it."""
+    if header.format == "TIFF":  # Pillow turns them itself
+        return False
     if header.format in ("JPEG", "MPO"):  # known from its header; to look through all of it takes a tenth of decoding
         return "exif" in header.info
     return b"Exif" in content or b"eXIf" in content or b"EXIF" in content
@@ -188,6 +265,8 @@ def _pillow_formats() -> tuple[str, ...]:
     from PIL import Image
 
     Image.init()
+    if startup.ours:
+        Image.MAX_IMAGE_PIXELS = None  # `_check_size` has been there before
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
@@ -210,8 +289,12 @@ def as_grey(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     from this by up to 11.
     """
     if pixels.dtype == np.uint8:
-        summed = pixels.astype(np.int32) @ np.array(GREY_WEIGHTS, np.int32)
-        whole: npt.NDArray[np.uint8] = ((summed + GREY_HALF) >> 16).astype(np.uint8)
+        whole = np.empty(pixels.shape[:-1], np.uint8)
+        rows = max(1, _AT_ONCE * len(pixels) // max(1, pixels.size))
+        for start in range(0, len(pixels), rows):  # whole integers are four times as large as the picture
+            part = slice(start, start + rows)
+            summed = pixels[part].astype(np.int32) @ np.array(GREY_WEIGHTS, np.int32)
+            whole[part] = (summed + GREY_HALF) >> 16
         return whole[..., None]
     grey: npt.NDArray[np.float32] = pixels @ (np.array(GREY_WEIGHTS, np.float32) / np.float32(1 << 16))
     return grey[..., None]
@@ -236,8 +319,9 @@ def _decoded_by_pillow(header: Any, tensorflow_says: Exception) -> npt.NDArray[n
             raise ValueError("it has no pixels")
         header.load()
         return _pillow_pixels(header)
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, MemoryError,
-            struct.error, Image.DecompressionBombError) as error:  # fmt: skip
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
+    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error) as error:
         reason = str(error) or str(tensorflow_says)
         raise ImageError(f"{header.format} cannot be decoded: {_one_line(reason)}") from None
 
@@ -248,7 +332,7 @@ def _pillow_pixels(image: Any) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips; TensorFlow takes the high byte, too
         grey = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
         return np.repeat(grey, 3, axis=-1)
-    pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB"))
+    pixels: npt.NDArray[np.uint8] = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     return pixels
 
 

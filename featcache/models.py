@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Set
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,11 @@ class PixelModel:
             If the folder holds anything else, or cannot be written.
         """
         spec = self.spec
+        size = (spec.height, spec.width)
         card = {
             "class_names": self.class_names,
             "trained_classes": self.trained_classes,
-            "pixels": list(astuple(spec)),
+            "pixels": [*size, spec.channels, spec.resize, spec.interpolation, spec.decode, spec.crop],
             **self.card,
         }
         self.path, self.digest = FOLDER.write(folder, self.model.save, card, self.trained_on)

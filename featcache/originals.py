@@ -16,7 +16,7 @@ from featcache.cache import FeatureCache
 from featcache.cache.listing import Entry
 from featcache.errors import FeatcacheError, ImageError
 from featcache.images import PixelSpec, load
-from featcache.sources import Item, Source, digest, reopen
+from featcache.sources import Item, Source, digest, read_image, reopen
 from featcache.sources.files import read_file
 from featcache.startup import import_tensorflow
 
@@ -69,7 +69,7 @@ class Originals:
             source, items = self._opened
             if entry.path not in items:
                 raise ImageError("not in the source any more")
-            found = source.read(items[entry.path])
+            found = read_image(source, items[entry.path])
         if entry.digest is not None and digest(found) != entry.digest:
             raise ImageError("changed since it was extracted")
         return found

@@ -22,8 +22,9 @@ from featcache.cache.reader import read_description
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
+from featcache.images import worth_another_try
 from featcache.recipe import Recipe, Request
-from featcache.sources import SPLITS, Digests, Item, Items, Source, SplitPolicy, Words, digest, folder_name
+from featcache.sources import SPLITS, Digests, Item, Items, Source, SplitPolicy, Words, digest, folder_name, read_image
 from featcache.sources.source import counted
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Job:
             found = self.hashed.get(item.path)
             if found is None:
                 try:
-                    found = digest(self.source.read(item))
+                    found = digest(read_image(self.source, item))
                 except ImageError as error:
                     return item, None, str(error)
                 if keep:
@@ -278,8 +279,10 @@ def compare(job: Job, known: Known, *, retry_failed: bool, ranked: bool = True) 
         bad[list(old.reasons)] = True
         failed[alike] = bad[before[alike]]
         reasons = {i: old.reasons[int(before[i])] for i in np.flatnonzero(unchanged & failed & read).tolist()}
+    limit = job.request.max_pixels
     if retry_failed:
         reasons = {}
+    reasons = {i: reason for i, reason in reasons.items() if not worth_another_try(reason, limit)}
 
     def identify(rows: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Return digests, as the cache has them or of the files, and which could be read."""
@@ -307,7 +310,8 @@ def compare(job: Job, known: Known, *, retry_failed: bool, ranked: bool = True) 
             stamps = Digests(_stamps(old.sizes, old.stamps)[old.known])
             to_hash[changed] |= stamps.find(_stamps(items.sizes[changed], items.stamps[changed])) >= 0
     read = settled.copy()
-    failures = {old.digests[i].tobytes(): reason for i, reason in old.reasons.items() if old.known[i]}
+    failures = {old.digests[i].tobytes(): reason for i, reason in old.reasons.items()
+                if old.known[i] and not worth_another_try(reason, limit)}  # fmt: skip
     for i in reasons:
         read[i], digests[i] = True, old.digests[before[i]]
     todo = ~settled & ~to_hash

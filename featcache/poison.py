@@ -1,7 +1,4 @@
-"""Images that crash or hang whoever decodes them: who was decoding what, and one image alone.
-
-Run as a module, this is the process that decodes one image after the other on its standard input.
-"""
+"""Images that crash or hang whoever decodes them: who was decoding what, and one image alone."""
 
 from __future__ import annotations
 
@@ -22,12 +19,10 @@ from pathlib import Path
 from featcache.errors import HungError
 from featcache.images import PixelSpec
 from featcache.reading import read_plain
+from featcache.startup import python_command
 
 LIMIT = 60.0
 """Seconds after which the decoding of one image is taken to have no end."""
-
-PROBE = [sys.executable, "-m", "featcache.poison"]
-"""The process that decodes suspects."""
 
 _SLOT = 4098  # a byte count and a path
 _REASONS = ("crashes the process that decodes it", "decoding did not end within")
@@ -131,7 +126,7 @@ class Probe:
     """A process that decodes suspects, one at a time; another takes its place when it dies."""
 
     def __init__(self, spec: PixelSpec) -> None:
-        self._command = [*PROBE, json.dumps(asdict(spec))]
+        self._command = [*probe_command(), json.dumps(asdict(spec))]
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Probe:
@@ -181,11 +176,17 @@ class Probe:
         return f"{_REASONS[0]} ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
 
+def probe_command() -> list[str]:
+    """Return the command of the process that decodes suspects, which takes a `PixelSpec` as JSON."""
+    return python_command("featcache.poison", "probe")
+
+
 def probe() -> None:
     """Decode images from standard input; write a byte when ready, and one after each image."""
     from featcache import images
-    from featcache.startup import import_tensorflow
+    from featcache.startup import import_tensorflow, own_process
 
+    own_process()
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     spec = PixelSpec(**json.loads(sys.argv[-1]))
@@ -197,7 +198,3 @@ def probe() -> None:
         with contextlib.suppress(Exception):
             images.load(sys.stdin.buffer.read(struct.unpack("<Q", header)[0]), spec)
         os.write(answers, b".")
-
-
-if __name__ == "__main__":
-    probe()

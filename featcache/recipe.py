@@ -224,6 +224,9 @@ class Request(BaseOptions):
         As in `featcache.options.BaseOptions`. Weights of a model file or a model in memory are its own by default.
     seed : int
         For ``weights="none"``.
+    max_pixels : int
+        Images with more pixels are not decoded. It decides which images have rows, not their numbers, so it is neither
+        in the recipe nor in what `to_dict` returns.
     canonical : bool
         Whether `layers` are a recipe's names, not those that layers have in this process.
 
@@ -248,6 +251,8 @@ class Request(BaseOptions):
             object.__setattr__(self, "resize", "stretch" if self.crop is None else "crop")
         if self.crop is not None and self.resize != "crop":
             raise OptionError(f"`crop` implies `resize` crop, but `resize` is {self.resize}. Leave one of them out.")
+        if isinstance(self.max_pixels, bool) or not isinstance(self.max_pixels, int) or self.max_pixels < 1:
+            raise OptionError(f"`max_pixels` must be a number of 1 or more. Received: {self.max_pixels!r}.")
         for name, kind in (
             ("pooling", Pooling),
             ("resize", Resize),

@@ -1,11 +1,30 @@
-"""Import TensorFlow without its start-up chatter."""
+"""How processes of ours start: TensorFlow imported quietly, and nothing imported from the current folder."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
 import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+
+_SAFE = "PYTHONSAFEPATH"
+_lock = threading.Lock()
+_inside = 0
+_before: str | None = None
+
+ours = False
+"""Whether this process does nothing but what featcache was started for, so that it may change settings of packages."""
+
+
+def own_process() -> None:
+    """Say that this process is the command line's or a worker's: packages do not warn on standard error in it."""
+    global ours
+    ours = True
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # a damaged image is named with its reason
 
 
 def import_tensorflow() -> None:
@@ -50,3 +69,35 @@ def _import_tensorflow() -> None:
             if failed:
                 held.seek(0)
                 os.write(2, held.read())
+
+
+def python_command(module: str, function: str) -> list[str]:
+    """Return the command of a Python process that calls a function, and imports from where this one does.
+
+    ``python -m`` and ``python -c`` import from the current folder first, where a user may have a ``queue.py``.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}\nfrom {module} import {function}; {function}()"
+    return [sys.executable, "-P", "-c", code]
+
+
+@contextlib.contextmanager
+def safe_children() -> Iterator[None]:
+    """Let no Python process that is started meanwhile import from the current folder.
+
+    For processes that other packages start. The variable is for all of this process, so keep the time short: a script
+    that somebody else starts meanwhile would not find the modules beside it.
+    """
+    global _inside, _before
+    with _lock:
+        if not _inside:
+            _before = os.environ.get(_SAFE)
+            os.environ[_SAFE] = "1"
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                del os.environ[_SAFE]
+                os.environ.update({} if _before is None else {_SAFE: _before})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +249,14 @@ def hostile_report(hostile_head: Path, tmp_path_factory: pytest.TempPathFactory)
     from featcache.report import write_report
 
     return write_report(hostile_head, out=tmp_path_factory.mktemp("page") / "report.html", audit=True).path
+
+
+@pytest.fixture
+def hostile_folder(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a folder with a Python file for every module there is, and the file that each adds its name to."""
+    root, mark = tmp_path / "hostile", tmp_path / "executed"
+    root.mkdir()
+    installed = {name for name in packages_distributions() if name.isidentifier()}
+    for name in (sys.stdlib_module_names | installed) - {"featcache"}:
+        (root / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write({name!r} + '\\n')\n")
+    return root, mark

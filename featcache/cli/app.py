@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_v
 from featcache.errors import FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
 from featcache.reading import trouble
+from featcache.startup import own_process
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
@@ -136,7 +136,7 @@ def _listen(*, quiet: bool, verbose: bool) -> None:
     log.propagate = False
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="PIL")  # a damaged image is named with its reason
+    own_process()
 
 
 class _Formatter(logging.Formatter):
@@ -307,6 +307,7 @@ def newest() -> Path:
 
 def main() -> None:
     """Run the command line."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that this one starts imports from the current folder
     if sys.argv[1:2] == ["extract"] and (ended := supervision.supervise()) is not None:
         code, error = ended
         if error:

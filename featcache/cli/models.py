@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, progress, skipped_text, table
-from featcache.options import ReadingOptions, TableOptions, subset
+from featcache.options import DecodingOptions, ReadingOptions, TableOptions, subset
 from featcache.processors import pass_side_by_side
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def predict(
         help="Images, folders (all files below them), tables, tar files or folders of them, arrays.",
     )],
     table: TableOptions,
+    decoding: DecodingOptions,
     out: Annotated[Path | None, typer.Option(
         help="Write predictions to a .csv or .jsonl file as they come. It lies in FILE.partial until it is complete; "
              "after a kill, the same command goes on there."
@@ -51,7 +52,7 @@ def predict(
     if out is not None:
         pass_side_by_side()
     options = subset(table, SourceOptions)
-    classifier = ImageClassifier.load(model, base=base, weights=weights)
+    classifier = ImageClassifier.load(model, base=base, weights=weights, max_pixels=decoding.max_pixels)
     with progress("predicting") as shown:
         if out is None:
             found = classifier.predict(images, options=options, threshold=threshold, top_k=top_k, progress=shown)
@@ -97,6 +98,7 @@ def _listed(found: list[Prediction], class_names: list[str], threshold: float | 
 def evaluate(
     model: Model,
     reading: ReadingOptions,
+    decoding: DecodingOptions,
     source: Annotated[str | None, typer.Argument(
         help="Labelled images. Default: those the head's cache was extracted from."
     )] = None,
@@ -112,9 +114,8 @@ def evaluate(
 
     options = subset(reading, SourceOptions)
     with progress("evaluating") as shown:
-        result = ImageClassifier.load(model, base=base, weights=weights).evaluate(
-            source, options=options, coverage=coverage, progress=shown
-        )
+        classifier = ImageClassifier.load(model, base=base, weights=weights, max_pixels=decoding.max_pixels)
+        result = classifier.evaluate(source, options=options, coverage=coverage, progress=shown)
     tables = [_coverage_table(split, rows) for split, rows in result.get("coverage", {}).items()]
     return _outcome(result, metrics_table(result["metrics"]), *tables)
 

@@ -22,6 +22,7 @@ from featcache.engines.tasks import Outcome, Task, Work
 from featcache.engines.worker import load, run_and_note
 from featcache.errors import FeatcacheError, HungError, OptionError
 from featcache.processors import threads_each
+from featcache.startup import own_process, safe_children
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def run_dask(
         address = scheduler
         if address is None:
             stack.enter_context(dask.config.set(_settings(workers)))
+            stack.enter_context(safe_children())  # to the end, as workers that die are started again
             cluster = stack.enter_context(
                 LocalCluster(
                     n_workers=min(workers, len(tasks)),
@@ -66,7 +68,7 @@ def run_dask(
                 f"No dask scheduler answers at {address!r}: {text}. Start one with: dask scheduler."
             ) from None
         run = uuid.uuid4().hex
-        client.register_plugin(_Prepared(run, work, known), name=f"featcache-{run}")
+        client.register_plugin(_Prepared(run, work, known, scheduler is None), name=f"featcache-{run}")
         stack.callback(_quietly_unregister, client, f"featcache-{run}")
         yield from _outcomes(client, run, work, tasks, done, 1 if scheduler is None else Losses.MOST)
 
@@ -143,10 +145,12 @@ _one_at_a_time = threading.Lock()
 class _Prepared(WorkerPlugin):
     """Tells every worker, present and to come, what a run is about."""
 
-    def __init__(self, run: str, work: Work, known: Path | None) -> None:
-        self.run, self.work, self.known = run, work, known
+    def __init__(self, run: str, work: Work, known: Path | None, ours: bool) -> None:
+        self.run, self.work, self.known, self.ours = run, work, known, ours
 
     def setup(self, worker: object) -> None:
+        if self.ours:
+            own_process()
         _prepared[self.run] = self.work, self.known
 
     def teardown(self, worker: object) -> None:

@@ -24,7 +24,7 @@ from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheDamagedError, CacheError, ImageError, one_line
 from featcache.files import publish, publish_json
 from featcache.reading import read_json, trouble
-from featcache.sources import Item
+from featcache.sources import Item, read_image
 from featcache.values import list_of, mapping_of, maybe, record, row, sha256, text
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def probed(runner: Runner, items: list[Item]) -> Iterator[tuple[str, str]]:
     with poison.Probe(runner.extractor.spec) as probe:
         for item in items:
             with contextlib.suppress(ImageError):
-                content = runner.source.read(item)
+                content = read_image(runner.source, item)
                 reason = probe.reason(content) if isinstance(content, bytes) else None
                 if reason is not None:
                     yield item.path, reason

@@ -7,7 +7,6 @@ import os
 import pickle
 import queue
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -19,6 +18,7 @@ from featcache.engines.running import Done
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheError
 from featcache.processors import count, gpus, threads_each
+from featcache.startup import python_command
 
 MOST_WORKERS = 8
 """How many there are unless somebody says: each holds TensorFlow and the base."""
@@ -104,10 +104,12 @@ class _Worker:
         environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "TF_NUM_INTRAOP_THREADS": threads}
         if devices:
             environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-        code = f"import sys; sys.path[:] = {sys.path!r}\nfrom featcache.engines.worker import main; main()"
         self.number, self.ready = number, False
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            python_command("featcache.engines.worker", "main"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
         )
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 

@@ -15,7 +15,7 @@ from featcache.cache.writer import unwritten
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import CacheError, FeatcacheError, ImageError, SourceError
 from featcache.poison import Journal
-from featcache.sources import Item, Source, digest
+from featcache.sources import Item, Source, digest, read_image
 
 if TYPE_CHECKING:
     from featcache.extractor import Extractor
@@ -115,7 +115,7 @@ class Runner:
                         item, identity = extracted.item, extracted.digest
                         if item.path in guilty:
                             with contextlib.suppress(ImageError):
-                                identity = digest(self.source.read(item))
+                                identity = digest(read_image(self.source, item))
                         images.append((identity, extracted.reason))
                         if extracted.reason is not None:
                             if work.on_error == "fail":

@@ -20,6 +20,7 @@ from featcache.engines.parts import run_part
 from featcache.engines.running import Runner
 from featcache.engines.tasks import Outcome, Task, Work
 from featcache.errors import FeatcacheError, HungError
+from featcache.startup import own_process
 
 PROGRESS_SECONDS = 1.0
 
@@ -28,6 +29,7 @@ def main() -> None:
     """Do tasks until nobody sends any more."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    own_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()

@@ -19,7 +19,7 @@ from featcache.classifier import ImageClassifier
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
 from featcache.export import clean
 from featcache.images import PixelSpec, decode, load
-from featcache.sources import Item, Items, Source, SplitPolicy, files_source, reopen
+from featcache.sources import Item, Items, Source, SplitPolicy, files_source, read_image, reopen
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import digest
 
@@ -136,7 +136,7 @@ def _readable(source: Source, rows: Iterable[int], spec: PixelSpec) -> Iterator[
     items = Items.of(source.items)
     for item in (items[row] for row in rows):
         try:
-            content = source.read(item)
+            content = read_image(source, item)
             encoded = content if isinstance(content, bytes) else _png(content)
             load(encoded, spec)
         except (ImageError, SourceError):

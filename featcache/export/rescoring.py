@@ -16,7 +16,7 @@ from featcache.heads import Head
 from featcache.images import load
 from featcache.metrics import wilson_interval
 from featcache.significance import clearly_lower, paired_difference
-from featcache.sources import Items, digest, why_left_out
+from featcache.sources import Items, digest, read_image, why_left_out
 
 MOST = 5000
 """So many validation images at most are asked, drawn with a fixed seed."""
@@ -133,7 +133,7 @@ def _validation(classifier: ImageClassifier) -> Iterator[tuple[int, npt.NDArray[
             continue
         item = items[row]
         try:
-            content = source.read(item)
+            content = read_image(source, item)
             identity = digest(content)
             if policy.split_of(item, identity) != "validation":
                 continue

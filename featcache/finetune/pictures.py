@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.augmentation import Augmentation
-from featcache.errors import ImageError, OptionError
+from featcache.errors import ImageError, OptionError, about_image
 from featcache.extractor import mapped_ahead
 from featcache.images import PixelSpec, load
 from featcache.poison import Journal
 from featcache.processors import decoding_threads
-from featcache.sources import Item, Source, SplitPolicy, digest
+from featcache.sources import Item, Source, SplitPolicy, digest, read_image
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,15 @@ class Pictures:
 
         def prepare(picture: Picture) -> tuple[Picture, npt.NDArray[np.float32] | None, str]:
             try:
-                content = self.source.read(picture.item)
+                content = read_image(self.source, picture.item)
                 with journal.decoding(picture.item.path):
                     pixels = load(content, self.spec)
+                with about_image("augmented"):
+                    if augmentation is not None:
+                        pixels = augmentation.apply(pixels, picture.digest, view)
             except ImageError as error:
                 return picture, None, str(error)
-            return picture, pixels if augmentation is None else augmentation.apply(pixels, picture.digest, view), ""
+            return picture, pixels, ""
 
         known = [picture for picture in chosen if picture.item.path not in self.skipped]
         threads = decoding_threads()
@@ -153,7 +156,7 @@ def listed(
 
     def identified(item: Item) -> tuple[Item, bytes | None, str]:
         try:
-            return item, digest(source.read(item)), ""
+            return item, digest(read_image(source, item)), ""
         except ImageError as error:
             return item, None, str(error)
 

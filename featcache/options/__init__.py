@@ -1,11 +1,13 @@
 """Options: the one list of them, functions that take them, and command lines made of them."""
 
 from featcache.options.lists import (
+    MAX_PIXELS,
     SHARD_ROWS,
     BaseOptions,
     ClassWeight,
     CompareOptions,
     Compression,
+    DecodingOptions,
     Dtype,
     Engine,
     ExtractOptions,
@@ -33,11 +35,13 @@ from featcache.options.signatures import constructs, documented, flag_of, option
 from featcache.options.texts import settings
 
 __all__ = [
+    "MAX_PIXELS",
     "SHARD_ROWS",
     "BaseOptions",
     "ClassWeight",
     "CompareOptions",
     "Compression",
+    "DecodingOptions",
     "Dtype",
     "Engine",
     "ExtractOptions",

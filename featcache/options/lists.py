@@ -53,6 +53,9 @@ Schedule = Literal["constant", "cosine", "exponential"]
 ClassWeight = Literal["balanced"]
 Teacher = Literal["ridge", "dense"]
 
+MAX_PIXELS = 250_000_000
+"""How many pixels an image may have by default: more are a decompression bomb, mostly."""
+
 SHARD_ROWS = 4096
 """Rows of a shard at most: what a kill can cost."""
 
@@ -66,7 +69,17 @@ HEADS = "logreg, linear-svm, svm, ridge, sgd, knn, centroid or dense"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions:
+class DecodingOptions:
+    """Which images are decoded."""
+
+    max_pixels: int = option(
+        MAX_PIXELS, "Skip images with more pixels. An image takes 6 to 9 bytes per pixel while it is decoded, a TIFF "
+        "17: 2 GB for 250 million. Several are decoded at once.", minimum=1, group=_IMAGES,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(DecodingOptions):
     """A frozen network, and how images reach it."""
 
     base: Any = option("vgg19", "A Keras application, or a .keras / .h5 model file.", form=TEXT)

@@ -17,7 +17,7 @@ from featcache.errors import ImageError
 from featcache.images import PixelSpec, decode, load
 from featcache.options import Progress
 from featcache.processors import count
-from featcache.sources import Item, Source, digest
+from featcache.sources import Item, Source, digest, read_image
 from featcache.startup import import_tensorflow
 
 log = logging.getLogger(__name__)
@@ -101,8 +101,8 @@ class Pictures:
             self.missing[path] = "it is not in the source any more" if self._source is not None else "no source"
             return None
         try:
-            return self._source.read(self._items[path])
-        except (ImageError, OSError) as error:
+            return read_image(self._source, self._items[path])
+        except ImageError as error:
             self.missing[path] = str(error)
             return None
 

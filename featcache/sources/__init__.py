@@ -11,7 +11,17 @@ from featcache.sources.folders import files_source
 from featcache.sources.opening import describe, open_images, open_source, reopen
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.pairs import PairSource
-from featcache.sources.source import SPLITS, Item, Items, Selected, Source, class_names, digest, folder_name
+from featcache.sources.source import (
+    SPLITS,
+    Item,
+    Items,
+    Selected,
+    Source,
+    class_names,
+    digest,
+    folder_name,
+    read_image,
+)
 from featcache.sources.splits import SplitPolicy
 from featcache.sources.tars import TarSource
 from featcache.sources.trained import group_identity, why_left_out
@@ -41,6 +51,7 @@ __all__ = [
     "group_identity",
     "open_images",
     "open_source",
+    "read_image",
     "reopen",
     "why_left_out",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.errors import ImageError, SourceError
+from featcache.errors import ImageError, SourceError, one_line
 from featcache.files import change_stamp
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import Item, Items, Problems, counted, sole_content
@@ -53,13 +54,20 @@ def read_file(path: Path) -> bytes:
     ------
     ImageError
         If it cannot be read, is empty, or is no regular file (a pipe could be waited for forever).
+    SourceError
+        If this process has too many files open.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError("not a regular file")
         return sole_content(path.read_bytes())
     except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from None
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # not the image's fault
+            raise SourceError(
+                f"{str(path)!r} cannot be read: too many files are open. Raise the limit (`ulimit -n`) and run the "
+                "same again: what was done is kept."
+            ) from None
+        raise ImageError(f"cannot be read: {one_line(error.strerror or error)}") from None
 
 
 def item_of(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, overload, runtime_checkab
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import ImageError
+from featcache.errors import ImageError, about_image
 from featcache.sources.columns import PIECE, Coder, Ints, Texts, Words, encoded
 
 log = logging.getLogger(__name__)
@@ -165,6 +165,12 @@ class Selected:
     def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:
         """Return what the source has for it."""
         return self.origin.read(item)
+
+
+def read_image(source: Source, item: Item) -> bytes | npt.NDArray[Any]:
+    """Return what a source has for an item; raise `ImageError`, whatever goes wrong with it."""
+    with about_image("read"):
+        return source.read(item)
 
 
 def digest(content: bytes | npt.NDArray[Any]) -> bytes:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featcache.errors import ImageError, SourceError
+from featcache.errors import ImageError, SourceError, one_line
 from featcache.files import change_stamp
 from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
@@ -150,7 +150,7 @@ class TarSource:
             held = self._open(tar)  # for as long as it is read: another thread may drop it from the cache
             content = _read(held.number, item.size, self._offsets[item.place])
         except OSError as error:
-            raise ImageError(f"cannot be read: {error.strerror or error}") from None
+            raise ImageError(f"cannot be read: {one_line(error.strerror or error)}") from None
         if len(content) < item.size:
             raise ImageError(f"cannot be read: {tar.name} was cut off after it was listed")
         return sole_content(content)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 import joblib
+from joblib._parallel_backends import LokyBackend
+from joblib.externals.loky.backend import resource_tracker as joblib_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from featcache.errors import FeatcacheError, OptionError
+from featcache.startup import safe_children
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +91,19 @@ def cores() -> int:
     return int(joblib.cpu_count())
 
 
+class _Loky(LokyBackend):
+    """Processes that import nothing from the current folder."""
+
+    def _prepare_worker_env(self, n_jobs: int) -> dict[str, str]:
+        return {**super()._prepare_worker_env(n_jobs), "PYTHONSAFEPATH": "1"}
+
+
 def _parallel(function: Callable[[Any], Any], tasks: list[tuple[int, Any]], jobs: int) -> Any:
     threads = max(1, cores() // jobs)
-    with joblib.parallel_config("loky", inner_max_num_threads=threads):
+    with safe_children():  # the processes that remove what others leave, joblib's and Python's
+        joblib_tracker.ensure_running()
+        resource_tracker.ensure_running()
+    with joblib.parallel_config(_Loky(), inner_max_num_threads=threads):
         run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
         return run(joblib.delayed(_in_worker)(i, function, task, threads) for i, task in tasks)
 

@@ -204,7 +204,7 @@ def test_a_suspect_is_decoded_elsewhere_first(oracle, many: Path, tmp_path: Path
     from featcache import poison
 
     faulty = Path(__file__).parents[1] / "reliability" / "faulty.py"
-    monkeypatch.setattr(poison, "PROBE", [sys.executable, str(faulty), "60", "--probe"])
+    monkeypatch.setattr(poison, "probe_command", lambda: [sys.executable, str(faulty), "60", "--probe"])
     source = Path(shutil.copytree(many, tmp_path / "photos"))
     with (source / "a" / "001.png").open("ab") as file:
         file.write(b"crash")

@@ -53,15 +53,22 @@ def workers() -> list[int]:
 
 
 @pytest.mark.parametrize("engine", ["processes", slow("dask")])
-def test_two_workers_are_one(oracle, many: Path, local, tmp_path: Path, engine: str) -> None:
-    """Two workers, one of them killed on the way, leave what one process leaves: listing, rows, places and bytes."""
+def test_two_workers_are_one(
+    oracle, many: Path, local, tmp_path: Path, engine: str, hostile_folder: tuple[Path, Path], monkeypatch
+) -> None:
+    """Two workers, one of them killed on the way, leave what one process leaves: listing, rows, places and bytes.
+
+    They execute no Python file of the folder they are started in.
+    """
     pytest.importorskip("distributed")
+    monkeypatch.chdir(hostile_folder[0])
     plan = extraction(oracle, many, tmp_path / "c", engine=engine, workers=2)
     done = plan.run(killing(workers, {2})).report
     rows = len(local[2])
     assert rows - 8 <= done.computed <= rows  # a task may be published as its worker dies: it is found then
     assert content(tmp_path / "c") == local
     assert workers() == []
+    assert not hostile_folder[1].exists(), hostile_folder[1].read_text()
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def install(limit: str) -> None:
     """Make images bad, here and in the probe."""
     images.load = load
     poison.LIMIT = float(limit)
-    poison.PROBE = [sys.executable, __file__, limit, "--probe"]
+    poison.probe_command = lambda: [sys.executable, __file__, limit, "--probe"]
 
 
 if __name__ == "__main__":
