@@ -21,7 +21,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from featcache.cli import supervision
+from featcache.cli import imagelines, supervision
 from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
 from featcache.errors import FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
@@ -315,4 +315,5 @@ def main() -> None:
         sys.exit(code)
     # else Python looks for garbage in all that TensorFlow has made before it ends, for over a second
     atexit.register(gc.freeze)
-    app()
+    with contextlib.nullcontext() if "--debug" in sys.argv else imagelines.dropped():
+        app()
