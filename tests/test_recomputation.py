@@ -34,7 +34,7 @@ def damage(cache: FeatureCache, path: str, by: float, view: int = 0) -> None:
             if (key.digest, key.view) == (entry.digest, view):
                 row = {layer: values + np.asarray(by, values.dtype) for layer, values in row.items()}
             builder.append(key.digest, contents.paths[i], row, key.view)
-        manifest = Manifest(cache.path / "manifest.sqlite")
+        manifest = Manifest(cache.path / "manifest.sqlite").claim("a test")
         manifest.replace_shards([number], [builder.publish(cache.path / "shards")])
         manifest.close()
 
@@ -78,7 +78,7 @@ def test_a_view_that_differs_is_found(extracting, photos: Path, tmp_path: Path) 
     path = cache.paths("train")[0]
     damage(cache, path, 1.0, view=2)
     assert verify(cache.path, recompute=12).recomputed.differing == [path]
-    manifest = Manifest(cache.path / "manifest.sqlite")
+    manifest = Manifest(cache.path / "manifest.sqlite").claim("a test")
     manifest.set_meta({"views": {**manifest.meta()["views"], "policy": None}})
     manifest.close()
     found = verify(cache.path, recompute=12).recomputed
@@ -89,7 +89,7 @@ def test_a_view_that_differs_is_found(extracting, photos: Path, tmp_path: Path) 
 def test_a_row_that_is_another_images_is_found(extracting, photos: Path, tmp_path: Path, nothing_racy) -> None:
     """Digests settled at each other's places, as two writers did: found, and mended by --fix and extract."""
     cache = extracting(photos, tmp_path / "c")
-    manifest = Manifest(cache.path / "manifest.sqlite")
+    manifest = Manifest(cache.path / "manifest.sqlite").claim("a test")
     one, other = cache.entries[0], cache.entries[7]
     swapped = [(0, one._replace(digest=other.digest)), (7, other._replace(digest=one.digest))]
     manifest.commit(None, [], swapped)

@@ -311,7 +311,13 @@ class FeatureCache:
         return self._usable[0]
 
     def rows_of(self, key: Key) -> dict[str, npt.NDArray[Any]]:
-        """Return the features of one row by layer, as they are stored."""
+        """Return the features of one row by layer, as they are stored.
+
+        Parameters
+        ----------
+        key : Key
+            Digest, view and augmentation of the row.
+        """
         shard, position = self.places[key]
         return {layer: self._shard_rows(shard, layer, np.array([position]))[0] for layer in self.layers}
 

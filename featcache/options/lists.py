@@ -219,7 +219,7 @@ class ExtractOptions(ListingOptions, BaseOptions):
         argument=True,
     )  # fmt: skip
     _: KW_ONLY
-    views: int = option(0, "Augmented views of each training image.", minimum=0, group=_VIEWS)
+    views: int = option(0, "Augmented views of each training image.", minimum=0, maximum=65_535, group=_VIEWS)
     augment: str | Augmentation | None = option(
         None, "How views are made: flip,rotation=0.2,zoom=0.3,shift=0.3,brightness=0.1,contrast=0.1,crop=0.2.",
         form=TEXT, metavar="SPEC", group=_VIEWS,

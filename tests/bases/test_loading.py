@@ -58,7 +58,7 @@ def test_free_image_size_must_be_given() -> None:
 def test_unknown_setting_gets_the_known_ones() -> None:
     """A misspelt constructor argument is answered with the possible ones."""
     with pytest.raises(OptionError, match=r"alpha.*Received: 'alfa'"):
-        load_base(Request("mobilenetv2", {"alfa": 1}, "none"))
+        load_base(Request("mobilenetv2", settings={"alfa": 1}, weights="none"))
 
 
 def test_size_too_small_is_keras_message() -> None:

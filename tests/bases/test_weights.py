@@ -325,7 +325,9 @@ def test_files_without_names_load_by_structure(tmp_path: Path, root: str) -> Non
     with h5py.File(path, "r+") as file:
         file.move("layers", "moved")
         file.move("moved", root)
-    base = load_base(Request("mobilenetv2", {"alpha": 0.35}, path, image_size=(32, 32), layers=("block_4_add",)))
+    base = load_base(
+        Request("mobilenetv2", settings={"alpha": 0.35}, weights=path, image_size=(32, 32), layers=("block_4_add",))
+    )
     plain = network()
     plain.load_weights(path)
     assert base.weights == load_base(Request(plain, layers=("block_4_add",), preprocess="tf")).weights

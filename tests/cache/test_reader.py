@@ -22,7 +22,7 @@ def listed(cache: FeatureCache, entries: list[Entry]) -> FeatureCache:
     n = len(digests)
     other = FeatureCache(cache.path)
     zeros = np.zeros(n, np.int64)
-    other.adopt(entries, RowTable(digests, np.zeros(n, np.uint16), zeros, [""], zeros, np.arange(n)))
+    other.adopt(entries, RowTable(digests, np.zeros(n, np.uint16), zeros, [""], zeros, np.arange(n)), {})
     return other
 
 

@@ -62,8 +62,8 @@ def test_two_workers_are_one(
     """
     pytest.importorskip("distributed")
     monkeypatch.chdir(hostile_folder[0])
-    plan = extraction(oracle, many, tmp_path / "c", engine=engine, workers=2)
-    done = plan.run(killing(workers, {2})).report
+    plan = extraction(oracle, many, tmp_path / "c", engine=engine, workers=2, progress=killing(workers, {2}))
+    done = plan.run().report
     rows = len(local[2])
     assert rows - 8 <= done.computed <= rows  # a task may be published as its worker dies: it is found then
     assert content(tmp_path / "c") == local
@@ -78,7 +78,9 @@ def test_random_kills(oracle, many: Path, local, tmp_path: Path, engine: str) ->
     rng, tries, kills, different = random.Random(1), 8 if FULL else 1, 0, 0
     for attempt in range(tries):
         at = {rng.randrange(1, 10) for _ in range(2)}
-        extraction(oracle, many, tmp_path / f"c{attempt}", engine=engine, workers=2).run(killing(workers, at))
+        extraction(
+            oracle, many, tmp_path / f"c{attempt}", engine=engine, workers=2, progress=killing(workers, at)
+        ).run()
         kills += len(at)
         different += content(tmp_path / f"c{attempt}") != local
     record(f"SIGKILL of workers, {engine}", tries=tries, kills=kills, different=different)
@@ -160,10 +162,9 @@ def _alive(pid: int) -> bool:
 
 def test_workers_that_cannot_start(oracle, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that die before they begin end the run with one line, not with new workers for ever."""
-    from featcache.engines import processes
     from featcache.errors import CacheError
 
-    monkeypatch.setattr(processes.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(CacheError, match="workers ended while they were starting"):
         extraction(oracle, many, tmp_path / "c", engine="processes", workers=2).run()
 

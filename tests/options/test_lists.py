@@ -22,6 +22,7 @@ from featcache.options import (
     subset,
     words,
 )
+from featcache.options.texts import CACHE, PATH
 
 FUNCTIONS = {
     "extract": ("featcache.extraction.Extraction.run", ExtractOptions),
@@ -69,12 +70,14 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 def strategy(name: str, one: dataclasses.Field[Any], about: Any) -> st.SearchStrategy[Any]:
     """Return values of an option that its command takes."""
     kind = str(one.type)
+    if about.form in (PATH, CACHE):
+        return texts.map(lambda text: str(Path(text)))
     if name in SPECIAL and (name, kind) != ("clf", "str"):
         return SPECIAL[name]
     if kind == "bool":
         return st.booleans()
     if kind.startswith("int"):
-        return st.integers(int(about.minimum or 0), 10**6)
+        return st.integers(int(about.minimum or 0), int(about.maximum or 10**6))
     if kind.startswith("float"):
         return st.floats(0, 1e6)
     from featcache.options import lists

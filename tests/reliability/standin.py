@@ -28,6 +28,7 @@ import numpy as np
 
 from featcache.cache.manifest import Manifest
 from featcache.errors import ImageError
+from featcache.images import PixelSpec
 from featcache.recipe import Recipe
 from featcache.sources import Item, Source, digest
 
@@ -71,6 +72,7 @@ class Extractor:
 
     log: Path | None = None
     slow = 0.0
+    spec = PixelSpec(8, 8, 3)
 
     def __init__(self, request: Any) -> None:
         self.request, self.recipe, self.layers, self.base = request, RECIPE, LAYERS, Base()
