@@ -22,7 +22,7 @@ from featcache.options import (
     subset,
     words,
 )
-from featcache.options.texts import CACHE, PATH
+from featcache.options.texts import CACHE, CACHES, PATH
 
 FUNCTIONS = {
     "extract": ("featcache.extraction.Extraction.run", ExtractOptions),
@@ -61,7 +61,6 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "layers": names,
     "exclude": names,
     "clf": names,
-    "caches": names,
     "dry_run": st.just(False),
 }
 """Values of options that do not follow from their type."""
@@ -70,8 +69,11 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 def strategy(name: str, one: dataclasses.Field[Any], about: Any) -> st.SearchStrategy[Any]:
     """Return values of an option that its command takes."""
     kind = str(one.type)
+    paths = texts.map(lambda text: str(Path(text)))
     if about.form in (PATH, CACHE):
-        return texts.map(lambda text: str(Path(text)))
+        return paths
+    if about.form is CACHES:
+        return st.lists(paths, min_size=1, max_size=3, unique=True).map(tuple)
     if name in SPECIAL and (name, kind) != ("clf", "str"):
         return SPECIAL[name]
     if kind == "bool":
