@@ -24,7 +24,9 @@ The kills are of real processes that run the command line; but for those of the 
 base (features made from an image's digest, without TensorFlow), so that one takes half a second. *Unsound* means
 that `verify` found a problem after the kill; *different* that the finished cache was not equal, in its listing and
 in every byte of every row, to one that nobody disturbed. A full disk is a limit on the size of every file.
-The state machine's *tries* are its steps; it ends at the first difference.
+The state machines' *tries* are their steps; each ends at the first difference. Of *two writers* the first one was
+stopped, or ran in another pid namespace, while the source changed and a second one wrote; *refused* are those that
+ended with one line, *wrong rows* images with features of bytes that they never had.
 *Fuzz behind checksums* puts one value that makes no sense into a file (another type, negative, huge, NaN, empty, a
 path, another length, nested deeply), makes all checksums right again, and uses it: opens, lists, reads, verifies,
 mends, collects, extracts, predicts, compares. *Damage said* is one line; a *wrong read* would be features of another

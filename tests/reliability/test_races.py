@@ -124,7 +124,9 @@ def race(kind: str, rng: random.Random, source: Source, cache: Path) -> Counter[
         assert code != 1 or "Another process" in message or "There is no cache" in message or "no listing" in message
     try:
         counts["wrong_rows"] += source.wrong_rows(cache)
-        counts["unsound"] += bool(verify(cache).problems)
+        problems = verify(cache).problems
+        counts["unsound"] += bool(problems)
+        print(*problems)
     except CacheError as error:
         assert "There is no cache" in str(error)
     return counts
