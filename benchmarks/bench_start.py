@@ -53,6 +53,7 @@ def make_cache(source_folder: Path, cache: Path) -> None:
     meta = {
         "fingerprint": recipe.fingerprint,
         "layers": [["out", [WIDTH]]],
+        "channels": 3,
         "source": {"name": source.name, "location": source.location},
         "listing": {"validation_split": policy.validation_split, "test_from": None, "seed": policy.seed,
                     "test_split": None, "classes": None},
