@@ -47,6 +47,7 @@ def make_cache(source_folder: Path, cache: Path) -> None:
     from featcache.recipe import Recipe, Request
     from featcache.sources import Items, SplitPolicy, open_source
 
+    time.sleep(2.1)  # what changed within two seconds is read again, and these digests are made up
     request, source = Request(**BASE), open_source(source_folder)
     policy = SplitPolicy().settled(source)
     recipe = Recipe("a" * 64, "b" * 64, ("out",), "avg", (224, 224), "stretch", "bilinear", "tf", "float16")
