@@ -32,7 +32,6 @@ from featcache.engines import (
     check_engine,
     cut,
     in_order,
-    parts_folder,
     run_part,
     task_size,
     travelling,
@@ -133,10 +132,6 @@ class Extraction(ExtractOptions):
             places, shards = writer.stored()
             known = Known(writer.meta(), writer.listing(), places)
             todo = self._todo(job, known)
-            if todo and any(
-                parts_folder(job.folder).glob("*.json")
-            ):  # of former runs, which tell files by their stamps
-                job.read_again(todo)
             if self.on_error == "fail" and job.entries.reasons:
                 first, reason = min(job.entries.reasons.items())
                 raise ImageError(f"{job.entries.paths[first]}: {reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Container, Iterable, Iterator, MutableSet, Sequence
+from collections.abc import Container, Iterable, Iterator, MutableSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -156,12 +156,6 @@ class Job:
             waiting = iter(items)
             while some := list(itertools.islice(waiting, 64)):
                 yield from pool.map(hashed, some)
-
-    def read_again(self, positions: Sequence[int]) -> None:
-        """Let the next run read images again: what will be known of them may be from before they were listed."""
-        changes = self.entries.changes.copy()
-        changes[list(positions)] = 0
-        self.entries.changes = changes
 
     def first_shared(self, digests: Container[bytes | None]) -> Item | None:
         """Return an image whose digest is among the given ones."""

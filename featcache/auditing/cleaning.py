@@ -13,6 +13,7 @@ from featcache.cache import FeatureCache
 from featcache.errors import OptionError, nearest
 from featcache.files import csv_text, publish, quoted_cell, unquoted_cell
 from featcache.originals import Originals
+from featcache.reading import odd_file
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,8 @@ def _check_target(cache: FeatureCache, decisions: Path, target: Path) -> None:
 
 def _decisions(path: Path) -> dict[str, tuple[str, str]]:
     """Return action and new label of each path that a table lists."""
+    if (kind := odd_file(path)) is not None:
+        raise OptionError(f"The decisions {str(path)!r} are {kind}, not a file. Name a CSV file.")
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
         header = list(reader.fieldnames or [])
@@ -139,6 +142,8 @@ def _decisions(path: Path) -> dict[str, tuple[str, str]]:
             raise OptionError(
                 f"The table {str(path)!r} has no column 'path'. Its columns are: {', '.join(header) or 'none'}."
             )
+        if twice := [name for name in ("path", "action", "new_label") if header.count(name) > 1]:
+            raise OptionError(f"The table {str(path)!r} has two columns {twice[0]!r}. Rename or remove one of them.")
         everything = "action" not in header
         chosen: dict[str, tuple[str, str]] = {}
         lines = 0

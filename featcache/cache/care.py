@@ -139,10 +139,30 @@ def verify(path: Path, *, fix: bool = False) -> VerifyReport:
         raise CacheError(f"{str(error.filename or path)!r} cannot be read or written: {reason}") from None
 
 
+_AGAIN = 5
+"""How often a cache is read again that has changed while it was read."""
+
+
+def _moment(path: Path) -> tuple[Any, ...] | None:
+    """Return what is another after every change of a manifest, None if it cannot be read."""
+    with contextlib.suppress(CacheError):
+        manifest = Manifest(path / "manifest.sqlite")
+        try:
+            meta = manifest.meta()
+        finally:
+            manifest.close()
+        return (meta.get("version"), meta.get("writer"), meta.get("commits"), meta.get("rows"))
+    return None
+
+
 def _verified(path: Path, *, fix: bool) -> VerifyReport:
     if not (path / "recipe.json").exists() and not has_shards(path):
         raise CacheError(f"There is no cache in {str(path)!r}. Name the folder of one.")
     found = _Findings(path)
+    for _ in range(_AGAIN):  # what another process commits meanwhile looks like damage
+        if not found.problems or found.moment == (now := _moment(path)) or now is None:
+            break
+        found = _Findings(path)
     if not fix or not found.problems:
         return found.report([])
     with writer_lock(path) as lock, _claimed(path / "manifest.sqlite", lock.token) as claimed:
@@ -194,6 +214,7 @@ class _Findings:
     def __post_init__(self) -> None:
         self.bad: set[str] = set()
         self.sound: dict[str, ShardContents] = {}
+        self.moment = _moment(self.path)
         self.files = sorted(file.name for file in (self.path / "shards").glob("*.h5"))
         self._read_manifest()
         self.recipe = self._read_recipe()

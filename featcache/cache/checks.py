@@ -64,6 +64,8 @@ META = record(
         "rows": whole(0, 2**40),
         "settled": whole(0, 2**40),
         "version": text,
+        "writer": text,
+        "commits": whole(0, 2**62),
         "source": SOURCE,
         "listing": listing,
         "views": record({"count": whole(0, 2**16 - 1), "augmentation": text}, {"policy": maybe(_POLICY)}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,11 @@ class _Plan:
 
 def _size(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder; 0 if it is gone."""
-    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    total = 0
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it meanwhile
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def _litter(cache: FeatureCache) -> Iterator[Path]:

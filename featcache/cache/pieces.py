@@ -114,6 +114,8 @@ def _state(images: int, settled: int, read: Read) -> dict[str, Any]:
         count += 1
         n = len(own_splits)
         at = checks.numbers(positions, "<i8", "positions", count=n, low=0, high=images - 1)
+        if len(np.unique(at)) != len(at):
+            raise ValueError("one image is settled twice at once")
         splits[at] = checks.numbers(own_splits, "i1", "splits", count=n, low=-1, high=len(SPLITS) - 1)
         digests[at] = _digests(own_digests, n)
         known[at] = checks.numbers(own_known, "u1", "known", count=n, low=0, high=1)

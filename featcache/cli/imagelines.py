@@ -15,7 +15,10 @@ from collections.abc import Iterator
 _PRINTED = re.compile(
     rb"(Corrupt JPEG data|Premature end of JPEG|Invalid SOS parameters|Inconsistent progression sequence|"
     rb"Warning: unknown JFIF|Unknown Adobe color transform|Invalid JPEG|Bogus |Unsupported marker|"
-    rb"Application transferred too (many|few) scanlines|libpng (warning|error)|TIFF\w*: Warning|_TIFF\w*: )"
+    rb"Application transferred too (many|few) scanlines|Input file read error|libpng (warning|error)|"
+    rb"TIFF\w*: |_TIFF\w*: |(ZIP|LZW|PackBits|Fax\w*|JPEG|PixarLog|Log\w+)(Decode|PreDecode|SetupDecode)\w*: |"
+    rb"JPEGLib: |"
+    rb"[^ :]*\.tiff?: )"
 )
 _LONGEST = 65_536
 

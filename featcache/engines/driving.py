@@ -96,6 +96,10 @@ class Driver:
         following: list[Task] = []
         for task in tasks:
             found = found_part(self._work, task)
+            if found is not None and not self._still_true(found, task):
+                self._commit(parts_folder(self._writer.path), found.shards, [])
+                forget(self._work, task)
+                found = None
             if found is None:
                 following.append(task)
             else:
@@ -105,6 +109,15 @@ class Driver:
                 following = []
         self._compute(following, journal, done)
         self._clear()
+
+    def _still_true(self, found: Outcome, task: Task) -> bool:
+        """Read the images of a part of a former run: whether they are the ones it had. Names and times may deceive."""
+        items = [self._job.source.items[position] for position in task.positions]
+        now = [(digest, reason) for _, digest, reason in self._job.hash_items(items)]
+        return all(
+            identity == digest if reason is None else digest is None or identity in (None, digest)
+            for (identity, reason), (digest, _) in zip(found.images, now, strict=True)
+        )
 
     def _compute(self, tasks: Sequence[Task], journal: poison.Journal, done: Done) -> None:
         if not tasks:
@@ -136,6 +149,11 @@ class Driver:
         if not tasks:
             return self._clear()
         folder, done, known = parts_folder(self._writer.path), _counted(tasks, progress), None
+        for task in tasks:
+            found = found_part(self._work, task)
+            if found is not None and not self._still_true(found, task):
+                self._commit(folder, found.shards, [])
+                forget(self._work, task)
         folder.mkdir(exist_ok=True)
         count = default_workers() if workers is None else workers
         if scheduler is None and len(tasks) < count:

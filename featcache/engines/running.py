@@ -62,7 +62,7 @@ class Runner:
 
         import_tensorflow()
         runner = cls(work, Extractor(work.request), work.reader(), known)
-        runner._opened_here = isinstance(work.source, str)
+        runner._opened_here = work.source is None
         return runner
 
     def run(
@@ -141,7 +141,7 @@ class Runner:
         """Raise `SourceError` if a source that was opened here is not the one that was listed."""
         listed = self.source.items
         for item in itertools.chain.from_iterable(task.items for task in tasks):
-            if item.place >= len(listed) or listed[item.place] != item:
+            if item.place >= len(listed) or listed[item.place]._replace(changes=0) != item._replace(changes=0):
                 raise SourceError(
                     f"The source {self.source.location!r} changed while it was extracted: {item.path!r} is another "
                     "image now. Run `featcache extract` again."

@@ -223,7 +223,7 @@ def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int6
         return estimator.fit(X, y, groups)
     except OptionError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise HeadError(
             f"The head cannot be trained with these parameters: {' '.join(str(error).split())[:300]} Choose others."
         ) from None

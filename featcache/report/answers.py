@@ -16,7 +16,7 @@ from featcache.models import PixelModel
 from featcache.options import Progress
 from featcache.report.subject import Subject
 from featcache.sources import Item, Selected, why_left_out
-from featcache.train.examples import evaluation_examples, nothing_counts
+from featcache.train.examples import Examples, evaluation_examples, nothing_counts
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,10 @@ def _from_features(head: Head, cache: FeatureCache, split: str, notes: list[str]
         confidence[part], own[part] = shares[at, predicted[part]], shares[at, truth[part]]
     if strange := int((truth < 0).sum()):
         notes.append(f"{strange:,} images of {split} have no class, or one that the head does not know: left out.")
-    counts = examples.scored & (truth >= 0)
+    trained = _trained_on(head, cache, examples, split)
+    if trained.any():
+        notes.append(f"{int(trained.sum()):,} images of {split} are ones that the head was trained on: left out.")
+    counts = examples.scored & (truth >= 0) & ~trained
     paths = cache.paths(split, order="storage")
     chosen = np.flatnonzero(counts)
     if not len(chosen):
@@ -130,6 +133,15 @@ def _from_features(head: Head, cache: FeatureCache, split: str, notes: list[str]
         split, head.class_names, [paths[i] for i in chosen], truth[chosen], predicted[chosen], confidence[chosen],
         own[chosen], int((~examples.scored).sum()),
     )  # fmt: skip
+
+
+def _trained_on(head: Head, cache: FeatureCache, examples: Examples, split: str) -> npt.NDArray[np.bool_]:
+    """Return which examples of another split than train the head was trained on: splits may have changed since."""
+    if split == "train":
+        return np.zeros(len(examples), bool)
+    usable = cache.usable
+    return np.array([why_left_out(head.trained_on, usable[i], usable[i].digest or b"") is not None
+                     for i in examples.images.tolist()], bool)  # fmt: skip
 
 
 def _from_pixels(

@@ -97,7 +97,8 @@ class PartsSource:
     def read(self, item: Item, /) -> Array:
         """Return one image's pixels."""
         part = bisect.bisect_right(self._starts, item.place) - 1
-        return np.asarray(self._parts[part].images[item.place - self._starts[part]])
+        # A copy: a file that is mapped may change between the digest and the decoding of one image.
+        return np.array(self._parts[part].images[item.place - self._starts[part]])
 
 
 class ArraySource(PartsSource):

@@ -174,4 +174,17 @@ def packed(examples: Examples, folder: Path) -> Iterator[Examples]:
         file.flush()
         # On Linux the file has no name, so that no kill leaves it behind; other processes find it here.
         name = f"/proc/{os.getpid()}/fd/{file.fileno()}" if linux else file.name
+        if linux and not _is(Path(name), file.fileno()):
+            raise HeadError(
+                "/proc does not show this process: it is that of another pid namespace. Run the same with a /proc of "
+                "its own (`unshare --mount-proc`)."
+            )
         yield replace(examples, rows=Rows(np.memmap(name, np.float32, "r", shape=(n, d))))
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether a path leads to an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False

@@ -19,6 +19,7 @@ from featcache.train.parallel import Failure, run_all
 from featcache.train.single import Plan, train
 
 TUNE_FOLDS = 5
+MOST_FOLDS = 100_000
 KNN_NEIGHBORS = 10
 FINER = (10**-0.5, 10**0.5)
 """What the best penalty of the grid is multiplied by to search around it."""
@@ -187,8 +188,8 @@ def few_shot(
 
 def check_protocols(*, cv: int | None = None, shots: Sequence[int] = (), tries: int = 1) -> None:
     """Raise OptionError if there can be no such folds or draws."""
-    if cv is not None and cv < 2:
-        raise OptionError(f"Cross-validation needs at least 2 folds. Received: `cv`={cv}.")
+    if cv is not None and not 2 <= cv <= MOST_FOLDS:
+        raise OptionError(f"Cross-validation needs 2 to {MOST_FOLDS:,} folds. Received: `cv`={cv}.")
     if tries < 1 or min(shots, default=1) < 1:
         raise OptionError(f"`fewshot` and `tries` must be 1 or more. Received: {list(shots)} and {tries}.")
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +203,14 @@ def test_images_that_are_no_files(extracting: Callable[..., FeatureCache], tmp_p
     cache = extracting(tmp_path / "s.npz", tmp_path / "c")
     with pytest.raises(OptionError, match="is a file under"):
         clean(cache, decided(tmp_path / "d.csv", [{"path": cache.paths()[0]}]), tmp_path / "o.csv")
+
+
+def test_decisions_that_are_no_file_or_say_two_things_are_refused(cache: FeatureCache, tmp_path: Path) -> None:
+    """A device or a pipe is not read from, and of two columns of one name none is chosen."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OptionError, match="not a file"):
+            clean(cache, path, tmp_path / "o.csv")
+    (tmp_path / "d.csv").write_text("path,action,action\nx.png,drop,keep\n")
+    with pytest.raises(OptionError, match="two columns 'action'"):
+        clean(cache, tmp_path / "d.csv", tmp_path / "o.csv")

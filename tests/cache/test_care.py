@@ -326,3 +326,18 @@ def test_a_writer_finds_that_fix_replaced_its_manifest(cache: Path) -> None:
         with pytest.raises(CacheBusyError, match="has taken over"):
             writer.commit(builder, [])
     assert verify(cache).problems == []
+
+
+def test_a_commit_while_a_cache_is_verified_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read before and after another process's commit does not agree: it is read again."""
+    X, y = np.arange(160, dtype=np.float32).reshape(40, 4), ["a", "b"] * 20
+    path = FeatureCache.from_arrays(X[:20], y[:20], None, {"e": 1}, path=tmp_path / "c").path
+    plain, more = Manifest.rows, [True]
+
+    def rows(self: Manifest) -> object:
+        if more and more.pop():
+            FeatureCache.from_arrays(X, y, None, {"e": 1}, path=path)
+        return plain(self)
+
+    monkeypatch.setattr(Manifest, "rows", rows)
+    assert verify(path).problems == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from golden import make
 
-from featcache.cache import CacheWriter, FeatureCache
+from featcache.cache import CacheWriter, FeatureCache, compaction
 from featcache.cache.care import verify
 from featcache.cache.compaction import collect
 from featcache.cache.inspection import ShardContents, inspect
@@ -242,3 +242,9 @@ def test_a_draft_that_another_process_removed_is_no_damage(cache: Path, monkeypa
         monkeypatch.setattr(builder, "publish", lambda folder: publish(folder / "x", b"", check=late))
         with pytest.raises(CacheBusyError, match="has taken over"):
             writer.commit(builder, [])
+
+
+def test_a_file_that_another_process_removes_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between seeing a file and asking for its size it may go."""
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    assert compaction._size(tmp_path / "gone") == 0

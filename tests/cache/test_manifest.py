@@ -1,4 +1,5 @@
 import hashlib
+import json
 import sqlite3
 import zlib
 from dataclasses import replace
@@ -313,3 +314,21 @@ def test_a_change_that_is_under_way_is_said(path: Path, monkeypatch: pytest.Monk
     second._db.execute("PRAGMA busy_timeout = 50")
     with first.changing(), pytest.raises(CacheBusyError, match="in the middle of changing"):
         second.set_meta({"listing": {"seed": 2}})
+
+
+@pytest.mark.parametrize("values", [{"commits": "x"}, {"commits": None}, {"commits": [1]}, {"writer": 3}])
+def test_a_writer_that_is_none_is_damage(path: Path, values: dict[str, object]) -> None:
+    """What the fence compares is of the kind that it writes."""
+    manifest = Manifest(path).claim("a test")
+    manifest._insert("meta", [(key, json.dumps(value)) for key, value in values.items()])
+    with pytest.raises(CacheDamagedError, match=next(iter(values))):
+        Manifest(path)
+
+
+def test_an_image_that_is_settled_twice_at_once_is_damage(path: Path) -> None:
+    """One piece of what became of images names each once."""
+    manifest = Manifest(path).claim("a test")
+    twice = np.array([1, 1], "<i8").tobytes()
+    manifest._insert("settled", [(0, twice, bytes(2), bytes(64), bytes(2), b"{}")])
+    with pytest.raises(CacheDamagedError, match="settled twice"):
+        Manifest(path).listing().load()

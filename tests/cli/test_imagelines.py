@@ -15,7 +15,8 @@ with dropped():
     os.write(2, b"Corrupt JPEG data: 17 extraneous bytes before marker 0xd9\\nE0000 a real error\\n")
     print("from Python", file=sys.stderr)
     os.write(2, b"Premature end ")
-    os.write(2, b"of JPEG file\\nlibpng warning: iCCP: known incorrect sRGB profile\\n" + b"x" * 100_000 + b"\\n")
+    os.write(2, b"of JPEG file\\nlibpng warning: iCCP: known incorrect sRGB profile\\n")
+    os.write(2, b"Input file read error\\n/tmp/a.tif: Using code\\n" + b"x" * 100_000 + b"\\n")
     subprocess.run([sys.executable, "-c", "import os; os.write(2, b'Corrupt JPEG data: again\\\\nof a child')"])
 os.write(2, b"\\nCorrupt JPEG data: outside\\n")
 """

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import random_image, write_image
 
 from featcache import ImageClassifier, fit_head
 from featcache.report import answers as module
@@ -73,3 +74,23 @@ def test_copies_of_training_images_do_not_count(made) -> None:
     found = ask(subject)
     assert found is not None
     assert (len(found), found.left_out) == (90, 5)
+
+
+def test_images_that_a_head_was_trained_on_do_not_count_under_another_split(extracting, tmp_path: Path) -> None:
+    """Where the table's splits are exchanged after training, no training image is scored as one of validation."""
+    for i in range(40):
+        write_image(tmp_path / f"{i}.png", random_image(i))
+    table = tmp_path / "t.csv"
+
+    def splits(first: str, second: str) -> None:
+        rows = [f"{i}.png,{'ab'[i % 2]},{first if i < 20 else second}" for i in range(40)]
+        table.write_text("\n".join(["path,label,split", *rows]) + "\n")
+
+    splits("train", "validation")
+    cache = extracting(table, tmp_path / "c")
+    head = fit_head(cache, "knn", params={"n_neighbors": 1}, out=tmp_path / "head")
+    splits("validation", "train")
+    extracting(table, tmp_path / "c")
+    subject = open_subject(head.path)
+    assert ask(subject) is None
+    assert any("20 images of validation are ones that the head was trained on" in note for note in subject.notes)

@@ -255,3 +255,13 @@ def test_arrays_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCa
     np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_extra=images, class_names=np.array(["a"]))
     assert len(open_source(tmp_path / "set.npz").items) == 1
     assert "not read: x_extra" in caplog.text
+
+
+def test_what_is_read_is_no_view_of_a_file_that_may_change(tmp_path: Path) -> None:
+    """An image that was read stays what it is, whatever is written into the mapped file afterwards."""
+    np.save(tmp_path / "X.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "y.npy", np.array([0, 1, 0, 1]))
+    source = open_source(tmp_path)
+    image = source.read(source.items[2])
+    np.lib.format.open_memmap(tmp_path / "X.npy", "r+")[:] = 255
+    assert image.max() == 0
