@@ -89,8 +89,7 @@ def advise(
 
 
 def _shown(one: Any) -> dict[str, Any]:
-    return {"layer": one.layer, "accuracy": one.accuracy, "accuracy_ci95": list(one.accuracy_ci95),
-            "logme": one.logme}  # fmt: skip
+    return {"layer": one.layer, "accuracy": one.accuracy, "accuracy_ci95": list(one.accuracy_ci95)}
 
 
 def _recommended(

@@ -63,7 +63,7 @@ class Advice:
     ways : tuple of Way
         What each way to go on can be expected to bring.
     layers : tuple of dict
-        ``layer``, ``accuracy``, ``accuracy_ci95`` and ``logme``, the deepest last.
+        ``layer``, ``accuracy`` and ``accuracy_ci95``, the deepest last.
     curve : tuple of dict
         See `featcache.advising.curve.Curve.points`; empty where there is none.
     extrapolation : tuple of dict
@@ -126,7 +126,7 @@ def similarity(evidence: Evidence, *, last: bool) -> tuple[str, str]:
             late = "what the base has learned carries over" if last else "of its late layers that says nothing"
             return "similar" if last else "unknown", f"{what}: {late}"
         return "unknown", f"{what}: one layer does not show whether the base's domain or the classes are the reason"
-    depth = ", ".join(f"{one.layer} {one.accuracy:.3f} (LogME {one.logme:.3f})" for one in evidence.layers)
+    depth = ", ".join(f"{one.layer} {one.accuracy:.3f}" for one in evidence.layers)
     if evidence.p_value <= SURE:
         return "different", (
             f"by depth: {depth}; {best.layer} is better than the deeper {deepest.layer} (McNemar p = "

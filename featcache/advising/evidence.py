@@ -14,7 +14,6 @@ from featcache.advising.curve import Curve
 from featcache.cache import FeatureCache
 from featcache.errors import OptionError
 from featcache.heads.folds import held_out
-from featcache.logme import logme
 from featcache.metrics import left_out_text, wilson_interval
 from featcache.significance import mcnemar
 from featcache.train.examples import Examples, evaluation_examples, probabilities, training_examples
@@ -39,8 +38,8 @@ class LayerScore:
     ----------
     layer : str
         Name.
-    accuracy, accuracy_ci95, logme
-        On held-out images, with Wilson's interval; of the training images.
+    accuracy, accuracy_ci95
+        On held-out images, with Wilson's interval.
     right : array of bool, shape (n,)
         Which held-out images it has right.
     """
@@ -48,7 +47,6 @@ class LayerScore:
     layer: str
     accuracy: float
     accuracy_ci95: tuple[float, float]
-    logme: float
     right: npt.NDArray[np.bool_]
 
 
@@ -175,8 +173,7 @@ def _score(cache: FeatureCache, layer: str, train_side: Examples, test_side: Exa
     right = _right(cache, layer, train_side, test_side, seed)
     n = len(right)
     interval = wilson_interval(int(right.sum()), n) if n else (0.0, 1.0)
-    own = logme(train_side.rows, train_side.labels)
-    return LayerScore(layer, float(right.mean()) if n else 0.0, interval, own, right)
+    return LayerScore(layer, float(right.mean()) if n else 0.0, interval, right)
 
 
 def _right(

@@ -117,22 +117,21 @@ def _leaderboard(found: Comparison, options: CompareOptions) -> str:
     """Return the table, what it means, and what to do next."""
     several = len({row["cache"] for row in found.leaderboard}) > 1
     rows = [["", *(["cache"] if several else []), "layer", "head", "parameters", "accuracy", "95 %", "log loss",
-             "ECE", "LogME", "fit", "memory"]]  # fmt: skip
+             "ECE", "fit"]]  # fmt: skip
     for place, row in enumerate(found.leaderboard, 1):
-        memory = "?" if row["peak_memory"] is None else f"{row['peak_memory'] / 1e6:,.0f} MB"
         mark = "" if place == 1 or row["distinguishable"] else "="
         rows.append([
             f"{place}{mark}", *([printable(Path(row["cache"]).name)] if several else []), printable(row["layer"]),
             row["clf"], printable(_params(row["params"])), f"{row['accuracy']:.4f}",
             "{:.4f}-{:.4f}".format(*row["accuracy_ci95"]),
             f"{row['log_loss']:.4f}", f"{row['ece']:.4f}",
-            "?" if row["logme"] is None else f"{row['logme']:.4f}", f"{row['fit_seconds']:.2f} s", memory,
+            f"{row['fit_seconds']:.2f} s",
         ])  # fmt: skip
     best = found.best
     single = len({row["layer"] for row in found.leaderboard}) == 1
     equal = [row["clf"] if single else f"{row['clf']} on {row['layer']}" for row in found.indistinguishable]
     lines = [
-        table(rows, right=set(range(len(rows[0]) - 7, len(rows[0])))),
+        table(rows, right=set(range(len(rows[0]) - 5, len(rows[0])))),
         f"ranked by {best['selected_on']}, n={best['n']}"
         + (
             f"; = not distinguishable from the best (McNemar, Holm, 5 %): {printable(', '.join(equal))}"

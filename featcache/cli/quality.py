@@ -157,14 +157,13 @@ def advise(
 def _advice(found: Advice) -> str:
     """Return layers, learning curve, ways to go on, and the recommendation last, where it is seen."""
     held = found.held_out
-    layers = [["layer", "accuracy", "95 %", "LogME"]]
+    layers = [["layer", "accuracy", "95 %"]]
     layers += [
-        [printable(one["layer"]), f"{one['accuracy']:.4f}", "{:.4f}-{:.4f}".format(*one["accuracy_ci95"]),
-         f"{one['logme']:.4f}"]
+        [printable(one["layer"]), f"{one['accuracy']:.4f}", "{:.4f}-{:.4f}".format(*one["accuracy_ci95"])]
         for one in found.layers
     ]  # fmt: skip
     parts = [f"ridge heads on {held['images']:,} images held out of {held['from']}, chance {held['chance']:.4f}",
-             table(layers, right={1, 2, 3})]  # fmt: skip
+             table(layers, right={1, 2})]  # fmt: skip
     if found.curve:
         rows = [["images", "accuracy", "sd of draws", "95 %", ""]]
         rows += [

@@ -155,10 +155,10 @@ def layers(cache: FeatureCache, found: Standings) -> Section | None:
     cells = []
     for layer in cache.layers:
         if layer in best:
-            one, score = best[layer], found.logme.get(layer)
+            one = best[layer]
             shape = "×".join(map(str, cache.layers[layer]))
             cells.append([Cell(layer), Cell(shape), Cell(one.clf), Cell(percent(one.metrics["accuracy"])),
-                          Cell(interval(one.metrics)), Cell("" if score is None else f"{score:.3f}")])  # fmt: skip
+                          Cell(interval(one.metrics))])  # fmt: skip
     first = max(best.values(), key=lambda one: float(one.metrics["accuracy"])).layer
     last = list(cache.layers)[-1]
     text = (
@@ -166,7 +166,7 @@ def layers(cache: FeatureCache, found: Standings) -> Section | None:
         "Deeper layers know more of what the base was trained for, and less of these images.")
     )  # fmt: skip
     columns = [Column("layer"), Column("values"), Column("best head"), Column("accuracy", True),
-               Column("95% interval", True), Column("LogME", True)]  # fmt: skip
+               Column("95% interval", True)]  # fmt: skip
     chart = Chart("layers", charts.depth(rows, list(cache.layers)), "Accuracy by layer",
                   "Accuracy on validation by layer; the table below has the numbers.")  # fmt: skip
     return Section("layers", "Which layer", [text], [chart, Table("The best head of each layer", columns, cells)])

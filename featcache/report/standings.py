@@ -46,30 +46,25 @@ class Standings:
     Attributes
     ----------
     rows : list of Standing
-    logme : dict
-        LogME score by layer.
     stale : int
         Kept results that are of other images, labels or splits than the cache has now.
     """
 
     rows: list[Standing]
-    logme: dict[str, float]
     stale: int
 
 
 def standings(cache: FeatureCache, subject: Subject) -> Standings:
     """Return what is known of a cache's heads and of the subject; results of other rows than it has now are counted."""
-    rows, logme, stale = [], {}, 0
+    rows, stale = [], 0
     kept = list(all_kept(cache.path))
     now = rows_digest(cache) if kept else ""
     for of, result in kept:
         settings = of.get("settings")
-        if "settings" not in of:  # no result of `compare`
+        if settings is None:  # no result of `compare`
             continue
         if of.get("rows") != now:
-            stale += settings is not None and "on" not in of
-        elif settings is None:
-            logme[of["layer"]] = result["logme"]
+            stale += "on" not in of
         elif "on" not in of:
             on = "validation" if result["selected_on"] == "validation" else "folds of train"
             rows.append(
@@ -91,4 +86,4 @@ def standings(cache: FeatureCache, subject: Subject) -> Standings:
             name = f"{folder.name}, this one" if folder == own else folder.name
             rows.append(Standing(clf, layer, params, found, seconds, name, on))
     rows.sort(key=lambda row: (-row.metrics["accuracy"], row.metrics.get("log_loss", 0.0)))
-    return Standings(rows, logme, stale)
+    return Standings(rows, stale)

@@ -20,9 +20,8 @@ from featcache.cache import FeatureCache
 from featcache.cache.writer import versions
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.files import csv_text
-from featcache.heads import HEADS, Head, Rows
-from featcache.logme import logme
-from featcache.memory import Peak, available
+from featcache.heads import HEADS, Head
+from featcache.memory import available
 from featcache.metrics import absent_classes, left_out_text
 from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
@@ -50,7 +49,7 @@ SLOW = ("linear-svm", "svm", "knn")
 SLOW_ROWS = 20_000
 
 _COLUMNS = ("cache", "layer", "clf", "params", "accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece",
-            "fit_seconds", "peak_memory", "logme", "p_value", "distinguishable", "selected_on")  # fmt: skip
+            "fit_seconds", "p_value", "distinguishable", "selected_on")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,9 @@ class Comparison:
     leaderboard : list of dict
         The most accurate first; of equals, the one with the lower log loss. Each has ``cache``, ``layer``, ``clf``,
         ``params``, ``accuracy`` with its 95 % interval and n, ``macro_f1``, ``log_loss``, ``ece``,
-        ``copies_left_out`` and ``group_members_left_out`` (images that do not count), ``fit_seconds``,
-        ``peak_memory`` (bytes that fitting added to its process), ``logme`` of the layer, ``p_value`` (McNemar's test
-        against the best, adjusted by Holm's method), ``distinguishable`` from the best at 5 %, ``selected_on`` and,
-        with tuning, ``sweep``.
+        ``copies_left_out`` and ``group_members_left_out`` (images that do not count), ``fit_seconds``, ``p_value``
+        (McNemar's test against the best, adjusted by Holm's method), ``distinguishable`` from the best at 5 %,
+        ``selected_on`` and, with tuning, ``sweep``.
     failed : list of dict
         ``cache``, ``layer``, ``clf`` and ``error`` of heads that could not be trained.
     best : dict
@@ -99,11 +97,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Task:
-    """One head of the table, or (``plan`` None) the LogME score of a layer."""
+    """One head of the table."""
 
     cache: FeatureCache = field(repr=False)
     layer: str
-    plan: Plan | None
+    plan: Plan
     tune: bool
     cv: int | None
     of: dict[str, Any]
@@ -113,10 +111,9 @@ class _Task:
 class _Work:
     """A task as a process gets it."""
 
-    plan: Plan | None
+    plan: Plan
     tune: bool
     cv: int | None
-    shape: tuple[int, ...]
     train: Examples
     others: dict[str, Examples]
 
@@ -245,9 +242,9 @@ def _pairs(caches: list[FeatureCache], layers: Sequence[str] | None) -> list[tup
 
 def _tasks(cache: FeatureCache, rows: str, layer: str, clf: list[str], options: CompareOptions) -> Iterator[_Task]:
     tune, cv = options.tune, options.cv
-    for name in [None, *clf]:
-        plan = None if name is None else Plan(name, layer, cache.class_names, {}, options.calibrate, options.seed)
-        settings = None if plan is None else {**dataclasses.asdict(plan), "tune": tune, "cv": cv}
+    for name in clf:
+        plan = Plan(name, layer, cache.class_names, {}, options.calibrate, options.seed)
+        settings = {**dataclasses.asdict(plan), "tune": tune, "cv": cv}
         described = {"rows": rows, "layer": layer, "settings": settings, "versions": versions()}
         yield _Task(cache, layer, plan, tune, cv, described)
 
@@ -310,22 +307,14 @@ def _laid_out(cache: FeatureCache, layer: str, stack: contextlib.ExitStack) -> t
 
 
 def _work(task: _Task, train: Examples, others: dict[str, Examples]) -> _Work:
-    return _Work(task.plan, task.tune, task.cv, task.cache.layers[task.layer], train, others)
+    return _Work(task.plan, task.tune, task.cv, train, others)
 
 
 def _refused(work: _Work, number: int, take: Callable[[int, Any], None]) -> bool:
-    """Say whether memory does not suffice for a head, or for LogME, and take that as its result."""
-    n, d = len(work.train), work.shape[-1]
-    free = available()
+    """Say whether memory does not suffice for a head, and take that as its result."""
     try:
-        if work.plan is not None:
-            check_memory(work.plan, work.train)
-            announce(work.plan, work.train)
-        elif free is not None and 3 * 8 * min(n, d) ** 2 > free:
-            raise HeadError(
-                f"Not enough memory: {3 * 8 * min(n, d) ** 2 / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB "
-                "are free."
-            )
+        check_memory(work.plan, work.train)
+        announce(work.plan, work.train)
     except HeadError as error:
         take(number, Failure(str(error)))
         return True
@@ -335,22 +324,17 @@ def _refused(work: _Work, number: int, take: Callable[[int, Any], None]) -> bool
 def _affordable(works: list[_Work], workers: int) -> int:
     """Return how many of the heads memory can hold at a time."""
     free = available()
-    largest = max((check_memory(work.plan, work.train) for work in works if work.plan is not None), default=0)
+    largest = max((check_memory(work.plan, work.train) for work in works), default=0)
     return workers if free is None or not largest else max(1, min(workers, free // largest))
 
 
 def _result(work: _Work) -> dict[str, Any]:
-    """Train and score one head, or a layer."""
-    if work.plan is None:
-        originals = work.train.take(work.train.scored)
-        return {"logme": logme(_Pooled(originals.rows, work.shape), originals.labels)}
+    """Train and score one head."""
     prepare(work.plan)
-    with Peak() as memory:
-        tuned = search.trained(work.plan, work.train, tuned=work.tune)
+    tuned = search.trained(work.plan, work.train, tuned=work.tune)
     row: dict[str, Any] = {
         "params": tuned.head.card["params"],
         "fit_seconds": tuned.head.card["fit_seconds"],
-        "peak_memory": memory.increase,
         "sweep": tuned.sweep,
     }
     if work.cv is not None:
@@ -366,7 +350,6 @@ def _result(work: _Work) -> dict[str, Any]:
 
 def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, Any] | None:
     """Return the metrics on test images of the head that was ranked first; None if there are none to score."""
-    assert task.plan is not None
     if "test" not in task.cache.splits:
         return None
     of = {**task.of, "on": "test"}
@@ -374,7 +357,7 @@ def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, A
     if known is None:
         with contextlib.ExitStack() as stack:
             train, others = _laid_out(task.cache, task.layer, stack)
-            work = _Work(replace(task.plan, params=params), False, None, (), train, {"test": others["test"]})
+            work = _Work(replace(task.plan, params=params), False, None, train, {"test": others["test"]})
             (found,) = run_all(_test_metrics, [work])
         if isinstance(found, Failure):
             raise HeadError(found.reason)
@@ -385,7 +368,6 @@ def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, A
 
 
 def _test_metrics(work: _Work) -> dict[str, Any] | None:
-    assert work.plan is not None
     head = train(work.plan, work.train)
     test = work.others["test"]
     return scores(test, probabilities(head, test.rows), head.class_names)
@@ -399,18 +381,6 @@ def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray
     return metrics, right[examples.scored[np.argsort(examples.images)]]
 
 
-class _Pooled:
-    """Rows whose maps are averaged over their places, for LogME."""
-
-    def __init__(self, rows: Rows, shape: tuple[int, ...]) -> None:
-        self._rows, self._shape = rows, shape
-        self.shape = (len(rows), shape[-1])
-
-    def blocks(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-        for rows, block in self._rows.blocks():
-            yield rows, block.reshape(len(block), -1, self._shape[-1]).mean(axis=1)
-
-
 def _packed_bits(right: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"n": len(right), "bits": np.packbits(right).tobytes().hex()}
 
@@ -421,17 +391,11 @@ def _unpacked(packed_bits: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
 
 
 def _ranked(tasks: list[_Task], found: list[Any], images: int, *, fresh: bool) -> Comparison:
-    of_layer: dict[tuple[Path, str], float | None] = {}
-    for task, result in zip(tasks, found, strict=True):
-        if task.plan is None and isinstance(result, Failure):
-            log.warning("no LogME score of %s: %s", task.layer, result.reason)
-        if task.plan is None:
-            of_layer[task.cache.path, task.layer] = None if isinstance(result, Failure) else result["logme"]
-    pairs = [(task, result) for task, result in zip(tasks, found, strict=True) if task.plan is not None]
+    pairs = list(zip(tasks, found, strict=True))
     failed = [
         {"cache": str(task.cache.path), "layer": task.layer, "clf": task.plan.clf, "error": result.reason}
         for task, result in pairs
-        if isinstance(result, Failure) and task.plan is not None
+        if isinstance(result, Failure)
     ]
     good = [(task, result) for task, result in pairs if not isinstance(result, Failure)]
     if not good:
@@ -439,17 +403,13 @@ def _ranked(tasks: list[_Task], found: list[Any], images: int, *, fresh: bool) -
     good.sort(key=lambda pair: (-pair[1]["metrics"]["accuracy"], pair[1]["metrics"]["log_loss"]))
     right = [_unpacked(result["right"]) for _, result in good]
     p_values = [None, *holm([mcnemar(right[0], other) for other in right[1:]])]
-    board = [
-        _row(task, result, of_layer[task.cache.path, task.layer], p)
-        for (task, result), p in zip(good, p_values, strict=True)
-    ]
+    board = [_row(task, result, p) for (task, result), p in zip(good, p_values, strict=True)]
     on_test = _on_test(good[0][0], good[0][1]["params"], fresh=fresh)
     best = board[0] if on_test is None else {**board[0], "test": on_test}
     return Comparison(board, failed, best, images)
 
 
-def _row(task: _Task, result: Mapping[str, Any], score: float | None, p_value: float | None) -> dict[str, Any]:
-    assert task.plan is not None
+def _row(task: _Task, result: Mapping[str, Any], p_value: float | None) -> dict[str, Any]:
     metrics = result["metrics"]
     return {
         "cache": str(task.cache.path),
@@ -470,8 +430,6 @@ def _row(task: _Task, result: Mapping[str, Any], score: float | None, p_value: f
             )
         },
         "fit_seconds": result["fit_seconds"],
-        "peak_memory": result["peak_memory"],
-        "logme": score,
         "p_value": p_value,
         "distinguishable": p_value is not None and p_value < 0.05,
         "selected_on": result["selected_on"],
