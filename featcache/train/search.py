@@ -189,7 +189,7 @@ def few_shot(
 def check_protocols(*, cv: int | None = None, shots: Sequence[int] = (), tries: int = 1) -> None:
     """Raise OptionError if there can be no such folds or draws."""
     if cv is not None and not 2 <= cv <= MOST_FOLDS:
-        raise OptionError(f"Cross-validation needs 2 to {MOST_FOLDS:,} folds. Received: `cv`={cv}.")
+        raise OptionError(f"Cross-validation needs at least 2 folds and at most {MOST_FOLDS:,}. Received: `cv`={cv}.")
     if tries < 1 or min(shots, default=1) < 1:
         raise OptionError(f"`fewshot` and `tries` must be 1 or more. Received: {list(shots)} and {tries}.")
 
