@@ -119,6 +119,12 @@ def masks_among(folders: Iterable[str]) -> tuple[list[str], bool]:
     return found, len(others) <= max(3, len(found))  # among many classes, masks may be one: hats, masks, shoes, …
 
 
+def are_masks(name: str) -> bool:
+    """Whether a folder's name says nothing but that it has masks or labels of images: ``Masks``, ``ground truth``."""
+    words = set(words_of(name))
+    return bool(words & (_MASK | {"gt"})) and words <= _MASK | SAYS_NOTHING | {"gt", "ground"}
+
+
 def copies_among(folders: Sequence[str]) -> list[str]:
     """Return the folders whose names systems give to new folders and to copies of others."""
     bare = {name: _COPY.sub("", name) for name in folders}
