@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,11 @@ log = logging.getLogger(__name__)
 _NOTHING = Exclusion(())
 
 _TABLES = (".csv", ".tsv", *JSON_LINES)
+
+
+_NUMBER = re.compile(r"\d+")
+
+_MOST_KINDS = 64
 
 
 class Content(NamedTuple):
@@ -172,20 +178,23 @@ def _items(tree: Folders, found: Sequence[Branch], wanted: Collection[str]) -> I
 class _Print(NamedTuple):
     """What is equal of folders with equal names of files, less their endings.
 
-    `named` are those that are more than a number, as numbers alone are in any folder; `endings` of all of them.
+    `named` are those that are more than a number, as numbers alone are in any folder; `kinds` is how many of these
+    there are if numbers in them do not count, at most `_MOST_KINDS`; `endings` of all of them.
     """
 
     files: int
     stems: int
     named: int
     named_stems: int
+    kinds: int
     endings: frozenset[str]
 
 
 def _are_the_same(folders: Sequence[str], prints: Sequence[_Print]) -> bool:
     """Whether folders seem to have forms of the same images."""
     first = prints[0]
-    if first.named > 2 and len({(one.named, one.named_stems) for one in prints}) == 1:
+    telling = first.kinds > 2 and first.kinds >= min(_MOST_KINDS, first.named / 4)  # not IMG_#-edited, slide#_x#_y#
+    if telling and len({(one.named, one.named_stems) for one in prints}) == 1:
         return True
     if first.files < 3 or len({one[:2] for one in prints}) > 1:
         return False
@@ -211,6 +220,7 @@ class _Sieve:
         self.count = self.others = 0
         self.other = ""
         self._stems = self._named = self._named_stems = 0
+        self._kinds: set[str] = set()
         self._endings: set[str] = set()
 
     def __call__(self, folder: str, names: list[str]) -> list[str]:
@@ -230,13 +240,16 @@ class _Sieve:
             self._endings.add(ending)
             if not is_counter(stem or name):
                 self._named, self._named_stems = self._named + 1, self._named_stems + hash(stem or name)
+                if len(self._kinds) < _MOST_KINDS:
+                    self._kinds.add(_NUMBER.sub("#", stem or name))
         return images
 
     def print(self) -> _Print:
         """Return what the names of the files so far are like, and begin anew."""
-        found = _Print(self.count, self._stems, self._named, self._named_stems, frozenset(self._endings))
+        found = _Print(self.count, self._stems, self._named, self._named_stems, len(self._kinds),
+                       frozenset(self._endings))  # fmt: skip
         self.count = self._stems = self._named = self._named_stems = 0
-        self._endings = set()
+        self._kinds, self._endings = set(), set()
         return found
 
 
