@@ -47,7 +47,7 @@ MAYBE_GROUPS = frozenset(
     for word in ("subject", "person", "individual", "lesion", "case", "study", "series", "session", "scene", "video",
                  "clip", "sequence", "track", "animal", "specimen", "plant", "slide",
                  "identity", "sample", "burst", "donor", "mouse", "seq", "sourcevideo", "originalimage", "parent",
-                 "scan", "pid", "user", "camera", "eye")
+                 "scan", "pid", "user", "camera", "eye", "volunteer", "wsi", "recording", "sourceimage", "tileof")
     for end in ("", "id", "no", "nr", "number", "name")
 )  # fmt: skip
 """Names of columns that may tell which images belong together, and may be anything else."""

@@ -239,7 +239,7 @@ def test_labels_with_known_words_are_said(tmp_path: Path, caplog) -> None:
 
 @pytest.mark.parametrize("column", ["lesion_id", "subject", "Video", "case no", "animal_id", "scene", "source_video",
                                     "seq_id", "original_image", "parent", "slide", "scan", "pid", "user", "camera_id",
-                                    "eye"])  # fmt: skip
+                                    "eye", "WSI", "recording", "source_image"])  # fmt: skip
 def test_what_may_be_groups_is_offered(tmp_path: Path, caplog, column: str) -> None:
     """A column of subjects that have several images each is not read as groups without being named, which is said."""
     rows = ["a,s1", "a,s1", "b,s2", "b,s2", "b,s3"]
