@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +11,11 @@ from typing import NamedTuple
 from featcache.errors import SourceError
 from featcache.sources.branches import Branch, branches
 from featcache.sources.files import FileSource, item_of
-from featcache.sources.hints import FORMS, is_counter
 from featcache.sources.inside import check_inside
-from featcache.sources.layouts import Exclusion, is_litter, words_of
+from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.rows import JSON_LINES
+from featcache.sources.sieve import Sieve, are_the_same
 from featcache.sources.source import Item
 from featcache.sources.trees import Look, may_be_image, number_of, shown
 
@@ -26,11 +24,6 @@ log = logging.getLogger(__name__)
 _NOTHING = Exclusion(())
 
 _TABLES = (".csv", ".tsv", *JSON_LINES)
-
-
-_NUMBER = re.compile(r"\d+")
-
-_MOST_KINDS = 64
 
 
 class Content(NamedTuple):
@@ -152,7 +145,7 @@ def folder_source(
 
 def _items(tree: Folders, found: Sequence[Branch], wanted: Collection[str]) -> Iterator[Item]:
     """Yield the images of all branches, and say what is odd about their names."""
-    sieve = _Sieve()
+    sieve = Sieve()
     for branch in found:
         prints, above = [], _ids(f"{tree.where}/{branch.path}")
         for name in ("",) if branch.classes is None else branch.classes:
@@ -165,7 +158,7 @@ def _items(tree: Folders, found: Sequence[Branch], wanted: Collection[str]) -> I
                 log.warning("%s/%s has no image%s", tree.where, path.rstrip("/"), ": it is no class" if name else "")
             prints.append(sieve.print())
         few = branch.split is None and 1 < len(branch.classes or ()) < 6  # forms of one image: left, right, depth …
-        if few and _are_the_same(branch.classes or (), prints):
+        if few and are_the_same(branch.classes or (), prints):
             log.warning("%s: folders have files of the same names: %s. If these are forms of the same images, not "
                         "classes, name one folder as the source", tree.where, shown(branch.classes or ()))  # fmt: skip
     check_inside(tree.where, found, sieve.inside, wanted)
@@ -173,84 +166,6 @@ def _items(tree: Folders, found: Sequence[Branch], wanted: Collection[str]) -> I
         log.warning("%s: %s by %s, such as %r", tree.where, number_of(
             sieve.others, "file is left out, as it is no image", "files are left out, as they are no images"),
             "its name" if sieve.others == 1 else "their names", sieve.other)  # fmt: skip
-
-
-class _Print(NamedTuple):
-    """What is equal of folders with equal names of files, less their endings.
-
-    `named` are those that are more than a number, as numbers alone are in any folder; `kinds` is how many of these
-    there are if numbers in them do not count, at most `_MOST_KINDS`; `endings` of all of them.
-    """
-
-    files: int
-    stems: int
-    named: int
-    named_stems: int
-    kinds: int
-    endings: frozenset[str]
-
-
-def _are_the_same(folders: Sequence[str], prints: Sequence[_Print]) -> bool:
-    """Whether folders seem to have forms of the same images."""
-    first = prints[0]
-    telling = first.kinds > 2 and first.kinds >= min(_MOST_KINDS, first.named / 4)  # not IMG_#-edited, slide#_x#_y#
-    if telling and len({(one.named, one.named_stems) for one in prints}) == 1:
-        return True
-    if first.files < 3 or len({one[:2] for one in prints}) > 1:
-        return False
-    kinds = {one.endings for one in prints}
-    return len(kinds) > 1 or any((FORMS | {"mask", "masks"}).intersection(words_of(name)) for name in folders)
-
-
-class _Sieve:
-    """Lets names of files through that may be images, and counts the others.
-
-    Attributes
-    ----------
-    top : str or None
-        The class folder that is walked, with a slash at its end.
-    inside : Counter of str
-        Images in each folder that lies in a class folder beside images, by its path.
-    """
-
-    def __init__(self) -> None:
-        self.top: str | None = None
-        self.inside: Counter[str] = Counter()
-        self._beside = False
-        self.count = self.others = 0
-        self.other = ""
-        self._stems = self._named = self._named_stems = 0
-        self._kinds: set[str] = set()
-        self._endings: set[str] = set()
-
-    def __call__(self, folder: str, names: list[str]) -> list[str]:
-        """Return those of the names in a folder that may be images."""
-        images = [name for name in names if may_be_image(name)]
-        if len(images) < len(names):
-            self.others += len(names) - len(images)
-            self.other = self.other or folder + next(name for name in names if not may_be_image(name))
-        self.count += len(images)
-        if folder == self.top:
-            self._beside = bool(images)
-        elif self.top is not None and self._beside and images:
-            self.inside[self.top + folder[len(self.top) :].partition("/")[0]] += len(images)
-        for name in images:
-            stem, _, ending = name.rpartition(".")
-            self._stems += hash(stem or name)
-            self._endings.add(ending)
-            if not is_counter(stem or name):
-                self._named, self._named_stems = self._named + 1, self._named_stems + hash(stem or name)
-                if len(self._kinds) < _MOST_KINDS:
-                    self._kinds.add(_NUMBER.sub("#", stem or name))
-        return images
-
-    def print(self) -> _Print:
-        """Return what the names of the files so far are like, and begin anew."""
-        found = _Print(self.count, self._stems, self._named, self._named_stems, len(self._kinds),
-                       frozenset(self._endings))  # fmt: skip
-        self.count = self._stems = self._named = self._named_stems = 0
-        self._kinds, self._endings = set(), set()
-        return found
 
 
 def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> FileSource:
