@@ -11,10 +11,11 @@ from typing import NamedTuple
 from featcache.errors import SourceError
 from featcache.sources.branches import Branch, branches
 from featcache.sources.files import FileSource, item_of
-from featcache.sources.hints import FORMS, is_counter
-from featcache.sources.layouts import Exclusion, is_litter, words_of
+from featcache.sources.inside import check_inside
+from featcache.sources.layouts import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.rows import JSON_LINES
+from featcache.sources.sieve import Sieve, are_the_same
 from featcache.sources.source import Item
 from featcache.sources.trees import Look, may_be_image, number_of, shown
 
@@ -134,89 +135,37 @@ def folder_source(
         If it holds no image, or its folders could mean two things.
     """
     options.check("a folder", "exclude", "splits")
-    source = FileSource(Path(tree.where), _items(tree, branches(tree, options, classes)), options=options)
+    found = branches(tree, options, classes)
+    source = FileSource(Path(tree.where), _items(tree, found, frozenset(classes or ())), options=options)
     if not source.items:
         raise no_file(Path(tree.where), "image")
     tree.exclusion.warn(tree.where)
     return source
 
 
-def _items(tree: Folders, found: Sequence[Branch]) -> Iterator[Item]:
+def _items(tree: Folders, found: Sequence[Branch], wanted: Collection[str]) -> Iterator[Item]:
     """Yield the images of all branches, and say what is odd about their names."""
-    sieve = _Sieve()
+    sieve = Sieve()
     for branch in found:
-        prints = []
+        prints, above = [], _ids(f"{tree.where}/{branch.path}")
         for name in ("",) if branch.classes is None else branch.classes:
             path = f"{branch.path}{name}/" if name else branch.path
             top = tree.contents.get(path)
-            yield from _walk(f"{tree.where}/{path}", path, name or None, branch.split, tree.exclusion, top, sieve)
+            sieve.top = path if name else None
+            yield from _walk(f"{tree.where}/{path}", path, name or None, branch.split, tree.exclusion, top, sieve,
+                             above if name else None)  # fmt: skip
             if not sieve.count:
                 log.warning("%s/%s has no image%s", tree.where, path.rstrip("/"), ": it is no class" if name else "")
             prints.append(sieve.print())
         few = branch.split is None and 1 < len(branch.classes or ()) < 6  # forms of one image: left, right, depth …
-        if few and _are_the_same(branch.classes or (), prints):
+        if few and are_the_same(branch.classes or (), prints):
             log.warning("%s: folders have files of the same names: %s. If these are forms of the same images, not "
                         "classes, name one folder as the source", tree.where, shown(branch.classes or ()))  # fmt: skip
+    check_inside(tree.where, found, sieve.inside, wanted)
     if sieve.others:
         log.warning("%s: %s by %s, such as %r", tree.where, number_of(
             sieve.others, "file is left out, as it is no image", "files are left out, as they are no images"),
             "its name" if sieve.others == 1 else "their names", sieve.other)  # fmt: skip
-
-
-class _Print(NamedTuple):
-    """What is equal of folders with equal names of files, less their endings.
-
-    `named` are those that are more than a number, as numbers alone are in any folder; `endings` of all of them.
-    """
-
-    files: int
-    stems: int
-    named: int
-    named_stems: int
-    endings: frozenset[str]
-
-
-def _are_the_same(folders: Sequence[str], prints: Sequence[_Print]) -> bool:
-    """Whether folders seem to have forms of the same images."""
-    first = prints[0]
-    if first.named > 2 and len({(one.named, one.named_stems) for one in prints}) == 1:
-        return True
-    if first.files < 3 or len({one[:2] for one in prints}) > 1:
-        return False
-    kinds = {one.endings for one in prints}
-    return len(kinds) > 1 or any((FORMS | {"mask", "masks"}).intersection(words_of(name)) for name in folders)
-
-
-class _Sieve:
-    """Lets names of files through that may be images, and counts the others."""
-
-    def __init__(self) -> None:
-        self.count = self.others = 0
-        self.other = ""
-        self._stems = self._named = self._named_stems = 0
-        self._endings: set[str] = set()
-
-    def __call__(self, folder: str, names: list[str]) -> list[str]:
-        """Return those of the names in a folder that may be images."""
-        images = [name for name in names if may_be_image(name)]
-        if len(images) < len(names):
-            self.others += len(names) - len(images)
-            self.other = self.other or folder + next(name for name in names if not may_be_image(name))
-        self.count += len(images)
-        for name in images:
-            stem, _, ending = name.rpartition(".")
-            self._stems += hash(stem or name)
-            self._endings.add(ending)
-            if not is_counter(stem or name):
-                self._named, self._named_stems = self._named + 1, self._named_stems + hash(stem or name)
-        return images
-
-    def print(self) -> _Print:
-        """Return what the names of the files so far are like, and begin anew."""
-        found = _Print(self.count, self._stems, self._named, self._named_stems, frozenset(self._endings))
-        self.count = self._stems = self._named = self._named_stems = 0
-        self._endings = set()
-        return found
 
 
 def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> FileSource:
@@ -268,12 +217,15 @@ def _walk(
     exclusion: Exclusion = _NOTHING,
     top: Content | None = None,
     sieve: Callable[[str, list[str]], list[str]] = lambda _, names: names,
+    above: frozenset[tuple[int, int]] | None = None,
 ) -> Iterator[Item]:
-    """Yield every file below a folder in alphanumeric order, a folder's own first, following links but no loop.
+    """Yield every file below a folder in alphanumeric order, a folder's own first, following links but none upwards.
 
-    `prefix` is its path in the source, `top` what it holds if that is known; `sieve` returns which of a folder's files.
+    `prefix` is its path in the source, `top` what it holds if that is known; `sieve` returns which of a folder's files;
+    `above` are the folders that it lies in.
     """
-    stack: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(folder, prefix, frozenset())]
+    above = _ids(os.path.dirname(os.path.abspath(folder))) if above is None else above  # noqa: PTH100, PTH120
+    stack: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(folder, prefix, above)]
     while stack:
         here, below, above = stack.pop()
         found, top = content(here, below, exclusion) if top is None else top, None
@@ -283,6 +235,14 @@ def _walk(
         yield from _files(here, sieve(below, found.files), below, label, split)
         above |= {(stat.st_dev, stat.st_ino)}
         stack += [(f"{here}/{name}", f"{below}{name}/", above) for name in reversed(found.folders)]
+
+
+def _ids(folder: str) -> frozenset[tuple[int, int]]:
+    """Return what tells a folder and all that it lies in from others."""
+    path = Path(folder).absolute()
+    real = path.resolve()
+    stats = [one.stat() for one in {path, *path.parents, real, *real.parents}]
+    return frozenset((stat.st_dev, stat.st_ino) for stat in stats)
 
 
 def _files(folder: str, names: list[str], prefix: str, label: str | None, split: str | None) -> Iterator[Item]:

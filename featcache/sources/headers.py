@@ -46,7 +46,8 @@ MAYBE_GROUPS = frozenset(
     word + end
     for word in ("subject", "person", "individual", "lesion", "case", "study", "series", "session", "scene", "video",
                  "clip", "sequence", "track", "animal", "specimen", "plant", "slide",
-                 "identity", "sample", "burst", "donor", "mouse")
+                 "identity", "sample", "burst", "donor", "mouse", "seq", "sourcevideo", "originalimage", "parent",
+                 "scan", "pid", "user", "camera", "eye", "volunteer", "wsi", "recording", "sourceimage", "tileof")
     for end in ("", "id", "no", "nr", "number", "name")
 )  # fmt: skip
 """Names of columns that may tell which images belong together, and may be anything else."""

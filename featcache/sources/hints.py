@@ -53,7 +53,21 @@ FORMS = frozenset({
 })  # fmt: skip
 """Words for forms of one image, as cameras and data sets for other tasks have them."""
 
-_COPY = re.compile(r"^(new|untitled) folder\b|[ _]?\(\d+\)$| - copy\b.*$| copy( \d+)?$", re.IGNORECASE)
+_COPY = re.compile(
+    r"^(?:(?:new|untitled) folder|neuer ordner|nouveau dossier|nueva carpeta|nova pasta|nuova cartella)\b|"
+    r"^(?:copy of|kopie von|copie de|copia d[ei]) |[ _]?\(\d+\)$| - (?:copy|kopie|copie|copia)\b.*$| copy( \d+)?$",
+    re.IGNORECASE,
+)
+"""What systems add to names of folders, or call new ones."""
+
+_CHANGED = frozenset({
+    "augmented", "augmentation", "aug", "augs", "copy", "copies", "kopie", "dup", "duplicate", "duplicates", "flip",
+    "flipped", "rotated", "cropped", "resized", "mask", "masks", "new", "old", "backup", "bak", "original", "originals",
+    *"23456789",
+})  # fmt: skip
+"""Words and numbers that people add to the name of a class, for more images of it or for others made of them."""
+
+_PREDICTED = frozenset({"predict", "prediction", "predictions", "preds"})
 
 
 def says_nothing(name: str) -> bool:
@@ -119,16 +133,28 @@ def masks_among(folders: Iterable[str]) -> tuple[list[str], bool]:
     return found, len(others) <= max(3, len(found))  # among many classes, masks may be one: hats, masks, shoes, …
 
 
+def are_masks(name: str) -> bool:
+    """Whether a folder's name says nothing but that it has masks or labels of images: ``Masks``, ``ground truth``."""
+    words = set(words_of(name))
+    return bool(words & (_MASK | {"gt"})) and words <= _MASK | SAYS_NOTHING | {"gt", "ground"}
+
+
 def copies_among(folders: Sequence[str]) -> list[str]:
-    """Return the folders whose names systems give to new folders and to copies of others."""
+    """Return the folders whose names systems give to new folders, or people and systems to copies of others."""
     bare = {name: _COPY.sub("", name) for name in folders}
-    return [name for name, rest in bare.items() if rest != name and (not rest or rest in folders)]
+    known = {tuple(words_of(name)) for name in folders}
+    less = {name: tuple(word for word in words_of(name) if word not in _CHANGED) for name in folders}
+    return [name for name, rest in bare.items() if (rest != name and (not rest or rest in folders))
+            or (less[name] and less[name] in known and len(less[name]) < len(words_of(name)))]  # fmt: skip
 
 
 def leftovers_among(folders: Sequence[str]) -> list[str]:
     """Return the folders for what nobody has sorted or wants, or programs write: ``unsorted``, ``plots``."""
     young = {"young", "new"} & {name.lower() for name in folders}
-    return [name for name in folders if " ".join(words_of(name)) in _LEFTOVER and not (name.lower() == "old" and young)]
+    words = {name: words_of(name) for name in folders}
+    left = _LEFTOVER | ({"all"} if len(folders) > 2 else set())  # of two, all may be a class: a kind of leukaemia
+    return [name for name in folders if (" ".join(words[name]) in left or _PREDICTED.intersection(words[name]))
+            and not (name.lower() == "old" and young)]  # fmt: skip
 
 
 def belong_to_images(folders: Iterable[str]) -> list[str]:

@@ -26,6 +26,8 @@ _EMPTY = {
 }  # fmt: skip
 """What programs and people write where there is no label, in lower case."""
 _LIST = re.compile(r"\[\s*(?:(['\"])(?P<text>[^'\"]+)\1|(?P<number>\d+))\s*\]")
+_NOTHING = re.compile(r"\[\s*\]|\{\s*\}")
+_OBJECT = re.compile(r"\{\s*(['\"]).*?\1\s*:.*\}", re.DOTALL)
 _SEVERAL = {"tags", "labels", "findings", "findinglabels", "categories"}
 """Names of columns that may hold several labels, as `squashed` gives them."""
 _LEAST, _FEW = 3, 20
@@ -127,6 +129,11 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
         raise SourceError(
             f"{where} are several labels per image, such as {sets!r:.80}, which are not supported yet. {other}"
         )
+    if objects := [name for name in names if _OBJECT.fullmatch(name)]:
+        raise SourceError(
+            f"{where} are objects of JSON, such as {objects[0]!r:.80}, not classes. Write the class itself into each "
+            f"cell. {other}"
+        )
     _warn_of_words(where, names, column)
     if labelled >= _FEW and 2 * len(names) > labelled:
         log.warning("%s are %s different classes for %s images", where, f"{len(names):,}", f"{labelled:,}")
@@ -152,7 +159,12 @@ def _ends(names: Iterable[str]) -> tuple[int, int]:
 
 
 def label_of(cell: str) -> str:
-    """Return the label that a cell has; of a list of one, as Python and JSON write it, the one: ``['cat']`` is cat."""
+    """Return the label that a cell has; of a list of one, as Python and JSON write it, the one: ``['cat']`` is cat.
+
+    An empty list or object is no label.
+    """
+    if _NOTHING.fullmatch(cell):
+        return ""
     found = _LIST.fullmatch(cell) if cell.startswith("[") else None
     return cell if found is None else (found["text"] or found["number"])
 
@@ -160,6 +172,8 @@ def label_of(cell: str) -> str:
 def _sets(names: Iterable[str], *, spaces: bool) -> str | None:
     """Return a label that is made of others; also one with `spaces` between them."""
     known = set(names)
+    if objects := [name for name in names if _OBJECT.fullmatch(name) and re.search(r"\[[^\]]*,", name)]:
+        return objects[0]
     lists = [name for name in names if name.startswith("[") and name.endswith("]")]
     if lists and len(lists) == len(known):
         return min(lists)

@@ -25,7 +25,7 @@ from featcache.sources.named import NAMED, named_source
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import SUFFIXES
 from featcache.sources.pairs import PairSource
-from featcache.sources.series import warn_of_series
+from featcache.sources.series import warn_of_series, warn_of_split_names
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables import TABLES, table_source
 from featcache.sources.tars import TarSource
@@ -174,6 +174,8 @@ def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = No
     opened = _opened(path, options, classes, labelled=labelled)
     if labelled and isinstance(opened, FileSource | TarSource):
         warn_of_series(str(path), opened.items)
+        if options.split_column is None:
+            warn_of_split_names(str(path), opened.items)
         opened.items = joined_versions(str(path), opened.items)
     return opened
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from featcache.errors import SourceError
 from featcache.sources.branches import Branch, branches
 from featcache.sources.columns import Coder, Words
+from featcache.sources.inside import check_inside
 from featcache.sources.layouts import known_splits
 from featcache.sources.options import SourceOptions
 from featcache.sources.source import Items
@@ -63,6 +67,10 @@ def with_labels(
     asked = folders and (any(map(_is_folder, known)) or options.splits)
     found = branches(names, options, classes, packed=True) if asked else []
     meanings = [_meaning(name[1:], found) if _is_folder(name) else (name[1:], None) for name in known]
+    if any(branch.classes for branch in found):
+        counts = np.bincount(listed.labels.codes[listed.labels.codes >= 0], minlength=len(known)).tolist()
+        held = {name[1:]: count for name, count in zip(known, counts, strict=True) if _is_folder(name)}
+        check_inside(names.where, found, _inside(held, found), frozenset(classes or ()))
     codes, coder, of_splits = listed.labels.codes, Coder(), Coder()
     labels = Words(coder.codes([label for label, _ in meanings])[codes], list(coder.known))
     splits = Words(of_splits.codes([split for _, split in meanings])[codes], list(of_splits.known))
@@ -76,6 +84,17 @@ def with_labels(
 
 def _is_folder(label: str) -> bool:
     return label.startswith(FOLDER)
+
+
+def _inside(held: Mapping[str, int], found: Sequence[Branch]) -> Counter[str]:
+    """Return how many images are in each folder that lies in a class folder beside images, given those of folders."""
+    inside: Counter[str] = Counter()
+    for folder, count in held.items():
+        branch = next((branch for branch in found if folder.startswith(branch.path)), None)
+        parts = [] if branch is None or not branch.classes else folder[len(branch.path) :].split("/")
+        if branch is not None and len(parts) > 2 and f"{branch.path}{parts[0]}/" in held:
+            inside[f"{branch.path}{parts[0]}/{parts[1]}"] += count
+    return inside
 
 
 def _meaning(folder: str, found: Sequence[Branch]) -> tuple[str | None, str | None]:

@@ -203,7 +203,8 @@ def _warn_of_others(table: Table, label: int, taken: set[int]) -> None:
     """Say so if the column that was named as the label is one of several that are a class each."""
     flags = [i for i in range(len(table.header)) if i == label or i not in taken]
     flags = [i for i in flags if squashed(table.header[i]) not in FOLDS and are_flags(table, i)]
-    if label in flags and len(flags) > 1 and all(sum(flag(row[i]) or 0 for i in flags) == 1 for row in table.sample):
+    one = all(sum(flag(row[i]) or 0 for i in flags) == 1 for row in table.sample)
+    if table.sample and label in flags and len(flags) > 1 and one:
         log.warning("%s: %r is one of the columns %s with a single 1 in each row: the classes are what stands in it, "
                     "such as %r. If each column is a class, leave out --label-column", table.path, table.header[label],
                     names_shown(table.header[i] for i in flags), table.sample[0][label].strip())  # fmt: skip

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from featcache.sources.columns import Words
 from featcache.sources.hints import is_counter, says_nothing
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 _FORMS = (
     "mask", "masks", "depth", "seg", "segm", "segmentation", "annotation", "annotated", "gt", "groundtruth", "label",
     "labels", "trimap", "contour", "contours", "heatmap", "overlay", "bbox", "band", "channel", "ch", "nir", "swir",
-    "dapi", "gfp",
+    "dapi", "gfp", "masked", "superpixel", "superpixels", "lesion", "binary", "inpaint", "inpainted",
 )  # fmt: skip
 _COPIES = (
     "copy", "kopie", "copie", "copia", "flip", "flipped", "hflip", "vflip", "fliph", "flipv", "mirror", "mirrored",
@@ -39,17 +41,25 @@ def _one_of(words: Sequence[str]) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 
+_GAP = r"(?:[^\w)\]]|_)"
+"""What divides words of a name; a bracket that closes belongs to the word before it: ``cat (1)_mask``."""
+
 _MARK = re.compile(
-    rf"(?<![\W_])[\W_]++(?:(?P<form>{_one_of(_FORMS)}|b(?=\d\d[a-z]?$))|{_one_of(_COPIES)}|new(?=\d)|\d++deg|"
+    rf"(?<!{_GAP}){_GAP}++(?:(?P<form>{_one_of(_FORMS)}|b(?=\d\d[a-z]?$))|{_one_of(_COPIES)}|new(?=\d)|\d++deg|"
     r"\d{2,4}+x\d{2,4}+|(?<=@)[23]x)"
     rf"(?>[\W_]*+(?>{_one_of([*_FORMS, *_COPIES, *_MORE])}|\d++|[xyhv](?![a-z])))*+[\W_]*+$",
     re.IGNORECASE,
 )
 _CHANNEL = re.compile(r"[\W_]+(?:b|band|ch|channel)[\W_]*\d", re.IGNORECASE)  # its number makes it another one
 _ENDS = frozenset(word[-2:] for word in (*_FORMS, *_COPIES, *_MORE))
-_BEFORE = re.compile(r"(?:copy of |copie de |kopie von |(?:aug(?:mented)?|(?:[hv]?flip|mirror)(?:ped|ed)?|rot(?:ated)?)"
-                     r"[\W_]?\d*[\W_])", re.IGNORECASE)  # fmt: skip
-_STARTS = frozenset({"cop", "kop", "aug", "fli", "hfl", "vfl", "mir", "rot"})
+_BEFORE = re.compile(
+    r"(?:(?P<form>(?:masks?|masked|seg|segmentation|gt|label|overlay|depth)[\W_]+)|copy of |copie de |kopie von |"
+    r"(?:aug(?:mented)?|(?:[hv]?flip|mirror)(?:ped|ed)?|rot(?:ated)?)[\W_]?\d*[\W_])",
+    re.IGNORECASE,
+)
+_STARTS = frozenset({"cop", "kop", "aug", "fli", "hfl", "vfl", "mir", "rot", "mas", "seg", "gt_", "gt-", "lab", "ove",
+                     "dep"})  # fmt: skip
+_TAIL = "._- "  # at the end of a name, where a mark begins as well
 _NUMBER = re.compile(r"(?<=\S) ?\(\d{1,3}\)$")
 _EXPORTED = re.compile(r"_(?:jpe?g|png|bmp)[._]rf[._][0-9a-zA-Z]{8,}$")  # Roboflow: the name of an image, and a hash
 
@@ -109,16 +119,23 @@ def joined_versions(where: str, items: Items) -> Items:
 
 def _families(items: Items) -> dict[str, list[_Version]]:
     """Return the versions of each image that has several, by a name for them."""
-    labels, hashes = items.labels, np.empty(len(items), np.int64)
+    labels, hashes, plain = items.labels, np.empty(len(items), np.int64), np.ones(len(items), bool)
     copied: set[str] = set()
+    numbered: Counter[str] = Counter()
     for row, path in enumerate(items.paths):
         if not _may_be_marked(path):
             hashes[row] = hash(_stem(path))
             continue
         folder, name = _parted(path)
-        hashes[row] = hash(folder + name.bare)
+        hashes[row], plain[row] = hash(folder + name.bare), not name.kind
         if name.kind == "copy" and not is_counter(name.bare):
             copied.add(f"{labels[row] or ''}/{name.bare}")
+        if not name.kind and (number := _NUMBER.search(name.bare)):
+            numbered[folder + name.bare[: number.start()]] += 1
+    if numbers := _numbers(numbered, hashes[plain]):
+        for row, path in enumerate(items.paths):
+            folder, name = _unnumbered(numbers, *_parted(path))
+            hashes[row] = hash(folder + name.bare)
     _, at, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     several = counts[at] > 1
     if not copied and not several.any():
@@ -126,7 +143,7 @@ def _families(items: Items) -> dict[str, list[_Version]]:
     found: dict[str, list[_Version]] = {}
     for row, path in enumerate(items.paths):
         if copied or several[row]:
-            folder, name = _parted(path)
+            folder, name = _unnumbered(numbers, *_parted(path))
             across = f"{labels[row] or ''}/{name.bare}" if copied else ""
             if across in copied or several[row]:
                 key = across if across in copied else folder + name.bare
@@ -135,16 +152,32 @@ def _families(items: Items) -> dict[str, list[_Version]]:
     return {key: family for key, family in found.items() if len(family) > 1}
 
 
+def _numbers(numbered: Counter[str], plain: npt.NDArray[np.int64]) -> frozenset[str]:
+    """Return the names beside which ``x (1)`` is a copy of ``x``; in a series it is not."""
+    few = [key for key, count in numbered.items() if count <= _MOST_NUMBERS]
+    named = {key: key.rpartition("/")[2] for key in few}
+    few = [key for key, name in named.items() if not says_nothing(name) and name.lower() not in _DOWNLOADS]
+    there = np.isin(np.fromiter(map(hash, few), np.int64, len(few)), plain)
+    return frozenset(itertools.compress(few, there.tolist()))
+
+
+def _unnumbered(numbers: Collection[str], folder: str, name: _Name) -> tuple[str, _Name]:
+    """Return a name without its number, if that is one of a copy; and its folder."""
+    if numbers and (found := _NUMBER.search(name.bare)):
+        bare = name.bare[: found.start()]
+        if folder + bare in numbers:
+            return folder, _Name(bare, name.mark or found[0], name.kind or "number")
+    return folder, name
+
+
 def _without_series(family: list[_Version]) -> list[_Version]:
-    """Return a family without what only seems to be copies: ``images (1).jpg`` to ``(9)``, ``rock_dark_7``."""
-    bare, kinds = family[0].name.bare, Counter(version.name.kind for version in family)
+    """Return a family without what only seems to be copies, as no image of that name is there: ``rock_dark_7``."""
     if len(family) > _MOST_VERSIONS:
         return []
-    loose = not kinds[""] or kinds["number"] > _MOST_NUMBERS or says_nothing(bare) or bare.lower() in _DOWNLOADS
-    left_out = {"number"} if loose else set()
-    if not kinds[""] and not any(map(str.isdigit, bare)):
-        left_out |= {"copy", "form"}
-    return [version for version in family if version.name.kind not in left_out]
+    kinds = {version.name.kind for version in family}
+    if "" not in kinds and not any(map(str.isdigit, family[0].name.bare)):
+        return []
+    return family
 
 
 def _stem(path: str) -> str:
@@ -156,7 +189,7 @@ def _stem(path: str) -> str:
 def _may_be_marked(path: str) -> bool:
     """Whether it is worth to look at a name more closely, in a fraction of the time."""
     stem = _stem(path)
-    if stem.endswith(")") or ".rf." in path or "_rf_" in path:
+    if stem[-1:] in _TAIL or stem.endswith(")") or ".rf." in path or "_rf_" in path:
         return True
     word = stem.rstrip("0123456789_-. ()")
     end, slash = word[-2:], path.rfind("/")
@@ -174,13 +207,11 @@ def _parted(path: str) -> tuple[str, _Name]:
         kind = "form" if found["form"] else "copy"
         mark = found[0] if _CHANNEL.match(found[0]) else found[0].rstrip("0123456789_-. ()")
         return head, _Name(stem[: found.start()], mark, kind)
-    if found := _NUMBER.search(stem):
-        return head, _Name(stem[: found.start()], found[0], "number")
     if (found := _EXPORTED.search(stem)) and found.start():
         return head, _Name(stem[: found.start()], "", "copy")
     if (found := _BEFORE.match(stem)) and found.end() < len(stem):
-        return head, _Name(stem[found.end() :], f"<{found[0]}", "copy")
-    return head, _Name(stem)
+        return head, _Name(stem[found.end() :], f"<{found[0]}", "form" if found["form"] else "copy")
+    return head, _Name(stem.rstrip(_TAIL) or stem)
 
 
 def _say(where: str, items: Items, families: Iterable[list[_Version]], *, grouped: bool) -> None:

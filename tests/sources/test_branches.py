@@ -33,7 +33,6 @@ CLASSES = {
     "with_mask/1.jpg without_mask/2.jpg": "with_mask,without_mask",
     "mask/1.jpg no mask/2.jpg": "mask,no mask",
     "labeled/1.jpg unlabeled/2.jpg": "labeled,unlabeled",
-    "animal/cat/1.jpg animal/1.jpg cat/2.jpg": "animal,cat",
     "cats/1.jpg dogs/2.jpg __MACOSX/cats/1.jpg @eaDir/3.jpg $RECYCLE.BIN/x.jpg": "cats,dogs",
     # splits, as public sets name them
     "train/a/1.jpg train/b/2.jpg val/a/3.jpg test/b/4.jpg": "a,b train 2 validation 1 test 1",
@@ -129,6 +128,7 @@ REFUSED = {
     # the same images, or classes, once more
     "color/a/1.jpg color/b/2.jpg gray/a/1.jpg gray/b/2.jpg": "name one of them as the source",
     "cats/1.jpg dogs/2.jpg new/cats/3.jpg": "--exclude new",
+    "animal/cat/1.jpg animal/1.jpg cat/2.jpg": "--exclude animal/cat",
     "train/cats/1.jpg train/dogs/2.jpg test/cat/3.jpg": "none is the same",
     "train/A/x/1.jpg train/A/y/2.jpg train/B/x/3.jpg train/B/y/4.jpg": "--classes A,B",
     "train/cats/1.jpg train/dogs/2.jpg test/cat/3.jpg test/dog/4.jpg": "none is the same",

@@ -34,6 +34,10 @@ from featcache.sources import open_source
         "40X/1.jpg 100X/2.jpg",
         "32x32/1.jpg 64x64/2.jpg",
         "a1/1.jpg b2/2.jpg",
+        "fox/1.jpg gray fox/2.jpg",
+        "york/1.jpg new orleans/2.jpg",
+        "all/1.jpg hem/2.jpg",
+        "model3/1.jpg model5/2.jpg owl/3.jpg",
         "May/1.jpg April/2.jpg June/3.jpg Rose/4.jpg",
         "train/a/v1_frame_001.jpg train/b/2.jpg test/a/v1_frame_002.jpg",
     ],
@@ -113,6 +117,37 @@ def test_what_is_usual_is_not_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("a/1.jpg b/c/notes.txt", "b has no image: it is no class"),
         ("cats/1.jpg dogs/2.jpg _rejected/3.jpg", "--exclude _rejected"),
         ("cats/1.jpg dogs/2.jpg unsorted/3.jpg", "taken as classes: 'unsorted'"),
+        *(
+            (f"cat/1.jpg {name}/2.jpg dog/3.jpg", f"copies or new folders, and each is a class: '{name}'")
+            for name in (
+                "cat_augmented",
+                "cat aug",
+                "aug-cat",
+                "cat_copy",
+                "catFlipped",
+                "cat_new",
+                "cat2",
+                "cat_2",
+                "cat backup",
+                "cat - Kopie",
+                "Kopie von cat",
+                "Copy of cat",
+                "Copie de cat",
+                "Neuer Ordner",
+                "Neuer Ordner (2)",
+                "Nouveau dossier",
+                "Nueva carpeta",
+            )
+        ),
+        *(
+            (f"cat/1.jpg {name}/2.jpg dog/3.jpg", f"these folders are taken as classes: '{name}'")
+            for name in (
+                "all",
+                "predict",
+                "images_to_predict",
+                "prediction",
+            )
+        ),
         ("rgb/rgb_0.png depth/depth_0.png", "may be forms of the same images"),
         ("DIV2K_train_HR/1.png DIV2K_train_LR_x2/1x2.png", "may be forms of the same images"),
     ],
@@ -122,3 +157,27 @@ def test_what_is_odd_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, f
     with caplog.at_level(logging.WARNING, "featcache"):
         open_source(build(tmp_path, files))
     assert text in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{i}.jpg" for i in range(12)],
+        [f"IMG_{1000 + i}.JPG" for i in range(8)],
+        [f"{i:05}_{k:05}.png" for i in range(3) for k in range(4)],
+        [f"{i}_ab.jpg" for i in range(5)],
+        [f"IMG_{1000 + i}{mark}.JPG" for i in range(5) for mark in ("", "-edited")],
+        [f"IMG_20240101_1200{i:02}.jpg" for i in range(5)],
+        [f"im{i}{mark}.png" for i in range(5) for mark in ("", "_flip", "_rot90")],
+        [f"DSC0{i}.JPG" for i in range(5)] + ["Screenshot_1.png", "PXL_7.MP.jpg"],
+        [f"slide{i}_x{k}_y0.png" for i in range(3) for k in range(3)],
+        [f"{i} (1).jpg" for i in range(5)] + [f"{i}.jpg" for i in range(5)],
+    ],
+)
+def test_names_that_count_are_in_any_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str]) -> None:
+    """Numbers and what cameras and programs write around them do not make folders forms of the same images."""
+    for folders in (("cat", "dog"), ("rgb", "thermal")):
+        caplog.clear()
+        files = " ".join(f"{folder}/{name}" for folder in folders for name in names)
+        open_source(build(tmp_path / folders[0], files))
+        assert ("files of the same names" in caplog.text) == (folders[0] == "rgb")

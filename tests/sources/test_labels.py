@@ -237,7 +237,9 @@ def test_labels_with_known_words_are_said(tmp_path: Path, caplog) -> None:
     assert "may be several labels per image, such as 'scab frog_eye complex'" in caplog.text
 
 
-@pytest.mark.parametrize("column", ["lesion_id", "subject", "Video", "case no", "animal_id", "scene"])
+@pytest.mark.parametrize("column", ["lesion_id", "subject", "Video", "case no", "animal_id", "scene", "source_video",
+                                    "seq_id", "original_image", "parent", "slide", "scan", "pid", "user", "camera_id",
+                                    "eye", "WSI", "recording", "source_image"])  # fmt: skip
 def test_what_may_be_groups_is_offered(tmp_path: Path, caplog, column: str) -> None:
     """A column of subjects that have several images each is not read as groups without being named, which is said."""
     rows = ["a,s1", "a,s1", "b,s2", "b,s2", "b,s3"]
@@ -249,4 +251,32 @@ def test_what_may_be_groups_is_offered(tmp_path: Path, caplog, column: str) -> N
     items(tmp_path, f"label,{column},split", [f"{row},train" for row in rows])
     assert items(tmp_path, f"label,{column}", rows, group_column=column).groups.names == ["s1", "s2", "s3"]
     items(tmp_path, f"label,{column}", rows, group_column="none")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (['"{""choices"":[""cat"",""dog""]}"', "cat", "dog"], r"several labels per image, such as .*choices"),
+        (['"{""choices"":[""cat"",""dog""]}"'] * 2, r"several labels per image, such as .*choices"),
+        (['"{""cat"":1,""dog"":0}"', '"{""cat"":0,""dog"":1}"'], r"objects of JSON, such as .*cat"),
+        (['"{""class"": ""cat""}"', "dog"], r"objects of JSON, such as .*class"),
+    ],
+)
+def test_labels_inside_of_objects_are_refused(tmp_path: Path, cells: list[str], said: str) -> None:
+    """What labelling tools write into a cell as an object of JSON is never a class by its text."""
+    with pytest.raises(SourceError, match=f"the labels in 'choice' are {said}"):
+        items(tmp_path, "choice", cells, label_column="choice")
+
+
+@pytest.mark.parametrize("cell", ["{}", "[]", "{ }"])
+def test_an_empty_object_is_no_label(tmp_path: Path, caplog, cell: str) -> None:
+    """An object or list with nothing in it means that there is no label, and is counted so."""
+    assert list(items(tmp_path, "label", ["cat", cell, "dog"]).labels) == ["cat", None, "dog"]
+    assert "1 of 3 images has no label" in caplog.text
+
+
+def test_braces_in_names_are_no_objects(tmp_path: Path, caplog) -> None:
+    """A name of a class may have braces."""
+    assert list(items(tmp_path, "label", ["{a}", "{b", "c}"]).labels) == ["{a}", "{b", "c}"]
     assert not caplog.records

@@ -492,3 +492,11 @@ def test_any_bytes_are_a_table_or_an_error(tmp_path_factory, content: bytes, nam
     except SourceError as error:
         assert name in str(error)
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_column": "label"}, {"split_column": "none", "label_column": "notes"}])
+@pytest.mark.parametrize("rows", ["0.png,cat\n", "0.png\n1.png,cat\n"])
+def test_rows_that_are_all_too_short_are_refused(tmp_path: Path, rows: str, options: dict[str, str]) -> None:
+    """Where no row has all the cells of the header, that is said, also if the columns are named."""
+    with pytest.raises(SourceError, match=r"rows? without 3 fields"):
+        open_source(table(tmp_path, f"image,label,notes\n{rows}"), options=SourceOptions(**options))

@@ -54,6 +54,21 @@ def together(source: object) -> set[frozenset[str]]:
          "2 files look like masks or channels of images beside them and count as images"),
         ("a/1.jpg|a/1_mask.png|b/2.jpg", "a/1.jpg+a/1_mask.png", "1 file looks like a mask or channel of an image "
          "beside it and counts as an image, such as 'a/1_mask.png'. Leave it out with --exclude '*_mask*'"),
+        ("|".join(f"a/leaf ({i}){mark}.png" for i in range(1, 6) for mark in ("", "_mask")) + "|a/leaf (1)_mask_1.png",
+         "|".join(f"a/leaf ({i}).png+a/leaf ({i})_mask.png" + "+a/leaf (1)_mask_1.png" * (i == 1) for i in range(1, 6)),
+         "6 files look like masks or channels of images beside them and count as images, such as 'a/leaf (1)_mask"),
+        ("a/u (1).jpg|a/u (1)_flipped.jpg|a/u (2).jpg|a/u (2) - Copy.jpg|a/u (9)_edited.png|a/u (9).jpg",
+         "a/u (1).jpg+a/u (1)_flipped.jpg|a/u (2).jpg+a/u (2) - Copy.jpg|a/u (9)_edited.png+a/u (9).jpg",
+         "3 images are copies of others"),
+        ("a/u.jpg|a/u (1).jpg|a/u (1)_flip.jpg|b/1.jpg", "a/u.jpg+a/u (1).jpg+a/u (1)_flip.jpg", "2 images are copies"),
+        ("a/u [1].jpg|a/u [1]_rot90.jpg|a/v..jpg|a/v._rot90.jpg|a/w_.jpg|a/w__blur.jpg",
+         "a/u [1].jpg+a/u [1]_rot90.jpg|a/v..jpg+a/v._rot90.jpg|a/w_.jpg+a/w__blur.jpg", "3 images are copies"),
+        ("a/u (1).jpg|a/u (1).NEF|a/u (2).jpg", "a/u (1).jpg+a/u (1).NEF", "--exclude '*.NEF'"),
+        ("a/u0.jpg|a/mask_u0.png|a/u1.jpg|a/mask_u1.png", "a/u0.jpg+a/mask_u0.png|a/u1.jpg+a/mask_u1.png",
+         "Leave them out with --exclude 'mask_*'"),
+        ("a/u0.jpg|a/u0_superpixels.png|a/u0_lesion.bmp|a/u0_masked.jpg|a/u0_binary.png|a/u0_inpainted.png",
+         "a/u0.jpg+a/u0_superpixels.png+a/u0_lesion.bmp+a/u0_masked.jpg+a/u0_binary.png+a/u0_inpainted.png",
+         "5 files look like masks or channels"),
     ],
 )  # fmt: skip
 def test_versions_of_an_image_are_said_and_stay_together(
@@ -82,6 +97,7 @@ def test_versions_of_an_image_are_said_and_stay_together(
         "a/x_flip.jpg|a/y_flip.jpg|b/z_rot90.jpg",
         "a/x_mask.png|a/y.png|b/x.png",
         "a/1_jpg.rf.0a1b2c3d.jpg|a/2_jpg.rf.0a1b2c3e.jpg|b/1.jpg",
+        "a/lesion_1.jpg|a/lesion_2.jpg|a/binary.png|b/masked.jpg|b/mask_1.jpg|b/mask_2.jpg",
         "a/clip_7.jpg|a/_flip.jpg|a/flip.jpg|b/_mask.png",
     ],
 )
@@ -111,6 +127,17 @@ def test_copies_in_two_splits_are_said(tmp_path: Path, caplog) -> None:
     open_source(root)
     assert "1 copy of an image is in another split than the image or other copies, such as 'train/a/u8f" in caplog.text
     assert "Leave the copies out with --exclude '*_flipLR*'" in caplog.text
+
+
+def test_numbered_masks_in_two_splits_of_a_table_are_said(tmp_path: Path, caplog) -> None:
+    """In tables with splits of their own, too, an image and its copy may have a number in brackets."""
+    names = ["u (1).png", "u (1)_mask.png", "u (2).png", "u (2)_flip.png"]
+    table = build(tmp_path, "|".join(names)) / "t.csv"
+    table.write_text("path,label,split\n" + "".join(f"{name},a,{split}\n" for name, split in zip(
+        names, ("train", "train", "train", "test"), strict=True)))  # fmt: skip
+    open_source(table)
+    assert "1 file looks like a mask or channel of an image beside it" in caplog.text
+    assert "1 copy of an image is in another split than the image or other copies, such as 'u (2)_flip" in caplog.text
 
 
 def test_groups_of_a_table_are_kept(tmp_path: Path, caplog) -> None:
