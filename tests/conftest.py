@@ -51,6 +51,13 @@ def predicted_relu_max(image: np.ndarray) -> np.ndarray:
     return np.maximum(image.astype(np.float64) @ MIX + SHIFT, 0).max(axis=(0, 1))
 
 
+hunt = pytest.mark.skipif(
+    "FEATCACHE_RELIABILITY" not in os.environ,
+    reason="minutes of attacks: set FEATCACHE_RELIABILITY, see docs/reliability.md",
+)
+"""Marks the long form of a test that has a short one; the counts in docs/reliability.md are of the long forms."""
+
+
 @pytest.fixture(autouse=True)
 def _library_log() -> Iterator[None]:
     """Undo what the command line did to the library's logger."""

@@ -22,6 +22,7 @@ import nonsense
 import numpy as np
 import pytest
 import standin
+from conftest import hunt
 from recording import record
 
 from featcache import base_folder, extraction
@@ -221,6 +222,7 @@ def test_nonsense_in_manifests(room: Callable[[], Path]) -> None:
     in_manifests(room, 50, 1000)
 
 
+@hunt
 @pytest.mark.slow
 def test_nonsense_in_manifests_at_length(room: Callable[[], Path]) -> None:
     """Whatever a manifest says behind right checksums is said as damage or harmless, in every command that reads it."""
@@ -241,6 +243,7 @@ def test_nonsense_in_heads(room: Callable[[], Path]) -> None:
     in_heads(room, 20, 1000)
 
 
+@hunt
 @pytest.mark.slow
 def test_nonsense_in_heads_at_length(room: Callable[[], Path]) -> None:
     """Whatever a head's card or estimator says is said as damage or harmless, when it is loaded, listed and asked."""
@@ -282,6 +285,7 @@ def test_nonsense_in_cards(room: Callable[[], Path]) -> None:
     in_cards(room, 30, 1000)
 
 
+@hunt
 @pytest.mark.slow
 def test_nonsense_in_cards_at_length(room: Callable[[], Path]) -> None:
     """Recipes, cards of bases and models, kept results, parts and unfinished predictions are doubted alike."""

@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import standin
+from conftest import hunt
 from recording import record
 
 from featcache import extraction
@@ -132,7 +133,7 @@ def race(kind: str, rng: random.Random, source: Source, cache: Path) -> Counter[
     return counts
 
 
-@pytest.mark.parametrize("races", [1, pytest.param(34, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("races", [1, pytest.param(34, marks=[pytest.mark.slow, hunt])])
 @pytest.mark.parametrize("kind", ["namespaces", "stopped", "deleted"])
 def test_races(tmp_path: Path, kind: str, races: int) -> None:
     """Whoever is stopped, hidden or loses its lock: no row is wrong, no image missing, and each ends with one line."""
