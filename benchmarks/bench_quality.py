@@ -87,12 +87,11 @@ def found(report: Any, planted: Planted) -> dict[str, Any]:
 
 def items_of(data: str) -> list[Any]:
     """Return the labelled images of a folder with splits, with absolute paths."""
-    from dataclasses import replace
 
     from featcache.sources import open_source
 
     root = Path(data).resolve()
-    return [replace(item, path=str(root / item.path)) for item in open_source(root).items if item.label is not None]
+    return [item._replace(path=str(root / item.path)) for item in open_source(root).items if item.label is not None]
 
 
 def drawn(items: Sequence[Any], train: int, validation: int | None, seed: int = 0) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import random_image, write_image
+from conftest import hunt, random_image, write_image
 
 from featcache.cli import app
 
@@ -87,29 +86,14 @@ def test_every_command_is_tried() -> None:
     assert set(COMMANDS) == {command.name for command in app.registered_commands}
 
 
-ONE_AFTER_THE_OTHER = """
-import json, sys
-from featcache.cli import main
-
-for words in json.loads(sys.argv[1]):
-    sys.argv = ["featcache", *words]
-    try:
-        main()
-    except SystemExit as ended:
-        assert not ended.code, (words, ended.code)
-"""
-
-
+@hunt
 @pytest.mark.slow
+@pytest.mark.parametrize("line", [line for lines in COMMANDS.values() for line in lines])
 def test_no_command_executes_files_of_the_folder(
-    files: dict[str, Path], hostile_folder: tuple[Path, Path], tmp_path: Path
+    line: str, files: dict[str, Path], hostile_folder: tuple[Path, Path]
 ) -> None:
-    """No command, nor any process it starts, does; one after the other in a process that imports TensorFlow once."""
-    (tmp_path / "apart").mkdir()
-    script = tmp_path / "apart" / "run.py"
-    script.write_text(ONE_AFTER_THE_OTHER)
-    lines = [placed(line, files) for lines in COMMANDS.values() for line in lines]
-    run([sys.executable, str(script), json.dumps(lines)], *hostile_folder)
+    """No command, nor any process it starts, executes a Python file of the folder it is run in."""
+    run([*PROGRAMS["script"], *placed(line, files)], *hostile_folder)
 
 
 @pytest.mark.parametrize("program", ["module", "checkout"])

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import random_image
+from conftest import hunt, random_image
 from PIL import Image
 
 PRINTING = """
@@ -32,6 +32,7 @@ def test_lines_of_image_libraries_are_dropped_and_all_others_passed_on() -> None
     )
 
 
+@hunt
 @pytest.mark.slow
 def test_a_damaged_jpeg_leaves_no_line_of_libjpeg(tmp_path: Path, oracle: Path) -> None:
     """TensorFlow's libjpeg complains of bytes that a decoder can do without; the command says nothing of it."""

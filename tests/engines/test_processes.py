@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from common import OPTIONS, children, content, killing, make_photos
-from conftest import slow
+from conftest import hunt, slow
 from deadly import DeadlySource
 from recording import record
 
@@ -72,7 +72,7 @@ def test_two_workers_are_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["processes", pytest.param("dask", marks=hunt)])
 def test_random_kills(oracle, many: Path, local, tmp_path: Path, engine: str) -> None:
     """Workers killed again and again at random moments change nothing."""
     rng, tries, kills, different = random.Random(1), 8 if FULL else 1, 0, 0
@@ -88,7 +88,7 @@ def test_random_kills(oracle, many: Path, local, tmp_path: Path, engine: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["processes", pytest.param("dask", marks=hunt)])
 def test_a_deadly_task_is_reported(oracle, many: Path, tmp_path: Path, engine: str, monkeypatch) -> None:
     """A task that kills three workers is left out with a reason for each of its images; all others are there."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
