@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from featcache import extractor, startup
 from featcache.cache.shard import SHARD_BYTES
-from featcache.engines import cut, in_order, task_size, travelling
-from featcache.errors import OptionError
+from featcache.engines import Runner, cut, in_order, task_size, travelling
+from featcache.errors import OptionError, SourceError
 from featcache.extraction import Extraction
 from featcache.sources import ArraySource, open_source
 
@@ -89,3 +91,19 @@ def test_missing_dask_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else real(name))
     with pytest.raises(OptionError, match=r"pip install 'featcache\[dask\]'"):
         Extraction(photos, engine="dask")
+
+
+def test_a_worker_finds_that_a_source_it_opened_is_not_the_listed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays that were replaced after they were listed end the task, instead of getting each other's labels."""
+    file, images, labels = tmp_path / "a.npz", np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2
+    np.savez(file, x_train=images, y_train=labels)
+    listed = open_source(file)
+    np.savez(file, x_train=images, y_train=np.roll(labels, 1))
+    monkeypatch.setattr(extractor, "Extractor", lambda request: SimpleNamespace(recipe="same"))
+    monkeypatch.setattr(startup, "import_tensorflow", lambda: None)
+    work = SimpleNamespace(request=None, recipe="same", source=None, reader=lambda: open_source(file))
+    runner = Runner.load(work, set())
+    with pytest.raises(SourceError, match="changed while it was extracted"):
+        next(runner.run([SimpleNamespace(items=listed.items)], tmp_path, None))

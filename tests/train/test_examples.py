@@ -70,3 +70,11 @@ def test_a_full_disk_is_said_before_anything_is_written(made, monkeypatch: pytes
         packed(training_examples(cache, "features"), cache.path),
     ):
         pass
+
+
+def test_a_proc_of_another_namespace_is_said(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /proc shows other processes under this one's number, no file of theirs is taken for features."""
+    cache = made()
+    monkeypatch.setattr(module.os, "getpid", lambda: 1)
+    with pytest.raises(HeadError, match="pid namespace"), packed(training_examples(cache, "features"), cache.path):
+        pass
