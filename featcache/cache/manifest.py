@@ -154,14 +154,14 @@ class Manifest:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
+            self._db.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
                 self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -209,13 +209,14 @@ class Manifest:
     def _reading(self) -> Iterator[None]:
         """Let all that is read be of one moment."""
         with self._damage():
-            self._db.execute("SAVEPOINT reading")
             try:
+                self._db.execute("SAVEPOINT reading")
                 yield
             except ValueError as error:
                 raise self._damaged(str(error)) from None
             finally:
-                self._db.execute("RELEASE reading")
+                with contextlib.suppress(sqlite3.Error):  # it was not made, or a full disk has rolled all back
+                    self._db.execute("RELEASE reading")
 
     def _checked(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query without their last column, the checksum, which must be right."""
@@ -229,11 +230,11 @@ class Manifest:
                     raise self._damaged(f"a row of it does not have its checksum ({query.split(' FROM ')[1]})")
                 yield row[:-1]
 
-    def _insert(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Insert or replace rows, adding their checksums."""
+    def _insert(self, table: str, rows: Iterable[Sequence[Any]], verb: str = "INSERT") -> None:
+        """Insert rows, adding their checksums."""
         for row in rows:
             marks = ", ".join("?" * (len(row) + 1))
-            self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", (*row, _crc(*row)))
+            self._db.execute(f"{verb} INTO {table} VALUES ({marks})", (*row, _crc(*row)))
 
     # Reading
 
@@ -363,7 +364,7 @@ class Manifest:
             self._set_meta(values)
 
     def _set_meta(self, values: Mapping[str, Any]) -> None:
-        self._insert("meta", [(key, json.dumps(value)) for key, value in values.items()])
+        self._insert("meta", [(key, json.dumps(value)) for key, value in values.items()], "INSERT OR REPLACE")
 
     def replace_listing(self, entries: Iterable[Entry], meta: Mapping[str, Any]) -> None:
         """Make this the source's listing, in one transaction."""
@@ -378,6 +379,8 @@ class Manifest:
 
     def commit(self, shard: ShardInfo | None, keys: Sequence[Key], entries: Iterable[tuple[int, Entry]]) -> None:
         """Add a published shard's rows and settle listed images, in one transaction.
+
+        To commit the same again changes nothing, so whoever was interrupted here may do it once more.
 
         Parameters
         ----------
@@ -429,6 +432,9 @@ class Manifest:
                 self._add(shard, keys)
 
     def _add(self, shard: ShardInfo, keys: Sequence[Key]) -> None:
+        """Add a shard and its rows, unless it is there: an interrupted commit may have been complete."""
+        if self._db.execute("SELECT 1 FROM shards WHERE name = ?", (shard.name,)).fetchone():
+            return  # its name is a digest of all that is in it
         number = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM shards").fetchone()[0]
         self._insert("shards", [(number, shard.name, shard.rows, shard.size, shard.checksum)])
         sums = {layer: found.astype("<u4").tobytes() for layer, found in shard.checksums.items()}

@@ -238,7 +238,9 @@ def test_rows_astray_are_found(cache: Path) -> None:
     number, policy, digests, views = manifest._db.execute(
         "SELECT shard, augmentation, digests, views FROM rows"
     ).fetchone()
-    manifest._insert("rows", [(number, policy, digests[32:64] + digests[:32] + digests[64:], views)])
+    manifest._insert(
+        "rows", [(number, policy, digests[32:64] + digests[:32] + digests[64:], views)], "INSERT OR REPLACE"
+    )
     manifest.close()
     (problem,) = verify(cache).problems
     assert problem.what == "2 rows are not where the manifest says"

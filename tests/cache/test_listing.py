@@ -105,7 +105,7 @@ def test_as_many_augmentations_as_an_integer_holds_and_more(count: int, tmp_path
     manifest._db.execute("BEGIN")
     manifest._insert("shards", [(count - i, f"{i:016x}.h5", 1, 5000, 0) for i in range(count)])
     manifest._insert("rows", [(count - i, f"policy {i}", i.to_bytes(32, "big"), view) for i in range(count)])
-    manifest._insert("meta", [("rows", str(count))])
+    manifest._insert("meta", [("rows", str(count))], "INSERT OR REPLACE")
     manifest._db.execute("COMMIT")
     found = manifest.rows()
     last = count - 1

@@ -1,9 +1,13 @@
 import hashlib
 import json
+import shutil
 import sqlite3
+import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -110,6 +114,56 @@ def test_failed_transaction_changes_nothing(path: Path) -> None:
     assert manifest.meta()["source"] == SOURCE
 
 
+def interrupted(step: int, work: Callable[[], object]) -> bool:
+    """Do work with Ctrl-C coming at one of its steps within the manifest; return whether it came."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        code = frame.f_code
+        if code.co_filename != sys.modules[Manifest.__module__].__file__ or code.co_name == "_crc":
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_a_commit_is_done_once_wherever_it_is_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C at any step of a commit leaves it undone or done, and to do it again does it once."""
+    first = [(1, ENTRIES[1]._replace(digest=D[1], split="train"))]
+    blank, path = tmp_path / "blank.sqlite", tmp_path / "manifest.sqlite"
+    manifest = Manifest(blank, create=True).claim("before")
+    manifest.replace_listing(ENTRIES, {"source": SOURCE})
+    manifest.close()
+    came, step = True, 0
+    while came:
+        step += 1
+        shutil.copy(blank, path)
+        manifest = Manifest(path).claim("a test")
+        came = interrupted(step, lambda of=manifest: of.commit(SHARD, KEYS, first))
+        assert len(Manifest(path).rows()) in (0, 2)
+        manifest.commit(SHARD, KEYS, first)
+        manifest.close()
+        manifest = Manifest(path)
+        assert manifest.rows() == {KEYS[0]: Place(1, 0), KEYS[1]: Place(1, 1)}
+        assert [info.name for info in manifest.shards().values()] == [SHARD.name]
+        assert manifest.listing() == [ENTRIES[0], first[0][1], ENTRIES[2]]
+        manifest.close()
+    assert step > 50
+
+
 def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: Path) -> None:
     """Columns that were not read before another listing took their place are refused, never taken from that one."""
     old, writer = Manifest(path).listing(), Manifest(path).claim("another")
@@ -181,7 +235,7 @@ def test_other_formats_are_refused(path: Path, values: dict[str, object], messag
 def test_images_that_are_parts_of_files_are_refused(path: Path) -> None:
     """A listing with regions, which no version writes yet, is never read as one of whole files."""
     manifest = Manifest(path)
-    manifest._insert("listing", [("regions", 0, b"[1, 2, 3]")])
+    manifest._insert("listing", [("regions", 0, b"[1, 2, 3]")], "INSERT OR REPLACE")
     with pytest.raises(CacheError, match=r"parts of files\. Update featcache"):
         _ = manifest.listing().paths
 
@@ -320,7 +374,7 @@ def test_a_change_that_is_under_way_is_said(path: Path, monkeypatch: pytest.Monk
 def test_a_writer_that_is_none_is_damage(path: Path, values: dict[str, object]) -> None:
     """What the fence compares is of the kind that it writes."""
     manifest = Manifest(path).claim("a test")
-    manifest._insert("meta", [(key, json.dumps(value)) for key, value in values.items()])
+    manifest._insert("meta", [(key, json.dumps(value)) for key, value in values.items()], "INSERT OR REPLACE")
     with pytest.raises(CacheDamagedError, match=next(iter(values))):
         Manifest(path)
 
@@ -329,6 +383,6 @@ def test_an_image_that_is_settled_twice_at_once_is_damage(path: Path) -> None:
     """One piece of what became of images names each once."""
     manifest = Manifest(path).claim("a test")
     twice = np.array([1, 1], "<i8").tobytes()
-    manifest._insert("settled", [(0, twice, bytes(2), bytes(64), bytes(2), b"{}")])
+    manifest._insert("settled", [(0, twice, bytes(2), bytes(64), bytes(2), b"{}")], "INSERT OR REPLACE")
     with pytest.raises(CacheDamagedError, match="settled twice"):
         Manifest(path).listing().load()

@@ -430,7 +430,9 @@ def test_signals_leave_a_cache_that_goes_on(options, tmp_path: Path, number: int
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert err.splitlines()[-1].startswith("error: stopped")
-    found = json.loads(run("info", tmp_path / "c", "--json")[1])
+    code, out, err = run("info", tmp_path / "c", "--json")
+    assert code == 0, err
+    found = json.loads(out)
     assert 0 < found["missing"] < 3000
     again = json.loads(run("extract", tmp_path / "photos", *options, "--cache", tmp_path / "c", "--json")[1])
     assert again["computed"] == found["missing"]
