@@ -68,7 +68,7 @@ def passes(folder: Path, kind: str, cold: bool, repeat: int) -> dict[str, Any]:
     """
     from featcache.cache import FeatureCache
     from featcache.heads import Rows
-    from featcache.memory import Peak
+    from featcache.system.memory import Peak
 
     cache = FeatureCache(folder)
     features = cache.features("train", order="storage")

@@ -58,7 +58,7 @@ def linked(data: Path, count: int | None, folder: Path) -> int:
     Where more are wanted than there are, the same files are written again with other bytes behind their end, so that
     they are other images for a cache and the same for a decoder.
     """
-    from featcache.sources import open_source
+    from featcache.sources.opening import open_source
 
     items = [item for item in open_source(data).items if item.label is not None]
     count = count or len(items)
@@ -129,7 +129,7 @@ def plain_keras(case: Case, size: int, data: str, weights: str, to: str) -> dict
 
 def tensorflow_ready() -> None:
     """Import TensorFlow and have it start."""
-    from featcache.startup import import_tensorflow
+    from featcache.system.startup import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf
@@ -148,10 +148,10 @@ def apart(*arguments: str) -> dict[str, Any]:
 
 def decoded(data: Path, size: int) -> int:
     """Read, decode and resize all images in as many threads as extraction does, and nothing else."""
-    from featcache.extractor import mapped_ahead
-    from featcache.images import PixelSpec, load
-    from featcache.processors import decoding_threads
-    from featcache.sources import open_source
+    from featcache.extraction.extractor import mapped_ahead
+    from featcache.images.decoding import PixelSpec, load
+    from featcache.sources.opening import open_source
+    from featcache.system.processors import decoding_threads
 
     source, spec = open_source(data), PixelSpec(size, size, 3)
     images = mapped_ahead(decoding_threads(), lambda item: load(source.read(item), spec), source.items,
@@ -194,10 +194,11 @@ def possible(way: str) -> bool:
 
 def extracted(arguments: dict[str, Any], batches: int) -> dict[str, Any]:
     """Extract in this process as the command line does, and compute batches that are in memory already."""
-    from featcache import extract, processors
-    from featcache.extractor import Extractor
+    from featcache import extract
+    from featcache.extraction.extractor import Extractor
     from featcache.recipe import Request
-    from featcache.sources import open_source
+    from featcache.sources.opening import open_source
+    from featcache.system import processors
 
     processors.pass_side_by_side()
     tensorflow_ready()

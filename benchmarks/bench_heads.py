@@ -79,13 +79,13 @@ def fitted(kind: str, clf: str, folder: Path) -> dict[str, Any]:
     import warnings
 
     from featcache.heads import Rows
-    from featcache.memory import Peak
+    from featcache.system.memory import Peak
 
     warnings.simplefilter("ignore")
     X, y, V, v = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("X", "y", "V", "v"))
     estimator = plain(clf) if kind == "plain" else ours(clf, "none" if kind == "bare" else "temperature")
     if clf == "dense" and kind != "plain":
-        from featcache.startup import import_tensorflow
+        from featcache.system.startup import import_tensorflow
 
         import_tensorflow()
     with Peak() as memory:
@@ -102,7 +102,7 @@ def fitted(kind: str, clf: str, folder: Path) -> dict[str, Any]:
 def streamed(clf: str, cache: Path, params: dict[str, Any]) -> dict[str, Any]:
     """Fit one head on a cache as `fit-head` does, in this process; the memory is all that the process has."""
     import featcache
-    from featcache.memory import Peak
+    from featcache.system.memory import Peak
 
     with Peak() as memory:
         start = time.perf_counter()

@@ -88,7 +88,7 @@ def found(report: Any, planted: Planted) -> dict[str, Any]:
 def items_of(data: str) -> list[Any]:
     """Return the labelled images of a folder with splits, with absolute paths."""
 
-    from featcache.sources import open_source
+    from featcache.sources.opening import open_source
 
     root = Path(data).resolve()
     return [item._replace(path=str(root / item.path)) for item in open_source(root).items if item.label is not None]
@@ -109,7 +109,7 @@ def drawn(items: Sequence[Any], train: int, validation: int | None, seed: int = 
 
 def said(cache: Any) -> dict[str, Any]:
     """Return what `advise` says of a cache, shortened to what a table takes."""
-    from featcache.advising import advise
+    from featcache.insight.advice import advise
 
     advice = advise(cache)
     twice = next((one for one in advice.extrapolation if one["times"] == 2), None)
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     from featcache import extract
-    from featcache.auditing import audit
+    from featcache.insight.audit import audit
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)

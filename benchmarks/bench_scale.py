@@ -42,7 +42,7 @@ def make_photos(root: Path, count: int, side: int) -> None:
 
 def extracted(source: Path, cache: Path, engine: str, workers: int | None, arguments: dict[str, Any]) -> dict[str, Any]:
     """Extract on as many processors as workers, and say how fast from the first commit on, and what the shards are."""
-    from featcache.extraction import Extraction
+    from featcache.extraction.extracting import Extraction
 
     marks: list[tuple[int, float]] = []
 

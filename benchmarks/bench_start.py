@@ -45,7 +45,8 @@ def make_cache(source_folder: Path, cache: Path) -> None:
     from featcache.cache.listing import Listing
     from featcache.cache.shard import ShardBuilder
     from featcache.recipe import Recipe, Request
-    from featcache.sources import Items, SplitPolicy, open_source
+    from featcache.sources import Items, SplitPolicy
+    from featcache.sources.opening import open_source
 
     time.sleep(2.1)  # what changed within two seconds is read again, and these digests are made up
     request, source = Request(**BASE), open_source(source_folder)

@@ -12,35 +12,35 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from featcache.advising import advise
-    from featcache.auditing import audit
     from featcache.cache import FeatureCache
-    from featcache.classifier import ImageClassifier
     from featcache.errors import FeatcacheError
-    from featcache.export import export_model
-    from featcache.extraction import extract
-    from featcache.extractor import FeatureExtractor
-    from featcache.finetune import fine_tune
+    from featcache.extraction.extracting import extract
+    from featcache.extraction.extractor import FeatureExtractor
     from featcache.heads import Head
-    from featcache.neighboring import neighbors
-    from featcache.train import Comparison, compare, fit_head
+    from featcache.insight.advice import advise
+    from featcache.insight.audit import audit
+    from featcache.insight.neighbors import neighbors
+    from featcache.models.classifier import ImageClassifier
+    from featcache.models.export import export_model
+    from featcache.models.finetune import fine_tune
+    from featcache.training import Comparison, compare, fit_head
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "extract": "featcache.extraction",
-    "fit_head": "featcache.train",
-    "compare": "featcache.train",
-    "fine_tune": "featcache.finetune",
-    "audit": "featcache.auditing",
-    "neighbors": "featcache.neighboring",
-    "advise": "featcache.advising",
-    "Comparison": "featcache.train",
+    "extract": "featcache.extraction.extracting",
+    "fit_head": "featcache.training",
+    "compare": "featcache.training",
+    "fine_tune": "featcache.models.finetune",
+    "audit": "featcache.insight.audit",
+    "neighbors": "featcache.insight.neighbors",
+    "advise": "featcache.insight.advice",
+    "Comparison": "featcache.training",
     "FeatureCache": "featcache.cache",
-    "FeatureExtractor": "featcache.extractor",
+    "FeatureExtractor": "featcache.extraction.extractor",
     "Head": "featcache.heads",
-    "ImageClassifier": "featcache.classifier",
-    "export_model": "featcache.export",
+    "ImageClassifier": "featcache.models.classifier",
+    "export_model": "featcache.models.export",
     "FeatcacheError": "featcache.errors",
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featcache.files import publish
+from featcache.files.publishing import publish
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from featcache.classifier import ImageClassifier
-from featcache.extraction import extract
-from featcache.sources import SplitPolicy, digest, open_source
+from featcache.extraction.extracting import extract
+from featcache.models.classifier import ImageClassifier
+from featcache.sources import SplitPolicy, digest
 from featcache.sources.named import named_source
-from featcache.startup import import_tensorflow
-from featcache.train import fit_head
+from featcache.sources.opening import open_source
+from featcache.system.startup import import_tensorflow
+from featcache.training import fit_head
 
 log = logging.getLogger(__name__)
 

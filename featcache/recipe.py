@@ -13,15 +13,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from featcache.errors import BaseError, OptionError, WeightsError, nearest
-from featcache.files import change_stamp
+from featcache.files.publishing import change_stamp
+from featcache.files.reading import odd_file
+from featcache.files.values import anything, list_of, mapping_of, maybe, number, one_of, path, record, row, text, whole
 from featcache.options import BaseOptions, Dtype, Interpolation, Pooling, Precision, Preprocess, Resize, Runtime
-from featcache.reading import odd_file
-from featcache.values import anything, list_of, mapping_of, maybe, number, one_of, path, record, row, text, whole
+from featcache.system.versions import version
 
 FORMAT_VERSION = 2
 """Version of the cache folder and its manifest.
@@ -44,7 +44,7 @@ So a new field makes no cache stale. The value here stays for good: a default th
 
 
 def fitting(fitted: Any) -> str:
-    """Return how a recipe, or a `featcache.images.PixelSpec`, fits images of another shape, for people."""
+    """Return how a recipe, or a `featcache.images.decoding.PixelSpec`, fits images of another shape, for people."""
     return str(fitted.resize) if fitted.crop == 1 else f"{fitted.resize} at {fitted.crop:g}"
 
 
@@ -307,9 +307,8 @@ class Request(BaseOptions):
     def to_dict(self) -> dict[str, Any] | None:
         """Return the normalised request, or None for a model in memory.
 
-        Files appear with their absolute path, size, time stamp and `featcache.files.change_stamp`, and the Keras
-        version is part of it, so that an equal request is an equal recipe without loading anything, unless
-        `may_have_changed`.
+        Files appear with their absolute path, size, time stamp and `change_stamp`, and the Keras version is part of
+        it, so that an equal request is an equal recipe without loading anything, unless `may_have_changed`.
 
         Raises
         ------

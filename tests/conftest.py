@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featcache import files
+from featcache.files import publishing as files
 
 SIDE = 8
 MIX = np.array([[1.0, -2.0, 0.5, 0.0], [0.25, 1.0, -1.0, 2.0], [0.0, 0.5, 1.5, -0.5]], np.float32)
@@ -129,7 +129,7 @@ def split_photos(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def extracting(oracle: Path) -> Callable[..., object]:
     """Return `extract` with the oracle as base, cut at `mix`, small batches."""
-    from featcache.extraction import extract
+    from featcache.extraction.extracting import extract
 
     def run(source: object, cache: Path, **options: object) -> object:
         return extract(source, **{"base": oracle, "layers": ["mix"], "preprocess": "none", "cache": cache,
@@ -141,7 +141,7 @@ def extracting(oracle: Path) -> Callable[..., object]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask exported models in this process, which takes no seconds to start."""
-    from featcache.export import clean, comparison
+    from featcache.models.export import clean, comparison
 
     def asked(kind: str, model: Path, images: Any) -> dict[str, Any]:
         return clean.answers(kind, str(model), comparison.inputs(images))
@@ -253,7 +253,7 @@ def hostile_head(extracting: Callable[..., Any], tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def hostile_report(hostile_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the report of that head, with an audit of its images."""
-    from featcache.report import write_report
+    from featcache.insight.report import write_report
 
     return write_report(hostile_head, out=tmp_path_factory.mktemp("page") / "report.html", audit=True).path
 

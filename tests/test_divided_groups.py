@@ -11,17 +11,18 @@ import pytest
 from conftest import random_image, write_image
 from typer.testing import CliRunner
 
-from featcache import advise, compare, extraction, fine_tune, fit_head
+from featcache import advise, compare, fine_tune, fit_head
 from featcache.cache import FeatureCache
-from featcache.classifier import ImageClassifier
 from featcache.cli import app
 from featcache.cli.app import metrics_table
 from featcache.errors import GateError, OptionError
-from featcache.export.rescoring import _validation
-from featcache.report.accuracy import by_split
-from featcache.report.answers import ask
-from featcache.report.standings import standings
-from featcache.report.subject import open_subject
+from featcache.extraction import extracting as extraction
+from featcache.insight.report.accuracy import by_split
+from featcache.insight.report.answers import ask
+from featcache.insight.report.standings import standings
+from featcache.insight.report.subject import open_subject
+from featcache.models.classifier import ImageClassifier
+from featcache.models.export.rescoring import _validation
 
 DIVIDED, ALONE, SHOTS = 40, 12, 4
 """Things with shots in train and in validation; things in validation alone; shots of each."""

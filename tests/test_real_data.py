@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from featcache.classifier import ImageClassifier
 from featcache.errors import WeightsError
-from featcache.export import clean, export_model
-from featcache.export.comparison import Images, inputs
-from featcache.extraction import extract
-from featcache.train import fit_head
+from featcache.extraction.extracting import extract
+from featcache.models.classifier import ImageClassifier
+from featcache.models.export import clean, export_model
+from featcache.models.export.comparison import Images, inputs
+from featcache.training import fit_head
 
 pytestmark = pytest.mark.slow
 

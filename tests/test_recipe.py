@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache import recipe
-from featcache.cache.writer import check_recipe
+from featcache.cache.description import check_recipe
 from featcache.errors import BaseError, CacheError, OptionError, WeightsError
 from featcache.recipe import Recipe, Request, canonical_json
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import featcache
 from featcache.charts import curves, draw
-from featcache.metrics import wilson_interval
+from featcache.training.metrics import wilson_interval
 
 TOTAL, TRAINABLE = 7_093_360, 53_808
 

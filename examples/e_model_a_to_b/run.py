@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import featcache
-from featcache.metrics import wilson_interval
+from featcache.training.metrics import wilson_interval
 
 HIDDEN = (300, 100, 50, 50, 50)
 SAME: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 8}  # for whatever is trained

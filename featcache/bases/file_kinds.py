@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from featcache.errors import one_line
-from featcache.reading import odd_file
+from featcache.files.reading import odd_file
 
 _SAVE = "Load it in the program that made it and save the Keras model: model.save('model.keras')."
 _CONVERT = (

@@ -14,7 +14,7 @@ import numpy as np
 from featcache.bases.file_kinds import other_kind
 from featcache.errors import BaseError, nearest
 from featcache.options import Preprocess
-from featcache.startup import import_tensorflow
+from featcache.system.startup import import_tensorflow
 
 _MODES: tuple[Preprocess, ...] = ("caffe", "torch", "tf", "none")
 _DEFAULT_SIZE = 224

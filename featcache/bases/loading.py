@@ -27,7 +27,7 @@ from featcache.bases.weights_files import readable_config
 from featcache.errors import BaseError, FeatcacheError, OptionError, WeightsError, one_line
 from featcache.options import Preprocess
 from featcache.recipe import Request
-from featcache.startup import import_tensorflow
+from featcache.system.startup import import_tensorflow
 
 _log = logging.getLogger("featcache")
 

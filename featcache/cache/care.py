@@ -14,19 +14,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from featcache import base_folder
+from featcache.cache.description import describe, read_description
 from featcache.cache.inspection import ShardContents, inspect, named_by_content
 from featcache.cache.listing import Listing
 from featcache.cache.lock import taken_over, writer_lock
 from featcache.cache.manifest import Manifest, has_shards
-from featcache.cache.reader import read_description
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import ShardInfo
-from featcache.cache.writer import describe
 from featcache.errors import CacheDamagedError, CacheError, OptionError
-from featcache.files import TEMPORARY, publish_json, sync_folder
-from featcache.reading import trouble
+from featcache.files.publishing import TEMPORARY, publish_json, sync_folder
+from featcache.files.reading import trouble
 from featcache.recipe import FORMAT_VERSION, Recipe, other_format
+from featcache.saved import base as base_folder
 from featcache.sources import Digests
 
 T = TypeVar("T")
@@ -96,7 +95,7 @@ class VerifyReport:
     orphans : list of str
         Shards that the manifest does not know, as a killed run leaves them: harmless, and removed by `gc`.
     recomputed : Recomputed or None
-        What `featcache.recomputation.verify` found, if it was asked to compute features anew.
+        What `featcache.extraction.recomputation.verify` found, if it was asked to compute features anew.
     """
 
     cache: Path

@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.cache.shard import HEAD_BYTES, ShardInfo, block_rows
-from featcache.cards import SOURCE, listing
-from featcache.reading import parsed
-from featcache.recipe import RECIPE, request_kind
-from featcache.values import (
+from featcache.files.reading import parsed
+from featcache.files.values import (
     list_of,
     mapping_of,
     matching,
@@ -27,6 +25,8 @@ from featcache.values import (
     whole,
     wrong,
 )
+from featcache.recipe import RECIPE, request_kind
+from featcache.saved.cards import SOURCE, listing
 
 DESCRIPTION = record(
     {"recipe": RECIPE},

@@ -16,7 +16,7 @@ from featcache.cache.reader import FeatureCache
 from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError
-from featcache.files import TEMPORARY
+from featcache.files.publishing import TEMPORARY
 from featcache.options import SHARD_ROWS, Compression
 from featcache.sources import Digests
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from featcache.cache.shard import compressor, member
 from featcache.errors import CacheDamagedError, CacheError
-from featcache.reading import trouble
+from featcache.files.reading import trouble
 
 RECENT_BYTES = 64 * 2**20
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from featcache.cache.reader import FeatureCache, FeatureRows
 from featcache.errors import CacheDamagedError, CacheError, OptionError
-from featcache.files import TEMPORARY, sync_folder
+from featcache.files.publishing import TEMPORARY, sync_folder
 from featcache.recipe import canonical_json
 from featcache.sources import Texts
 from featcache.sources.columns import PIECE

@@ -23,7 +23,7 @@ from featcache.cache.shard import (
     row_keys,
 )
 from featcache.errors import CacheDamagedError, CacheError
-from featcache.reading import open_plain, parsed, trouble
+from featcache.files.reading import open_plain, parsed, trouble
 from featcache.recipe import Recipe
 
 SHARD_FILE_BYTES = 16 * 2**30

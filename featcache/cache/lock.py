@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from featcache.errors import CacheBusyError, CacheError, printable
-from featcache.files import TEMPORARY
+from featcache.files.publishing import TEMPORARY
 
 fcntl: ModuleType | None
 try:

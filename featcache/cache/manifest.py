@@ -27,7 +27,7 @@ from featcache.cache.lock import taken_over
 from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
-from featcache.reading import odd_file, parsed
+from featcache.files.reading import odd_file, parsed
 from featcache.recipe import FORMAT_VERSION, other_format
 from featcache.sources import SPLITS, Texts
 from featcache.sources.columns import encoded

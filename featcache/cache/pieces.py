@@ -12,8 +12,8 @@ import numpy.typing as npt
 from featcache.cache import checks
 from featcache.cache.listing import Listing
 from featcache.errors import CacheError
+from featcache.files.values import MOST
 from featcache.sources import SPLITS, Texts, Words
-from featcache.values import MOST
 
 PIECE = 65_536
 """Images in one row of the table."""

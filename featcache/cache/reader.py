@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from featcache.cache import checks
 from featcache.cache.compressed import CompressedRows, RecentBlocks
+from featcache.cache.description import read_description
 from featcache.cache.inspection import check_same, file_checksum
 from featcache.cache.listing import Entry, Listing
 from featcache.cache.manifest import Manifest
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key, ShardInfo, block_rows
-from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest, one_line
-from featcache.reading import open_plain, read_json, trouble
+from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
+from featcache.files.reading import open_plain, trouble
 from featcache.recipe import Recipe
 from featcache.sources import SPLITS, Texts
 
@@ -289,7 +290,7 @@ class FeatureCache:
 
     @property
     def augmentation_policy(self) -> dict[str, Any] | None:
-        """What makes views, the arguments of `featcache.augmentation.Augmentation`; None if there are none."""
+        """What makes views, the arguments of `featcache.images.augmentation.Augmentation`; None if there are none."""
         policy: dict[str, Any] | None = self._meta.get("views", {}).get("policy")
         return policy
 
@@ -724,33 +725,6 @@ def _taken(column: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray
 def _by_place(shards: Ints, positions: Ints) -> npt.NDArray[np.int64]:
     """Return the order in which rows are stored."""
     return np.argsort(shards.astype(np.int64) << 32 | positions, kind="stable")
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return what ``recipe.json`` of a cache says: recipe, fingerprint, request, versions.
-
-    Raises
-    ------
-    CacheError
-        If there is none, or it cannot be read.
-    CacheDamagedError
-        If it is no regular file, not JSON, or says nonsense.
-    """
-    path = folder / "recipe.json"
-    try:
-        value: dict[str, Any] = read_json(path)
-        checks.DESCRIPTION(value, "")
-    except FileNotFoundError:
-        raise CacheError(
-            f"There is no cache in {str(folder)!r}: it has no recipe.json. Run `featcache extract` first."
-        ) from None
-    except (OSError, ValueError) as error:
-        if (reason := trouble(error)) is not None:
-            raise CacheError(f"The recipe {str(path)!r} cannot be read: {reason}") from None
-        raise CacheDamagedError(
-            f"The recipe {str(path)!r} is damaged: {one_line(error)}. Run `featcache verify --fix`."
-        ) from None
-    return value
 
 
 def newest_cache(root: Path) -> Path:

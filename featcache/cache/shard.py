@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CacheDamagedError, CacheError, OptionError
-from featcache.files import publish
+from featcache.files.publishing import publish
+from featcache.files.reading import trouble
 from featcache.options import SHARD_ROWS, Compression
-from featcache.reading import trouble
 from featcache.recipe import Recipe, canonical_json
 
 SHARD_BYTES = 64 * 2**20

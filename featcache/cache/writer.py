@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from featcache.cache.description import check_recipe, describe, read_description
 from featcache.cache.listing import Entry, Listing
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest, has_shards
-from featcache.cache.reader import read_description
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.errors import CacheError
-from featcache.files import publish_json, sync_folder
+from featcache.files.publishing import publish_json, sync_folder
 from featcache.recipe import FORMAT_VERSION, Recipe, other_format
+from featcache.system.versions import versions
 
 
 class CacheWriter:
@@ -205,15 +203,6 @@ def unwritten(path: Path, error: OSError) -> CacheError:
     )
 
 
-def check_recipe(path: Path, theirs: Recipe, recipe: Recipe) -> None:
-    """Raise `CacheError`, naming the fields that differ, if a cache has another recipe."""
-    if theirs != recipe:
-        raise CacheError(
-            f"The cache {str(path)!r} has another recipe: {'; '.join(theirs.differences(recipe))}. Choose "
-            "another `cache`."
-        )
-
-
 def _strangers(path: Path) -> bool:
     """Whether a folder holds anything that an interrupted creation of a cache would not have left."""
     ours = {
@@ -228,35 +217,3 @@ def _strangers(path: Path) -> bool:
         "parts",
     }
     return any(entry.name not in ours and not entry.name.startswith(".tmp-") for entry in path.iterdir())
-
-
-def describe(recipe: Recipe, request: Mapping[str, Any] | None, versions: Mapping[str, str]) -> dict[str, Any]:
-    """Return what ``recipe.json`` says."""
-    return {
-        "format": FORMAT_VERSION,
-        "fingerprint": recipe.fingerprint,
-        "recipe": recipe.to_dict(),
-        "request": request,
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": dict(versions),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that compute numbers, for the record."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in (
-        "featcache",
-        "tensorflow",
-        "keras",
-        "numpy",
-        "h5py",
-        "scikit-learn",
-        "scipy",
-        "skops",
-        "joblib",
-        "pillow",
-    ):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

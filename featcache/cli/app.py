@@ -25,8 +25,8 @@ from featcache.cli import imagelines, supervision
 from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
 from featcache.errors import FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
-from featcache.reading import trouble
-from featcache.startup import own_process
+from featcache.files.reading import trouble
+from featcache.system.startup import own_process
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
@@ -270,7 +270,7 @@ def table(rows: list[list[str]], *, right: set[int] | frozenset[int] = frozenset
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """Return one line per split: accuracy and macro F1 with their 95 % intervals; then which images do not count."""
-    from featcache.metrics import left_out_text
+    from featcache.training.metrics import left_out_text
 
     rows = [["", "accuracy", "95 %", "macro F1", "95 %", "log loss", "ECE", "n"]]
     for split, m in metrics.items():

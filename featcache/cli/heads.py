@@ -15,13 +15,13 @@ from featcache.options import CompareOptions, FitHeadOptions, command_line, subs
 
 if TYPE_CHECKING:
     from featcache.heads import Head
-    from featcache.train import Comparison
+    from featcache.training import Comparison
 
 
 @command("fit-head", example="featcache fit-head --clf logreg --set C=0.1")
 def fit_head(options: FitHeadOptions) -> Outcome:
     """Train a head on a cache and score it. On every split; with folds and few images of each class, too."""
-    from featcache.train import fit_head as run
+    from featcache.training import fit_head as run
 
     head = run(**vars(options))
     data: dict[str, Any] = {
@@ -93,7 +93,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Write the table to a .csv or .json file, too.")] = None,
 ) -> Outcome:
     """Rank heads, layers and bases. Trains heads on every layer of one or several caches."""
-    from featcache.train import compare as run
+    from featcache.training import compare as run
 
     if out is not None and out.suffix not in (".csv", ".json"):
         raise OptionError(f"Expected --out FILE.csv or FILE.json. Received: {str(out)!r}.")
@@ -102,7 +102,7 @@ def compare(
     with progress("training heads", "heads") as shown:
         found = run(**vars(replace(options, progress=shown)))
     if out is not None:
-        from featcache.files import publish
+        from featcache.files.publishing import publish
 
         out.parent.mkdir(parents=True, exist_ok=True)
         text = found.to_csv() if out.suffix == ".csv" else json.dumps(found.to_dict(), indent=2) + "\n"

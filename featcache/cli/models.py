@@ -9,10 +9,10 @@ import typer
 
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, progress, skipped_text, table
 from featcache.options import DecodingOptions, ReadingOptions, TableOptions, subset
-from featcache.processors import pass_side_by_side
+from featcache.system.processors import pass_side_by_side
 
 if TYPE_CHECKING:
-    from featcache.predictions import Prediction
+    from featcache.models.predictions import Prediction
 
 Model = Annotated[Path, typer.Argument(help="The folder of a head or of a fine-tuned model.")]
 Base = Annotated[str | None, typer.Option(help="The base, where it is not where it was.")]
@@ -46,7 +46,7 @@ def predict(
     weights: Weights = None,
 ) -> Outcome:  # fmt: skip
     """Predict the class of images."""
-    from featcache.classifier import ImageClassifier
+    from featcache.models.classifier import ImageClassifier
     from featcache.sources import SourceOptions
 
     if out is not None:
@@ -72,7 +72,7 @@ def predict(
 
 
 def _listed(found: list[Prediction], class_names: list[str], threshold: float | None, top_k: int) -> Outcome:
-    from featcache.predictions import Answering
+    from featcache.models.predictions import Answering
 
     answering = Answering(class_names, threshold, top_k)
     good = [one for one in found if one.reason is None]
@@ -109,7 +109,7 @@ def evaluate(
     weights: Weights = None,
 ) -> Outcome:  # fmt: skip
     """Score a classifier on labelled images. From their pixels, not from the cache."""
-    from featcache.classifier import ImageClassifier
+    from featcache.models.classifier import ImageClassifier
     from featcache.sources import SourceOptions
 
     options = subset(reading, SourceOptions)
@@ -154,7 +154,7 @@ def export(
     weights: Weights = None,
 ) -> Outcome:  # fmt: skip
     """Write a model that needs no featcache. Its answers are compared before it is put in place."""
-    from featcache.export import export_model
+    from featcache.models.export import export_model
 
     report = export_model(model, to, images=images, compare=compare, input=input, base=base, weights=weights)
     on = f"{report.compared} images" if report.compared else "random pixels only"

@@ -43,7 +43,7 @@ def supervise() -> tuple[int, str] | None:
             if os.getppid() != parent:
                 os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            from featcache import poison
+            from featcache.images import poison
 
             poison.blamed = lambda: found.__setitem__(0, 1)
             supervised = True

@@ -17,7 +17,7 @@ from featcache.errors import HeadError, OptionError
 from featcache.heads.folds import enough, held_out
 from featcache.heads.linear import as_probabilities, checked, class_weights, moments
 from featcache.heads.rows import WINDOW_BYTES, Rows
-from featcache.startup import import_tensorflow
+from featcache.system.startup import import_tensorflow
 
 _NORMS = ("none", "batch", "standard")
 _OPTIMIZERS = ("adam", "sgd", "rmsprop")

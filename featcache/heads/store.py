@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.base_folder import NAME, copy
-from featcache.cards import HEAD
 from featcache.errors import HeadError, one_line
+from featcache.files.reading import trouble
 from featcache.heads.build import HEADS
-from featcache.reading import trouble
-from featcache.signed import SignedFolder
+from featcache.saved.base import NAME, copy
+from featcache.saved.cards import HEAD
+from featcache.saved.signed import SignedFolder
 
 FOLDER = SignedFolder("head", "head.json", "model.skops", 2, HEAD)
 

@@ -1,6 +1,7 @@
 """Options: the one list of them, functions that take them, and command lines made of them."""
 
 from featcache.options.lists import (
+    BATCH_SIZE,
     MAX_PIXELS,
     SHARD_ROWS,
     BaseOptions,
@@ -35,6 +36,7 @@ from featcache.options.signatures import constructs, documented, flag_of, option
 from featcache.options.texts import settings
 
 __all__ = [
+    "BATCH_SIZE",
     "MAX_PIXELS",
     "SHARD_ROWS",
     "BaseOptions",

@@ -13,7 +13,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from featcache.batching import BATCH_SIZE
 from featcache.options.signatures import about, option
 from featcache.options.texts import (
     CACHE,
@@ -32,9 +31,9 @@ from featcache.options.texts import (
 )
 
 if TYPE_CHECKING:
-    from featcache.augmentation import Augmentation
     from featcache.cache import FeatureCache
     from featcache.heads import Head
+    from featcache.images.augmentation import Augmentation
     from featcache.sources import Source
 
 Pooling = Literal["avg", "max", "flatten", "none"]
@@ -58,6 +57,9 @@ MAX_PIXELS = 250_000_000
 
 SHARD_ROWS = 4096
 """Rows of a shard at most: what a kill can cost."""
+
+BATCH_SIZE = 32
+"""Images per forward pass, where nothing else is known."""
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[int, int], None]

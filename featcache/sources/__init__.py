@@ -3,14 +3,9 @@
 A source lists `Item` s in its own order and reads one at a time; nothing here decodes an image.
 """
 
-from featcache.sources.arrays import ArraySource
 from featcache.sources.columns import Texts, Words
 from featcache.sources.digests import Digests, DigestSet
-from featcache.sources.files import FileSource
-from featcache.sources.folders import files_source
-from featcache.sources.opening import describe, open_images, open_source, reopen
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.pairs import PairSource
 from featcache.sources.source import (
     SPLITS,
     Item,
@@ -23,7 +18,6 @@ from featcache.sources.source import (
     read_image,
 )
 from featcache.sources.splits import SplitPolicy
-from featcache.sources.tars import TarSource
 from featcache.sources.trained import group_identity, why_left_out
 
 __all__ = [
@@ -36,22 +30,13 @@ __all__ = [
     "SourceOptions",
     "NO_OPTIONS",
     "SplitPolicy",
-    "ArraySource",
-    "FileSource",
-    "PairSource",
     "Selected",
-    "TarSource",
     "Texts",
     "Words",
     "class_names",
-    "describe",
     "digest",
-    "files_source",
     "folder_name",
     "group_identity",
-    "open_images",
-    "open_source",
     "read_image",
-    "reopen",
     "why_left_out",
 ]

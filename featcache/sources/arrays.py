@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import SourceError
-from featcache.files import change_stamp
+from featcache.files.publishing import change_stamp
 from featcache.sources.columns import Texts, Words
-from featcache.sources.layouts import known_splits
+from featcache.sources.names import known_splits
 from featcache.sources.source import SPLITS, Item, Items, counted, label_name, stamp
 
 log = logging.getLogger(__name__)

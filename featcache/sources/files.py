@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.errors import ImageError, SourceError, one_line
-from featcache.files import change_stamp
+from featcache.files.publishing import change_stamp
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import Item, Items, Problems, counted, sole_content
 

@@ -27,7 +27,7 @@ def named_source(name: str) -> Source:
         bunch = load_digits()
         images = (bunch.images * (255 / 16)).round().astype("uint8")
         return ArraySource(name, images, [str(label) for label in bunch.target])
-    from featcache.startup import import_tensorflow
+    from featcache.system.startup import import_tensorflow
 
     import_tensorflow()
     import keras

@@ -17,20 +17,20 @@ import numpy.typing as npt
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
 from featcache.sources.files import FileSource
-from featcache.sources.folders import Folders, content, files_source, folder_source
-from featcache.sources.layouts import Exclusion
-from featcache.sources.likeness import slips, twins
-from featcache.sources.metadata import check_unread, metadata_source
+from featcache.sources.folders.folders import Folders, content, files_source, folder_source
+from featcache.sources.folders.likeness import slips, twins
+from featcache.sources.folders.series import warn_of_series, warn_of_split_names
+from featcache.sources.folders.trees import number_of
+from featcache.sources.folders.versions import joined_versions
 from featcache.sources.named import NAMED, named_source
+from featcache.sources.names import Exclusion
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import SUFFIXES
 from featcache.sources.pairs import PairSource
-from featcache.sources.series import warn_of_series, warn_of_split_names
 from featcache.sources.source import Item, Items, Selected, Source, class_names
-from featcache.sources.tables import TABLES, table_source
+from featcache.sources.tables.metadata import check_unread, metadata_source
+from featcache.sources.tables.tables import TABLES, table_source
 from featcache.sources.tars import TarSource
-from featcache.sources.trees import number_of
-from featcache.sources.versions import joined_versions
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ def open_source(
           Keras downloads);
         - a folder of class folders; one with ``train``, ``validation`` and ``test`` folders of those, under these
           names or those of public sets; or one of images without labels, or with a table
-          of them, see `featcache.sources.metadata.metadata_source`;
-        - a table, see `featcache.sources.tables.table_source`;
+          of them, see `featcache.sources.tables.metadata.metadata_source`;
+        - a table, see `featcache.sources.tables.tables.table_source`;
         - arrays, an ``.npz`` file or a folder of ``.npy`` files, see `featcache.sources.arrays.npz_source`;
         - a ``.tar`` file or a folder of them, see `featcache.sources.tars.TarSource`; they are the splits if all
           their names begin with those of splits;

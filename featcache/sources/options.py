@@ -11,7 +11,7 @@ from typing import Any
 
 from featcache.errors import OptionError
 from featcache.options import ReadingOptions, flag_of, options_of
-from featcache.sources.layouts import known_splits
+from featcache.sources.names import known_splits
 from featcache.sources.source import SPLITS
 
 
@@ -22,7 +22,7 @@ class SourceOptions(ReadingOptions):
     Parameters
     ----------
     exclude : sequence of str
-        Globs of files and folders that are left out, see `featcache.sources.layouts.Exclusion`.
+        Globs of files and folders that are left out, see `featcache.sources.names.Exclusion`.
     splits : mapping of str to str or sequence of str
         Names that the source gives its splits, by split: ``{"train": "fold1", "test": ["fold2", "fold3"]}``.
     images : path, optional

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from featcache.errors import SourceError
-from featcache.sources.branches import Branch, branches
 from featcache.sources.columns import Coder, Words
-from featcache.sources.inside import check_inside
-from featcache.sources.layouts import known_splits
+from featcache.sources.folders.branches import Branch, branches
+from featcache.sources.folders.inside import check_inside
+from featcache.sources.folders.trees import Look, excluded, may_be_image, number_of, quoted
+from featcache.sources.names import known_splits
 from featcache.sources.options import SourceOptions
 from featcache.sources.source import Items
-from featcache.sources.trees import Look, excluded, may_be_image, number_of, quoted
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ FOLDER, LABEL = "f", "l"
 
 
 class Names:
-    """The folders of members, as `featcache.sources.branches.branches` looks at them."""
+    """The folders of members, as `featcache.sources.folders.branches.branches` looks at them."""
 
     def __init__(self, where: str) -> None:
         self.where = where

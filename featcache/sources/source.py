@@ -47,7 +47,7 @@ class Item(NamedTuple):
     place : int
         Where the source finds it, if the path does not say.
     changes : int
-        Of a file what `featcache.files.change_stamp` returned before it was read; 0: read it again next time.
+        Of a file what `files.publishing.change_stamp` returned before it was read; 0: read it again next time.
     """
 
     path: str

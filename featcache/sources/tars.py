@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featcache.errors import ImageError, SourceError, one_line
-from featcache.files import change_stamp
-from featcache.sources.layouts import Exclusion, is_litter
+from featcache.files.publishing import change_stamp
+from featcache.sources.folders.trees import may_be_image, number_of
+from featcache.sources.names import Exclusion, is_litter
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.packed import FOLDER, LABEL, Names, splits_of, with_labels
-from featcache.sources.rows import json_label
 from featcache.sources.source import Item, Items, counted, sole_content
-from featcache.sources.trees import may_be_image, number_of
+from featcache.sources.tables.rows import json_label
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class TarSource:
     ``.label``, ``.txt`` or ``.json`` say the label of the image of the same name up to its last extensions (``a.jpg``
     or ``a.rgb.jpg`` beside ``a.cls``), the first kind in this order that there is (of JSON, ``label``); of several
     images beside one label the first counts. The label of other images is what
-    `featcache.sources.branches.branches` says of their folders. Members are read where they
+    `featcache.sources.folders.branches.branches` says of their folders. Members are read where they
     lie and their names lead nowhere, whatever they are.
 
     Parameters
@@ -73,7 +73,7 @@ class TarSource:
     options : SourceOptions
         Of which tar files have `exclude` and `splits`.
     classes : collection of str, optional
-        As in `featcache.sources.branches.branches`.
+        As in `featcache.sources.folders.branches.branches`.
     labelled : bool
         Whether it matters what folders mean.
 

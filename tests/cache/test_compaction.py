@@ -18,7 +18,7 @@ from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest
 from featcache.cache.shard import Shard, ShardBuilder
 from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
-from featcache.files import publish
+from featcache.files.publishing import publish
 
 
 @pytest.fixture

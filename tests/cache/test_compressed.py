@@ -17,7 +17,7 @@ from featcache.cache.manifest import Manifest
 from featcache.cache.shard import Shard, ShardBuilder
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.recipe import Recipe
-from featcache.sources import ArraySource
+from featcache.sources.arrays import ArraySource
 
 KINDS = ["zstd", "lz4"]
 

@@ -13,7 +13,7 @@ from featcache.cache.listing import Entry
 from featcache.cache.reader import newest_cache
 from featcache.cache.rows import RowTable
 from featcache.errors import CacheDamagedError, CacheError, OptionError
-from featcache.sources import ArraySource
+from featcache.sources.arrays import ArraySource
 
 
 def listed(cache: FeatureCache, entries: list[Entry]) -> FeatureCache:

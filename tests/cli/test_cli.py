@@ -21,8 +21,8 @@ from featcache.cli.app import Progress, printable, table
 from featcache.errors import OptionError
 from featcache.options import settings
 
-COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "report", "bases", "layers",
-            "info", "audit", "neighbors", "advise", "verify", "gc", "export-cache", "demo"]  # fmt: skip
+COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "audit", "neighbors",
+            "advise", "report", "bases", "layers", "info", "verify", "gc", "export-cache", "demo"]  # fmt: skip
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -661,7 +661,7 @@ def test_extract_divides_the_processors_where_it_computes(
 ) -> None:
     """Passes run side by side in the process that computes; workers divide the processors among themselves."""
     asked: list[bool] = []
-    monkeypatch.setattr("featcache.cli.stage_one.pass_side_by_side", lambda: asked.append(True))
+    monkeypatch.setattr("featcache.cli.extract.pass_side_by_side", lambda: asked.append(True))
     code, _, err = run("extract", photos, "--base", oracle, "--layer", "mix", "--preprocess", "none", "--cache",
                        tmp_path / "c", "--engine", engine)  # fmt: skip
     assert code in (0, 3), err

@@ -112,7 +112,7 @@ def test_the_command_itself_executes_none(
 OWN = """
 import multiprocessing, os, subprocess, sys
 import helper
-from featcache.train.parallel import run_all
+from featcache.training.parallel import run_all
 
 if __name__ == "__main__":
     print(run_all(helper.doubled, [1, 2], jobs=2), os.environ.get("PYTHONSAFEPATH"))

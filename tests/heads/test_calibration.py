@@ -12,7 +12,7 @@ from featcache.errors import OptionError
 from featcache.heads import Rows
 from featcache.heads import calibration as module
 from featcache.heads.calibration import CalibratedHead
-from featcache.metrics import calibration_error, log_loss
+from featcache.training.metrics import calibration_error, log_loss
 
 X, Y = make_classification(600, 20, n_informative=8, n_classes=3, class_sep=0.8, flip_y=0.2, random_state=0)
 X = X.astype(np.float32)

@@ -25,10 +25,10 @@ from featcache.options import (
 from featcache.options.texts import CACHE, CACHES, PATH
 
 FUNCTIONS = {
-    "extract": ("featcache.extraction.Extraction.run", ExtractOptions),
-    "fit-head": ("featcache.train.fit_head", FitHeadOptions),
-    "compare": ("featcache.train.compare", CompareOptions),
-    "fine-tune": ("featcache.finetune.fine_tune", FineTuneOptions),
+    "extract": ("featcache.extraction.extracting.Extraction.run", ExtractOptions),
+    "fit-head": ("featcache.training.fit_head", FitHeadOptions),
+    "compare": ("featcache.training.compare", CompareOptions),
+    "fine-tune": ("featcache.models.finetune.fine_tune", FineTuneOptions),
 }
 """What each command calls, and its list of options."""
 

@@ -13,7 +13,8 @@ import sys
 import time
 from typing import Any
 
-from featcache import images, poison
+from featcache.images import decoding as images
+from featcache.images import poison
 
 real = images.load
 

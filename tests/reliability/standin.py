@@ -28,7 +28,7 @@ import numpy as np
 
 from featcache.cache.manifest import Manifest
 from featcache.errors import ImageError
-from featcache.images import PixelSpec
+from featcache.images.decoding import PixelSpec
 from featcache.recipe import Recipe
 from featcache.sources import Item, Source, digest
 
@@ -68,7 +68,7 @@ class Base:
 
 
 class Extractor:
-    """Stands in for `featcache.extractor.Extractor`."""
+    """Stands in for `featcache.extraction.extractor.Extractor`."""
 
     log: Path | None = None
     slow = 0.0
@@ -100,10 +100,10 @@ class Extractor:
 
 
 def install() -> None:
-    """Put the stand-in in the place of `featcache.extractor`."""
-    module = types.ModuleType("featcache.extractor")
+    """Put the stand-in in the place of `featcache.extraction.extractor`."""
+    module = types.ModuleType("featcache.extraction.extractor")
     module.__dict__.update(Extractor=Extractor, Extracted=Extracted, Progress=Any)
-    sys.modules["featcache.extractor"] = module
+    sys.modules["featcache.extraction.extractor"] = module
 
 
 POINTS = {

@@ -12,14 +12,16 @@ import pytest
 from conftest import predicted_mean, random_image, write_image
 from recording import record
 
-from featcache import extractor as extracting_module
-from featcache import fit_head, images
-from featcache.augmentation import Augmentation
-from featcache.classifier import ImageClassifier
+from featcache import fit_head
 from featcache.errors import BaseError
-from featcache.extractor import Extractor
+from featcache.extraction import extractor as extracting_module
+from featcache.extraction.extractor import Extractor
+from featcache.images import decoding as images
+from featcache.images.augmentation import Augmentation
+from featcache.models.classifier import ImageClassifier
 from featcache.recipe import Request
-from featcache.sources import files, files_source
+from featcache.sources import files
+from featcache.sources.folders.folders import files_source
 
 COUNT, BAD = 9, 4
 FLIP = Augmentation(flip=True)

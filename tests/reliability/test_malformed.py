@@ -15,7 +15,7 @@ from PIL import Image
 from recording import record
 
 from featcache.errors import ImageError
-from featcache.images import decode
+from featcache.images.decoding import decode
 
 FULL = bool(os.environ.get("FEATCACHE_RELIABILITY"))
 

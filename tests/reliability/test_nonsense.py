@@ -25,12 +25,13 @@ import standin
 from conftest import hunt
 from recording import record
 
-from featcache import base_folder, extraction
 from featcache.cache import FeatureCache
 from featcache.cache.care import verify
 from featcache.cache.compaction import collect
 from featcache.errors import FeatcacheError
-from featcache.predictions import Answering, PredictionFile
+from featcache.extraction import extracting as extraction
+from featcache.models.predictions import Answering, PredictionFile
+from featcache.saved import base as base_folder
 from featcache.sources import digest
 
 SHOW = os.environ.get("NONSENSE_SHOW")
@@ -46,12 +47,12 @@ def extract(root: Path, **options: Any) -> FeatureCache:
 
 @pytest.fixture(scope="module", autouse=True)
 def _stand_in() -> Iterator[None]:
-    for name in ("classifier", "neighboring", "report.writing", "train"):  # they keep the real one
+    for name in ("models.classifier", "insight.neighbors", "insight.report.writing", "training"):  # they keep the real one
         importlib.import_module(f"featcache.{name}")
-    module = type(sys)("featcache.extractor")
+    module = type(sys)("featcache.extraction.extractor")
     module.__dict__.update(Extractor=standin.Extractor, Extracted=standin.Extracted, Progress=object)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "featcache.extractor", module)
+        patch.setitem(sys.modules, "featcache.extraction.extractor", module)
         yield
 
 
@@ -252,8 +253,8 @@ def test_nonsense_in_heads_at_length(room: Callable[[], Path]) -> None:
 
 def in_heads(room: Callable[[], Path], count: int, first: int) -> None:
     from featcache.heads.store import Head
-    from featcache.report.standings import standings
-    from featcache.report.subject import open_subject
+    from featcache.insight.report.standings import standings
+    from featcache.insight.report.subject import open_subject
 
     tries, rows = Tries(), np.linspace(0, 60_000, 48, dtype=np.float32).reshape(3, 16)
     for seed in range(first, first + count):
@@ -315,7 +316,7 @@ def in_base_card(tries: Tries, root: Path, rng: random.Random, seed: int) -> Non
 
 
 def in_model_card(tries: Tries, root: Path, rng: random.Random, seed: int) -> None:
-    from featcache.models import FOLDER, PixelModel
+    from featcache.models.folder import FOLDER, PixelModel
 
     request = json.loads((root / "cache" / "recipe.json").read_text())["request"]
     scores = {"accuracy": 0.5, "accuracy_ci95": [0.1, 0.9], "n": 2}
@@ -332,21 +333,21 @@ def in_model_card(tries: Tries, root: Path, rng: random.Random, seed: int) -> No
     def reached() -> None:
         raise FeatcacheError("as far as Keras")
 
-    with mock.patch("featcache.startup.import_tensorflow", reached):
+    with mock.patch("featcache.system.startup.import_tensorflow", reached):
         outcomes = [tries.attempt(f"{seed}: {what}", lambda: PixelModel.load(folder))]
     tries.count(["harmless" if text == "as far as Keras" else outcome for outcome, text in outcomes])
 
 
 def in_result(tries: Tries, root: Path, rng: random.Random, seed: int) -> None:
     from featcache import compare
-    from featcache.report.standings import standings
-    from featcache.report.subject import open_subject
+    from featcache.insight.report.standings import standings
+    from featcache.insight.report.subject import open_subject
 
     file = rng.choice(sorted((root / "cache" / "results").glob("*.json")))
     what = nonsense.change_card(file, rng, nonsense.kept_result)
     cache = FeatureCache(root / "cache")
     outcomes = [tries.attempt(f"{seed}: {what}: list", lambda: standings(cache, open_subject(cache.path)))[0]]
-    with mock.patch("featcache.train.comparison.keep", lambda *_: None):
+    with mock.patch("featcache.training.comparison.keep", lambda *_: None):
         again = tries.attempt(
             f"{seed}: {what}: compare", lambda: compare(cache, ["ridge", "centroid"], layers=["deep"], jobs=1)
         )
@@ -369,7 +370,7 @@ def in_part(tries: Tries, root: Path, rng: random.Random, seed: int) -> None:
 
 
 def in_predictions(tries: Tries, root: Path, rng: random.Random, seed: int) -> None:
-    from featcache.predictions import Prediction
+    from featcache.models.predictions import Prediction
 
     out = root / ("p.csv" if seed % 2 else "p.jsonl")
     one = Prediction("x.png", "a", 0.75, {"a": 0.75, "b": 0.25}, top=(("a", 0.75),))

@@ -96,7 +96,7 @@ def test_the_library_finds_it_when_called_again(oracle: Path, tmp_path: Path) ->
 def test_a_crash_that_is_no_images_fault_stops(tmp_path: Path) -> None:
     """A process that crashes whatever it decodes is started twice, and then the command says so."""
     code = (
-        "import os, signal, sys; from featcache.cli import main; import featcache.extraction as e\n"
+        "import os, signal, sys; from featcache.cli import main; import featcache.extraction.extracting as e\n"
         "e.Extraction.run = lambda *_: os.kill(os.getpid(), signal.SIGABRT)\n"
         "sys.argv = ['featcache', 'extract', '--cache', sys.argv[1]]; main()"
     )

@@ -20,10 +20,10 @@ import standin
 from conftest import hunt
 from recording import record
 
-from featcache import extraction
 from featcache.cache import FeatureCache
 from featcache.cache.care import verify
 from featcache.errors import CacheError
+from featcache.extraction import extracting as extraction
 
 IMAGES, SHARD_ROWS, SLOW = 100, 8, 0.03
 ISOLATED = ["unshare", "-rpf", "--kill-child", "--mount-proc"]
@@ -92,9 +92,9 @@ def ended(process: subprocess.Popen[str], patience: float = 120) -> tuple[int, s
 
 def extracted(source: Source, cache: Path) -> list[str]:
     """Extract in this process, and return the names of the images that have features."""
-    module = types.ModuleType("featcache.extractor")
+    module = types.ModuleType("featcache.extraction.extractor")
     module.__dict__.update(Extractor=standin.Extractor, Extracted=standin.Extracted, Progress=object)
-    with mock.patch.dict(sys.modules, {"featcache.extractor": module}):
+    with mock.patch.dict(sys.modules, {"featcache.extraction.extractor": module}):
         return extraction.extract(
             source.root, base="vgg19", weights="none", cache=cache, shard_rows=SHARD_ROWS
         ).paths()  # fmt: skip

@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from recording import record
 
-from featcache import extraction, extractor, files
 from featcache.cache import FeatureCache
-from featcache.sources import ArraySource, open_images, open_source
+from featcache.extraction import extracting as extraction
+from featcache.extraction import extractor
+from featcache.files import publishing as files
+from featcache.sources.arrays import ArraySource
+from featcache.sources.opening import open_images, open_source
 
 Extract = Callable[..., Any]
 

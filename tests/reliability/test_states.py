@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 from recording import record
 
-from featcache import extraction
 from featcache.cache import FeatureCache
 from featcache.cache.care import verify
 from featcache.cache.compaction import collect
+from featcache.extraction import extracting as extraction
 from featcache.sources import digest
 
 FULL = bool(os.environ.get("FEATCACHE_RELIABILITY"))
@@ -42,9 +42,9 @@ class CacheAgainstDict(RuleBasedStateMachine):
         self.source, self.cache = self.root / "photos", self.root / "cache"
         self.files: dict[str, bytes] = {}
         self.views, self.stamp, self.extracted = 0, 1, False
-        standin_module = type(sys)("featcache.extractor")
+        standin_module = type(sys)("featcache.extraction.extractor")
         standin_module.__dict__.update(Extractor=standin.Extractor, Extracted=standin.Extracted, Progress=object)
-        self.patch = mock.patch.dict(sys.modules, {"featcache.extractor": standin_module})
+        self.patch = mock.patch.dict(sys.modules, {"featcache.extraction.extractor": standin_module})
         self.patch.start()
         STEPS["examples"] += 1
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from recording import record
 
-from featcache import extraction
 from featcache.cache import FeatureCache, shard
 from featcache.cache.care import verify
 from featcache.cache.compaction import collect
 from featcache.cache.manifest import Manifest
 from featcache.errors import CacheError
+from featcache.extraction import extracting as extraction
 from featcache.sources import digest
 
 FULL = bool(os.environ.get("FEATCACHE_RELIABILITY"))
@@ -99,10 +99,10 @@ class TwoWriters(RuleBasedStateMachine):
         self.ever: dict[str, set[bytes]] = defaultdict(set)
         self.stamp, self.damaged = 1, False
         self.writers: list[Writer | None] = [None, None]
-        module = type(sys)("featcache.extractor")
+        module = type(sys)("featcache.extraction.extractor")
         module.__dict__.update(Extractor=standin.Extractor, Extracted=standin.Extracted, Progress=object)
         self.patches = contextlib.ExitStack()
-        self.patches.enter_context(mock.patch.dict(sys.modules, {"featcache.extractor": module}))
+        self.patches.enter_context(mock.patch.dict(sys.modules, {"featcache.extraction.extractor": module}))
         self.patches.enter_context(mock.patch.object(Manifest, "_transaction", transaction))
         self.patches.enter_context(mock.patch.object(shard, "publish", publish))
         COUNTS["examples"] += 1

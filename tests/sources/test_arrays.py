@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featcache.errors import SourceError
-from featcache.sources import open_source
 from featcache.sources.arrays import ArraySource
+from featcache.sources.opening import open_source
 
 IMAGES = np.stack([random_image(i) for i in range(10)])
 LABELS = np.arange(10) % 2

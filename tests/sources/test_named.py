@@ -3,7 +3,8 @@ import pytest
 from conftest import predicted_mean, random_image
 
 from featcache.errors import SourceError
-from featcache.sources import class_names, open_source
+from featcache.sources import class_names
+from featcache.sources.opening import open_source
 
 
 def test_digits() -> None:

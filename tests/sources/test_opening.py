@@ -7,7 +7,7 @@ import pytest
 from conftest import random_image, write_image
 
 from featcache.errors import SourceError
-from featcache.sources import open_images, open_source
+from featcache.sources.opening import open_images, open_source
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ from conftest import random_image, write_image
 from typer.testing import CliRunner
 
 from featcache import FeatureCache, ImageClassifier, fit_head
-from featcache.advising.commands import extract_command
 from featcache.cli import app
 from featcache.errors import OptionError, SourceError
-from featcache.export.comparison import images_for
-from featcache.originals import Originals
-from featcache.report.commands import commands
-from featcache.report.subject import open_subject
-from featcache.sources import SourceOptions, class_names, describe, open_images, open_source, reopen
+from featcache.extraction.originals import Originals
+from featcache.insight.advice.commands import extract_command
+from featcache.insight.report.commands import commands
+from featcache.insight.report.subject import open_subject
+from featcache.models.export.comparison import images_for
+from featcache.sources import SourceOptions, class_names
+from featcache.sources.opening import describe, open_images, open_source, reopen
 
 
 def halves(root: Path) -> Path:

@@ -25,7 +25,9 @@ from conftest import random_image, write_image
 from featcache.cli import app
 from featcache.errors import FeatcacheError
 from featcache.options import ListingOptions, options_of, subset
-from featcache.sources import SPLITS, SourceOptions, class_names, layouts, open_source
+from featcache.sources import SPLITS, SourceOptions, class_names
+from featcache.sources import names as layouts
+from featcache.sources.opening import open_source
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
 BLOCKS = re.findall(r"```layout\n(.*?)```", PAGE, re.S)

@@ -5,7 +5,8 @@ import pytest
 from conftest import predicted_mean, random_image, write_image
 
 from featcache.errors import ImageError, SourceError
-from featcache.sources import class_names, open_source
+from featcache.sources import class_names
+from featcache.sources.opening import open_source
 
 
 def test_paths_bytes_and_arrays(extracting, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from conftest import random_image, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.classifier import ImageClassifier
 from featcache.errors import OptionError
-from featcache.sources import Item, Items, SplitPolicy, open_source
-from featcache.train import fit_head
+from featcache.models.classifier import ImageClassifier
+from featcache.sources import Item, Items, SplitPolicy
+from featcache.sources.opening import open_source
+from featcache.training import fit_head
 
 ITEM = Item("a", "x", None, 1, 1)
 

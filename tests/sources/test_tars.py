@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featcache.errors import ImageError, SourceError
-from featcache.sources import SourceOptions, open_source, tars
+from featcache.sources import SourceOptions, tars
+from featcache.sources.opening import open_source
 
 
 def png(seed: int) -> bytes:

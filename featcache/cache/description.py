@@ -1,0 +1,61 @@
+"""What a cache says of itself in ``recipe.json``: recipe, fingerprint, request and versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from featcache.cache import checks
+from featcache.errors import CacheDamagedError, CacheError, one_line
+from featcache.files.reading import read_json, trouble
+from featcache.recipe import FORMAT_VERSION, Recipe
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what ``recipe.json`` of a cache says: recipe, fingerprint, request, versions.
+
+    Raises
+    ------
+    CacheError
+        If there is none, or it cannot be read.
+    CacheDamagedError
+        If it is no regular file, not JSON, or says nonsense.
+    """
+    path = folder / "recipe.json"
+    try:
+        value: dict[str, Any] = read_json(path)
+        checks.DESCRIPTION(value, "")
+    except FileNotFoundError:
+        raise CacheError(
+            f"There is no cache in {str(folder)!r}: it has no recipe.json. Run `featcache extract` first."
+        ) from None
+    except (OSError, ValueError) as error:
+        if (reason := trouble(error)) is not None:
+            raise CacheError(f"The recipe {str(path)!r} cannot be read: {reason}") from None
+        raise CacheDamagedError(
+            f"The recipe {str(path)!r} is damaged: {one_line(error)}. Run `featcache verify --fix`."
+        ) from None
+    return value
+
+
+def check_recipe(path: Path, theirs: Recipe, recipe: Recipe) -> None:
+    """Raise `CacheError`, naming the fields that differ, if a cache has another recipe."""
+    if theirs != recipe:
+        raise CacheError(
+            f"The cache {str(path)!r} has another recipe: {'; '.join(theirs.differences(recipe))}. Choose "
+            "another `cache`."
+        )
+
+
+def describe(recipe: Recipe, request: Mapping[str, Any] | None, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Return what ``recipe.json`` says."""
+    return {
+        "format": FORMAT_VERSION,
+        "fingerprint": recipe.fingerprint,
+        "recipe": recipe.to_dict(),
+        "request": request,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": dict(versions),
+    }

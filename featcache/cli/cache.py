@@ -1,0 +1,190 @@
+"""``info``, ``verify``, ``gc`` and ``export-cache``: looking at a cache, and after it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featcache.cli.app import DONE, FAILED, Outcome, command, newest, printable, skipped_text, table
+from featcache.options import words
+from featcache.recipe import Recipe, fitting
+
+if TYPE_CHECKING:
+    from featcache.cache.care import Recomputed
+
+
+_NAMES = 20
+"""Of divided groups, in JSON."""
+
+
+@command("info", example="featcache info cache/photos-vgg19-1a2b3c4d")
+def info(
+    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
+) -> Outcome:
+    """Show what a cache holds."""
+    from featcache.cache import FeatureCache
+
+    opened = FeatureCache(cache or newest())
+    size = sum(shard.size for shard in opened.shards.values())
+    heads = sorted(path.parent.name for path in (opened.path / "heads").glob("[!.]*/head.json"))
+    divided = opened.divided_groups
+    left_out = {split: int(opened.left_out(split)[1].sum()) for split in opened.splits if divided and split != "train"}
+    data = {
+        "cache": str(opened.path),
+        "recipe": opened.recipe.to_dict(),
+        "fingerprint": opened.recipe.fingerprint,
+        "source": opened.source,
+        "images": len(opened),
+        "rows": opened.rows,
+        "views": opened.views,
+        "missing": opened.missing,
+        "skipped": opened.skipped,
+        "splits": opened.splits,
+        "divided_groups": {"count": len(divided), "names": divided[:_NAMES], "left_out": left_out},
+        "classes": opened.class_names,
+        "layers": {name: list(shape) for name, shape in opened.layers.items()},
+        "shards": len(opened.shards),
+        "bytes": size,
+        "heads": heads,
+        "request": opened.description.get("request"),
+        "versions": opened.description.get("versions"),
+    }
+    recipe = opened.recipe
+    rows = [
+        ["cache", str(opened.path)],
+        ["source", opened.source["location"] or "unknown: run extract, which lists it again"],
+        *([["read with", _read_with(opened.source["options"])]] if "options" in opened.source else []),
+        ["images", f"{len(opened)} ({', '.join(f'{n} {split}' for split, n in opened.splits.items()) or 'none'})"],
+        *([["divided groups", _divided(divided, left_out)]] if divided else []),
+        ["rows", f"{opened.rows}, {opened.views} views of each training image"],
+        ["missing", f"{opened.missing} rows: run extract again to go on" if opened.missing else "none"],
+        ["classes", f"{len(opened.class_names)}: {', '.join(opened.class_names[:12])}"],
+        ["layers", ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in opened.layers.items())],
+        ["on disk", f"{size / 1e6:.1f} MB in {len(opened.shards)} shards"],
+        ["heads", ", ".join(heads) or "none"],
+        *_origin(recipe),
+        ["recipe", recipe.fingerprint],
+    ]  # fmt: skip
+    text = table([[name, printable(value)] for name, value in rows])
+    return Outcome(data, "\n".join(part for part in [text, skipped_text(opened.skipped)] if part))
+
+
+def _divided(names: list[str], left_out: dict[str, int]) -> str:
+    """Return which groups are in more than one split, and how many images that leaves out of scores."""
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    counts = ", ".join(f"{count} {split}" for split, count in left_out.items() if count) or "no"
+    return f"{len(names)} have images in more than one split ({shown}); {counts} images do not count in scores"
+
+
+def _read_with(options: dict[str, Any]) -> str:
+    """Return the options of a source as the command line takes them."""
+    from featcache.sources import SourceOptions
+
+    return shlex.join(words(SourceOptions.from_dict(options)))
+
+
+def _origin(recipe: Recipe) -> list[list[str]]:
+    """Say how pixels became features."""
+    if recipe.spec is not None:
+        return [["features", f"from elsewhere, stored as {recipe.dtype}: {json.dumps(recipe.spec)}"]]
+    return [
+        ["pixels", f"{recipe.image_size[0]}x{recipe.image_size[1]}, {fitting(recipe)}, {recipe.interpolation}, "
+                   f"preprocess {recipe.preprocess}"],
+        ["features", f"{recipe.pooling} pooling, stored as {recipe.dtype}, {recipe.runtime} {recipe.precision}"],
+    ]  # fmt: skip
+
+
+@command("verify", example="featcache verify cache/photos-vgg19-1a2b3c4d --fix")
+def verify(
+    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
+    fix: Annotated[bool, typer.Option(
+        "--fix", help="Drop what is broken, so that extract computes it again; rebuild a lost manifest or recipe."
+    )] = False,
+    recompute: Annotated[int, typer.Option(
+        min=0, metavar="N", help="Also compute the features of N images anew and compare them. Reads the source and "
+        "loads the base."
+    )] = 0,
+    seed: Annotated[int, typer.Option(help="Draws these images.")] = 0,
+) -> Outcome:  # fmt: skip
+    """Check a cache. Reads all of it, and compares every checksum and every row."""
+    from featcache.extraction.recomputation import verify as run
+
+    report = run(cache or newest(), fix=fix, recompute=recompute, seed=seed)
+    lines = [
+        f"{report.shards} shards, {report.rows} rows, {report.blocks} blocks, {report.bytes / 1e6:.1f} MB: "
+        f"{len(report.problems)} problems"
+    ]
+    lines += [f"fixed: {one.where}: {one.what}" for one in report.fixed]
+    lines += [f"  {one.where}: {one.what}" for one in report.problems]
+    if report.orphans:
+        lines.append(f"{len(report.orphans)} shard files of a stopped run are in no manifest; gc removes them")
+    new = report.recomputed
+    differing = new is not None and bool(new.differing) and not new.fixed
+    if new is not None:
+        lines += _recomputed(new)
+    elif recompute:
+        lines.append("no features were computed anew, as the cache has problems")
+    if report.fixed or (new is not None and new.fixed):
+        lines.append("run extract again: it computes what was dropped")
+    error = ""
+    if report.problems:
+        error = (
+            f"{len(report.problems)} problems were found in {str(report.cache)!r}. "
+            "Run `featcache verify --fix`, then `featcache extract` again."
+        )
+    elif new is not None and differing:
+        error = (
+            f"{len(new.differing)} images of {str(report.cache)!r} have rows that are not theirs. Run the same command "
+            "with --fix, then `featcache extract` again."
+        )
+    text = "\n".join(printable(line) for line in lines)
+    sound = not report.problems and not differing
+    return Outcome({**asdict(report), "sound": sound}, text, DONE if sound else FAILED, error)
+
+
+def _recomputed(found: Recomputed) -> list[str]:
+    """Return the lines that say what computing features anew found."""
+    lines = [
+        f"{found.rows} rows of {found.images} images computed anew: the largest difference is "
+        f"{found.largest_difference:.2g} of the largest feature, {len(found.differing)} images differ"
+    ]
+    lines += [f"  {'dropped' if found.fixed else 'differs'}: {path}" for path in found.differing]
+    lines += [f"  changed or gone since it was extracted, which is no damage: {path}" for path in found.changed]
+    return [*lines, found.note] if found.note else lines
+
+
+@command("gc", example="featcache gc --dry-run")
+def gc(
+    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> Outcome:
+    """Remove what is not needed any more. Rows of images that left the source, and files that stopped runs left."""
+    from featcache.cache.compaction import collect
+
+    report = collect(cache or newest(), dry_run=dry_run)
+    text = (
+        f"{report.rows_dropped} rows and {len(report.files_removed)} files "
+        f"{'would be' if dry_run else 'were'} removed, {report.shards_rewritten} shards rewritten, "
+        f"{report.bytes_freed / 1e6:.1f} MB freed; {report.rows_kept} rows stay"
+    )
+    return Outcome(asdict(report), text)
+
+
+@command("export-cache", example="featcache export-cache --to features.npz")
+def export_cache(
+    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
+    to: Annotated[Path, typer.Option(metavar="FILE.h5|FILE.npz", help="The file to write.")] = ...,  # type: ignore[assignment]
+    layer: Annotated[list[str] | None, typer.Option(help="Which features; repeat for several. Default: all.")] = None,
+) -> Outcome:
+    """Write features and labels to one file. X, y, paths and class names; HDF5 or npz, and read back to compare."""
+    from featcache.cache.export import export_cache as run
+
+    report = run(cache or newest(), to, layers=layer or ())
+    arrays = [f"{name} {'x'.join(map(str, shape))}" for name, shape in report.arrays.items()]
+    text = "\n".join(printable(line) for line in [*arrays, f"{report.bytes / 1e6:.1f} MB in {report.path}"])
+    return Outcome(asdict(report), text)

@@ -1,5 +1,0 @@
-"""A classifier for those who have no featcache: as a Keras model, a SavedModel, for TFLite or as ONNX."""
-
-from featcache.export.exporting import ExportReport, export_model
-
-__all__ = ["ExportReport", "export_model"]

@@ -1,0 +1,1 @@
+"""Stage one: images through a frozen base into a cache."""

@@ -1,0 +1,544 @@
+"""Stage one: plan → compute what is missing → commit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.bases.finding import keep_base
+from featcache.cache import CacheWriter, FeatureCache
+from featcache.cache.description import check_recipe
+from featcache.cache.listing import Listing
+from featcache.cache.shard import check_compression
+from featcache.errors import CacheError, ImageError, OptionError
+from featcache.extraction.engines import (
+    Driver,
+    Runner,
+    Task,
+    Work,
+    check_engine,
+    cut,
+    in_order,
+    run_part,
+    task_size,
+    travelling,
+)
+from featcache.extraction.planning import Job, Known, compare
+from featcache.extraction.profiling import Profile
+from featcache.images import poison
+from featcache.images.augmentation import Augmentation
+from featcache.options import BATCH_SIZE, ExtractOptions, subset, takes
+from featcache.recipe import Request
+from featcache.saved.base import NAME as BASE_FOLDER
+from featcache.sources import Item, Source, SourceOptions, SplitPolicy, digest, read_image
+from featcache.sources.opening import describe, open_source
+
+log = logging.getLogger(__name__)
+
+MOST_VIEWS = 65_535
+"""A view's number has two bytes in a shard."""
+_HINT_ABOVE = 1000
+"""Images to compute above which a faster runtime is worth a line."""
+
+
+@dataclass(frozen=True)
+class ExtractionReport:
+    """What one call of `extract` did.
+
+    Attributes
+    ----------
+    cache : Path
+        The cache's folder.
+    images : int
+        Images of the source that have features now.
+    rows : int
+        Rows they have: images, and augmented views of training images.
+    computed : int
+        Rows that went through the base in this call.
+    reused : int
+        Rows that were there already (or belong to copies of another image).
+    skipped : list of dict
+        ``path`` and ``reason`` of every image without features.
+    seconds, images_per_second : float
+        Of the whole call; computed images per second.
+    bytes : int
+        Of all shards.
+    warnings : list of str
+        What the caller should know.
+    profile : dict or None
+        Where the time went, if that was asked for: ``seconds`` by step and the ``bottleneck``, see
+        `featcache.extraction.profiling.Profile`.
+    """
+
+    cache: Path
+    images: int
+    rows: int
+    computed: int
+    reused: int
+    skipped: list[dict[str, str]]
+    seconds: float
+    images_per_second: float
+    bytes: int
+    warnings: list[str] = field(default_factory=list)
+    profile: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Extraction(ExtractOptions):
+    """The options of `extract`, to be planned or run.
+
+    Raises
+    ------
+    OptionError
+        If a value is not possible.
+    CacheError
+        If shards are to be compressed and hdf5plugin is not installed.
+    """
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("skip", "fail"):
+            raise OptionError(f"Expected on_error to be skip or fail. Received: {self.on_error!r}.")
+        for name, least in (("batch_size", 1), ("shard_rows", 1), ("views", 0)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
+        if self.views > MOST_VIEWS:
+            raise OptionError(f"`views` can be {MOST_VIEWS:,} at most. Received: {self.views:,}.")
+        check_compression(self.compression)
+        check_engine(self.engine, self.workers, self.scheduler)
+        if bool(self.views) != (self.augment is not None):
+            raise OptionError(
+                f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
+            )
+
+    def run(self) -> FeatureCache:
+        """Do what `extract` does."""
+        start, progress = time.perf_counter(), self.progress
+        profile = Profile() if self.profile else None
+        job = self._job()
+        with (
+            CacheWriter.open_for_writing(job.folder, job.recipe, job.asked) as writer,
+            poison.Journal(job.folder / "decoding") as journal,
+        ):
+            places, shards = writer.stored()
+            known = Known(writer.meta(), writer.listing(), places)
+            todo = self._todo(job, known)
+            if self.on_error == "fail" and job.entries.reasons:
+                first, reason = min(job.entries.reasons.items())
+                raise ImageError(f"{job.entries.paths[first]}: {reason}")
+            meta = self._meta(job, known)
+            if job.entries != known.entries or any(known.meta.get(key) != value for key, value in meta.items()):
+                writer.replace_listing(job.entries, meta)
+            nothing_to_do = not todo
+            if todo:
+                with writer.changing():  # who wrote before must stop now, not when the first shard is done
+                    pass
+                if len(todo) > _HINT_ABOVE:
+                    _hint(job.request)
+                if self.compression == "none":  # else nobody knows how much it will be
+                    _check_space(job, len(todo), meta["layers"])
+                todo = _without_poison(job, writer, todo, known, journal.suspects, self.on_error)
+            if "extractor" in vars(job) or (todo and self.engine == "local"):  # the base is in memory anyway
+                keep_base(job.folder / BASE_FOLDER, job.extractor.base, job.recipe, job.request)
+            batch = self._batch(job, len(todo))
+            driver = Driver(job, self._work(job, meta, batch), writer, known.rows)
+            tasks = self._tasks(job, todo, meta, batch)
+            driver.adopt(tasks)
+            if self.engine == "local":
+                driver.run_local(tasks, journal, progress, profile)
+            else:
+                driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, progress)
+            result = FeatureCache(job.folder)
+            if nothing_to_do and not known.rows.added:  # what was read under the lock is what there is
+                result.adopt(job.entries, places, shards)
+        seconds = time.perf_counter() - start
+        result.report = ExtractionReport(
+            cache=job.folder,
+            images=len(result),
+            rows=result.rows,
+            computed=driver.computed,
+            reused=result.rows - driver.computed,
+            skipped=result.skipped,
+            seconds=seconds,
+            images_per_second=driver.computed / seconds,
+            bytes=sum(shard.size for shard in result.shards.values()),
+            warnings=[
+                *_divided_groups(result),
+                *_empty_splits(result, job),
+                *_one_sided_classes(result),
+                *_contradictions(result),
+            ],
+            profile=None if profile is None else {"seconds": profile.seconds, "bottleneck": profile.bottleneck},
+        )
+        return result
+
+    def run_part(self, part: int, of: int) -> PartReport:
+        """Compute every `of`-th task, from the `part`-th on, and leave them for `run` to commit.
+
+        Nothing but the folder ``parts`` of the cache is written, so that all parts may run at once, on any machine
+        that sees the cache and the source at the same paths. Which tasks there are follows from the source and
+        what the cache holds. A part that was stopped goes on where it was.
+
+        Parameters
+        ----------
+        part, of : int
+            1 ≤ part ≤ of.
+
+        Raises
+        ------
+        OptionError, SourceError, BaseError, CacheError, ImageError
+            As `extract`.
+        """
+        start = time.perf_counter()
+        if not 1 <= part <= of:
+            raise OptionError(f"Expected a part I/N with 1 <= I <= N. Received: {part}/{of}.")
+        if self.engine != "local":
+            raise OptionError(f"Expected a part to be computed by --engine local. Received: {self.engine!r}.")
+        job = self._job()
+        known = self._known(job)
+        todo = self._todo(job, known, splits=self.views > 0)  # else they decide no rows
+        meta = self._meta(job, known)
+        batch = self.batch_size or BATCH_SIZE  # the same for all parts
+        work = self._work(job, meta, batch)
+        tasks = self._tasks(job, todo, meta, batch)[part - 1 :: of]
+        rows, skipped = 0, []
+        if tasks:
+            runner = Runner(work, job.extractor, job.source, known.rows)
+            total, done = sum(len(task.items) for task in tasks), 0
+
+            def more(count: int) -> None:
+                nonlocal done
+                done += count
+                if self.progress is not None:
+                    self.progress(done, total)
+
+            for task in tasks:
+                outcome = run_part(runner, task, more)
+                if outcome.failure:
+                    raise ImageError(outcome.failure)
+                rows += sum(len(keys) for _, keys in outcome.shards)
+                for item, (_, reason) in zip(task.items, outcome.images, strict=True):
+                    if reason is not None:
+                        log.warning("skipped %s: %s", item.path, reason)
+                        skipped.append({"path": item.path, "reason": reason})
+        return PartReport(job.folder, part, of, len(tasks), sum(len(task.items) for task in tasks), rows, skipped,
+                          time.perf_counter() - start)  # fmt: skip
+
+    def plan(self) -> ExtractionPlan:
+        """Say what `run` would do, from the listing and a timed batch; write nothing."""
+        job = self._job()
+        known = self._known(job)
+        todo = self._todo(job, known, splits=False)
+        layers = self._meta(job, known)["layers"]
+        size = self.batch_size or BATCH_SIZE
+        rate = _timed(job, [job.source.items[i] for i in todo[: 2 * size]], size) if todo else 0.0
+        rows = len(todo) * (1 + self.views)
+        return ExtractionPlan(
+            cache=job.folder,
+            images=len(job.source.items),
+            rows_to_compute=rows,
+            layers={name: tuple(shape) for name, shape in layers},
+            bytes=rows * _row_bytes(job, layers),
+            bytes_free=shutil.disk_usage(_existing(job.folder)).free,
+            images_per_second=rate,
+            seconds=len(todo) / rate if rate else 0.0,
+        )
+
+    def _job(self) -> Job:
+        source = open_source(self.source, classes=self.classes, options=subset(self, SourceOptions))
+        request = subset(self, Request)
+        policy = SplitPolicy(self.validation_split, self.test_from, self.seed, self.test_split).settled(source)
+        augment = self.augment
+        if isinstance(augment, str):
+            augment = Augmentation.parse(augment, fill=self.fill, seed=self.seed)
+        folder = None if self.cache is None else Path(self.cache)
+        return Job(source, policy, request, Path(self.cache_root), folder, self.views, augment,
+                   rehash=self.rehash)  # fmt: skip
+
+    def _known(self, job: Job) -> Known:
+        """Return what a cache holds, without its lock."""
+        if not (job.folder / "recipe.json").is_file():
+            return Known({}, Listing.of([]), None)
+        there = FeatureCache(job.folder)
+        check_recipe(job.folder, there.recipe, job.recipe)
+        layers = [[name, list(shape)] for name, shape in there.layers.items()]
+        return Known(
+            {"source": there.source, "layers": layers, "channels": there.channels}, there.entries, there.places
+        )
+
+    def _batch(self, job: Job, images: int) -> int:
+        """Return the batch size: the given one, or for large runs in this process the fastest."""
+        if self.batch_size is not None or not images or self.engine != "local":
+            return self.batch_size or BATCH_SIZE
+        return job.extractor.fastest_batch(images * (1 + self.views))
+
+    def _work(self, job: Job, meta: Mapping[str, Any], batch_size: int) -> Work:
+        """Return what all tasks have in common, fit for the engine."""
+        request = job.request
+        source: Source | None = job.source
+        if self.engine != "local":
+            if request.in_memory:
+                raise OptionError(
+                    f"Expected a base that other processes can load, for --engine {self.engine}. Received: a model in "
+                    "memory. Save it to a .keras file and name that, or take --engine local."
+                )
+            request, source = request.absolute(), travelling(job.source, self.source, self.engine)
+        return Work(
+            request=request,
+            recipe=job.recipe,
+            shapes={name: tuple(shape) for name, shape in meta["layers"]},
+            source=source,
+            described=describe(job.source),
+            classes=None if self.classes is None else tuple(self.classes),
+            policy=job.policy,
+            views=job.views,
+            augment=job.augment,
+            folder=job.folder.absolute(),
+            size=self._task_size(job, meta, batch_size),
+            batch_size=batch_size,
+            shard_rows=self.shard_rows,
+            compression=self.compression,
+            on_error=self.on_error,
+        )
+
+    def _task_size(self, job: Job, meta: Mapping[str, Any], batch_size: int) -> int:
+        row_bytes = _row_bytes(job, meta["layers"])
+        return task_size(row_bytes, views=job.views, shard_rows=self.shard_rows, batch_size=batch_size)
+
+    def _tasks(self, job: Job, todo: Sequence[int], meta: Mapping[str, Any], batch_size: int) -> list[Task]:
+        """Cut what is to do, shuffled unless the source or the end at the first image that fails forbids it."""
+        shuffled = not job.source.sequential and self.on_error == "skip"
+        order = in_order(todo, job.entries.paths, shuffled=shuffled)
+        return cut(order, job.source.items, self._task_size(job, meta, batch_size))
+
+    def _todo(self, job: Job, known: Known, *, splits: bool = True) -> list[int]:
+        if not self.replace_source:
+            known.check_same_source(job)
+        return compare(job, known, retry_failed=self.retry_failed, ranked=splits)
+
+    def _meta(self, job: Job, known: Known) -> dict[str, Any]:
+        """Return what the manifest keeps of source, listing and views, as it reads back from JSON."""
+        meta = {
+            "fingerprint": job.recipe.fingerprint,
+            "layers": known.meta.get("layers") or list(job.extractor.layers.items()),
+            "channels": known.meta.get("channels") or job.extractor.spec.channels,
+            "source": describe(job.source),
+            "listing": {**asdict(job.policy), "classes": None if self.classes is None else list(self.classes)},
+            "views": {
+                "count": self.views,
+                "augmentation": job.augmentation,
+                "policy": None if job.augment is None else asdict(job.augment),
+            },
+        }
+        result: dict[str, Any] = json.loads(json.dumps(meta))
+        return result
+
+
+@takes(Extraction)
+def extract(extraction: Extraction) -> FeatureCache:
+    """Run a frozen base over a source once; compute only rows that are not in the cache yet.
+
+    The source may also be an iterable of (image, label), or a `featcache.sources.Source`; the base may be a model.
+
+    Returns
+    -------
+    FeatureCache
+        Opened for reading; its ``report`` is the `ExtractionReport`.
+
+    Raises
+    ------
+    SourceError, OptionError, BaseError, CacheError
+        See `featcache.errors`. Rows committed before an error stay; the next call resumes.
+    ImageError
+        If an image fails and `on_error` is ``"fail"``.
+    """
+    return extraction.run()
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What a part of an extraction did.
+
+    Attributes
+    ----------
+    cache : Path
+        The cache's folder, which may not be a cache yet.
+    part, of : int
+        Which.
+    tasks, images, rows : int
+        That it has published, those of a former call too.
+    skipped : list of dict
+        ``path`` and ``reason`` of every image without features.
+    seconds : float
+        Of the call.
+    """
+
+    cache: Path
+    part: int
+    of: int
+    tasks: int
+    images: int
+    rows: int
+    skipped: list[dict[str, str]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """What an extraction would do.
+
+    Attributes
+    ----------
+    cache : Path
+        Where.
+    images : int
+        Images of the source.
+    rows_to_compute : int
+        Rows that would go through the base at most: copies count here, and views of every image.
+    layers : dict
+        Shape of one row by layer.
+    bytes, bytes_free : int
+        Of these rows' features before any compression; of the disk.
+    images_per_second, seconds : float
+        As measured on a batch of them; how long they would take at that rate.
+    """
+
+    cache: Path
+    images: int
+    rows_to_compute: int
+    layers: dict[str, tuple[int, ...]]
+    bytes: int
+    bytes_free: int
+    images_per_second: float
+    seconds: float
+
+
+def _hint(request: Request) -> None:
+    from featcache.bases.runtimes import faster_on_this_cpu
+
+    hint = faster_on_this_cpu(request)
+    if hint:
+        log.info("%s", hint)
+
+
+def _row_bytes(job: Job, layers: Sequence[tuple[str, Sequence[int]]]) -> int:
+    return sum(math.prod(shape) for _, shape in layers) * np.dtype(job.recipe.dtype).itemsize
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _check_space(job: Job, images: int, layers: Sequence[tuple[str, Sequence[int]]]) -> None:
+    """Raise `CacheError` if the plain features of so many images cannot fit on the disk."""
+    needed, free = images * _row_bytes(job, layers), shutil.disk_usage(job.folder).free
+    if needed > free:
+        raise CacheError(
+            f"Expected {needed / 1e9:.2f} GB of free space in {str(job.folder)!r} for {images} images. Received: "
+            f"{free / 1e9:.2f} GB. Free some space, choose another --cache, or take --pooling avg or --dtype float16."
+        )
+
+
+def _timed(job: Job, items: Sequence[Item], batch_size: int) -> float:
+    """Return images per second over the second half of some images; the first warms up."""
+    half = len(items) // 2
+    stream = job.extractor.stream(job.source, items, batch_size=batch_size)
+    for _ in itertools.islice(stream, half):
+        pass
+    start = time.perf_counter()
+    count = sum(1 for _ in stream)
+    return count / (time.perf_counter() - start)
+
+
+def _without_poison(
+    job: Job, writer: CacheWriter, todo: Sequence[int], known: Known, suspects: set[str], on_error: str
+) -> list[int]:
+    """Let another process decode the suspects first; record the guilty ones and return the others.
+
+    Guilt is committed at once: whatever happens next, the image is not decoded here.
+    """
+    before = known.entries
+    suspects = suspects | {before.paths[i] for i, reason in before.reasons.items() if poison.is_poison(reason)}
+    suspected = [position for position in todo if suspects and job.entries.paths[position] in suspects]
+    guilty = set()
+    if suspected:
+        with poison.Probe(job.extractor.spec) as probe:
+            for position in suspected:
+                item = job.source.items[position]
+                try:
+                    content = read_image(job.source, item)
+                except ImageError:
+                    continue
+                reason = probe.reason(content) if isinstance(content, bytes) else None
+                if reason is not None:
+                    entry = job.entries[position]._replace(digest=digest(content), reason=reason)
+                    writer.commit(None, [(position, entry)])
+                    guilty.add(position)
+                    poison.blamed()
+                    if on_error == "fail":
+                        raise ImageError(f"{item.path}: {reason}")
+                    log.warning("skipped %s: %s", item.path, reason)
+    return [position for position in todo if position not in guilty]
+
+
+def _contradictions(cache: FeatureCache) -> list[str]:
+    """Name the images that are in two classes."""
+    entries, first = cache.usable, cache.identities()
+    codes = entries.labels.codes
+    twice = np.flatnonzero(codes != codes[first])
+    found = [
+        f"one image has two labels: {one.path} ({one.label}), {other.path} ({other.label})"
+        for one, other in ((entries[first[i]], entries[i]) for i in twice[:11].tolist())
+    ]
+    return found if len(twice) <= 10 else [*found[:10], f"{len(twice) - 10} more images have two labels"]
+
+
+def _divided_groups(cache: FeatureCache) -> list[str]:
+    """Say which groups the source's own splits divide, and that their images do not count then."""
+    names = cache.divided_groups
+    if not names:
+        return []
+    shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+    members = {split: int(cache.left_out(split)[1].sum()) for split in cache.splits}
+    counts = [f"{count:,} of {cache.splits[split]:,} {split} images" for split, count in members.items() if count]
+    effect = (
+        f"{' and '.join(counts)} do not count in scores, because train has images of their groups"
+        if counts
+        else "validation and test are not independent"
+    )
+    return [
+        f"{len(names):,} groups have images in more than one split ({shown}): {effect}. Correct the splits of the "
+        "source, or leave them out: splits that featcache draws never divide a group"
+    ]
+
+
+def _empty_splits(cache: FeatureCache, job: Job) -> list[str]:
+    """Say that a split which was to be drawn has no image, as all classes are too small for its share."""
+    shares = {"validation": job.policy.validation_split, "test": job.policy.test_split}
+    return [
+        f"no class has enough images for a {split} share of {share:g}, so there is no {split} set: add images, or use "
+        "a larger share"
+        for split, share in shares.items()
+        if share and split not in cache.splits and len(cache)
+    ]
+
+
+def _one_sided_classes(cache: FeatureCache) -> list[str]:
+    """Name the classes that have no image in a split that others have."""
+    present = {split: set(np.unique(cache.labels(split)).tolist()) for split in cache.splits}
+    return [
+        f"class {name!r} has no image in {split}"
+        for split, labels in present.items()
+        for index, name in enumerate(cache.class_names)
+        if index not in labels
+    ]

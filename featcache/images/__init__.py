@@ -1,0 +1,1 @@
+"""Bytes or arrays → pixels: decoding, resizing, augmented views, and images that crash a decoder."""

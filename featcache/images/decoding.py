@@ -1,0 +1,455 @@
+"""Bytes or arrays → pixels of one size: decoding, EXIF orientation, channels and resizing.
+
+Decoding and resizing are TensorFlow's own operations with Keras' defaults, so that features equal
+those of a plain Keras pipeline; what TensorFlow cannot decode goes through Pillow. Only of JPEGs the default is
+another: TensorFlow's own trades accuracy for speed, and gives other pixels than Keras' `load_img`, Pillow and OpenCV.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import NO_MEMORY, ImageError, OptionError, about_image
+from featcache.options import MAX_PIXELS, Interpolation, Resize
+from featcache.recipe import Decode, Recipe, choices
+from featcache.system import startup
+
+GREY_WEIGHTS, GREY_HALF = (19595, 38470, 7471), 1 << 15
+"""Grey of red, green and blue, in parts of 65,536 and rounded, as Pillow computes it."""
+
+_FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "BMP",
+    "DIB",
+    "WEBP",
+    "TIFF",
+    "JPEG2000",
+    "AVIF",
+    "PPM",
+    "TGA",
+    "PCX",
+    "ICO",
+    "QOI",
+)
+
+_PILLOWS_LIMIT = "above Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, which holds in programs that import featcache"
+_TOO_LARGE = re.compile(r"(\d+)x(\d+) pixels are more than the limit ")
+_AT_ONCE = 1 << 22
+_JPEG = b"\xff\xd8\xff"
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {  # EXIF orientation → (quarter turns counter-clockwise, then mirror left-right)
+    2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """How an image must look for a base.
+
+    Attributes
+    ----------
+    height, width : int
+        Pixels.
+    channels : int
+        3 for RGB, 1 for grey.
+    resize, interpolation
+        As in `featcache.recipe.Request`.
+    decode : {"accurate", "reduced"}
+        As its `decode`.
+    crop : float
+        As its `fraction`.
+    max_pixels : int
+        As its `max_pixels`.
+    """
+
+    height: int
+    width: int
+    channels: int
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "bilinear"
+    decode: Decode = "accurate"
+    crop: float = 1.0
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Height and width that an image must cover before its centre is taken."""
+        return int(self.height / self.crop), int(self.width / self.crop)
+
+    @classmethod
+    def of(cls, recipe: Recipe, channels: int, max_pixels: int = MAX_PIXELS) -> PixelSpec:
+        """Return how images looked for the base of a recipe."""
+        decode: Decode = "reduced" if recipe.decode == "reduced" else "accurate"
+        size = recipe.image_size
+        return cls(*size, channels, recipe.resize, recipe.interpolation, decode, recipe.crop, max_pixels)
+
+
+def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
+    """Return an image as the base's pixels.
+
+    Parameters
+    ----------
+    content : bytes or array
+        Encoded image, or pixels of shape (height, width) or (height, width, 1, 3 or 4) as ``uint8`` or
+        as floats in 0…1.
+    spec : PixelSpec
+        What to make of it.
+
+    Returns
+    -------
+    array, shape (spec.height, spec.width, spec.channels), float32
+        Values in 0…255.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be decoded or resized, whatever a library raised; the message is the reason.
+    """
+    if isinstance(content, bytes):
+        at_least = spec.room if spec.decode == "reduced" else None
+        pixels = decode(content, spec.channels, at_least, spec.max_pixels)
+    else:
+        with about_image("used"):
+            pixels = _from_array(content, spec.channels)
+    with about_image("resized"):
+        return _resized(pixels, spec)
+
+
+def decode(
+    content: bytes, channels: int, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """Return an encoded image's pixels, upright, the first frame of an animation.
+
+    Parameters
+    ----------
+    content : bytes
+        Any format TensorFlow or Pillow reads, told by its content.
+    channels : int
+        3 for RGB, 1 for grey. Transparency is dropped, as Keras does.
+    at_least : tuple of int, optional
+        A JPEG may come out reduced to its smallest eighth, quarter or half that is not below this height and width.
+    max_pixels : int
+        An image with more is not decoded, whichever library would do it.
+
+    Returns
+    -------
+    array, shape (height, width, channels), uint8
+
+    Raises
+    ------
+    ImageError
+        If neither library can decode it, or it has more pixels than `max_pixels`.
+    """
+    if not content:
+        raise ImageError("empty file")
+    with about_image("decoded"):
+        return _decoded(content, channels, at_least, max_pixels)
+
+
+def worth_another_try(reason: str, max_pixels: int) -> bool:
+    """Return whether an image that failed for a reason may succeed now: the limit was raised, or memory was short."""
+    if size := _TOO_LARGE.match(reason):
+        return int(size[1]) * int(size[2]) <= max_pixels
+    return reason.startswith(NO_MEMORY)
+
+
+def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, max_pixels: int) -> npt.NDArray[np.uint8]:
+    import tensorflow as tf
+    from PIL import Image
+
+    orientation = 1
+    header: Any = None
+    try:
+        header = _opened(content)
+        _check_size(_declared(content) if header is None else header.size, max_pixels)
+        if header is not None and _has_exif(header, content):
+            orientation = header.getexif().get(_ORIENTATION, 1)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
+    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error):
+        if header is None:  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
+            _check_size(_declared(content), max_pixels)
+    try:
+        ratio = 1
+        if at_least is not None and header is not None:
+            turned = _UPRIGHT.get(orientation, (0, False))[0] % 2
+            ratio = _ratio((header.height, header.width), at_least[::-1] if turned else at_least)
+        pixels = _decoded_by_tensorflow(content, ratio)
+    except (tf.errors.OpError, ValueError) as error:
+        if header is None:
+            raise ImageError(_why_unknown(content)) from None
+        pixels = _decoded_by_pillow(header, error)
+    if channels == 1:
+        pixels = as_grey(pixels)
+    turns, mirror = _UPRIGHT.get(orientation, (0, False))
+    if turns:
+        pixels = np.rot90(pixels, turns)
+    return pixels[:, ::-1] if mirror else pixels
+
+
+def _opened(content: bytes) -> Any:
+    """Return an image that Pillow knows, not decoded yet, else None.
+
+    As `PIL.Image.open` does it, but for Pillow's limit of pixels, which is one for all of a process.
+    """
+    from PIL import Image
+
+    for name in _pillow_formats():
+        factory, accept = Image.OPEN[name]
+        try:
+            known = accept is None or accept(content[:16])
+            if known and not isinstance(known, str):  # a text says what is not installed
+                return factory(io.BytesIO(content), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    return None
+
+
+def _check_size(size: tuple[int, int] | None, max_pixels: int) -> None:
+    """Raise `ImageError` if an image of this width and height is too large."""
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise ImageError(
+            f"{size[0]}x{size[1]} pixels are more than the limit of {max_pixels:,}; a higher max_pixels "
+            "(--max-pixels) includes it"
+        )
+
+
+def _declared(content: bytes) -> tuple[int, int] | None:
+    """Return the width and height in the header of a format that TensorFlow decodes; None if it is none of them."""
+    import tensorflow as tf
+
+    if content.startswith(_JPEG):
+        try:
+            height, width, _ = tf.io.extract_jpeg_shape(content).numpy().tolist()
+        except tf.errors.OpError:
+            return None
+        return width, height
+    start = content[:30].ljust(30, b"\0")
+    if start.startswith(b"\x89PNG"):
+        return struct.unpack_from(">II", start, 16)
+    if start.startswith(b"GIF8"):
+        return struct.unpack_from("<HH", start, 6)
+    if start.startswith(b"BM"):
+        width, height = struct.unpack_from("<ii", start, 18)
+        return abs(width), abs(height)
+    if start.startswith(b"RIFF"):  # WebP has at most 16,383 a side
+        wide = start[12:16] == b"VP8X"
+        width, height = (int.from_bytes(start[i : i + 3], "little") + 1 if wide else 16_383 for i in (24, 27))
+        return width, height
+    return None
+
+
+def _has_exif(header: Any, content: bytes) -> bool:
+    """Return whether it is worth to ask Pillow for EXIF, which may read the whole file for it."""
+    if header.format == "TIFF":  # Pillow turns them itself
+        return False
+    if header.format in ("JPEG", "MPO"):  # known from its header; to look through all of it takes a tenth of decoding
+        return "exif" in header.info
+    return b"Exif" in content or b"eXIf" in content or b"EXIF" in content
+
+
+@cache
+def _pillow_formats() -> tuple[str, ...]:
+    """Return the formats that Pillow may open: none that runs a program, as EPS does Ghostscript."""
+    from PIL import Image
+
+    Image.init()
+    if startup.ours:
+        Image.MAX_IMAGE_PIXELS = None  # `_check_size` has been there before
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _ratio(size: tuple[int, int], at_least: tuple[int, int]) -> int:
+    """Return by how much a JPEG of this height and width can be reduced, 8, 4, 2 or 1, without going below another."""
+    return next(
+        (
+            ratio
+            for ratio in (8, 4, 2)
+            if all(-(-have // ratio) >= want for have, want in zip(size, at_least, strict=True))
+        ),
+        1,
+    )
+
+
+def as_grey(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return grey pixels (…, 1) of RGB pixels (…, 3), bit for bit as Pillow and so `keras.utils.load_img` make them.
+
+    Pixels that are grey already keep their values; floats are not rounded. A JPEG's own luma is not taken: it differs
+    from this by up to 11.
+    """
+    if pixels.dtype == np.uint8:
+        whole = np.empty(pixels.shape[:-1], np.uint8)
+        rows = max(1, _AT_ONCE * len(pixels) // max(1, pixels.size))
+        for start in range(0, len(pixels), rows):  # whole integers are four times as large as the picture
+            part = slice(start, start + rows)
+            summed = pixels[part].astype(np.int32) @ np.array(GREY_WEIGHTS, np.int32)
+            whole[part] = (summed + GREY_HALF) >> 16
+        return whole[..., None]
+    grey: npt.NDArray[np.float32] = pixels @ (np.array(GREY_WEIGHTS, np.float32) / np.float32(1 << 16))
+    return grey[..., None]
+
+
+def _decoded_by_tensorflow(content: bytes, ratio: int) -> npt.NDArray[np.uint8]:
+    import tensorflow as tf
+
+    if content.startswith(_JPEG):
+        image = tf.io.decode_jpeg(content, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+    else:
+        image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    pixels: npt.NDArray[np.uint8] = image.numpy()
+    return pixels
+
+
+def _decoded_by_pillow(header: Any, tensorflow_says: Exception) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        if not header.width * header.height:
+            raise ValueError("it has no pixels")
+        header.load()
+        return _pillow_pixels(header)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
+    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error) as error:
+        reason = str(error) or str(tensorflow_says)
+        raise ImageError(f"{header.format} cannot be decoded: {_one_line(reason)}") from None
+
+
+def _pillow_pixels(image: Any) -> npt.NDArray[np.uint8]:
+    if image.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits have no known range; convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips; TensorFlow takes the high byte, too
+        grey = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+        return np.repeat(grey, 3, axis=-1)
+    pixels: npt.NDArray[np.uint8] = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return pixels
+
+
+def _why_unknown(content: bytes) -> str:
+    start = content[:64]
+    if all(32 <= byte < 127 or byte in b"\t\r\n\f" for byte in start):
+        return "not an image: its content is text"
+    return "not an image in a format that TensorFlow or Pillow reads, or damaged at its start"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:160]
+
+
+def _from_array(array: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
+    """Return pixels in 0…255 with the wanted number of channels; integers stay ``uint8``."""
+    pixels = array[..., None] if array.ndim == 2 else array
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or not pixels.size:
+        raise ImageError(f"expected (height, width) or (height, width, 1, 3 or 4), received {array.shape}")
+    if pixels.dtype != np.uint8:
+        if not np.issubdtype(pixels.dtype, np.floating):
+            raise ImageError(f"expected uint8 or floats in 0…1, received {pixels.dtype}")
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise ImageError(
+                f"expected floats in 0…1, received {pixels.min():.4g} to {pixels.max():.4g}; "
+                "use uint8 for values in 0…255"
+            )
+        pixels = pixels.astype(np.float32) * np.float32(255)
+    if pixels.shape[-1] == 4:
+        pixels = pixels[..., :3]
+    if pixels.shape[-1] == channels:
+        return pixels
+    return np.repeat(pixels, 3, axis=-1) if channels == 3 else as_grey(pixels)
+
+
+def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
+    import tensorflow as tf
+
+    if spec.resize not in choices(Resize):
+        raise OptionError(f"Expected resize to be stretch, pad or crop. Received: {spec.resize!r}.")
+    size = (spec.height, spec.width)
+    if spec.crop < 1:
+        return _centre(pixels, spec)
+    if spec.resize == "crop":
+        pixels = _cropped_to_aspect(pixels, size)
+    if spec.resize == "pad":
+        return _padded(pixels, spec)
+    if spec.interpolation == "bilinear":  # `tf.image.resize` without detours
+        image = tf.raw_ops.ResizeBilinear(images=pixels[None], size=_constant(size), half_pixel_centers=True)
+        resized: npt.NDArray[np.float32] = image.numpy()[0]
+        return resized
+    image = tf.image.resize(pixels, size, method=spec.interpolation)
+    result: npt.NDArray[np.float32] = tf.cast(image, tf.float32).numpy()
+    return result
+
+
+@cache
+def _constant(size: tuple[int, int]) -> Any:
+    """Return a size as a tensor: made of a tuple each time, it takes as long as a small image."""
+    import tensorflow as tf
+
+    return tf.constant(size, tf.int32)
+
+
+def _cropped_to_aspect(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Return the largest centred part of the shape of `size`, in whole pixels, as Keras crops."""
+    height, width = pixels.shape[:2]
+    rows = min(height, max(1, width * size[0] // size[1]))
+    columns = min(width, max(1, height * size[1] // size[0]))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return pixels[top : top + rows, left : left + columns]
+
+
+def _centre(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
+    """Return the centre of an image whose shorter side fits, with torchvision's way of halving an odd rest.
+
+    Raises
+    ------
+    ImageError
+        If the image is so long and thin that its resized form would have more than `MAX_PIXELS`.
+    """
+    (height, width), room = pixels.shape[:2], spec.room
+    rows, columns = _covering(height, room[0], width, room[1]), _covering(width, room[1], height, room[0])
+    if rows * columns > MAX_PIXELS:
+        raise ImageError(f"{height}x{width} pixels are too long and thin to be cropped at {spec.crop:g}")
+    whole = _resized(pixels, replace(spec, height=rows, width=columns, resize="stretch", crop=1.0))
+    top, left = _half(rows - spec.height), _half(columns - spec.width)
+    return whole[top : top + spec.height, left : left + spec.width]
+
+
+def _covering(length: int, room: int, other_length: int, other_room: int) -> int:
+    """Return how long one side becomes if both are to cover some room."""
+    return room if other_length * room >= length * other_room else length * other_room // other_length
+
+
+def _half(rest: int) -> int:
+    """Return half of a whole number, halves to the even one."""
+    return rest // 2 + rest % 4 // 3
+
+
+def _padded(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
+    """Return the largest image of the same shape that fits, with black around it, as `tf.image.resize_with_pad` does.
+
+    TensorFlow computes sizes in float32. These are whole numbers, which are the same on every machine.
+    """
+    (height, width), result = pixels.shape[:2], np.zeros((spec.height, spec.width, spec.channels), np.float32)
+    rows, top = _within(height, spec.height, width, spec.width)
+    columns, left = _within(width, spec.width, height, spec.height)
+    smaller = replace(spec, height=rows, width=columns, resize="stretch")
+    result[top : top + rows, left : left + columns] = _resized(pixels, smaller)
+    return result
+
+
+def _within(length: int, room: int, other_length: int, other_room: int) -> tuple[int, int]:
+    """Return how long one side becomes, and what is left free before it."""
+    if other_length * room <= length * other_room:
+        return room, 0
+    return max(1, length * other_room // other_length), (other_length * room - length * other_room) // (
+        2 * other_length
+    )

@@ -1,0 +1,148 @@
+"""The sections that show images: mistakes, doubts, the map, samples as the base gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache import charts
+from featcache.cache import FeatureCache
+from featcache.images.augmentation import Augmentation
+from featcache.images.decoding import PixelSpec
+from featcache.insight.report.accuracy import percent
+from featcache.insight.report.answers import Answers
+from featcache.insight.report.featuremap import FeatureMap
+from featcache.insight.report.page import Chart, Gallery, Section, Shot
+from featcache.insight.report.pictures import Pictures
+from featcache.recipe import Recipe, fitting
+
+GALLERY = 24
+GALLERY_SIDE = 160
+_SAMPLE_CLASSES, _SAMPLES_EACH, _VIEWED, _VIEWS = 12, 4, 4, 5
+
+
+def mistakes(answers: Answers, pictures: Pictures) -> Section:
+    """Return the worst mistakes: wrong answers, the most confident first."""
+    wrong = answers.mistakes()
+    if not len(wrong):
+        return Section("mistakes", "Worst mistakes", [f"No {answers.split} image was answered wrongly."])
+    text = (
+        f"{len(wrong):,} of {len(answers):,} {answers.split} images were answered wrongly; these are the "
+        f"{min(GALLERY, len(wrong))} it was surest of. Look for wrong labels first, then for what they have in common."
+    )
+    return Section("mistakes", "Worst mistakes", [text], [
+        Gallery("Wrong answers, the most confident first", _shots(answers, wrong[:GALLERY], pictures))
+    ])  # fmt: skip
+
+
+def doubts(answers: Answers, pictures: Pictures) -> Section:
+    """Return the images whose answer has the lowest probability."""
+    text = "Images whose most probable class is least probable: new ones like these teach a model most."
+    return Section("doubts", "Least certain", [text], [
+        Gallery("The least certain answers", _shots(answers, answers.uncertain()[:GALLERY], pictures))
+    ])  # fmt: skip
+
+
+def shown(answers: Answers) -> list[str]:
+    """Return the paths that `mistakes` and `doubts` show."""
+    chosen = [*answers.mistakes()[:GALLERY], *answers.uncertain()[:GALLERY]]
+    return [answers.paths[i] for i in chosen]
+
+
+def _shots(answers: Answers, chosen: npt.NDArray[np.int64], pictures: Pictures) -> list[Shot]:
+    paths = [answers.paths[i] for i in chosen]
+    images = pictures.of(paths, side=GALLERY_SIDE)
+    shots = []
+    for i, path in zip(chosen, paths, strict=True):
+        true, said = answers.class_names[answers.truth[i]], answers.class_names[answers.predicted[i]]
+        wrong, sure = true != said, percent(float(answers.confidence[i]))
+        first = f"✗ {said}, {sure}" if wrong else f"✓ {said}, {sure}"
+        lines = [first, f"true: {true}" + (f", {percent(float(answers.own[i]))}" if wrong else ""), path]
+        shots.append(Shot(images[path], f"true {true}, predicted {said} with {sure}", lines, wrong))
+    return shots
+
+
+def mapped(cache: FeatureCache, answers: Answers | None, found: FeatureMap, pictures: Pictures) -> Section:
+    """Return the map of the features, with a picture for each of its points."""
+    entries = [cache.usable[i] for i in found.images]
+    images = pictures.of([entry.path for entry in entries])
+    at: dict[str, int] = {}
+    if answers is not None:
+        wanted = {entry.path for entry in entries}
+        at = {path: i for i, path in enumerate(answers.paths) if path in wanted}
+    points = []
+    for entry, (x, y) in zip(entries, found.places, strict=True):
+        i = at.get(entry.path)
+        point = {"x": round(float(x), 3), "y": round(float(y), 3), "image": images[entry.path], "file": entry.path,
+                 "class": entry.label or "none", "split": entry.split or "none", "wrong": False}  # fmt: skip
+        if answers is not None:
+            point["error"] = "not asked" if i is None else "right" if answers.right[i] else "wrong"
+            point["wrong"] = i is not None and not answers.right[i]
+            if i is not None:
+                point["predicted"] = (
+                    f"{answers.class_names[answers.predicted[i]]}, {percent(float(answers.confidence[i]))}"
+                )
+        points.append(point)
+    wrong = sum(bool(point["wrong"]) for point in points)
+    mistaken = (
+        "" if answers is None else f", {wrong:,} of {int((~answers.right).sum()):,} mistakes among them as crosses"
+    )
+    colours = ["class", "split", *(["error"] if answers is not None else [])]
+    text = (
+        f"{len(points):,} of {len(cache):,} images{mistaken}; put the pointer on one to see it. Laid out by "
+        f"{found.method}. An island of mistakes, or a class in two islands, is worth a look."
+    )
+    description = f"Map of {len(points)} images by their features. The mistakes are in the galleries above."
+    chart = Chart("map", charts.scatter(points, colours, found.axes), "Map of the features", description, broad=True)
+    return Section("map", "Map", [text], [chart])
+
+
+def sampled(cache: FeatureCache) -> tuple[list[str], list[str]]:
+    """Return paths of a few images of each class, and of training images whose augmented views are shown."""
+    labels = cache.labels()
+    rng = np.random.default_rng(0)
+    counts = np.bincount(labels[labels >= 0], minlength=len(cache.class_names))
+    chosen: list[int] = []
+    for label in np.sort(np.argsort(-counts, kind="stable")[:_SAMPLE_CLASSES]):
+        members = np.flatnonzero(labels == label)
+        chosen += np.sort(rng.choice(members, min(_SAMPLES_EACH, len(members)), replace=False)).tolist()
+    if not chosen and len(cache):
+        chosen = np.sort(rng.choice(len(cache), min(12, len(cache)), replace=False)).tolist()
+    viewed: list[str] = []
+    if cache.views and "train" in cache.splits:
+        train = cache.paths("train")
+        viewed = [train[i] for i in np.sort(rng.choice(len(train), min(_VIEWED, len(train)), replace=False))]
+    return [cache.usable[i].path for i in chosen], viewed
+
+
+def samples(
+    cache: FeatureCache, recipe: Recipe, paths: Sequence[str], viewed: Sequence[str], pictures: Pictures
+) -> Section | None:
+    """Return what goes into the base: sample images by class, and augmented views; None if nothing can be shown."""
+    height, width = recipe.image_size
+    spec = PixelSpec.of(recipe, cache.channels)
+    entries = {entry.path: entry for entry in cache.usable if entry.path in {*paths, *viewed}}
+    shots = []
+    for path in paths:
+        label = entries[path].label or "no class"
+        image = pictures.as_seen(path, spec, None, 0)
+        shots.append(Shot(image[0] if image else None, f"a sample of {label}", [label, path]))
+    blocks = [Gallery("Samples by class", shots)]
+    text = (
+        f"Images as the base gets them, at {width} × {height} pixels ({fitting(recipe)}, {recipe.interpolation}), "
+        "before values are scaled for it. Is what matters still to be seen?"
+    )
+    policy = cache.augmentation_policy
+    if viewed and policy is not None:
+        augmentation = Augmentation.from_dict(policy)
+        views = min(cache.views, _VIEWS)
+        for path in viewed:
+            label = entries[path].label or "no class"
+            images = pictures.as_seen(path, spec, augmentation, views)
+            names = ["as it is", *(f"view {i + 1}" for i in range(views))]
+            row = [Shot(image, f"{label}, {name}", [name]) for name, image in zip(names, images, strict=False)]
+            if row:
+                blocks.append(Gallery(f"Augmented views of {path} ({label})", row))
+    return Section("samples", "What goes in", [text], blocks) if shots else None

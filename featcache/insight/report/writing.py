@@ -1,0 +1,306 @@
+"""Put a report together and write it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from featcache import charts
+from featcache.errors import OptionError, printable
+from featcache.files.publishing import publish
+from featcache.insight.audit import AuditReport
+from featcache.insight.audit import audit as look_for_bad_data
+from featcache.insight.report import accuracy, findings, images
+from featcache.insight.report.answers import Answers, ask
+from featcache.insight.report.commands import commands
+from featcache.insight.report.featuremap import feature_map
+from featcache.insight.report.page import Cell, Column, Commands, Facts, Page, Section, Table, check_installed, render
+from featcache.insight.report.pictures import Pictures
+from featcache.insight.report.standings import standings
+from featcache.insight.report.subject import Subject, open_subject
+from featcache.options import Progress
+from featcache.system.versions import versions
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes
+    ----------
+    path : Path
+        The page.
+    bytes : int
+        Its size.
+    sections : list of str
+        Keys of what is in it.
+    pngs : list of Path
+        Its charts as pictures, if they were asked for.
+    accuracy : dict or None
+        ``split``, ``n`` and ``accuracy`` of the model's answers.
+    findings : dict or None
+        Number of an audit's findings of each kind, if the page has one.
+    missing : dict
+        Path and reason of each image that could not be shown.
+    notes : list of str
+        What a reader must know; the page says it, too.
+    """
+
+    path: Path
+    bytes: int
+    sections: list[str]
+    pngs: list[Path]
+    accuracy: dict[str, Any] | None
+    findings: dict[str, int] | None
+    missing: dict[str, str]
+    notes: list[str]
+
+
+def write_report(
+    subject: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    png: str | os.PathLike[str] | None = None,
+    projection: str = "tsne",
+    audit: bool | AuditReport = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Write one HTML file about a head, a fine-tuned model or a cache; it needs no network and no other file.
+
+    Parameters
+    ----------
+    subject : path
+        The folder of one of them. Of a cache, its best saved head answers.
+    out : path, optional
+        The file; default: ``report.html`` in the folder of what it is about.
+    png : path, optional
+        A folder for the charts as PNG files, too.
+    projection : {"tsne", "pca"}
+        What lays the map of the features out.
+    audit : bool or AuditReport
+        Look for bad data in the cache and show what was found, with pictures; time grows with the square of the
+        images. What `featcache.audit` returned for the same cache is shown as it is.
+    progress : callable, optional
+        Called with (done, to do) as images are compared and read.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    OptionError
+        If the folder holds none of these, a library is missing, a file cannot be written, or there is no cache to
+        audit.
+    HeadError, CacheError, WeightsError
+        If what it holds cannot be read.
+    """
+    check_installed()
+    if projection not in ("tsne", "pca"):
+        raise OptionError(f"Expected projection to be tsne or pca. Received: {projection!r}.")
+    opened = open_subject(Path(subject))
+    target = Path(out) if out is not None else opened.path / "report.html"
+    audited = _audited(opened, audit, progress)
+    answers = ask(opened, progress)
+    page, pictures = _page(opened, answers, audited, projection, progress)
+    html = render(page).encode("utf-8", "backslashreplace")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        publish(target, html)
+        pngs = [] if png is None else _draw(page, Path(png))
+    except OSError as error:
+        raise OptionError(
+            f"The report {str(error.filename or target)!r} cannot be written: {error.strerror}. Choose another `out`."
+        ) from None
+    found = None
+    if answers is not None:
+        found = {"split": answers.split, "n": len(answers), "accuracy": float(answers.right.mean())}
+    keys = [section.key for section in page.sections]
+    counts = None if audited is None else audited.counts
+    return Report(target, len(html), keys, pngs, found, counts, pictures.missing, list(page.notes))
+
+
+def _audited(subject: Subject, audit: bool | AuditReport, progress: Progress | None) -> AuditReport | None:
+    """Return an audit of the subject's cache, if one is wanted."""
+    if audit is False:
+        return None
+    if subject.cache is None:
+        raise OptionError(
+            f"There is nothing to audit: the cache of the model {str(subject.path)!r} is gone or has another "
+            "recipe. Name a cache, or leave out `audit`."
+        )
+    if audit is True:
+        return look_for_bad_data(subject.cache, progress=progress)
+    if audit.cache.resolve() != subject.cache.path.resolve():
+        raise OptionError(
+            f"The audit is of {str(audit.cache)!r}, but the report is of {str(subject.cache.path)!r}. Audit "
+            "the cache of the report."
+        )
+    return audit
+
+
+def _page(
+    subject: Subject,
+    answers: Answers | None,
+    audited: AuditReport | None,
+    projection: str,
+    progress: Progress | None,
+) -> tuple[Page, Pictures]:
+    cache = subject.cache
+    layer = str(subject.card.get("layer") or (subject.card.get("head") or {}).get("layer") or "")
+    found = None
+    if cache is not None and len(cache):
+        found = feature_map(
+            cache, layer if layer in cache.layers else cache.layer_name(None), answers, method=projection
+        )
+    paths, viewed = images.sampled(cache) if cache is not None else ([], [])
+    pictures = Pictures(subject.open_source() if answers is not None or cache is not None else None)
+    points = [] if cache is None or found is None else [cache.usable[i].path for i in found.images]
+    pictures.find([*points, *paths, *viewed, *(images.shown(answers) if answers is not None else []),
+                   *(findings.shown(audited) if audited is not None else [])])  # fmt: skip
+    if points:
+        pictures.of(points, progress=progress)
+    sections: list[Section | None] = []
+    if subject.card.get("metrics"):
+        chosen = subject.card.get("selected_on") or ("validation" if subject.is_cache else None)
+        sections.append(accuracy.by_split(subject.card["metrics"], chosen, subject.card.get("cross_validation")))
+    if answers is not None:
+        sections += [accuracy.confusion(answers), accuracy.classes(answers), accuracy.calibration(answers),
+                     images.mistakes(answers, pictures), images.doubts(answers, pictures)]  # fmt: skip
+    if audited is not None:
+        sections.append(findings.audited(subject, audited, pictures))
+    if cache is not None and found is not None:
+        sections.append(images.mapped(cache, answers, found, pictures))
+    if cache is not None:
+        known = standings(cache, subject)
+        sections += [accuracy.leaderboard(known), accuracy.layers(cache, known)]
+    sections.append(accuracy.learning(subject))
+    if cache is not None and subject.recipe is not None and subject.recipe.spec is None:
+        sections.append(images.samples(cache, subject.recipe, paths, viewed, pictures))
+    if cache is not None:
+        sections.append(_data(subject))
+    sections += [_provenance(subject), _again(subject, audited is not None)]
+    return _titled(subject, answers, [one for one in sections if one is not None], pictures), pictures
+
+
+def _titled(subject: Subject, answers: Answers | None, sections: list[Section], pictures: Pictures) -> Page:
+    notes = list(dict.fromkeys(subject.notes))
+    notes += _differing(subject, answers)
+    if answers is not None and answers.sampled_from is not None:
+        notes.append(
+            f"{answers.split} has {answers.sampled_from:,} images; {len(answers):,} drawn at random were asked."
+        )
+    if pictures.missing and not any(note.startswith("No pictures") for note in notes):
+        path, reason = next(iter(pictures.missing.items()))
+        notes.append(f"{len(pictures.missing):,} images could not be shown, the first of them {path}: {reason}.")
+    name = subject.source.get("name") or subject.path.name
+    features = subject.base if subject.recipe is None or subject.recipe.spec is None else "features from elsewhere"
+    kicker = f"{features} on {name}"
+    where = f" on {subject.card['layer']}" if subject.card.get("layer") else ""
+    title = f"{name}: {subject.clf}{where}" if subject.model is not None else name
+    paragraphs, figure, note = [], "", ""
+    if answers is not None:
+        paragraphs = accuracy.summary(answers)
+        figure, note = (
+            accuracy.percent(float(answers.right.mean())),
+            f"accuracy on {len(answers):,} {answers.split} images",
+        )
+    elif subject.cache is not None:
+        cache = subject.cache
+        parts = ", ".join(f"{count:,} {split}" for split, count in cache.splits.items())
+        paragraphs = [f"{len(cache):,} images of {len(cache.class_names):,} classes: {parts}."]
+        if folds := subject.card.get("cross_validation"):
+            figure = accuracy.percent(folds["accuracy"])
+            note = f"accuracy on {folds['folds']} folds of {folds['n']:,} training images"
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    footer = f"Written by featcache {versions()['featcache']} on {now}. This page loads nothing from anywhere."
+    return Page(title, f"featcache report · {kicker}", figure, note, paragraphs, sections, footer, notes)
+
+
+def _differing(subject: Subject, answers: Answers | None) -> list[str]:
+    """Say so if the model's answers now are not what was measured when it was made."""
+    then = subject.card.get("metrics", {}).get(answers.split) if answers is not None else None
+    if answers is None or then is None or answers.sampled_from is not None:
+        return []
+    if (then["n"], round(then["accuracy"] * then["n"])) == (len(answers), int(answers.right.sum())):
+        return []
+    return [
+        f"When it was made, it was right for {round(then['accuracy'] * then['n']):,} of {then['n']:,} {answers.split} "
+        f"images, now for {int(answers.right.sum()):,} of {len(answers):,}: images or labels have changed since."
+    ]
+
+
+def _data(subject: Subject) -> Section:
+    """Return how many images there are of each class in each split."""
+    cache = subject.cache
+    assert cache is not None
+    labels = {split: cache.labels(split) for split in cache.splits}
+    counts = [
+        [int((found == number).sum()) for found in labels.values()] for number in range(len(cache.class_names[:200]))
+    ]
+    rows = [
+        [Cell(name), *(Cell(f"{n:,}", n) for n in each), Cell(f"{sum(each):,}", sum(each))]
+        for name, each in zip(cache.class_names, counts, strict=False)
+    ]
+    columns = [Column("class"), *(Column(split, True) for split in labels), Column("in all", True)]
+    texts = []
+    if cache.skipped:
+        one = cache.skipped[0]
+        texts.append(f"{len(cache.skipped):,} images could not be used, such as {one['path']}: {one['reason']}.")
+    note = "" if len(cache.class_names) <= 200 else f"The first 200 of {len(cache.class_names):,} classes."
+    return Section(
+        "data", "The data", texts, [Table("Images by class and split", columns, rows, sortable=True, note=note)]
+    )
+
+
+def _provenance(subject: Subject) -> Section:
+    recipe, cache, card = subject.recipe, subject.cache, subject.card
+    pairs: list[tuple[str, str]] = [("base", subject.base)] if subject.recipe and subject.recipe.spec is None else []
+    if recipe is not None:
+        pairs += [(key.replace("_", " "), _text(value)) for key, value in recipe.to_dict().items()]
+        pairs.append(("fingerprint", recipe.fingerprint))
+    pairs.append(("source", subject.source.get("location") or "unknown"))
+    shown = {key: value for key, value in subject.listing.items() if key not in ("cutoffs", "shared")}
+    pairs.append(("listing", _text(shown)))
+    if cache is not None:
+        pairs.append(("cache", str(cache.path.absolute())))
+        if cache.views:
+            pairs.append(
+                ("augmented views", f"{cache.views} of each training image: {_text(cache.augmentation_policy)}")
+            )
+    if subject.model is not None:
+        pairs.append(("model", str(subject.model.path)))
+        pairs.append(("model’s digest", str(subject.model.digest)))
+        for key in ("all_params", "calibration", "options", "trainable", "seed", "written"):
+            if card.get(key) is not None:
+                pairs.append((key.replace("_", " "), _text(card[key])))
+    written: Any = card.get("versions") or (cache.description.get("versions") if cache is not None else None)
+    if written:
+        pairs.append(("versions", _text(written)))
+    return Section("recipe", "Recipe and provenance", ["What decided the numbers."], [Facts(pairs)])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(one)}" for key, one in value.items() if one not in (None, "", [], {}))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return str(value)
+
+
+def _again(subject: Subject, audited: bool) -> Section:
+    text = "The same files, options and seeds give the same numbers; with other versions they may differ a little."
+    return Section("again", "How to make it again", [text], [Commands(commands(subject, audited=audited))])
+
+
+def _draw(page: Page, folder: Path) -> list[Path]:
+    """Write each chart as a PNG file, and return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for chart in page.charts:
+        files.append(folder / f"{printable(chart.name)}.png")
+        publish(files[-1], charts.png(chart.specification))
+    return files

@@ -1,0 +1,1 @@
+"""Base and head together: predictions, export and fine-tuning."""

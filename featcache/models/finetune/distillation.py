@@ -1,0 +1,84 @@
+"""A head that a network can express learns to answer as one does that it cannot express."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import numpy as np
+
+from featcache.cache import FeatureCache
+from featcache.errors import HeadError, OptionError
+from featcache.heads import Head
+from featcache.training.examples import Examples, evaluation_examples, probabilities, training_examples
+from featcache.training.fitting import score
+from featcache.training.single import Plan, train
+
+log = logging.getLogger(__name__)
+
+STUDENTS = ("ridge", "dense")
+
+
+def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str, Any]]:
+    """Train a head on the classes that another one predicts for the training rows of its cache.
+
+    Parameters
+    ----------
+    teacher : Head
+        Any head that was trained on a cache which is still there.
+    clf : {"ridge", "dense"}
+        What to train.
+    seed : int
+        For everything random.
+
+    Returns
+    -------
+    Head
+        Not saved; its metrics are on the true classes.
+    dict
+        ``teacher``, ``student``, ``metrics`` of the teacher, and ``agreement``: by split, ``n`` and the part for
+        which both predict the same.
+
+    Raises
+    ------
+    OptionError
+        If `clf` is something else.
+    HeadError, CacheError
+        If the cache is gone or holds other features.
+    """
+    if clf not in STUDENTS:
+        raise OptionError(f"Expected to distil into {' or '.join(STUDENTS)}. Received: {clf!r}.")
+    if "cache" not in teacher.card:
+        raise HeadError(
+            "Expected a head that was trained on a cache. Received: one that names none. Make it with fit_head."
+        )
+    cache = FeatureCache(teacher.card["cache"])
+    if cache.recipe.to_dict() != teacher.card["recipe"]:
+        raise HeadError(
+            f"Expected the cache that the head was trained on. Received: {str(cache.path)!r}, which has another "
+            "recipe now. Train the head again."
+        )
+    examples = training_examples(cache, teacher.layer)
+    answers = probabilities(teacher, examples.rows).argmax(axis=1)
+    plan = Plan(clf, teacher.layer, teacher.class_names, seed=seed)
+    student = train(plan, dataclasses.replace(examples, labels=answers))
+    kept = ("layer_index", "cache", "source", "listing", "recipe", "request")
+    estimator = student.estimator.estimator_
+    student.trained_on = teacher.trained_on
+    student.card |= {key: teacher.card[key] for key in kept} | {
+        "all_params": {**estimator.get_params(), **student.card["params"]},
+        "history": getattr(estimator, "history_", {}),
+        "metrics": score(student, cache),
+    }
+    agreement = {
+        split: _agreement(teacher, student, evaluation_examples(cache, split, teacher.layer)) for split in cache.splits
+    }
+    log.info("%s distilled into %s: %s", teacher.clf, clf,
+             ", ".join(f"{found['part']:.4f} of {split} agree" for split, found in agreement.items()))  # fmt: skip
+    return student, {"teacher": teacher.clf, "student": clf, "metrics": teacher.metrics, "agreement": agreement}
+
+
+def _agreement(teacher: Head, student: Head, examples: Examples) -> dict[str, Any]:
+    one, other = (probabilities(head, examples.rows).argmax(axis=1) for head in (teacher, student))
+    return {"n": len(examples), "part": float(np.mean(one == other))}

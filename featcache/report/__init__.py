@@ -1,5 +1,0 @@
-"""One page about a model or a cache: how good, where it fails, what it was made of."""
-
-from featcache.report.writing import Report, write_report
-
-__all__ = ["Report", "write_report"]

@@ -1,0 +1,1 @@
+"""Tables of images, and what their columns mean."""

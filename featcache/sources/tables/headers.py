@@ -1,0 +1,150 @@
+"""What a table's header may say: names of columns by their meaning, and which column means what."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from featcache.errors import SourceError
+from featcache.sources.tables.lookup import Finder
+from featcache.sources.tables.rows import Table, squashed
+
+IMAGES = (
+    ("path", "file", "filename", "filepath", "imagepath", "imgpath", "imagefile", "imagefilename", "imagefilepath",
+     "imagename", "imgname", "imgfile", "relativepath", "relpath", "fname", "filenames", "files", "paths"),
+    ("image", "images", "img", "photo", "picture"),
+    ("imageid", "imgid", "photoid", "fileid", "imageindex", "id", "uuid", "key"),
+    ("name",),
+)  # fmt: skip
+"""Names of the column with the images, as `squashed` gives them, the surest first."""
+
+LABELS = (
+    ("label", "labels", "class", "classes", "classname", "classlabel", "labelname", "category", "categoryname",
+     "target", "targetname", "species", "breed", "variety", "cultivar", "diagnosis", "dx", "disease", "finding",
+     "findinglabels", "emotion", "expression", "groundtruth", "classid", "labelid", "categoryid", "targetid",
+     "classindex", "classidx", "labelindex", "labelidx"),
+    ("tag", "tags", "condition"),
+)  # fmt: skip
+"""Names of the column with the classes, the surer ones first."""
+
+SPLITS = (
+    ("split", "splits", "datasplit", "datasetsplit", "splitname"),
+    (
+        "set", "subset", "usage", "partition", "phase", "dataset", "conjunto", "subconjunto", "particion", "partición",
+        "partição", "particao", "divisão", "divisao", "teilmenge", "aufteilung", "datensatz", "ensemble", "jeu",
+        "sousensemble", "insieme", "sottoinsieme", "partizione", "suddivisione",
+    ),
+)  # fmt: skip
+"""Names of the column with the splits; the latter if it has names of splits. A fold is no split."""
+
+GROUPS = (("group", "groups", "groupid", "groupname"), ("patient", "patientid", "subjectid", "participantid"))
+"""Names of the column with the groups, the surest first."""
+
+MAYBE_GROUPS = frozenset(
+    word + end
+    for word in ("subject", "person", "individual", "lesion", "case", "study", "series", "session", "scene", "video",
+                 "clip", "sequence", "track", "animal", "specimen", "plant", "slide",
+                 "identity", "sample", "burst", "donor", "mouse", "seq", "sourcevideo", "originalimage", "parent",
+                 "scan", "pid", "user", "camera", "eye", "volunteer", "wsi", "recording", "sourceimage", "tileof")
+    for end in ("", "id", "no", "nr", "number", "name")
+)  # fmt: skip
+"""Names of columns that may tell which images belong together, and may be anything else."""
+
+WANTED = tuple(name for names in IMAGES for name in names)
+SURE_IMAGES = frozenset(WANTED) - {"id", "uuid", "key", "name"}
+"""Names of columns that are of images, and of nothing else that has a name or a number."""
+
+LABEL_NAMES = frozenset(name for names in LABELS for name in names)
+
+DICOM = "The files here are DICOM (.dcm), which is not read: save the images as PNG."
+
+NO_COLUMN = "none"
+"""What an option says if there is no such column."""
+
+_INDEX = re.compile(r"(unnamed[\s:_]*\d*|index|rownames|\.\.\.1|x\.?\d*|#)?", re.IGNORECASE)
+"""Names of columns that programs write with the numbers of the rows."""
+
+MEANT = frozenset(name for tiers in (LABELS, SPLITS[:1], GROUPS) for names in tiers for name in names)
+"""Names of columns that mean something else than images."""
+
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "0,0": False, "1,0": True, "false": False, "true": True}
+FOLDS = frozenset({"fold", "folds", "kfold", "cvfold", "foldid"})
+"""Names of columns with the numbers of parts for cross-validation: no split, and no class."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns mean what.
+
+    Attributes
+    ----------
+    finder : Finder
+        Finds the files that the cells of `image` mean.
+    image : int
+        Of the images.
+    labels : tuple of int
+        Of the classes: none, one, or several of which one has to be chosen.
+    one_hot : bool
+        Whether each of `labels` is a class, and its cells say whether an image is of it.
+    split, group : int or None
+        Of the splits and of the groups.
+    headless : bool
+        Whether the first row is an image and names no columns.
+    """
+
+    finder: Finder
+    image: int
+    labels: tuple[int, ...] = ()
+    one_hot: bool = False
+    split: int | None = None
+    group: int | None = None
+    headless: bool = False
+
+
+def flag(cell: str) -> bool | None:
+    """Return what a cell says that is 0 or 1, None for all others."""
+    return _FLAGS.get(cell.strip().lower())
+
+
+def names_shown(names: Iterable[str]) -> str:
+    """Return names of columns for a message, the first twenty."""
+    listed = [repr(name) for name in names]
+    return ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
+
+
+def as_word(text: str) -> str:
+    """Return a text as a shell takes it, on one line."""
+    return shlex.quote(text) if text.isprintable() else repr(text)
+
+
+def is_row_number(name: str) -> bool:
+    """Whether a column has a name that programs give to the numbers of the rows."""
+    return _INDEX.fullmatch(name) is not None
+
+
+def ask(table: Table, what: str, columns: Iterable[int], role: str) -> SourceError:
+    """Return the error that asks which of some columns has a role."""
+    names = names_shown(table.header[i] for i in columns)
+    return SourceError(f"{str(table.path)!r}: {what}: {names}. Choose one with --{role}-column.")
+
+
+def named(table: Table, names: Sequence[str], taken: Iterable[int] = ()) -> list[int]:
+    """Return the columns of some names; raise `SourceError` if one is there twice."""
+    columns = [i for i, name in enumerate(table.header) if squashed(name) in names and i not in taken]
+    exact = [table.header[i] for i in columns]
+    twice = [name for name in exact if exact.count(name) > 1]
+    if twice:
+        raise SourceError(f"{str(table.path)!r} has several columns named {twice[0]!r}. Rename all but one.")
+    return columns
+
+
+def flag_name(name: str) -> str:
+    """Return what a column is about that says yes or no: ``is_test`` is test."""
+    return re.sub(r"^is[\W_]*", "", name, flags=re.IGNORECASE).casefold()
+
+
+def are_flags(table: Table, column: int) -> bool:
+    """Whether a column has nothing but 0 and 1 in the first rows."""
+    return all(flag(row[column]) is not None for row in table.sample)

@@ -1,0 +1,270 @@
+"""Tables that lie in a folder with the images they list, or in the folders of its splits."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from featcache.errors import OptionError, SourceError
+from featcache.sources.files import FileSource, item_of
+from featcache.sources.folders.folders import Content, Folders, content
+from featcache.sources.folders.hints import says_nothing
+from featcache.sources.folders.trees import excluded, may_be_image, number_of
+from featcache.sources.names import known_splits
+from featcache.sources.options import SourceOptions
+from featcache.sources.source import SPLITS, Item, Items, Source, class_names
+from featcache.sources.tables.headers import as_word, names_shown
+from featcache.sources.tables.labels import check_same_classes
+from featcache.sources.tables.lookup import IMAGE_NAME
+from featcache.sources.tables.tables import TABLE_OPTIONS, table_items
+from featcache.sources.tables.tabletrial import has_images, tables_in, that_list_files, tried
+
+log = logging.getLogger(__name__)
+
+_SHEETS = (".xlsx", ".xls", ".ods", ".parquet", ".feather")
+"""How names of tables end that cannot be read."""
+
+_EXPLAINS = re.compile(r"(readme|licen[sc]e|citation|changelog)\b", re.IGNORECASE)
+"""Names of files that nobody takes for labels."""
+
+_LABEL_WORDS = re.compile(r"[\W_]*(labels?|annotations?|metadata|meta|list|info|classes|truth|gt)[\W_]*", re.IGNORECASE)
+"""What a table's name may have beside that of a split."""
+
+
+def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
+    """Return the source of a folder whose images are listed by tables in it.
+
+    Parameters
+    ----------
+    tree : Folders
+        A folder with ``metadata.csv`` or ``metadata.jsonl``; with images and one table that lists them; with a table
+        for each split, named as it (``train.csv``, ``test_labels.csv``); or with folders of splits, each of them so.
+    options : SourceOptions
+        As `featcache.sources.tables.tables.table_source` has them, and `exclude`.
+
+    Returns
+    -------
+    FileSource or None
+        None if no table in it is about its images.
+
+    Raises
+    ------
+    SourceError
+        If tables are wrong, or several could be meant, or one that names images lists none that is there.
+    """
+    root, top = Path(tree.where), tree.content("")
+    parts = _parts(tree, top, options) or _split_parts(tree, options)
+    if not parts:
+        return None
+    options.check("a folder with tables of its images", "exclude", *TABLE_OPTIONS)
+    source = FileSource(root, _items(tree, parts, options), options=options)
+    check_same_classes(tree.where, source.items)
+    _warn_of_folders(tree.where, source.items)
+    used = {(part.place, part.table) for part in parts}
+    places = {"": top, **{part.place: tree.content(f"{part.place}/") for part in parts if part.place}}
+    unused = [f"{place}/{name}".lstrip("/") for place, inside in places.items() for name in tables_in(inside)
+              if (place, name) not in used]  # fmt: skip
+    if unused:
+        log.warning("%s: %s is not read: the labels are from other tables", tree.where, names_shown(unused))
+    tree.exclusion.warn(tree.where)
+    return source
+
+
+def _warn_of_folders(where: str, items: Items) -> None:
+    """Say that folders are no classes if a table's labels are none of their names."""
+    folders = {path.rpartition("/")[0].rpartition("/")[2] for path in items.paths}
+    folders = {name for name in folders if name and not says_nothing(name)} - known_splits(folders).keys()
+    if len(folders) > 1 and items.labels.names and not folders & set(items.labels.names):
+        log.warning("%s: the classes are from the table, not the folders: %s, not %s", where,
+                    names_shown(items.labels.names[:5]), names_shown(sorted(folders)[:5]))  # fmt: skip
+
+
+def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
+    """Say which files beside the folders of splits are not read.
+
+    Raises
+    ------
+    SourceError
+        If no image has a label, and a table is among the files: its labels would be lost.
+    """
+    top = tree.content("")
+    others = [name for name in top.files if not IMAGE_NAME.search(name) and not _EXPLAINS.match(name)]
+    if not class_names(source.items):
+        tables = [*tables_in(top), *(name for name in others if name.lower().endswith(_SHEETS))]
+        if tables:
+            raise SourceError(
+                f"The images in {tree.where!r} have no labels, and {tables[0]!r} is not read. Save it as a CSV file "
+                f"that has columns such as path and label, or leave it out with {excluded(tables[0])}."
+            )
+        for name in itertools.islice(_lists(top), 20):
+            listed = tried(Path(tree.where, name), replace(options, splits={}))
+            if isinstance(listed, SourceError | OptionError) or not listed.hits:
+                continue
+            raise SourceError(
+                f"The images in {tree.where!r} have no labels, and {name!r} lists them. Name that file as the source, "
+                f"or leave it out with {excluded(name)}."
+            )
+    if others and top.folders:
+        log.warning("%s: files beside the folders are not read: %s", tree.where, names_shown(others))
+
+
+class _Part(NamedTuple):
+    """A table in a folder below the root, and the split that its place or its name says; no table: no labels."""
+
+    place: str
+    table: str | None
+    split: str | None
+    images: str | None = None
+
+
+def _lists(top: Content) -> Iterator[str]:
+    """Yield the text files of a folder that are not beside an image of the same name."""
+    images = {IMAGE_NAME.sub("", name) for name in top.files}
+    return (name for name in top.files if name.lower().endswith(".txt") and name[:-4] not in images)
+
+
+def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
+    """Return which of the tables in the top folder list its images."""
+    root, tables = Path(tree.where), tables_in(top)
+    chosen = [name for name in tables if Path(name).stem.lower() == "metadata"]
+    if chosen:
+        return [_Part("", name, None) for name in _one_table(root, chosen)]
+    known = known_splits(top.folders) | options.split_of
+    folders = {known[name]: name for name in top.folders if name in known}
+    splits = _splits_of_tables(tables, options)
+    near = {name: str(root / folders[split]) for name, split in splits.items() if split in folders}
+    images = that_list_files(root, top, tables, options, splits, near)
+    of = {name: splits[name] for name in images if name in splits}
+    named = len(of) == len(images) and len(set(of.values())) == len(of) and "train" in of.values()
+    if named and (len(of) > 1 or (near and not has_images(top))):
+        parts = [_Part("", name, split, images[name]) for name, split in of.items()]
+        rest = {split: name for split, name in folders.items() if split not in of.values()}
+        if deep := [name for name in rest.values() if tree.content(f"{name}/").folders]:
+            raise SourceError(
+                f"{tree.where!r} has tables of some splits, and folders of others: {names_shown(deep)}. Add a table "
+                "for each of them, or leave them out with --exclude."
+            )
+        parts += [_Part(name, None, split) for split, name in rest.items()]
+        return sorted(parts, key=lambda part: SPLITS.index(part.split or ""))
+    if len(images) == 1 and not has_images(top):
+        [name] = images
+        raise SourceError(
+            f"{str(root / name)!r} lists images that are in folders beside it. Name that table as the source: "
+            f"`featcache extract {as_word(str(root / name))}`; or leave it out with {excluded(name)}."
+        )
+    return [_Part("", name, None) for name in _one_table(root, list(images))]
+
+
+def _splits_of_tables(tables: list[str], options: SourceOptions) -> dict[str, str]:
+    """Return the split of each table that is named as one: ``train.csv``, ``trainLabels.csv``, ``labels_test.csv``."""
+    stems = {name: Path(name).stem for name in tables}
+    bare = {name: _LABEL_WORDS.sub("", stem) for name, stem in stems.items()}
+    known, given = known_splits(bare.values()), options.split_of
+    found = {name: given.get(stems[name]) or known.get(bare[name]) for name in tables}
+    return {name: split for name, split in found.items() if split}
+
+
+def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
+    """Return the tables in the folders of splits; none if there are none."""
+    root, top = Path(tree.where), tree.content("")
+    splits = {**known_splits(top.folders), **options.split_of}
+    below = {name: tree.content(f"{name}/") for name in top.folders if name in splits}
+    parts: list[_Part] = []
+    for name, inside in below.items():
+        tables = tables_in(inside)
+        chosen = [table for table in tables if Path(table).stem.lower() == "metadata"]
+        if not chosen and tables and has_images(inside):
+            chosen = list(that_list_files(root / name, inside, tables, options))
+        chosen = _one_table(root / name, chosen)
+        parts.append(_Part(name, chosen[0] if chosen else None, splits[name]))
+    if not any(part.table for part in parts):
+        return []
+    if others := [name for name in top.folders if name not in splits] or [
+        part.place for part in parts if part.table is None and below[part.place].folders
+    ]:
+        raise SourceError(
+            f"{str(root)!r} has folders of splits with tables of their images, and others: {names_shown(others)}. Move "
+            "them elsewhere, or leave them out with --exclude."
+        )
+    return sorted(parts, key=lambda part: SPLITS.index(part.split or ""))
+
+
+def _one_table(folder: Path, tables: list[str]) -> list[str]:
+    if len(tables) > 1:
+        raise SourceError(
+            f"Several tables in {str(folder)!r} list images: {names_shown(tables)}. Name one as the source, such as "
+            f"`featcache extract {as_word(str(folder / tables[0]))}`, or leave the others out with --exclude."
+        )
+    return tables
+
+
+def _items(tree: Folders, parts: list[_Part], options: SourceOptions) -> Iterator[Item]:
+    """Yield the images of all parts, and say which images no table lists."""
+    if any(part.split for part in parts):
+        options = replace(options, splits={})
+    root = Path(tree.where)
+    listed: dict[str, set[str]] = {}
+    for part in parts:
+        prefix = f"{part.place}/" if part.place else ""
+        where = root / prefix / (part.table or "")
+        if part.table is None:
+            log.warning("%s has no table: its images have no labels", root / part.place)
+            there = [name for name in tree.content(prefix).files if may_be_image(name)]
+            found: Iterable[Item] = _unlabelled(
+                root / part.place, [name for name in there if name not in listed.get(part.place, ())]
+            )
+        else:
+            log.info("%s: images and labels are from %s", root / part.place, part.table)
+            found = table_items(where, replace(options, images=part.images or options.images), split=part.split)
+        for item in found:
+            if part.split and item.split not in (None, part.split):
+                raise SourceError(
+                    f"{str(where)!r} says that {item.path!r} is in {item.split}, and its place that it is in "
+                    f"{part.split}. Mend the table."
+                )
+            path = item.path if item.path.startswith("/") else os.path.normpath(prefix + item.path)
+            folder, _, name = path.rpartition("/")
+            names = listed.setdefault(folder, set())
+            if name in names:
+                raise SourceError(f"{str(where)!r} lists {path!r}, as another table does. Remove it from one of them.")
+            names.add(name)
+            if not tree.exclusion.covers_any(path):
+                yield item._replace(path=path, split=part.split or item.split)
+    _warn_of_others(tree, listed)
+
+
+def _unlabelled(folder: Path, names: Iterable[str]) -> Iterator[Item]:
+    for name in names:
+        try:
+            stat = (folder / name).stat()
+        except OSError:  # a dangling link: listed, so that reading it gives the reason
+            stat = (folder / name).lstat()
+        yield item_of(name, stat)
+
+
+def _warn_of_others(tree: Folders, listed: Mapping[str, set[str]]) -> None:
+    """Say how many images in the folder no table lists."""
+    count, first = 0, ""
+    seen: set[tuple[int, int]] = set()
+    waiting = [""]
+    for folder in waiting:
+        stat = os.stat(f"{tree.where}/{folder}")  # noqa: PTH116
+        if (stat.st_dev, stat.st_ino) in seen:  # a link to a folder that was looked into
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        below = f"{folder}/" if folder else ""
+        inside = content(f"{tree.where}/{folder}", below, tree.exclusion)
+        names = listed.get(folder, ())
+        for name in inside.files:
+            if name not in names and IMAGE_NAME.search(name):
+                count, first = count + 1, first or below + name
+        waiting += [below + name for name in inside.folders]
+    if count:
+        log.warning("%s: %s, such as %r", tree.where, number_of(
+            count, "image is in no table and left out", "images are in no table and left out"), first)  # fmt: skip

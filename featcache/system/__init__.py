@@ -1,0 +1,1 @@
+"""This process: its processors, its memory, and how it starts others."""

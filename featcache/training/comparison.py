@@ -1,0 +1,437 @@
+"""Which base, which layer, which head: many heads on the images that caches share, in one table."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.cache import FeatureCache
+from featcache.errors import FeatcacheError, HeadError, OptionError
+from featcache.files.publishing import csv_text
+from featcache.heads import HEADS, Head
+from featcache.options import CompareOptions, Progress, takes
+from featcache.recipe import canonical_json
+from featcache.sources import Digests
+from featcache.system.memory import available
+from featcache.system.versions import versions
+from featcache.training import search
+from featcache.training.examples import (
+    FOLDS,
+    Examples,
+    evaluation_examples,
+    nothing_counts,
+    packed,
+    probabilities,
+    scores,
+    training_examples,
+)
+from featcache.training.metrics import absent_classes, left_out_text
+from featcache.training.parallel import Failure, check_jobs, cores, run_all
+from featcache.training.results import keep, kept
+from featcache.training.significance import holm, mcnemar
+from featcache.training.single import Plan, announce, check_memory, check_plan, prepare, train
+
+log = logging.getLogger(__name__)
+
+SLOW = ("linear-svm", "svm", "knn")
+"""Heads that take minutes of so many images: beyond `SLOW_ROWS`, only if they are named."""
+SLOW_ROWS = 20_000
+
+_COLUMNS = ("cache", "layer", "clf", "params", "accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece",
+            "fit_seconds", "p_value", "distinguishable", "selected_on")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes
+    ----------
+    leaderboard : list of dict
+        The most accurate first; of equals, the one with the lower log loss. Each has ``cache``, ``layer``, ``clf``,
+        ``params``, ``accuracy`` with its 95 % interval and n, ``macro_f1``, ``log_loss``, ``ece``,
+        ``copies_left_out`` and ``group_members_left_out`` (images that do not count), ``fit_seconds``, ``p_value``
+        (McNemar's test against the best, adjusted by Holm's method), ``distinguishable`` from the best at 5 %,
+        ``selected_on`` and, with tuning, ``sweep``.
+    failed : list of dict
+        ``cache``, ``layer``, ``clf`` and ``error`` of heads that could not be trained.
+    best : dict
+        The first of the leaderboard, with its metrics on test images, if there are any, in ``test``.
+    images : int
+        Images that all caches share.
+    """
+
+    leaderboard: list[dict[str, Any]]
+    failed: list[dict[str, str]]
+    best: dict[str, Any]
+    images: int
+
+    @property
+    def indistinguishable(self) -> list[dict[str, Any]]:
+        """The heads that no test tells from the best one, without it."""
+        return [row for row in self.leaderboard[1:] if not row["distinguishable"]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_csv(self) -> str:
+        """Return the leaderboard as CSV, parameters and intervals as JSON in their cells."""
+        rows = [
+            [json.dumps(row[key]) if isinstance(row[key], dict | list) else row[key] for key in _COLUMNS]
+            for row in self.leaderboard
+        ]
+        return csv_text([_COLUMNS, *rows])
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One head of the table."""
+
+    cache: FeatureCache = field(repr=False)
+    layer: str
+    plan: Plan
+    tune: bool
+    cv: int | None
+    of: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A task as a process gets it."""
+
+    plan: Plan
+    tune: bool
+    cv: int | None
+    train: Examples
+    others: dict[str, Examples]
+
+
+@takes(CompareOptions)
+def compare(options: CompareOptions) -> Comparison:
+    """Train and score heads on every layer of one or several caches.
+
+    The images that all caches share are compared, with the labels, splits and groups of the first. Heads are ranked
+    by their accuracy on validation, or with `cv` on held-out folds of the training images; so they are, on 5 folds,
+    where no validation image counts in scores. Test images are scored for the best one alone. Results are kept in
+    ``<cache>/results`` and used again while the cache's rows, labels and splits, and the head's parameters, stay what
+    they are.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    OptionError
+        If a name is wrong, or there is nothing to rank by.
+    HeadError
+        If the caches share no images, there is nothing to train on, or no head can be trained.
+    """
+    clf, layers, cv = options.clf, options.layers, options.cv
+    names = None if clf is None else [clf] if isinstance(clf, str) else list(dict.fromkeys(clf))
+    check_jobs(options.jobs)
+    search.check_protocols(cv=cv)
+    for name in names if names is not None else ["ridge"]:
+        check_plan(Plan(name, "", [], {}, options.calibrate, options.seed))
+    if names == [] or layers == []:
+        raise OptionError("The list of heads or of layers is empty. Name at least one, or None for all.")
+    opened = _joined(_opened(options.caches))
+    first = opened[0]
+    if cv is None and "validation" not in first.splits:
+        raise OptionError(
+            f"No validation images to rank by in {str(first.path)!r}: it has {first.splits}. Extract with "
+            "`validation_split`, or rank by folds with `cv`."
+        )
+    if cv is None and (why := nothing_counts(first, "validation")) is not None:
+        cv = FOLDS
+        log.warning("%s", why)
+        log.warning("heads are ranked on %d folds of the training images instead; no group is divided there", cv)
+    for split in sorted(set(first.splits) & ({"validation", "test"} if cv is None else {"test"})):
+        _warn_of_split(first, split)
+    names = names or _heads(first)
+    rows = {cache.path: rows_digest(cache) for cache in opened}
+    tasks = [
+        task
+        for cache, layer in _pairs(opened, layers)
+        for task in _tasks(cache, rows[cache.path], layer, names, replace(options, cv=cv))
+    ]
+    found = _run(tasks, jobs=options.jobs, fresh=options.fresh, progress=options.progress)
+    return _ranked(tasks, found, len(first), fresh=options.fresh)
+
+
+def _warn_of_split(cache: FeatureCache, split: str) -> None:
+    """Say which images of a split are not scored, and which classes the others lack."""
+    copies, members = cache.left_out(split)
+    counted = cache.labels(split)[~(copies | members)]
+    texts = [left_out_text(split, int(copies.sum()), int(members.sum()), len(copies))]
+    texts += [absent_classes(split, counted, cache.class_names)] if len(counted) else []
+    for text in texts:
+        if text is not None:
+            log.warning("%s", text)
+
+
+def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
+    """Return the caches with the listing of the first, as far as all have features of it."""
+    if not caches:
+        raise OptionError("No cache was given. Name at least one.")
+    first, *others = caches
+    if not others:
+        return caches
+    in_all = np.ones(len(first), bool)
+    for cache in others:
+        in_all &= Digests(cache.usable.digests).find(first.usable.digests) >= 0
+    shared = first.usable.take(np.flatnonzero(in_all))
+    paths = ", ".join(repr(str(cache.path)) for cache in caches)
+    if not len(shared):
+        raise HeadError(
+            f"The caches share no image, so their heads cannot be compared: {paths}. Name caches of the same images."
+        )
+    if len(shared) < max(len(cache) for cache in caches):
+        log.info("%d images are in all of %s and are compared", len(shared), paths)
+    labels, known = shared.labels.among(names := shared.labels.names), Digests(shared.digests)
+    for cache in others:
+        at = known.find(cache.usable.digests)
+        theirs = cache.usable.labels.among(names)
+        theirs[(theirs < 0) & (cache.usable.labels.codes >= 0)] = -2  # a class that the first has not
+        differ = int((labels[at[at >= 0]] != theirs[at >= 0]).sum())
+        if differ:
+            log.warning("%d images have another label in %s than in %s, whose labels count",
+                        differ, cache.path, first.path)  # fmt: skip
+    return [cache.with_listing(shared) for cache in caches]
+
+
+def _opened(caches: Any) -> list[FeatureCache]:
+    """Return the caches, each once, and say which are not finished."""
+    given = [caches] if isinstance(caches, FeatureCache | str | os.PathLike) else list(caches)
+    opened = [one if isinstance(one, FeatureCache) else FeatureCache(one) for one in given]
+    distinct = list({cache.path.resolve(): cache for cache in opened}.values())
+    for cache in distinct:
+        if cache.missing:
+            log.warning("%d of %d images of %s have no features yet: run extract again to go on with them",
+                        cache.missing, len(cache.entries), cache.path)  # fmt: skip
+    return distinct
+
+
+def _heads(cache: FeatureCache) -> list[str]:
+    if cache.splits.get("train", 0) * (1 + cache.views) <= SLOW_ROWS:
+        return list(HEADS)
+    log.info("more than %d training rows: %s only if named, as they take minutes", SLOW_ROWS, " and ".join(SLOW))
+    return [name for name in HEADS if name not in SLOW]
+
+
+def _pairs(caches: list[FeatureCache], layers: Sequence[str] | None) -> list[tuple[FeatureCache, str]]:
+    if layers is None:
+        return [(cache, layer) for cache in caches for layer in cache.layers]
+    for layer in layers:
+        if not any(layer in cache.layers for cache in caches):
+            caches[0].layer_name(layer)
+    return [(cache, layer) for cache in caches for layer in cache.layers if layer in layers]
+
+
+def _tasks(cache: FeatureCache, rows: str, layer: str, clf: list[str], options: CompareOptions) -> Iterator[_Task]:
+    tune, cv = options.tune, options.cv
+    for name in clf:
+        plan = Plan(name, layer, cache.class_names, {}, options.calibrate, options.seed)
+        settings = {**dataclasses.asdict(plan), "tune": tune, "cv": cv}
+        described = {"rows": rows, "layer": layer, "settings": settings, "versions": versions()}
+        yield _Task(cache, layer, plan, tune, cv, described)
+
+
+def rows_digest(cache: FeatureCache) -> str:
+    """Return a digest of everything about the rows that decides a result, but no path."""
+    found = hashlib.sha256(f"{cache.recipe.fingerprint} {cache.views} {cache.augmentation}\n".encode())
+    entries = cache.usable
+    found.update(np.ascontiguousarray(entries.digests).data)
+    for words in (entries.labels, entries.splits, entries.groups):
+        found.update(canonical_json(words.names).encode() + words.codes.astype("<i4").tobytes())
+    return found.hexdigest()
+
+
+def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progress | None) -> list[Any]:
+    """Return the result of each task, kept or computed; a layer at a time, so that one is laid out at a time."""
+    found: list[Any] = [None if fresh else kept(task.cache.path, task.of) for task in tasks]
+    layers: dict[tuple[Path, str], list[int]] = {}
+    for i, task in enumerate(tasks):
+        if found[i] is None:
+            layers.setdefault((task.cache.path, task.layer), []).append(i)
+
+    def take(i: int, result: Any) -> None:
+        found[i] = result
+        if not isinstance(result, Failure):
+            keep(tasks[i].cache.path, tasks[i].of, result)
+        if progress is not None:
+            progress(len(found) - found.count(None), len(found))
+
+    for numbers in layers.values():
+        first = tasks[numbers[0]]
+        try:
+            with contextlib.ExitStack() as stack:
+                laid_out = _laid_out(first.cache, first.layer, stack)
+                works = {i: _work(tasks[i], *laid_out) for i in numbers}
+                sound = [i for i in numbers if not _refused(works[i], i, take)]
+                workers = _affordable([works[i] for i in sound], min(jobs or cores(), max(len(sound), 1)))
+                run_all(
+                    _result,
+                    [works[i] for i in sound],
+                    jobs=workers,
+                    done=lambda number, result, sound=sound: take(sound[number], result),  # type: ignore[misc]
+                )
+        except FeatcacheError as error:  # its features cannot be read or laid out
+            for i in numbers:
+                if found[i] is None:
+                    take(i, Failure(str(error)))
+    return found
+
+
+def _laid_out(cache: FeatureCache, layer: str, stack: contextlib.ExitStack) -> tuple[Examples, dict[str, Examples]]:
+    """Return a layer's training rows, and those of validation, as files that all processes map."""
+    ready = stack.enter_context(packed(training_examples(cache, layer), cache.path))
+    others = {
+        split: stack.enter_context(packed(evaluation_examples(cache, split, layer), cache.path))
+        for split in cache.splits
+        if split != "train"
+    }
+    return ready, others
+
+
+def _work(task: _Task, train: Examples, others: dict[str, Examples]) -> _Work:
+    return _Work(task.plan, task.tune, task.cv, train, others)
+
+
+def _refused(work: _Work, number: int, take: Callable[[int, Any], None]) -> bool:
+    """Say whether memory does not suffice for a head, and take that as its result."""
+    try:
+        check_memory(work.plan, work.train)
+        announce(work.plan, work.train)
+    except HeadError as error:
+        take(number, Failure(str(error)))
+        return True
+    return False
+
+
+def _affordable(works: list[_Work], workers: int) -> int:
+    """Return how many of the heads memory can hold at a time."""
+    free = available()
+    largest = max((check_memory(work.plan, work.train) for work in works), default=0)
+    return workers if free is None or not largest else max(1, min(workers, free // largest))
+
+
+def _result(work: _Work) -> dict[str, Any]:
+    """Train and score one head."""
+    prepare(work.plan)
+    tuned = search.trained(work.plan, work.train, tuned=work.tune)
+    row: dict[str, Any] = {
+        "params": tuned.head.card["params"],
+        "fit_seconds": tuned.head.card["fit_seconds"],
+        "sweep": tuned.sweep,
+    }
+    if work.cv is not None:
+        metrics, right = search.cross_validate(work.plan, work.train, work.cv, tuned=work.tune)
+        row |= {"selected_on": "cross-validation", "metrics": metrics, "right": _packed_bits(right)}
+    else:
+        metrics, right = _scored(tuned.head, work.others["validation"])
+        row |= {"selected_on": "validation", "metrics": metrics, "right": _packed_bits(right)}
+    for heavy in ("confusion", "per_class"):  # k x k numbers that the table has no use for
+        del row["metrics"][heavy]
+    return row
+
+
+def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, Any] | None:
+    """Return the metrics on test images of the head that was ranked first; None if there are none to score."""
+    if "test" not in task.cache.splits:
+        return None
+    of = {**task.of, "on": "test"}
+    known = None if fresh else kept(task.cache.path, of)
+    if known is None:
+        with contextlib.ExitStack() as stack:
+            train, others = _laid_out(task.cache, task.layer, stack)
+            work = _Work(replace(task.plan, params=params), False, None, train, {"test": others["test"]})
+            (found,) = run_all(_test_metrics, [work])
+        if isinstance(found, Failure):
+            raise HeadError(found.reason)
+        known = {"test": found}
+        keep(task.cache.path, of, known)
+    metrics: dict[str, Any] | None = known["test"]
+    return metrics
+
+
+def _test_metrics(work: _Work) -> dict[str, Any] | None:
+    head = train(work.plan, work.train)
+    test = work.others["test"]
+    return scores(test, probabilities(head, test.rows), head.class_names)
+
+
+def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
+    shares = probabilities(head, examples.rows)
+    metrics = scores(examples, shares, head.class_names)
+    assert metrics is not None  # else folds are scored
+    right = (shares.argmax(axis=1) == examples.labels)[np.argsort(examples.images)]  # in the order of all caches
+    return metrics, right[examples.scored[np.argsort(examples.images)]]
+
+
+def _packed_bits(right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    return {"n": len(right), "bits": np.packbits(right).tobytes().hex()}
+
+
+def _unpacked(packed_bits: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    bits = np.frombuffer(bytes.fromhex(packed_bits["bits"]), np.uint8)
+    return np.unpackbits(bits, count=packed_bits["n"]).astype(bool)
+
+
+def _ranked(tasks: list[_Task], found: list[Any], images: int, *, fresh: bool) -> Comparison:
+    pairs = list(zip(tasks, found, strict=True))
+    failed = [
+        {"cache": str(task.cache.path), "layer": task.layer, "clf": task.plan.clf, "error": result.reason}
+        for task, result in pairs
+        if isinstance(result, Failure)
+    ]
+    good = [(task, result) for task, result in pairs if not isinstance(result, Failure)]
+    if not good:
+        raise HeadError(f"No head could be trained. The first error was: {failed[0]['error']}")
+    good.sort(key=lambda pair: (-pair[1]["metrics"]["accuracy"], pair[1]["metrics"]["log_loss"]))
+    right = [_unpacked(result["right"]) for _, result in good]
+    p_values = [None, *holm([mcnemar(right[0], other) for other in right[1:]])]
+    board = [_row(task, result, p) for (task, result), p in zip(good, p_values, strict=True)]
+    on_test = _on_test(good[0][0], good[0][1]["params"], fresh=fresh)
+    best = board[0] if on_test is None else {**board[0], "test": on_test}
+    return Comparison(board, failed, best, images)
+
+
+def _row(task: _Task, result: Mapping[str, Any], p_value: float | None) -> dict[str, Any]:
+    metrics = result["metrics"]
+    return {
+        "cache": str(task.cache.path),
+        "layer": task.layer,
+        "clf": task.plan.clf,
+        "params": result["params"],
+        **{
+            key: metrics[key]
+            for key in (
+                "accuracy",
+                "accuracy_ci95",
+                "n",
+                "macro_f1",
+                "log_loss",
+                "ece",
+                "copies_left_out",
+                "group_members_left_out",
+            )
+        },
+        "fit_seconds": result["fit_seconds"],
+        "p_value": p_value,
+        "distinguishable": p_value is not None and p_value < 0.05,
+        "selected_on": result["selected_on"],
+        "sweep": result["sweep"],
+    }

@@ -1,0 +1,190 @@
+"""What heads are trained and scored on: rows of a cache with their labels and groups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.cache import FeatureCache
+from featcache.errors import HeadError
+from featcache.heads import Head, Rows
+from featcache.sources import Digests, DigestSet, group_identity
+from featcache.training.metrics import left_out_text, split_metrics
+
+FOLDS = 5
+"""Of the training images, which are scored where no other image counts."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of one split, in order of storage, which is the order heads see them in.
+
+    Attributes
+    ----------
+    rows : Rows
+        Features, n rows of d values.
+    labels : array, shape (n,)
+        Indices into the class names.
+    groups : array, shape (n,)
+        Equal for rows that must not be on two sides of a split.
+    images : array, shape (n,)
+        Which image a row is of.
+    scored : array of bool, shape (n,)
+        Whether a row may count in metrics: no augmented view, no copy of a training image and no image of a group
+        that has training images may.
+    copies : array of bool, shape (n,)
+        Whether a row of another split is a copy of a training image.
+    """
+
+    rows: Rows
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
+    scored: npt.NDArray[np.bool_]
+    copies: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: npt.NDArray[Any]) -> Examples:
+        """Return some of the rows, by indices or a mask."""
+        return Examples(
+            self.rows.take(chosen), self.labels[chosen], self.groups[chosen], self.images[chosen],
+            self.scored[chosen], self.copies[chosen],
+        )  # fmt: skip
+
+
+def training_examples(cache: FeatureCache, layer: str) -> Examples:
+    """Return the training rows of a cache, augmented views included.
+
+    Raises
+    ------
+    HeadError
+        If there are none, or an image has no class.
+    """
+    if "train" not in cache.splits:
+        raise HeadError(
+            f"No training images in {str(cache.path)!r}: it has {cache.splits or 'no rows'}. Extract images "
+            "that belong to train."
+        )
+    if unlabelled := int((cache.labels() < 0).sum()):
+        raise HeadError(
+            f"{unlabelled} of {len(cache)} images have no class, so no head can be trained. Put images into "
+            "one folder per class, or name the classes in a table, and extract again."
+        )
+    images, views = cache.numbers("train", views=True, order="storage")
+    return Examples(
+        Rows(cache.features("train", layer, views=True, order="storage")).in_memory(),
+        cache.labels("train", views=True, order="storage"),
+        cache.groups("train", views=True, order="storage"),
+        images,
+        views == 0,
+        np.zeros(len(images), bool),
+    )
+
+
+def evaluation_examples(cache: FeatureCache, split: str, layer: str) -> Examples:
+    """Return the images of a split as they are; what `FeatureCache.left_out` names is not `scored`."""
+    copies, members = cache.left_out(split, order="storage")
+    return Examples(
+        Rows(cache.features(split, layer, order="storage")),
+        cache.labels(split, order="storage"),
+        cache.groups(split, order="storage"),
+        cache.numbers(split, order="storage")[0],
+        ~(copies | members),
+        copies,
+    )
+
+
+def nothing_counts(cache: FeatureCache, split: str) -> str | None:
+    """Return why no image of a split counts in scores, None if one does."""
+    copies, members = cache.left_out(split)
+    if len(copies) > (left_out := int(copies.sum() + members.sum())):
+        return None
+    return left_out_text(split, int(copies.sum()), int(members.sum()), left_out)
+
+
+def trained_on(cache: FeatureCache) -> DigestSet:
+    """Return what a head keeps of its training images, so that these and their groups never count in its scores.
+
+    These are their digests, the identities of groups that hang together with them, as `FeatureCache.groups` says,
+    and the digests of images without a group that do.
+    """
+    digests = cache.digest_rows("train")
+    words = cache.usable.groups
+    if not words.names:
+        return DigestSet(digests)
+    near = np.isin(cache.groups(), cache.groups("train"))
+    grouped = near & (words.codes >= 0)
+    identities = Digests.of(group_identity(words.names[code]) for code in np.unique(words.codes[grouped]).tolist())
+    return DigestSet(np.concatenate([digests, cache.digest_rows()[near & ~grouped], identities.rows]))
+
+
+def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float32]:
+    """Return a head's probabilities of rows that need not be in memory, shape (n, k)."""
+    shares = np.empty((len(rows), len(head.class_names)), np.float32)
+    for part, block in rows.blocks():
+        shares[part] = head.predict_proba(block)
+    return shares
+
+
+def scores(examples: Examples, shares: npt.NDArray[Any], class_names: list[str]) -> dict[str, Any] | None:
+    """Return the metrics of probabilities (n, k) over the rows that count, None if none does."""
+    return split_metrics(examples.labels, shares, class_names, examples.groups, examples.scored, examples.copies)
+
+
+@contextlib.contextmanager
+def packed(examples: Examples, folder: Path) -> Iterator[Examples]:
+    """Copy features to one contiguous float32 file, which all processes can map, and which is gone afterwards.
+
+    Parameters
+    ----------
+    examples : Examples
+        Their rows may lie in many shards, or be float16.
+    folder : Path
+        Where; if it cannot be written to, where temporary files go.
+
+    Raises
+    ------
+    HeadError
+        If the disk has no room for them.
+    """
+    n, d = examples.rows.shape
+    place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    if (free := shutil.disk_usage(place).free) < n * d * 4:
+        raise HeadError(
+            f"Not enough disk space in {str(place)!r}: folds and several heads need a copy of the {n:,} x "
+            f"{d:,} features, {n * d * 4 / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Free some space, or "
+            "fit one head without `cv`, `tune` and `fewshot`."
+        )
+    linux = sys.platform == "linux"
+    with tempfile.TemporaryFile(dir=place) if linux else tempfile.NamedTemporaryFile(dir=place) as file:
+        for _, block in examples.rows.blocks():
+            file.write(np.ascontiguousarray(block).data)
+        file.flush()
+        # On Linux the file has no name, so that no kill leaves it behind; other processes find it here.
+        name = f"/proc/{os.getpid()}/fd/{file.fileno()}" if linux else file.name
+        if linux and not _is(Path(name), file.fileno()):
+            raise HeadError(
+                "/proc does not show this process: it is that of another pid namespace. Run the same with a /proc of "
+                "its own (`unshare --mount-proc`)."
+            )
+        yield replace(examples, rows=Rows(np.memmap(name, np.float32, "r", shape=(n, d))))
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether a path leads to an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False

@@ -1,0 +1,144 @@
+"""Run independent tasks in processes that map the same features, and lose none of them with another."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
+from typing import Any
+
+import joblib
+from joblib._parallel_backends import LokyBackend
+from joblib.externals.loky.backend import resource_tracker as joblib_tracker
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from featcache.errors import FeatcacheError, OptionError
+from featcache.system.startup import safe_children
+
+log = logging.getLogger(__name__)
+
+"""Called with (done, to do)."""
+
+
+class Failure:
+    """What a task ended with instead of a result.
+
+    Attributes
+    ----------
+    reason : str
+        One line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def run_all(
+    function: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    *,
+    jobs: int = 1,
+    done: Callable[[int, Any], None] = lambda number, result: None,
+) -> list[Any]:
+    """Return what a function makes of each task, in order; a `Failure` where it raised or its process died.
+
+    Parameters
+    ----------
+    function : callable
+        A function of a module, for one task.
+    tasks : sequence
+        Arrays in them are mapped by the processes, not copied.
+    jobs : int
+        Processes; 1: this one. Each has an equal part of the machine's threads.
+    done : callable, optional
+        Called with a task's index and result as soon as it is there.
+    """
+    results: dict[int, Any] = {}
+
+    def take(found: tuple[int, Any, list[tuple[int, str]]]) -> None:
+        number, results[number], said = found
+        for level, text in said:
+            log.log(level, "%s", text)
+        done(number, results[number])
+
+    if jobs == 1:
+        for i, task in enumerate(tasks):
+            take(_attempt(i, function, task))
+        return [results[i] for i in range(len(tasks))]
+    try:
+        for found in _parallel(function, list(enumerate(tasks)), jobs):
+            take(found)
+    except TerminatedWorkerError:
+        for i, task in enumerate(tasks):  # one of them kills its process: each alone
+            if i in results:
+                continue
+            try:
+                take(next(iter(_parallel(function, [(i, task)], 2))))
+            except TerminatedWorkerError:
+                take((i, Failure("its process was killed, as happens when memory runs out"), []))
+    return [results[i] for i in range(len(tasks))]
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Raise OptionError unless it is a number of processes."""
+    if jobs is not None and jobs < 1:
+        raise OptionError(f"Expected 1 or more jobs. Received: {jobs}.")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return int(joblib.cpu_count())
+
+
+class _Loky(LokyBackend):
+    """Processes that import nothing from the current folder."""
+
+    def _prepare_worker_env(self, n_jobs: int) -> dict[str, str]:
+        return {**super()._prepare_worker_env(n_jobs), "PYTHONSAFEPATH": "1"}
+
+
+def _parallel(function: Callable[[Any], Any], tasks: list[tuple[int, Any]], jobs: int) -> Any:
+    threads = max(1, cores() // jobs)
+    with safe_children():  # the processes that remove what others leave, joblib's and Python's
+        joblib_tracker.ensure_running()
+        resource_tracker.ensure_running()
+    with joblib.parallel_config(_Loky(), inner_max_num_threads=threads):
+        run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+        return run(joblib.delayed(_in_worker)(i, function, task, threads) for i, task in tasks)
+
+
+def _in_worker(
+    number: int, function: Callable[[Any], Any], task: Any, threads: int
+) -> tuple[int, Any, list[tuple[int, str]]]:
+    """Do a task in a process of its own: what it says is said by whoever asked for it."""
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))  # TensorFlow heeds no other limit
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    records = _Records()
+    library = logging.getLogger("featcache")
+    library.handlers, library.propagate = [records], False
+    library.setLevel(logging.INFO)
+    number, result, _ = _attempt(number, function, task)
+    return number, result, records.said
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append((record.levelno, record.getMessage().strip()))
+
+
+def _attempt(number: int, function: Callable[[Any], Any], task: Any) -> tuple[int, Any, list[tuple[int, str]]]:
+    """Return a task's number and its result; where it raised, the reason."""
+    try:
+        return number, function(task), []
+    except FeatcacheError as error:
+        return number, Failure(str(error)), []
+    except MemoryError:
+        return number, Failure("out of memory"), []
+    except Exception as error:  # one head that fails must not take the others with it
+        return number, Failure(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"), []
