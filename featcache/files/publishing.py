@@ -25,16 +25,18 @@ RACY_NS = 2_000_000_000
 """How recent a change may be that a later one could have the same time as: two seconds on FAT, less elsewhere."""
 
 
-def change_stamp(status: os.stat_result) -> int:
+def change_stamp(status: os.stat_result, *, settled: bool = False) -> int:
     """Return 64 bits that are other ones after a file was written to, replaced or exchanged; 0 if nobody can know.
 
     They are mixed from inode and ctime, which no program can set back, and serve to decide whether a file is read
     again, as git's index does; another machine may see others for the same file. Windows has no ctime: there
     they are of the file's number and its creation, so that a file written in place with its time stamp put back is
-    taken for unchanged. A change within the last two seconds gives 0, as another one could have the same time.
+    taken for unchanged. A change within the last two seconds gives 0, as another one could have the same time, unless
+    `settled` says that there will be none.
     """
     latest = status.st_mtime_ns if os.name == "nt" else status.st_ctime_ns
-    return 0 if latest > time.time_ns() - RACY_NS else hash((status.st_ctime_ns, status.st_ino))
+    young = not settled and latest > time.time_ns() - RACY_NS
+    return 0 if young else hash((status.st_ctime_ns, status.st_ino))
 
 
 def publish(path: Path, content: bytes | memoryview, *, check: Callable[[Path], None] | None = None) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from featcache.bases.finding import base_folders, find_base, request_for
 from featcache.errors import HeadError, OptionError, WeightsError
 from featcache.extraction.extractor import Extracted, Extractor
+from featcache.files.publishing import change_stamp
 from featcache.heads import Head
 from featcache.models.folder import PixelModel, is_model
 from featcache.models.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
@@ -280,7 +281,7 @@ class ImageClassifier:
             "threshold": threshold,
             "top-k": top_k,
             "max-pixels": self._max_pixels,
-            "list of images": _listing_digest(source),
+            "images (paths, sizes, time stamps)": _listing_digest(source),
             "chunk size": _CHUNK,
         }
         with PredictionFile(Path(file), answering, identity) as target:
@@ -465,11 +466,22 @@ def _without(files: Sequence[Path], source: Source) -> Source:
 
 
 def _listing_digest(source: Source) -> str:
-    """Return SHA-256 of where the images of a source lie, in its order."""
+    """Return SHA-256 of where the images of a source lie, in its order, and of what shows that one has changed."""
     found = hashlib.sha256()
     for item in source.items:
-        found.update(os.path.join(source.location, item.path).encode("utf-8", "surrogatepass") + b"\0")  # noqa: PTH118
+        place = os.path.join(source.location, item.path)  # noqa: PTH118
+        found.update(place.encode("utf-8", "surrogatepass"))
+        found.update(b"\0%d %d %d\0" % (item.size, item.mtime_ns, item.changes or _changes(source, item)))
     return found.hexdigest()
+
+
+def _changes(source: Source, item: Item) -> int:
+    """Return what tells whether a file was changed that is younger than two seconds, whose item does not say it."""
+    source = source.origin if isinstance(source, Selected) else source
+    with contextlib.suppress(OSError):
+        if isinstance(source, FileSource):
+            return change_stamp((source.root / item.path).stat(), settled=True)
+    return 0
 
 
 def own_source(head: Head | PixelModel) -> tuple[Source, SplitPolicy]:

@@ -349,7 +349,8 @@ class PredictionFile:
             ) from None
         if others and rows:
             raise OptionError(
-                f"{str(self.partial)!r} is of another command: it has another {', '.join(others)}. {advice}"
+                f"{str(self.partial)!r} is of another command, or its images have changed; what differs: "
+                f"{', '.join(others)}. {advice}"
             )
         digest = hashlib.sha256()
         if size > self._file.seek(0, os.SEEK_END):

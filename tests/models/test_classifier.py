@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -266,6 +267,38 @@ def test_a_stopped_run_ends_as_one_that_was_not(classifier, many: Path, tmp_path
     assert 0 < expected.unsure < 291
 
 
+@pytest.mark.parametrize("change", ["written", "exchanged"])
+def test_a_stopped_run_does_not_go_on_with_images_that_have_changed(
+    classifier, many: Path, tmp_path: Path, monkeypatch, change: str
+) -> None:
+    """Answers for images of before are not kept for those of now, even if size and time stamp are the old ones."""
+    monkeypatch.setattr(predictions, "COMMIT_SECONDS", 0.0)
+    photos, out = tmp_path / "photos", tmp_path / "p.csv"
+    shutil.copytree(many, photos)
+    calls = iter([None, None])
+
+    def stop(done: int, total: int) -> None:
+        if next(calls, StoppedError) is StoppedError:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        classifier.predict_to(out, photos, progress=stop)
+    first, second = sorted(path for path in photos.iterdir() if path.suffix == ".png")[:2]
+    times = (first.stat().st_atime_ns, first.stat().st_mtime_ns)
+    if change == "written":
+        first.write_bytes(first.read_bytes()[:-1] + b"x")
+        os.utime(first, ns=times)
+    else:
+        os.utime(second, ns=times)
+        first.rename(photos / "third")
+        second.rename(first)
+        (photos / "third").rename(second)
+    with pytest.raises(OptionError, match="time stamps"):
+        classifier.predict_to(out, photos)
+    own_files(out)[1].unlink()
+    assert classifier.predict_to(out, photos).resumed == 0
+
+
 def test_a_complete_file_without_its_name_needs_no_base(classifier, many, tmp_path, monkeypatch) -> None:
     """Killed between the last row and the renaming, the next run renames and computes nothing."""
     out = tmp_path / "p.csv"
@@ -302,10 +335,10 @@ def test_another_commands_rows_are_refused(classifier, cache, many: Path, tmp_pa
     other = ImageClassifier.load(fit_head(cache, "ridge").path)
     for one, options, name in ((other, {}, "model"), (classifier, {"threshold": 0.5}, "threshold"),
                                (classifier, {"top_k": 2}, "top-k")):  # fmt: skip
-        with pytest.raises(OptionError, match=f"another {name}.* Delete"):
+        with pytest.raises(OptionError, match=f"differs: {name}.* Delete"):
             one.predict_to(out, many, **options)
     (many / "000.png").rename(many / "zzz.png")
-    with pytest.raises(OptionError, match="another list of images"):
+    with pytest.raises(OptionError, match="paths, sizes, time stamps"):
         classifier.predict_to(out, many)
 
 

@@ -111,7 +111,7 @@ def test_what_was_not_committed_is_cut_off(tmp_path: Path, monkeypatch, suffix: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda partial, state: None, "another model"),
+        (lambda partial, state: None, "differs: model"),
         (lambda partial, state: partial.write_bytes(partial.read_bytes()[:-1]), "shorter than it was"),
         (lambda partial, state: partial.write_bytes(partial.read_bytes().replace(b"plain", b"plane")), "changed since"),
         (lambda partial, state: state.unlink(), "missing or cannot be read"),
@@ -128,7 +128,7 @@ def test_a_partial_file_of_something_else_is_refused(tmp_path: Path, change, mes
     _, partial, state = own_files(out)
     change(partial, state)
     left = partial.read_bytes()
-    identity = {**IDENTITY, "model": "other"} if message == "another model" else IDENTITY
+    identity = {**IDENTITY, "model": "other"} if message == "differs: model" else IDENTITY
     with pytest.raises(OptionError, match=f"{message}.*Delete .*p.csv.partial.* or choose another"):
         PredictionFile(out, answering, identity).__enter__()
     assert (out.read_text(), partial.read_bytes()) == ("finished", left)
