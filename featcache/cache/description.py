@@ -12,6 +12,9 @@ from featcache.errors import CacheDamagedError, CacheError, one_line
 from featcache.files.reading import read_json, trouble
 from featcache.recipe import FORMAT_VERSION, Recipe
 
+_ASKED = frozenset({"pooling", "resize", "interpolation", "dtype", "precision", "runtime", "decode"})
+"""What a recipe takes from the request as it is."""
+
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Return what ``recipe.json`` of a cache says: recipe, fingerprint, request, versions.
@@ -27,6 +30,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = read_json(path)
         checks.DESCRIPTION(value, "")
+        asked, recipe = value.get("request") or {}, value["recipe"]
+        for name in _ASKED & asked.keys():
+            if asked[name] != recipe[name]:
+                raise ValueError(f"request.{name} is {asked[name]!r}, and recipe.{name} is {recipe[name]!r}")
     except FileNotFoundError:
         raise CacheError(
             f"There is no cache in {str(folder)!r}: it has no recipe.json. Run `featcache extract` first."

@@ -1,3 +1,4 @@
+import json
 import mmap
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import DisjointSet
 
 from featcache.cache import FeatureCache
+from featcache.cache.care import verify
 from featcache.cache.listing import Entry
 from featcache.cache.reader import newest_cache
 from featcache.cache.rows import RowTable
@@ -184,6 +186,18 @@ def test_what_is_no_cache(tmp_path: Path) -> None:
         FeatureCache(tmp_path)
     with pytest.raises(CacheError, match=r"does not exist\. Run `featcache extract` first"):
         FeatureCache(tmp_path / "nowhere")
+
+
+def test_a_request_that_is_not_the_recipes_is_damage(extracting, photos: Path, tmp_path: Path) -> None:
+    """recipe.json must not say that other features were asked for than its recipe has: they would be reused."""
+    path = extracting(photos, tmp_path / "c").path
+    described = json.loads((path / "recipe.json").read_text())
+    described["request"]["pooling"] = "max"
+    (path / "recipe.json").write_text(json.dumps(described))
+    with pytest.raises(CacheDamagedError, match=r"request\.pooling is 'max', and recipe\.pooling is 'avg'"):
+        FeatureCache(path)
+    verify(path, fix=True)
+    assert FeatureCache(path).recipe.pooling == "avg"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{nonsense"])
