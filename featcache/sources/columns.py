@@ -21,14 +21,8 @@ def encoded(text: str) -> bytes:
 
 
 class Texts(Sequence[str]):
-    """Texts that are mostly different, such as paths.
-
-    Parameters
-    ----------
-    content : bytes
-        All of them, one after the other.
-    ends : array of int64, shape (n,)
-        Where in `content` each ends.
+    """Texts that are mostly different, such as paths: one after the other in `content`, each to its place in `ends`
+    (n,).
     """
 
     def __init__(self, content: bytes, ends: npt.NDArray[np.int64]) -> None:
@@ -96,18 +90,8 @@ class Texts(Sequence[str]):
 class Words(Sequence[str | None]):
     """Words of which there are few, such as class names; equal columns have equal codes.
 
-    Parameters
-    ----------
-    codes : array of int, shape (n,)
-        Index of each row's word in `names`, -1 for none.
-    names : sequence of str
-        Any distinct words; those that no row has are dropped.
-
-    Attributes
-    ----------
-    codes, names
-        The same with names in alphanumeric order. Codes have as few bytes as hold them: compare them, look them up in
-        tables, and compute with `numbers`.
+    `codes` (n,) are indices into `names`, -1 for none. Names that no row has are dropped, the others sorted. Codes have
+    as few bytes as hold them: compare them, look them up in tables, and compute with `numbers`.
     """
 
     def __init__(self, codes: Ints, names: Sequence[str]) -> None:

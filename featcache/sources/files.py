@@ -18,19 +18,7 @@ MISSING = "missing files"
 
 
 class FileSource:
-    """Files below a root, or named relative to it.
-
-    Parameters
-    ----------
-    root : Path
-        What item paths are relative to.
-    items : iterable of Item
-        The images.
-    origin : Path, optional
-        What lists them, and gives the source its name and location; default: the root.
-    options : SourceOptions
-        How they were listed.
-    """
+    """Files below a root; `origin` is what lists them, and gives the source its name and location (default: the root)."""
 
     sequential = False
 
@@ -48,14 +36,8 @@ class FileSource:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of an image's file.
-
-    Raises
-    ------
-    ImageError
-        If it cannot be read, is empty, or is no regular file (a pipe could be waited for forever).
-    SourceError
-        If this process has too many files open.
+    """Return the bytes of an image's file; raise `ImageError` if it cannot be read, is empty, or is no regular file (a
+    pipe could be waited for forever).
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -99,21 +81,9 @@ Found = tuple[str, os.stat_result] | str
 class Lister:
     """Makes items of files that are named one by one, noting all that is wrong with them.
 
-    Parameters
-    ----------
-    root : Path
-        What paths are relative to; absolute ones and ``..`` may lead out of it, as files are only read.
-    find : callable, optional
-        Returns what a name means; default: the file of that name.
-    splits : mapping of str to str, optional
-        The split that each name means; default: none has one.
-
-    Attributes
-    ----------
-    problems : Problems
-        Missing files, paths that were named twice and unknown splits.
-    unknown_split : str
-        The first unknown one.
+    Paths are relative to a root; absolute ones and ``..`` may lead out of it, as files are only read. `find` returns
+    what a name means (default: the file of that name), `splits` has the split that each name means (default: none has
+    one).
     """
 
     def __init__(

@@ -14,13 +14,7 @@ NAMED = ("digits", *_KERAS)
 
 
 def named_source(name: str) -> Source:
-    """Return one of the sets in `NAMED`; labels are their numbers as text.
-
-    Raises
-    ------
-    SourceError
-        If Keras cannot download it.
-    """
+    """Return one of the sets in `NAMED`; labels are their numbers as text."""
     if name == "digits":
         from sklearn.datasets import load_digits
 

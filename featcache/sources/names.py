@@ -65,18 +65,8 @@ def known_splits(names: Iterable[str]) -> dict[str, str]:
     """Return the split that each of some names means (folders, cells of a column, beginnings of tar files).
 
     Any case; with words that say nothing, or numbers (``train_images``, ``val2017``); with anything that another
-    split's name has at the same place (``seg_train`` beside ``seg_test``). ``eval`` and ``evaluation`` mean test beside
-    a validation set, and validation otherwise.
-
-    Parameters
-    ----------
-    names : iterable of str
-        All that stand beside each other: what a name means may depend on the others.
-
-    Returns
-    -------
-    dict
-        Of the names that mean a split, as they are given: one of `featcache.sources.SPLITS`.
+    split's name has at the same place (``seg_train`` beside ``seg_test``): what a name means may depend on the others.
+    ``eval`` and ``evaluation`` mean test beside a validation set, and validation otherwise.
     """
     every = list(dict.fromkeys(names))
     alone: dict[str, str] = {}
@@ -115,13 +105,10 @@ def _unaccented(word: str) -> str:
 class Exclusion:
     """The files and folders that a user leaves out.
 
-    Parameters
-    ----------
-    globs : sequence of str
-        Without a slash, a glob is compared with each name, at any depth (``*.txt``, ``predictions``). With a slash, it
-        is compared with the path relative to the source (``train/drafts``, ``*/drafts``, ``/drafts`` for the top
-        folder alone); ``**`` stands for any number of folders. What lies in a folder that is left out is left out. Case
-        counts; the Unicode form does not.
+    Without a slash, a glob is compared with each name, at any depth (``*.txt``, ``predictions``). With a slash, it is
+    compared with the path relative to the source (``train/drafts``, ``*/drafts``, ``/drafts`` for the top folder
+    alone); ``**`` stands for any number of folders. What lies in a folder that is left out is left out. Case counts;
+    the Unicode form does not.
     """
 
     def __init__(self, globs: Sequence[str]) -> None:

@@ -47,41 +47,11 @@ def open_source(
     classes: Iterable[str] | None = None,
     options: SourceOptions = NO_OPTIONS,
 ) -> Source:
-    """Return the source that a name, a path or a list of images means.
+    """Return the source that a name, a path or a list of images means (`KINDS`, or (image, label) pairs).
 
-    Parameters
-    ----------
-    source : str, path, Source or iterable of (image, label)
-        One of
-
-        - ``digits`` (embedded in scikit-learn), ``cifar10``, ``cifar100``, ``mnist`` or ``fashion_mnist`` (which
-          Keras downloads);
-        - a folder of class folders; one with ``train``, ``validation`` and ``test`` folders of those, under these
-          names or those of public sets; or one of images without labels, or with a table
-          of them, see `featcache.sources.tables.metadata.metadata_source`;
-        - a table, see `featcache.sources.tables.tables.table_source`;
-        - arrays, an ``.npz`` file or a folder of ``.npy`` files, see `featcache.sources.arrays.npz_source`;
-        - a ``.tar`` file or a folder of them, see `featcache.sources.tars.TarSource`; they are the splits if all
-          their names begin with those of splits;
-        - pairs of an image and its label, see `featcache.sources.pairs.PairSource`.
-    classes : iterable of str, optional
-        Keep these classes only. Where all folders of a source are among them, they are classes, whatever they look
-        like.
-    options : SourceOptions
-        How it is read, where that does not follow from what lies there.
-
-    Returns
-    -------
-    Source
-        Folders in order of splits as `SPLITS` has them, classes alphanumerically as Keras has them, then
-        paths; arrays by split; all others in their own order.
-
-    Raises
-    ------
-    SourceError
-        If it does not exist, is empty, its layout is not one of these, or could be two of them.
-    OptionError
-        If a class is not in the source, or an option says nothing about this kind of source.
+    Folders are in order of splits as `SPLITS` has them, classes alphanumerically as Keras has them, then paths; arrays
+    by split; all others in their own order. `classes` keeps these only; where all folders of a source are among them,
+    they are classes, whatever they look like.
     """
     opened: Source
     wanted = None if classes is None else list(dict.fromkeys(classes))
@@ -109,20 +79,7 @@ def describe(source: Source) -> dict[str, Any]:
 
 
 def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None) -> Source:
-    """Open a source again, as it was opened then.
-
-    Parameters
-    ----------
-    described : mapping
-        What `describe` returned; a cache keeps it as its ``source``.
-    classes : iterable of str, optional
-        Keep these classes only.
-
-    Raises
-    ------
-    SourceError, OptionError
-        As `open_source`; `SourceError` if nobody knows where it lies.
-    """
+    """Open a source again as it was opened when `describe` described it."""
     location = described.get("location")
     if not location:
         raise SourceError("It is not known where the images lie.")
@@ -216,27 +173,12 @@ def _opened(
 def open_images(
     images: str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str]], *, options: SourceOptions = NO_OPTIONS
 ) -> Source:
-    """Return the images that are named, to be predicted: their labels and splits are of no account.
+    """Return the images that are named, to be predicted, in the order given: their labels and splits are of no account.
 
-    Parameters
-    ----------
-    images : path, Source or iterable of paths
-        Each a file; a folder, for all files below it, whatever they are; or a table, arrays, a tar file, a folder of
-        nothing but arrays or tar files (and what does not have an image's name), or the name of a set, as
-        `open_source` takes them.
-    options : SourceOptions
-        How each is read.
-
-    Returns
-    -------
-    Source
-        In the order given. Paths are as they are given, or the folder as it is given and what is below; of tables,
-        arrays and tar files as `open_source` has them, after ``<what was given>/`` if there is more than one argument.
-
-    Raises
-    ------
-    SourceError
-        If one does not exist, is empty or damaged.
+    Each is a file; a folder, for all files below it, whatever they are; or a table, arrays, a tar file, a folder of
+    nothing but arrays or tar files (and what does not have an image's name), or the name of a set. Paths are as they
+    are given, or the folder as it is given and what is below; of the others as `open_source` has them, after ``<what
+    was given>/`` if there is more than one argument.
     """
     if isinstance(images, Source):
         options.check("a source that is open already")

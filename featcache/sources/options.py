@@ -17,32 +17,11 @@ from featcache.sources.source import SPLITS
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(ReadingOptions):
-    """How a source is to be read.
+    """How a source is to be read; raises `OptionError` if a split is unknown, a name stands for two, or a value is
+    empty.
 
-    Parameters
-    ----------
-    exclude : sequence of str
-        Globs of files and folders that are left out, see `featcache.sources.names.Exclusion`.
-    splits : mapping of str to str or sequence of str
-        Names that the source gives its splits, by split: ``{"train": "fold1", "test": ["fold2", "fold3"]}``.
-    images : path, optional
-        The folder that holds the images a table names. Paths of items stay relative to the table's folder.
-    image_column, label_column, split_column, group_column : str, optional
-        Names of a table's columns.
-
-    Attributes
-    ----------
-    exclude : tuple of str
-        The globs.
-    splits : dict of str to tuple of str
-        Keys are among `featcache.sources.SPLITS`.
-    images : str or None
-        As given; `to_dict` makes it absolute.
-
-    Raises
-    ------
-    OptionError
-        If a split is unknown, a name stands for two splits, or a value is empty.
+    `splits` has the source's names of each split: ``{"train": "fold1", "test": ["fold2", "fold3"]}``. Paths of items
+    stay relative to a table's folder, whatever `images` is.
     """
 
     def __post_init__(self) -> None:
@@ -69,14 +48,8 @@ class SourceOptions(ReadingOptions):
         return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) not in ((), {}, None)]
 
     def check(self, kind: str, *possible: str) -> None:
-        """Raise `OptionError` if an option was given that says nothing about a kind of source.
-
-        Parameters
-        ----------
-        kind : str
-            In words, such as ``a folder``.
-        *possible : str
-            Names of the options that it has.
+        """Raise `OptionError` if an option was given that says nothing about a `kind` of source, which has the
+        `possible`.
         """
         known = options_of(self)
         wrong = [f"{name} (--{flag_of(name, known[name][1])})" for name in self.given if name not in possible]

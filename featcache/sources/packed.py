@@ -107,12 +107,8 @@ def _meaning(folder: str, found: Sequence[Branch]) -> tuple[str | None, str | No
 
 
 def splits_of(tars: Sequence[Path], root: Path, options: SourceOptions) -> dict[Path, str]:
-    """Return the splits that the beginnings of tar files' names mean; empty if none of them does.
-
-    Raises
-    ------
-    SourceError
-        If some are splits and others are not.
+    """Return the splits that the beginnings of tar files' names mean; raise `SourceError` if some are none, and others
+    are.
     """
     starts = {tar: re.sub(r"[\W_]*\d*$", "", SUFFIXES.sub("", tar.name)) for tar in tars}
     known = known_splits(starts.values()) | options.split_of

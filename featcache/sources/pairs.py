@@ -16,24 +16,10 @@ from featcache.sources.source import Item, Items, counted, label_name, sole_cont
 
 
 class PairSource:
-    """Pairs of an image and its label.
+    """Pairs of an image and its label, in any iterable.
 
-    Parameters
-    ----------
-    pairs : iterable of (image, label)
-        An image is a path, encoded bytes, or an array as `ArraySource` takes them; a label is text, an
-        integer or None. All pairs are held: an iterator is used up, and what it makes (arrays, bytes)
-        stays in memory. What is in memory is hashed when it is listed.
-
-    Attributes
-    ----------
-    items : Items
-        Files under the paths given, others under their position, such as ``000123``.
-
-    Raises
-    ------
-    SourceError
-        If there is none, or some are not such pairs or files do not exist, reported together.
+    All are held: an iterator is used up, and what it makes (arrays, bytes) stays in memory, and is hashed when it is
+    listed. Files are under the paths given, others under their position, such as ``000123``.
     """
 
     name = "images"

@@ -63,11 +63,7 @@ class Item(NamedTuple):
 class Items(Sequence[Item]):
     """The items of a source in columns: a hundred bytes each; an `Item` is made when one is asked for.
 
-    Parameters
-    ----------
-    paths, labels, splits, groups : Texts or Words
-    sizes, stamps, places, changes : array of int64, shape (n,)
-        `stamps` are the items' ``mtime_ns``.
+    `stamps` are the items' ``mtime_ns``; arrays are int64 of shape (n,).
     """
 
     def __init__(
@@ -199,13 +195,7 @@ def class_names(items: Iterable[Item]) -> list[str]:
 
 
 def label_name(value: Any) -> str | None:
-    """Return the class name that a label stands for: its text; None if there is none.
-
-    Raises
-    ------
-    ValueError
-        If it is neither text, an integer nor None.
-    """
+    """Return the class name that a label stands for: its text; None if there is none."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, str):

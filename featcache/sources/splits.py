@@ -31,36 +31,19 @@ Identify = Callable[[Ints], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]
 class SplitPolicy:
     """How images get a split where the source brings none.
 
-    Parameters
-    ----------
-    validation_split : float, optional
-        Part of the training images that becomes validation, 0 ≤ x < 1. Default: 0.2 if the source brings
-        no split, else 0.
-    test_from : tuple of (str, float), optional
-        ``("validation", 0.2)`` makes a fifth of validation the test set.
-    seed : int
-        Another seed is another draw.
-    test_split : float, optional
-        Part of the training images that becomes test, 0 ≤ x < 1; with `validation_split` less than 1.
-        Default: 0.
+    `validation_split` and `test_split` are parts of the training images (default: a fifth becomes validation if the
+    source brings no split); ``test_from=("validation", 0.2)`` makes a fifth of validation the test set; another `seed`
+    is another draw. `ranked` sets `cutoffs`: of each small class, draws below the first are validation, from the second
+    on test, and of the draws for `test_from` those below the third; and `shared`: images and groups of several small
+    classes (64 hex digits), which the cutoffs do not apply to.
 
-    Attributes
-    ----------
-    cutoffs : mapping of str to (float, float, float)
-        For each small class: draws below the first are validation, from the second on test; of the draws for
-        `test_from`, those below the third. Set by `ranked`.
-    shared : sequence of str
-        Images and groups of several small classes (64 hex digits), which the cutoffs do not apply to.
-
-    Notes
-    -----
-    An image's draw is a number from 0 to 1, SHA-256 of the seed and its digest (its group, if it has one): copies
-    of an image are on one side, and adding images never moves an old one of a large class. In a class of fewer than
-    50 images, the round(share × n) images with the smallest draws are taken, at least one of 5 or more; one more
-    image then moves at most one old one to or from validation, and one to or from test. From 50 to `RANKED_BELOW`
-    images the number moves, one at a time, to that of the plain draw, so that this holds while a class grows.
-    Validation and test are the two ends of one draw: raising either takes images from train and leaves the other as it
-    was. A copy that is in a small and in a large class is drawn for each; scores leave out what is in train, too.
+    An image's draw is a number from 0 to 1, SHA-256 of the seed and its digest (its group, if it has one): copies of an
+    image are on one side, and adding images never moves an old one of a large class. In a class of fewer than 50
+    images, the round(share × n) images with the smallest draws are taken, at least one of 5 or more; one more image
+    then moves at most one old one to or from validation, and one to or from test. From 50 to `RANKED_BELOW` images the
+    number moves, one at a time, to that of the plain draw, so that this holds while a class grows. Validation and test
+    are the two ends of one draw: raising either takes images from train and leaves the other as it was. A copy that is
+    in a small and in a large class is drawn for each; scores leave out what is in train, too.
     """
 
     validation_split: float | None = None
@@ -102,12 +85,8 @@ class SplitPolicy:
             )
 
     def settled(self, source: Source) -> SplitPolicy:
-        """Return the policy with its defaults filled in for a source.
-
-        Raises
-        ------
-        OptionError
-            If it asks for a split that the source already brings.
+        """Return the policy with its defaults filled in for a source; raise `OptionError` if it asks for a split that
+        the source already brings.
         """
         brought = Items.of(source.items).splits.names
         asked = {
@@ -124,14 +103,8 @@ class SplitPolicy:
         return replace(self, validation_split=default if self.validation_split is None else self.validation_split)
 
     def ranked(self, items: Items, identify: Identify) -> SplitPolicy:
-        """Return the policy with the cutoffs of the small classes of a listing.
-
-        Parameters
-        ----------
-        items : Items
-            All images.
-        identify : callable
-            Called with the rows of the small classes, if there are any.
+        """Return the policy with the cutoffs of the small classes of a listing; `identify` is called with their rows,
+        if any.
         """
         if not (self.validation_split or self.test_split or self.test_from):
             return self

@@ -55,38 +55,13 @@ class _Sample:
 
 
 class TarSource:
-    """Images in tar files.
+    """Images in tar files; paths are ``<tar>/<member>``, or ``<member>`` of a single one.
 
     Every member is an image, unless its name is certainly that of something else. Those that end in ``.cls``,
     ``.label``, ``.txt`` or ``.json`` say the label of the image of the same name up to its last extensions (``a.jpg``
     or ``a.rgb.jpg`` beside ``a.cls``), the first kind in this order that there is (of JSON, ``label``); of several
-    images beside one label the first counts. The label of other images is what
-    `featcache.sources.folders.branches.branches` says of their folders. Members are read where they
-    lie and their names lead nowhere, whatever they are.
-
-    Parameters
-    ----------
-    tars : sequence of Path
-        In the order wanted.
-    root : Path
-        What gives the source its name and location: the folder they are in, or the one tar file.
-    options : SourceOptions
-        Of which tar files have `exclude` and `splits`.
-    classes : collection of str, optional
-        As in `featcache.sources.folders.branches.branches`.
-    labelled : bool
-        Whether it matters what folders mean.
-
-    Attributes
-    ----------
-    items : Items
-        In the tars' own order; paths are ``<tar>/<member>``, or ``<member>`` of a single one.
-
-    Raises
-    ------
-    SourceError
-        If a tar is compressed, cut off or damaged, has two members of one name or a label that cannot be
-        read, or there is no image.
+    images beside one label the first counts. The label of other images is what `branches` says of their folders.
+    Members are read where they lie and their names lead nowhere, whatever they are.
     """
 
     sequential = True

@@ -15,21 +15,9 @@ def group_identity(group: str) -> bytes:
 
 
 def why_left_out(trained_on: Set[bytes], item: Item, identity: bytes) -> Literal["copy", "member"] | None:
-    """Return why an image does not count in a model's scores, None if it counts.
-
-    Parameters
-    ----------
-    trained_on : set of bytes
-        Digests of the images a model was trained on, and identities of their groups.
-    item : Item
-        The image.
-    identity : bytes
-        Its digest.
-
-    Returns
-    -------
-    {"copy", "member"} or None
-        It is a copy of a training image; its group has training images.
+    """Return why an image does not count in a model's scores, None if it counts: it is a copy of a training image, or
+    its group has training images. `trained_on` has digests of images and identities of groups, `identity` is its
+    digest.
     """
     if identity in trained_on:
         return "copy"

@@ -37,17 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Branch:
-    """A folder of classes or of images.
-
-    Attributes
-    ----------
-    path : str
-        With a slash at its end; "" is the source itself.
-    split : str or None
-        The split of all that lies in it.
-    classes : tuple of str or None
-        Names of its class folders; None if all that lies in it has no label.
-    """
+    """A folder of classes (None: its images have no labels), with a slash at its end ("" is the source), and its split."""
 
     path: str
     split: str | None
@@ -57,23 +47,10 @@ class Branch:
 def branches(
     tree: Tree, options: SourceOptions, classes: Collection[str] | None = None, *, packed: bool = False
 ) -> list[Branch]:
-    """Return where the images of a source are and what their folders mean, in order of splits.
+    """Return where the images of a source are and what their folders mean, in order of splits; refuse what is not
+    clear.
 
-    Parameters
-    ----------
-    tree : Tree
-        The folders.
-    options : SourceOptions
-        Their `splits` are taken as they are.
-    classes : collection of str, optional
-        The classes wanted: where all top folders are among them, they are classes.
-    packed : bool
-        Whether the user cannot name a folder of it as the source.
-
-    Raises
-    ------
-    SourceError
-        If the folders could mean two things, or what they mean is nothing to train on.
+    A `packed` source is one of which the user cannot name a folder as the source.
     """
     wanted = frozenset(classes or ())
     root = _unpacked(tree, wanted) if packed else ""

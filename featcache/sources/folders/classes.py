@@ -35,13 +35,7 @@ _BESIDE = frozenset({"images", "image", "imgs", "img", "jpegimages"})
 
 
 def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection[str], *, top: bool) -> tuple[str, ...]:
-    """Return the folders as classes; all of them being `wanted`, nothing is asked.
-
-    Raises
-    ------
-    SourceError
-        If they look like something else: annotations, folds, one folder around all, splits of one set of classes.
-    """
+    """Return the folders as classes, or refuse them; all of them being `wanted`, nothing is asked."""
     if set(folders) <= set(wanted):
         return tuple(folders)
     where = f"{tree.where}/{path}".rstrip("/")

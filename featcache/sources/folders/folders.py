@@ -34,22 +34,7 @@ class Content(NamedTuple):
 
 
 def content(folder: str | os.PathLike[str], below: str = "", exclusion: Exclusion = _NOTHING) -> Content:
-    """Return the names in a folder without litter and what is excluded.
-
-    Parameters
-    ----------
-    folder : str or path
-        The folder.
-    below : str
-        Its path in the source, with a slash at its end; "" of the source itself.
-    exclusion : Exclusion
-        What is left out.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read.
-    """
+    """Return the names in a folder, which is at `below` in the source, without litter and what is excluded."""
     found = Content([], [])
     for entry in _entries(folder):  # names alone are kept: an entry is ten times as large
         if not exclusion.covers(below + entry.name):
@@ -118,22 +103,7 @@ class Folders:
 def folder_source(
     tree: Folders, options: SourceOptions = NO_OPTIONS, *, classes: Collection[str] | None = None
 ) -> FileSource:
-    """Return the source of a folder of images.
-
-    Parameters
-    ----------
-    tree : Folders
-        A folder of class folders; or one with folders of splits; or one of images without labels.
-    options : SourceOptions
-        Of which a folder has `exclude` and `splits`.
-    classes : collection of str, optional
-        As in `featcache.sources.folders.branches.branches`.
-
-    Raises
-    ------
-    SourceError
-        If it holds no image, or its folders could mean two things.
-    """
+    """Return the source of a folder of class folders, of folders of splits, or of images without labels."""
     options.check("a folder", "exclude", "splits")
     found = branches(tree, options, classes)
     source = FileSource(Path(tree.where), _items(tree, found, frozenset(classes or ())), options=options)
@@ -169,20 +139,7 @@ def _items(tree: Folders, found: Sequence[Branch], wanted: Collection[str]) -> I
 
 
 def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> FileSource:
-    """Return the unlabelled source of the given files, and of all files below the given folders.
-
-    Parameters
-    ----------
-    paths : iterable of paths
-        In the order wanted, each as often as it is named; folders are walked in alphanumeric order.
-    exclude : sequence of str
-        Globs of what is left out below folders, see `featcache.sources.names.Exclusion`.
-
-    Raises
-    ------
-    SourceError
-        If one does not exist, or a folder holds no file.
-    """
+    """Return the unlabelled source of the given files, and of all files below the given folders, in the order given."""
     items: list[Item] = []
     for given in paths:
         path = Path(given)

@@ -17,21 +17,7 @@ log = logging.getLogger(__name__)
 def check_inside(where: str, found: Sequence[Branch], inside: Mapping[str, int], wanted: Collection[str]) -> None:
     """Refuse folders inside of class folders that are no part of the class by their names; say the others.
 
-    Parameters
-    ----------
-    where : str
-        The source, for messages.
-    found : sequence of Branch
-        Where its classes are.
-    inside : mapping of str to int
-        Images in each folder that lies in a class folder beside images, by its path in the source.
-    wanted : collection of str
-        The classes that are asked for: if those are all, nothing is refused or said.
-
-    Raises
-    ------
-    SourceError
-        If one has the name of another class, of masks or of a split.
+    `inside` has the images in each folder that lies in a class folder beside images, by its path in the source.
     """
     classes = sorted({name for branch in found for name in branch.classes or ()})
     if not inside or set(classes) <= set(wanted):

@@ -44,17 +44,8 @@ def _singular(text: str, known: Collection[str]) -> str:
 
 
 def slips(counts: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return small classes whose names differ by one letter from that of a class of five times as many images.
-
-    Parameters
-    ----------
-    counts : mapping of str to int
-        Images of each class.
-
-    Returns
-    -------
-    list of (str, str)
-        The small class and the large one; at most one pair for each small class.
+    """Return small classes whose names differ by one letter from that of a class of five times as many images, and
+    that.
     """
     near: dict[str, list[str]] = {}
     words = [name for name in counts if len(name) >= _LEAST and not any(map(str.isdigit, name))]

@@ -39,15 +39,7 @@ ADVICE = "List them in a table with the columns path, label and group"
 
 
 def warn_of_series(where: str, items: Items) -> None:
-    """Say which images seem to be several of one patient, video and the like, if a draw may divide them.
-
-    Parameters
-    ----------
-    where : str
-        The source, for messages.
-    items : Items
-        Its images; of those with splits or groups of their own nothing is said.
-    """
+    """Say which images seem to be several of one patient, video and the like, if a draw may divide them."""
     if items.splits.names or items.groups.names or not items.labels.names:
         return
     folders: dict[str, int] = {}
@@ -93,15 +85,7 @@ def _named_series(items: Items) -> tuple[str, int] | None:
 
 
 def warn_of_split_names(where: str, items: Items) -> None:
-    """Say which splits the names of most files begin with, as nothing else says splits and these are not used.
-
-    Parameters
-    ----------
-    where : str
-        The source, for messages.
-    items : Items
-        Its images.
-    """
+    """Say which splits the names of most files begin with, as nothing else says splits and these are not used."""
     if items.splits.names:
         return
     found: Counter[str] = Counter()

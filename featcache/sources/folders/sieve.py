@@ -46,12 +46,7 @@ def are_the_same(folders: Sequence[str], prints: Sequence[Print]) -> bool:
 class Sieve:
     """Lets names of files through that may be images, and counts the others.
 
-    Attributes
-    ----------
-    top : str or None
-        The class folder that is walked, with a slash at its end.
-    inside : Counter of str
-        Images in each folder that lies in a class folder beside images, by its path.
+    `top` is the class folder that is walked, `inside` the images in each folder that lies in one beside images.
     """
 
     def __init__(self) -> None:

@@ -26,18 +26,8 @@ _DEEP = 16
 
 
 class Look(NamedTuple):
-    """What lies in a folder.
-
-    Attributes
-    ----------
-    folders : sequence of str
-        Names of its folders, in order; of a folder with an image it may be some of them.
-    image : str or None
-        A file that may be an image.
-    other : str or None
-        A file that is certainly none.
-    tables : sequence of str
-        Files that may be tables; of a folder that was looked into as a whole.
+    """What lies in a folder: its folders (in one with an image, maybe some), a file that may be an `image`, an `other`
+    one that is certainly none; of a folder that was looked into as a whole, files that may be `tables`.
     """
 
     folders: Sequence[str]

@@ -89,18 +89,8 @@ class _Version(NamedTuple):
 def joined_versions(where: str, items: Items) -> Items:
     """Return items in which versions of one image are a group, so that no draw divides them; say what they are.
 
-    Parameters
-    ----------
-    where : str
-        The source, for messages.
-    items : Items
-        Its images. If some have groups already, nothing is grouped.
-
-    Returns
-    -------
-    Items
-        With groups for files of one folder that have one name but for the ending or for words such as ``_flip``; of
-        copies of one class in any folder, too, if that name is more than a number.
+    That is files of one folder that have one name but for the ending or for words such as ``_flip``; and copies of one
+    class in any folder, if that name is more than a number. If items have groups already, nothing is grouped.
     """
     families = _families(items)
     if not families:

@@ -76,22 +76,10 @@ FOLDS = frozenset({"fold", "folds", "kfold", "cvfold", "foldid"})
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns mean what.
+    """Which columns mean what; `finder` finds the files that the cells of `image` mean.
 
-    Attributes
-    ----------
-    finder : Finder
-        Finds the files that the cells of `image` mean.
-    image : int
-        Of the images.
-    labels : tuple of int
-        Of the classes: none, one, or several of which one has to be chosen.
-    one_hot : bool
-        Whether each of `labels` is a class, and its cells say whether an image is of it.
-    split, group : int or None
-        Of the splits and of the groups.
-    headless : bool
-        Whether the first row is an image and names no columns.
+    Of several `labels` one has to be chosen, or each is a class (`one_hot`); a `headless` table's first row is an
+    image.
     """
 
     finder: Finder

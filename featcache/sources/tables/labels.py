@@ -56,13 +56,7 @@ def check_one_hot(table: Table, columns: Columns) -> None:
 
 
 def one_label_column(table: Table, columns: Columns) -> int:
-    """Return the column of the labels among several that name the same classes: one with text, if there is one.
-
-    Raises
-    ------
-    SourceError
-        If they do not.
-    """
+    """Return the column of the labels among several that name the same classes: one with text, if there is one."""
     first, *others = columns.labels
     there: list[dict[str, str]] = [{} for _ in others]
     back: list[dict[str, str]] = [{} for _ in others]
@@ -90,18 +84,8 @@ def one_label_column(table: Table, columns: Columns) -> int:
 def check_labels(path: Path, items: Items, column: str, *, headless: bool = False, part: bool = False) -> None:
     """Raise `SourceError` if labels are no classes; warn where they may not be meant so.
 
-    Parameters
-    ----------
-    path : Path
-        The table.
-    items : Items
-        What it lists.
-    column : str
-        The name of the labels' column.
-    headless : bool
-        Whether nobody says that it is the labels.
-    part : bool
-        Whether other tables belong to it: then a class may have one image here.
+    In a `headless` table nobody says that it is the labels; of a `part` other tables belong to it: then a class may
+    have one image here.
     """
     names, counts = items.labels.names, np.bincount(items.labels.codes[items.labels.codes >= 0])
     where, labelled = f"{str(path)!r}: the labels in {column!r}", int(counts.sum())

@@ -33,27 +33,9 @@ class Finder:
     """Finds files by names in a column of a table.
 
     A name is that of a file as it stands; without white space around it; with ``/`` for a back-slash; without the
-    file's extension; or in another Unicode normal form. What two files fit is not found.
-
-    Parameters
-    ----------
-    folder : str
-        The table's; what paths that are found are relative to.
-    images : str or None
-        The folder that holds the images; None: the table's folder, or the one below it that has files of these names.
-    cells : sequence of str
-        What the first rows say: where the images lie is decided by these.
-
-    Attributes
-    ----------
-    hits : int
-        For how many of the first of `cells` there is a file.
-    tried : list of str
-        The first of `cells`, those that are empty left out.
-    among : list of str
-        Folders below the table's that have files of these names, if there are several: none was chosen.
-    base : str
-        Where names are looked for, relative to `folder`; empty is `folder` itself.
+    file's extension; or in another Unicode normal form. What two files fit is not found. The first of `cells` decide
+    where the images lie: `hits` is for how many of the `tried` ones there is a file, in `base` (relative to the table's
+    folder); `among` are several folders below it that have files of these names: none was chosen.
     """
 
     def __init__(self, folder: str, images: str | None, cells: Sequence[str]) -> None:

@@ -38,25 +38,11 @@ _LABEL_WORDS = re.compile(r"[\W_]*(labels?|annotations?|metadata|meta|list|info|
 
 
 def metadata_source(tree: Folders, options: SourceOptions) -> FileSource | None:
-    """Return the source of a folder whose images are listed by tables in it.
+    """Return the source of a folder whose images are listed by tables in it; None if no table in it is about its
+    images.
 
-    Parameters
-    ----------
-    tree : Folders
-        A folder with ``metadata.csv`` or ``metadata.jsonl``; with images and one table that lists them; with a table
-        for each split, named as it (``train.csv``, ``test_labels.csv``); or with folders of splits, each of them so.
-    options : SourceOptions
-        As `featcache.sources.tables.tables.table_source` has them, and `exclude`.
-
-    Returns
-    -------
-    FileSource or None
-        None if no table in it is about its images.
-
-    Raises
-    ------
-    SourceError
-        If tables are wrong, or several could be meant, or one that names images lists none that is there.
+    That is ``metadata.csv`` or ``metadata.jsonl``; one table beside the images it lists; a table for each split, named
+    as it (``train.csv``, ``test_labels.csv``); or folders of splits, each of them so.
     """
     root, top = Path(tree.where), tree.content("")
     parts = _parts(tree, top, options) or _split_parts(tree, options)
@@ -86,12 +72,8 @@ def _warn_of_folders(where: str, items: Items) -> None:
 
 
 def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
-    """Say which files beside the folders of splits are not read.
-
-    Raises
-    ------
-    SourceError
-        If no image has a label, and a table is among the files: its labels would be lost.
+    """Say which files beside the folders of splits are not read; refuse that if no image has a label and one is a
+    table.
     """
     top = tree.content("")
     others = [name for name in top.files if not IMAGE_NAME.search(name) and not _EXPLAINS.match(name)]

@@ -38,24 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -> tuple[Table, Columns]:
-    """Return a table and what its columns mean.
-
-    Parameters
-    ----------
-    path : Path
-        Its file.
-    options : SourceOptions
-        May name columns and the folder of the images.
-    labelled : bool
-        Whether it matters what the labels are; without, columns that may be labels are not asked about.
-
-    Raises
-    ------
-    SourceError
-        If the table cannot be read, or its columns could mean several things.
-    OptionError
-        If it has no column of a name that was given.
-    """
+    """Return a table and what its columns mean; without `labelled`, columns that may be labels are not asked about."""
     table = open_table(path, [*WANTED, *map(squashed, filter(None, [options.image_column]))])
     images = None if options.images is None else str(options.images)
     folder = str(path.absolute().parent)
@@ -152,13 +135,7 @@ def _group(table: Table, taken: set[int]) -> int | None:
 
 
 def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, ...], bool]:
-    """Return the columns that may be the classes, and whether each is a class of its own.
-
-    Raises
-    ------
-    SourceError
-        If there is none, and columns that could be.
-    """
+    """Return the columns that may be the classes, and whether each is a class of its own."""
     for names in LABELS:
         if found := named(table, names, taken):
             return tuple(found), False

@@ -39,18 +39,9 @@ Row = tuple[int, list[str]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table's file.
+    """A table's file: names of its columns, without white space around them, and cells of its first rows.
 
-    Attributes
-    ----------
-    path : Path
-        The file.
-    header : list of str
-        Names of the columns without white space around them; of a CSV file the first row, whatever that is.
-    sample : list of list of str
-        The cells of the first rows after the header that have as many as it.
-    encoding, delimiter, spaced, skip
-        How a CSV file is written (`skip` lines are before its header); `delimiter` is None for JSON lines.
+    Of a CSV file the header is the first row, whatever that is, after `skip` lines; of JSON lines `delimiter` is None.
     """
 
     path: Path
@@ -62,19 +53,8 @@ class Table:
     skip: int = 0
 
     def rows(self, problems: Problems | None = None, *, first: bool = False) -> Iterator[Row]:
-        """Yield all rows that have a cell for each column, noting those that have not.
-
-        Parameters
-        ----------
-        problems : Problems, optional
-            Where rows are noted that are too short or too long, or no JSON object.
-        first : bool
-            Whether the first row is one of them, as it is no header.
-
-        Raises
-        ------
-        SourceError
-            If the file cannot be read.
+        """Yield all rows that have a cell for each column, noting those that have not; `first` takes the header for
+        one, too.
         """
         noted = Problems() if problems is None else problems
         try:
@@ -115,20 +95,9 @@ class Table:
 
 
 def open_table(path: Path, wanted: Sequence[str]) -> Table:
-    """Return a table's file, looked at but not read whole.
+    """Return a table's file, looked at but not read whole; `wanted` names of columns should be in its header.
 
-    Parameters
-    ----------
-    path : Path
-        JSON lines if its name ends so, else CSV: in UTF-8, or in what its byte order mark says; divided by comma,
-        semicolon, tab, bar, colon or white space.
-    wanted : sequence of str
-        Names of columns as `squashed` gives them, one of which should be in the header.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read, is empty, or is no text.
+    CSV is UTF-8, or what its byte order mark says; divided by comma, semicolon, tab, bar, colon or white space.
     """
     try:
         if path.suffix.lower() in JSON_LINES:

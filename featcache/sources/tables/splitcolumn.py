@@ -33,13 +33,7 @@ _TOLD = frozenset(SPLITS[1]) - {"dataset", "usage", "phase", "datensatz", "jeu"}
 
 
 def split_column(table: Table, options: SourceOptions, taken: set[int], labelled: bool) -> int | None:
-    """Return the column of the splits; without `labelled` nothing is said of columns that may be it.
-
-    Raises
-    ------
-    SourceError
-        If several could be it, or one has names of splits and a few others.
-    """
+    """Return the column of the splits; without `labelled` nothing is said of columns that may be it."""
     found = named(table, SPLITS[0], taken)
     if not found:
         for column in named(table, SPLITS[1], taken):

@@ -40,32 +40,11 @@ TABLE_OPTIONS = ("splits", "images", "image_column", "label_column", "split_colu
 
 
 def table_source(path: Path, options: SourceOptions = NO_OPTIONS, *, labelled: bool = True) -> FileSource:
-    """Return the source that a table lists.
+    """Return the source that a table lists, in its order; paths are relative to its folder.
 
-    Parameters
-    ----------
-    path : Path
-        CSV, with any usual delimiter and a header, see `headers`; or JSON lines, one object a line,
-        whose keys are the columns. Columns that mean nothing here are not read. Without a header: a column of files,
-        alone or beside one of labels. Text is UTF-8, UTF-16 with a byte order mark, or else cp1252. A cell that is
-        empty means none.
-    options : SourceOptions
-        May name columns, the folder of the images, and what splits are called.
-    labelled : bool
-        Whether the labels matter; False where images are to be predicted.
-
-    Returns
-    -------
-    FileSource
-        In the table's order; paths are relative to its folder.
-
-    Raises
-    ------
-    SourceError
-        If the table cannot be read, lists nothing, or its columns could mean several things; all rows with missing
-        files, paths that are named twice, unknown splits or too few or too many fields are reported together.
-    OptionError
-        If it has no column, or no split, of a name that was given.
+    CSV has any usual delimiter and a header, see `headers`, or none (a column of files, alone or beside one of labels);
+    of JSON lines, keys are the columns. Text is UTF-8, UTF-16 with a byte order mark, or else cp1252. An empty cell
+    means none. What is wrong with rows is reported together. Without `labelled`, images are to be predicted.
     """
     options.check("a table", *TABLE_OPTIONS)
     items = table_items(path, options, labelled=labelled)

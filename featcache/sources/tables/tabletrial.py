@@ -37,19 +37,7 @@ def that_list_files(
 ) -> dict[str, str | None]:
     """Return the tables that list files which exist, and the folder of a split that has them if it is that.
 
-    Parameters
-    ----------
-    folder, top, tables
-        Where the tables lie, what else lies there, and their names.
-    options : SourceOptions
-        How tables are read.
-    splits, near : mapping of str to str
-        Of tables that are named as a split: the split, and its folder.
-
-    Raises
-    ------
-    SourceError
-        If one is about images and lists none that is there; or if none lists any, beside images.
+    Of tables that are named as a split, `splits` has the split and `near` its folder.
     """
     found: dict[str, str | None] = {}
     beside = has_images(top)
