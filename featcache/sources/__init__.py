@@ -17,8 +17,7 @@ from featcache.sources.source import (
     folder_name,
     read_image,
 )
-from featcache.sources.splits import SplitPolicy
-from featcache.sources.trained import group_identity, why_left_out
+from featcache.sources.splits import SplitPolicy, group_identity, why_left_out
 
 __all__ = [
     "SPLITS",

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from featcache.errors import SourceError
 from featcache.files.publishing import change_stamp
 from featcache.sources.columns import Texts, Words
+from featcache.sources.messages import reason
 from featcache.sources.names import known_splits
 from featcache.sources.source import SPLITS, Item, Items, counted, label_name, stamp
 
@@ -59,11 +60,10 @@ class Part:
             stamps = changes = np.fromiter(map(stamp, counted(self.images, location)), np.int64, n)
         else:
             stamps, changes = (np.broadcast_to(np.int64(number), n) for number in self.stamp)
-        return Items(
-            Texts.of(f"{prefix}{index:06d}" for index in range(n)), Words.of(self.labels),
-            Words(none + 1, [self.split]) if self.split else Words(none, []), Words(none, []),
-            np.broadcast_to(np.int64(size), n), stamps, np.arange(first, first + n), changes,
-        )  # fmt: skip
+        splits = Words(none + 1, [self.split]) if self.split else Words(none, [])
+        words = Words.of(self.labels), splits, Words(none, [])
+        numbers = np.broadcast_to(np.int64(size), n), stamps, np.arange(first, first + n), changes
+        return Items(Texts.of(f"{prefix}{index:06d}" for index in range(n)), *words, *numbers)
 
 
 class PartsSource:
@@ -264,8 +264,7 @@ def _mapped(file: IO[bytes], start: int, length: int) -> Array:
 
 
 def _damaged(where: str, error: BaseException) -> SourceError:
-    reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())[:200]
-    return SourceError(f"Expected sound arrays. Received: {where}: {reason}. Write it again with numpy.")
+    return SourceError(f"Expected sound arrays. Received: {where}: {reason(error)}. Write it again with numpy.")
 
 
 def _shown(names: Iterable[str]) -> str:

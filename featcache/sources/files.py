@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 from featcache.errors import ImageError, SourceError, one_line
 from featcache.files.publishing import change_stamp
+from featcache.sources.messages import Problems
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.source import Item, Items, Problems, counted, sole_content
+from featcache.sources.source import Item, Items, counted, sole_content
 
 MISSING = "missing files"
 
 
 class FileSource:
-    """Files below a root; `origin` is what lists them, and gives the source its name and location (default: the root)."""
+    """Files below a root; `origin` (default: it) is what lists them, and gives the source its name and location."""
 
     sequential = False
 
@@ -62,6 +63,15 @@ def item_of(
 ) -> Item:
     """Return the item of a file with such a status."""
     return Item(path, label, split, status.st_size, status.st_mtime_ns, group, place, change_stamp(status))
+
+
+def item_at(place: str, path: str, label: str | None = None, split: str | None = None) -> Item:
+    """Return the item of a file that a folder lists; a dangling link, too, so that reading it gives the reason."""
+    try:
+        status = os.stat(place)  # noqa: PTH116  # half the time of Path.stat
+    except OSError:
+        status = os.lstat(place)
+    return item_of(path, status, label, split)
 
 
 class Named(NamedTuple):

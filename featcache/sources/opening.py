@@ -17,19 +17,18 @@ import numpy.typing as npt
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
 from featcache.sources.files import FileSource
-from featcache.sources.folders.folders import Folders, content, files_source, folder_source
-from featcache.sources.folders.likeness import slips, twins
-from featcache.sources.folders.series import warn_of_series, warn_of_split_names
-from featcache.sources.folders.trees import number_of
-from featcache.sources.folders.versions import joined_versions
+from featcache.sources.folders.folders import files_source, folder_source
+from featcache.sources.folders.hints import slips, twins
+from featcache.sources.folders.trees import Folders, content
+from featcache.sources.folders.versions import joined_versions, warn_of_series, warn_of_split_names
+from featcache.sources.messages import number_of
 from featcache.sources.named import NAMED, named_source
-from featcache.sources.names import Exclusion
+from featcache.sources.names import TABLES, TAR_NAME, Exclusion
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.packed import SUFFIXES
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables.metadata import check_unread, metadata_source
-from featcache.sources.tables.tables import TABLES, table_source
+from featcache.sources.tables.tables import table_source
 from featcache.sources.tars import TarSource
 
 log = logging.getLogger(__name__)
@@ -89,10 +88,6 @@ def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None
     return _of_classes(opened, wanted)
 
 
-def _unlabelled(name: str, options: SourceOptions) -> Source:
-    return _named(name, options) if _is_set(name) else _at(Path(name), options, labelled=False)
-
-
 def _is_set(name: str) -> bool:
     """Whether a name means a set; what lies here under that name wins, and it is said."""
     if name in NAMED and os.path.lexists(name):
@@ -107,29 +102,29 @@ def _named(name: str, options: SourceOptions) -> Source:
 
 
 def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
-    known = class_names(opened.items)
+    """Return a source with the wanted classes only, and say which of all are hardly different by name."""
+    known, where = class_names(opened.items), opened.location
     for group in twins(known):
-        log.warning("%s: classes whose names look alike are kept apart: %s", opened.location,
-                    ", ".join(map(ascii, group)))  # fmt: skip
+        log.warning("%s: classes whose names look alike are kept apart: %s", where, ", ".join(map(ascii, group)))
     if isinstance(opened.items, Items):
-        counts = np.bincount(opened.items.labels.codes[opened.items.labels.codes >= 0], minlength=len(known)).tolist()
-        for rare, common in slips(dict(zip(known, counts, strict=True))):
-            said = (f"{name!r} ({number_of(counts[known.index(name)], 'image', 'images')})" for name in (rare, common))
-            log.warning("%s: the class %s may be %s: they are kept apart", opened.location, *said)
+        counts = dict(zip(known, opened.items.labels.counts.tolist(), strict=True))
+        for pair in slips(counts):
+            rare, common = (f"{name!r} ({number_of(counts[name], 'image', 'images')})" for name in pair)
+            log.warning("%s: the class %s may be %s: they are kept apart", where, rare, common)
     if wanted is None:
         return opened
     if not wanted:
-        raise OptionError(f"Expected at least one of the classes of {opened.location}. Received: none.")
+        raise OptionError(f"Expected at least one of the classes of {where}. Received: none.")
     for name in wanted:
         if name not in known:
-            raise OptionError(f"Expected classes of {opened.location}. Received: {name!r} ({nearest(name, known)}).")
+            raise OptionError(f"Expected classes of {where}. Received: {name!r} ({nearest(name, known)}).")
     listed = Items.of(opened.items)
     return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
 
-def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True) -> Source:
-    opened = _opened(path, options, classes, labelled=labelled)
-    if labelled and isinstance(opened, FileSource | TarSource):
+def _at(path: Path, options: SourceOptions, classes: Collection[str] | None) -> Source:
+    opened = _opened(path, options, classes)
+    if isinstance(opened, FileSource | TarSource):
         warn_of_series(str(path), opened.items)
         if options.split_column is None:
             warn_of_split_names(str(path), opened.items)
@@ -143,7 +138,7 @@ def _opened(
     if path.is_dir():
         tree = Folders(path, Exclusion(options.exclude))
         top = tree.content("")
-        tars = [path / name for name in top.files if SUFFIXES.search(name)]
+        tars = [path / name for name in top.files if TAR_NAME.search(name)]
         if tars and not top.folders:
             return TarSource(tars, path, options, classes=classes, labelled=labelled)
         if not top.folders and any(map(_is_array_name, top.files)):
@@ -156,7 +151,7 @@ def _opened(
             check_unread(tree, source, options)
         return source
     if path.is_file():
-        if SUFFIXES.search(path.name):
+        if TAR_NAME.search(path.name):
             return TarSource([path], path, options, classes=classes, labelled=labelled)
         if path.suffix.lower() == ".npz":
             options.check("arrays")
@@ -190,7 +185,10 @@ def open_images(
             options.check("images and folders", "exclude")
             parts.append(("", files_source(group, exclude=options.exclude)))
         else:
-            parts += [(f"{os.fspath(one)}/", _unlabelled(os.fspath(one), options)) for one in group]
+            for one in group:
+                name = os.fspath(one)
+                opened = _named(name, options) if _is_set(name) else _opened(Path(name), options, labelled=False)
+                parts.append((f"{name}/", opened))
     if len(parts) == 1:
         return parts[0][1]
     return _Chain(parts) if parts else files_source([])
@@ -221,11 +219,11 @@ def _is_plain(given: str | os.PathLike[str]) -> bool:
         return False
     if path.is_dir():
         top = content(path)
-        tars, arrays = (any(map(is_one, top.files)) for is_one in (SUFFIXES.search, _is_array_name))
+        tars, arrays = (any(map(is_one, top.files)) for is_one in (TAR_NAME.search, _is_array_name))
         return bool(top.folders) or tars == arrays or any(map(_is_image_name, top.files))
     if not path.exists():
         return True
-    return not (SUFFIXES.search(path.name) or path.suffix.lower() in (".npz", *TABLES))
+    return not (TAR_NAME.search(path.name) or path.suffix.lower() in (".npz", *TABLES))
 
 
 def _is_array_name(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ class SourceOptions(ReadingOptions):
     def split_of(self) -> dict[str, str]:
         """The split of each name that was given for one, in the order given."""
         return {name: split for split, names in (self.splits or {}).items() for name in names}
+
+    def known_splits(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the split that each of some names means: as the options say, else by itself."""
+        every = list(names)
+        return known_splits(every) | {name: split for name, split in self.split_of.items() if name in every}
 
     @property
     def given(self) -> list[str]:

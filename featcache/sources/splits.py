@@ -1,21 +1,20 @@
-"""Who is in which split: what the source says, else a draw by the image's content."""
+"""Who is in which split: what the source says, else a draw by the image's content; and who counts in scores."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import OptionError
-from featcache.sources.columns import PIECE, Ints, Words
+from featcache.sources.columns import PIECE, Ints, Words, encoded
 from featcache.sources.digests import Digests
 from featcache.sources.source import SPLITS, Item, Items, Source
-from featcache.sources.trained import group_identity
 
 RANKED_BELOW = 200
 """Classes with fewer images are split by rank: the wanted number of images with the smallest draws."""
@@ -118,10 +117,8 @@ class SplitPolicy:
         if len(codes):
             named = Digests.of(group_identity(items.groups.names[code]) for code in codes.tolist())
             identities[groups >= 0] = named.rows[at]
-        pairs, first = np.unique(
-            np.concatenate([identities, labels.astype(">i4").view(np.uint8).reshape(-1, 4)], axis=1),
-            axis=0, return_index=True,
-        )  # fmt: skip
+        both = np.concatenate([identities, labels.astype(">i4").view(np.uint8).reshape(-1, 4)], axis=1)
+        pairs, first = np.unique(both, axis=0, return_index=True)
         same = np.all(pairs[1:, :32] == pairs[:-1, :32], axis=1)
         several = np.append(False, same) | np.append(same, False)
         across = np.isin(groups[first], _groups_of_several_classes(items))
@@ -255,3 +252,18 @@ def _taken(draws: npt.NDArray[np.float64], share: float, most: int, *, slack: in
         most_of += n - (_EXACT_BELOW - 1)
     plain = int(np.searchsorted(draws, share))
     return max(0, min(max(plain, least), most_of, most))
+
+
+def group_identity(group: str) -> bytes:
+    """Return 32 bytes that stand for a group: SHA-256 of its name."""
+    return hashlib.sha256(encoded(group)).digest()
+
+
+def why_left_out(trained_on: Set[bytes], item: Item, identity: bytes) -> Literal["copy", "member"] | None:
+    """Return why an image does not count in a model's scores, None if it counts: it is a copy of a training image, or
+    its group has training images. `trained_on` has digests of images and identities of groups, `identity` is its
+    digest.
+    """
+    if identity in trained_on:
+        return "copy"
+    return "member" if item.group is not None and group_identity(item.group) in trained_on else None

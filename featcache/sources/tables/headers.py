@@ -3,60 +3,61 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from featcache.errors import SourceError
+from featcache.sources.messages import shown
+from featcache.sources.names import each_word
 from featcache.sources.tables.lookup import Finder
 from featcache.sources.tables.rows import Table, squashed
 
 IMAGES = (
-    ("path", "file", "filename", "filepath", "imagepath", "imgpath", "imagefile", "imagefilename", "imagefilepath",
-     "imagename", "imgname", "imgfile", "relativepath", "relpath", "fname", "filenames", "files", "paths"),
-    ("image", "images", "img", "photo", "picture"),
-    ("imageid", "imgid", "photoid", "fileid", "imageindex", "id", "uuid", "key"),
+    each_word(
+        """path file filename filepath imagepath imgpath imagefile imagefilename imagefilepath imagename imgname imgfile
+        relativepath relpath fname filenames files paths"""
+    ),
+    each_word("image images img photo picture"),
+    each_word("imageid imgid photoid fileid imageindex id uuid key"),
     ("name",),
-)  # fmt: skip
+)
 """Names of the column with the images, as `squashed` gives them, the surest first."""
 
 LABELS = (
-    ("label", "labels", "class", "classes", "classname", "classlabel", "labelname", "category", "categoryname",
-     "target", "targetname", "species", "breed", "variety", "cultivar", "diagnosis", "dx", "disease", "finding",
-     "findinglabels", "emotion", "expression", "groundtruth", "classid", "labelid", "categoryid", "targetid",
-     "classindex", "classidx", "labelindex", "labelidx"),
+    each_word(
+        """label labels class classes classname classlabel labelname category categoryname target targetname species
+        breed variety cultivar diagnosis dx disease finding findinglabels emotion expression groundtruth classid labelid
+        categoryid targetid classindex classidx labelindex labelidx"""
+    ),
     ("tag", "tags", "condition"),
-)  # fmt: skip
+)
 """Names of the column with the classes, the surer ones first."""
 
 SPLITS = (
-    ("split", "splits", "datasplit", "datasetsplit", "splitname"),
-    (
-        "set", "subset", "usage", "partition", "phase", "dataset", "conjunto", "subconjunto", "particion", "partición",
-        "partição", "particao", "divisão", "divisao", "teilmenge", "aufteilung", "datensatz", "ensemble", "jeu",
-        "sousensemble", "insieme", "sottoinsieme", "partizione", "suddivisione",
+    each_word("split splits datasplit datasetsplit splitname"),
+    each_word(
+        """set subset usage partition phase dataset conjunto subconjunto particion partición partição particao divisão
+        divisao teilmenge aufteilung datensatz ensemble jeu sousensemble insieme sottoinsieme partizione suddivisione"""
     ),
-)  # fmt: skip
+)
 """Names of the column with the splits; the latter if it has names of splits. A fold is no split."""
 
-GROUPS = (("group", "groups", "groupid", "groupname"), ("patient", "patientid", "subjectid", "participantid"))
+GROUPS = (each_word("group groups groupid groupname"), each_word("patient patientid subjectid participantid"))
 """Names of the column with the groups, the surest first."""
 
-MAYBE_GROUPS = frozenset(
-    word + end
-    for word in ("subject", "person", "individual", "lesion", "case", "study", "series", "session", "scene", "video",
-                 "clip", "sequence", "track", "animal", "specimen", "plant", "slide",
-                 "identity", "sample", "burst", "donor", "mouse", "seq", "sourcevideo", "originalimage", "parent",
-                 "scan", "pid", "user", "camera", "eye", "volunteer", "wsi", "recording", "sourceimage", "tileof")
-    for end in ("", "id", "no", "nr", "number", "name")
-)  # fmt: skip
+_GROUPED = each_word(
+    """subject person individual lesion case study series session scene video clip sequence track animal specimen plant
+    slide identity sample burst donor mouse seq sourcevideo originalimage parent scan pid user camera eye volunteer wsi
+    recording sourceimage tileof"""
+)
+MAYBE_GROUPS = frozenset(word + end for word in _GROUPED for end in ("", "id", "no", "nr", "number", "name"))
 """Names of columns that may tell which images belong together, and may be anything else."""
 
-WANTED = tuple(name for names in IMAGES for name in names)
+WANTED = sum(IMAGES, ())
 SURE_IMAGES = frozenset(WANTED) - {"id", "uuid", "key", "name"}
 """Names of columns that are of images, and of nothing else that has a name or a number."""
 
-LABEL_NAMES = frozenset(name for names in LABELS for name in names)
+LABEL_NAMES = frozenset(sum(LABELS, ()))
 
 DICOM = "The files here are DICOM (.dcm), which is not read: save the images as PNG."
 
@@ -66,7 +67,7 @@ NO_COLUMN = "none"
 _INDEX = re.compile(r"(unnamed[\s:_]*\d*|index|rownames|\.\.\.1|x\.?\d*|#)?", re.IGNORECASE)
 """Names of columns that programs write with the numbers of the rows."""
 
-MEANT = frozenset(name for tiers in (LABELS, SPLITS[:1], GROUPS) for names in tiers for name in names)
+MEANT = LABEL_NAMES.union(SPLITS[0], *GROUPS)
 """Names of columns that mean something else than images."""
 
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "0,0": False, "1,0": True, "false": False, "true": True}
@@ -96,17 +97,6 @@ def flag(cell: str) -> bool | None:
     return _FLAGS.get(cell.strip().lower())
 
 
-def names_shown(names: Iterable[str]) -> str:
-    """Return names of columns for a message, the first twenty."""
-    listed = [repr(name) for name in names]
-    return ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
-
-
-def as_word(text: str) -> str:
-    """Return a text as a shell takes it, on one line."""
-    return shlex.quote(text) if text.isprintable() else repr(text)
-
-
 def is_row_number(name: str) -> bool:
     """Whether a column has a name that programs give to the numbers of the rows."""
     return _INDEX.fullmatch(name) is not None
@@ -114,7 +104,7 @@ def is_row_number(name: str) -> bool:
 
 def ask(table: Table, what: str, columns: Iterable[int], role: str) -> SourceError:
     """Return the error that asks which of some columns has a role."""
-    names = names_shown(table.header[i] for i in columns)
+    names = shown((table.header[i] for i in columns), 20)
     return SourceError(f"{str(table.path)!r}: {what}: {names}. Choose one with --{role}-column.")
 
 

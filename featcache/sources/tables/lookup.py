@@ -14,13 +14,11 @@ from functools import lru_cache
 
 from featcache.errors import SourceError
 from featcache.sources.files import MISSING, Found
-from featcache.sources.folders.folders import content
+from featcache.sources.folders.trees import Content, content
+from featcache.sources.names import IMAGE_NAME
 from featcache.sources.tables.rows import readable
 
 log = logging.getLogger(__name__)
-
-IMAGE_NAME = re.compile(r"\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|heic|p[bgnp]m)$", re.IGNORECASE)
-"""What names of images end in."""
 
 SEVERAL, NO_ZEROS = "names that several files have", "numbers without the leading zeros of their files"
 
@@ -165,11 +163,8 @@ class Finder:
 
 def has_dicom(folder: str) -> bool:
     """Whether DICOM files are in a folder or in those below it."""
-    for here in itertools.chain([""], itertools.islice(_folders(folder), _FOLDERS)):
-        with suppress(SourceError):
-            if any(name.lower().endswith((".dcm", ".dicom")) for name in content(f"{folder}/{here}").files):
-                return True
-    return False
+    names = (name for _, inside in _contents(folder) for name in inside.files)
+    return any(name.lower().endswith((".dcm", ".dicom")) for name in names)
 
 
 def _key(name: str) -> str:
@@ -182,42 +177,41 @@ def _names(folder: str) -> tuple[tuple[str, ...], dict[str, list[str]]]:
     """Return how names of images in a folder end, and its names that are not ASCII by their composed form."""
     endings: dict[str, None] = {}
     forms: dict[str, list[str]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.isascii():
-                    forms.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.name)
-                if ending := IMAGE_NAME.search(entry.name):
-                    endings[ending[0]] = None
-    except (OSError, ValueError):
-        pass
+    for name in _listed(folder):
+        if not name.isascii():
+            forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        if ending := IMAGE_NAME.search(name):
+            endings[ending[0]] = None
     return tuple(endings), forms
 
 
 def _numbered(folder: str) -> frozenset[int]:
     """Return the numbers that names of images in a folder are, written with leading zeros."""
-    try:
-        with os.scandir(folder) as entries:
-            stems = (IMAGE_NAME.sub("", entry.name) for entry in entries)
-            return frozenset(int(stem) for stem in stems if stem.startswith("0") and stem.isdecimal())
-    except (OSError, ValueError):
-        return frozenset()
+    stems = (IMAGE_NAME.sub("", name) for name in _listed(folder))
+    return frozenset(int(stem) for stem in stems if stem.startswith("0") and stem.isdecimal())
+
+
+def _listed(folder: str) -> Iterator[str]:
+    with suppress(OSError, ValueError), os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries)
 
 
 def _all_below(folder: str) -> dict[str, str | None]:
     """Return the path of each image below a folder by its name, and by its name up to the dot; None if two have it."""
     found: dict[str, str | None] = {}
-    for here in itertools.chain([""], itertools.islice(_folders(folder, deep=True), _FOLDERS)):
-        try:
-            files = content(os.path.join(folder, here)).files  # noqa: PTH118
-        except SourceError:
-            continue
-        for name in files:
-            if IMAGE_NAME.search(name):
-                plain = unicodedata.normalize("NFC", name)
-                for key in (plain, IMAGE_NAME.sub(".", plain)):
-                    found[key] = None if key in found else os.path.join(here, name)  # noqa: PTH118
+    for here, inside in _contents(folder, deep=True):
+        for name in filter(IMAGE_NAME.search, inside.files):
+            plain = unicodedata.normalize("NFC", name)
+            for key in (plain, IMAGE_NAME.sub(".", plain)):
+                found[key] = None if key in found else os.path.join(here, name)  # noqa: PTH118
     return found
+
+
+def _contents(folder: str, *, deep: bool = False) -> Iterator[tuple[str, Content]]:
+    """Yield a folder ("") and those below it, as `_folders` does, with what lies in them."""
+    for here in itertools.chain([""], itertools.islice(_folders(folder, deep=deep), _FOLDERS)):
+        with suppress(SourceError):
+            yield here, content(os.path.join(folder, here))  # noqa: PTH118
 
 
 def _folders(folder: str, *, deep: bool = False) -> Iterator[str]:
@@ -226,10 +220,9 @@ def _folders(folder: str, *, deep: bool = False) -> Iterator[str]:
     for here, depth in waiting:
         if depth == 2 and not deep:
             continue
-        try:
+        names: list[str] = []
+        with suppress(SourceError):
             names = content(os.path.join(folder, here)).folders  # noqa: PTH118
-        except SourceError:
-            continue
         for name in names:
             path = os.path.join(here, name)  # noqa: PTH118
             yield path

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from featcache.errors import OptionError, SourceError, nearest
-from featcache.sources.names import known_splits
+from featcache.sources.messages import quoted, shown
+from featcache.sources.names import IMAGE_NAME, known_splits
 from featcache.sources.options import SourceOptions
+from featcache.sources.source import SPLITS as ORDER
 from featcache.sources.tables.headers import (
+    DICOM,
     FOLDS,
     GROUPS,
     IMAGES,
@@ -18,23 +23,29 @@ from featcache.sources.tables.headers import (
     MAYBE_GROUPS,
     MEANT,
     NO_COLUMN,
+    SPLITS,
     WANTED,
     Columns,
     are_flags,
-    as_word,
     ask,
     flag,
     flag_name,
     is_row_number,
     named,
-    names_shown,
 )
-from featcache.sources.tables.imagecolumn import check_place, image_column
-from featcache.sources.tables.lookup import IMAGE_NAME, Finder
-from featcache.sources.tables.rows import Table, open_table, squashed
-from featcache.sources.tables.splitcolumn import split_column
+from featcache.sources.tables.lookup import Finder, has_dicom
+from featcache.sources.tables.rows import Table, distinct, open_table, squashed
 
 log = logging.getLogger(__name__)
+
+_LOOKED_AT = 50
+"""Columns of other names that are tried as the images."""
+
+_FEW = 8
+"""Words in a column that may be those of splits."""
+
+_TOLD = frozenset(SPLITS[1]) - {"dataset", "usage", "phase", "datensatz", "jeu"}
+"""Names of columns that hardly mean anything but a split."""
 
 
 def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -> tuple[Table, Columns]:
@@ -50,22 +61,24 @@ def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -
     def finder(column: int, first: Iterable[str] = ()) -> Finder:
         return Finder(folder, images, [*first, *(row[column] for row in table.sample)])
 
-    named = [getattr(options, f"{role}_column") for role in ("image", "label", "split", "group")]
-    if table.delimiter is not None and all(name in (None, NO_COLUMN) for name in named):
+    names = {role: getattr(options, f"{role}_column") for role in ("image", "label", "split", "group")}
+    if table.delimiter is not None and set(names.values()) <= {None, NO_COLUMN}:
         headless = _headless(table, finder)
         if headless is not None:
             return table, headless if options.label_column is None else replace(headless, labels=())
-    given = {role: _given(table, options, role) for role in ("image", "label", "split", "group")}
-    image = given["image"]
+    given = {role: _given(table, role, name) for role, name in names.items()}
+    image, split, group = given["image"], given["split"], given["group"]
     taken = {column for column in given.values() if column is not None}
     if image is None:
-        image, found = image_column(table, finder, taken)
+        image, found = _image(table, finder, taken)
     else:
         found = finder(image)
-        check_place(table, found, image)
+        _check_place(table, found, image)
     taken.add(image)
-    split = _unless_none(options.split_column, given["split"], lambda: split_column(table, options, taken, labelled))
-    group = _unless_none(options.group_column, given["group"], lambda: _group(table, taken))
+    if options.split_column is None:
+        split = _split(table, options, taken, labelled)
+    if options.group_column is None:
+        group = _group(table, taken)
     taken |= {column for column in (split, group) if column is not None}
     if labelled and split is None and group is None and options.group_column is None:
         _warn_of_groups(table, taken)
@@ -78,13 +91,8 @@ def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -
     return table, Columns(found, image, labels, one_hot, split, group)
 
 
-def _unless_none(name: str | None, given: int | None, guess: Callable[[], int | None]) -> int | None:
-    return guess() if name is None else given
-
-
-def _given(table: Table, options: SourceOptions, role: str) -> int | None:
-    """Return the column that an option names; None if it names none."""
-    name = getattr(options, f"{role}_column")
+def _given(table: Table, role: str, name: str | None) -> int | None:
+    """Return the column of a name that was given for a role; None if it is no column's, or none was given."""
     if name is None:
         return None
     columns = [i for i, one in enumerate(table.header) if one == name.strip()]
@@ -96,7 +104,7 @@ def _given(table: Table, options: SourceOptions, role: str) -> int | None:
     if name == NO_COLUMN and role != "image":
         return None
     raise OptionError(
-        f"{str(table.path)!r} has no column {name!r} for {role}_column, but {names_shown(table.header)} "
+        f"{str(table.path)!r} has no column {name!r} for {role}_column, but {shown(table.header, 20)} "
         f"({nearest(name, table.header)})."
     )
 
@@ -117,10 +125,10 @@ def _headless(table: Table, finder: Callable[..., Finder]) -> Columns | None:
     if len(files) > 1 or len(table.header) > 2:
         raise SourceError(
             f"{str(table.path)!r} has no line that names its {len(table.header)} columns: its first line is "
-            f"{names_shown(table.header)}. Add such a line at the top, for example path,label."
+            f"{shown(table.header, 20)}. Add such a line at the top, for example path,label."
         )
     [(column, found)] = files
-    check_place(table, found, column)
+    _check_place(table, found, column)
     return Columns(found, column, tuple(i for i in range(len(table.header)) if i != column), headless=True)
 
 
@@ -140,27 +148,23 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
         if found := named(table, names, taken):
             return tuple(found), False
     skipped = {name for names in IMAGES[:3] for name in names}
-    others = [
-        i for i, name in enumerate(table.header)
-        if i not in taken and not (squashed(name) in skipped and _are_different(table, i))
-        and not (is_row_number(name) and _are_numbers(table, i))
-        and any(row[i].strip() for row in table.sample)
-    ]  # fmt: skip
-    split_names = known_splits({flag_name(table.header[i]) for i in others})
-    flags = [
-        i
-        for i in others
-        if squashed(table.header[i]) not in FOLDS
-        and flag_name(table.header[i]) not in split_names
-        and are_flags(table, i)
-    ]
+    others = []
+    for i, name in enumerate(table.header):
+        cells = table.cells(i)
+        different = len(set(cells)) == len(cells)  # as names and numbers of images are
+        numbered = is_row_number(name) and different and all(map(str.isdecimal, cells))
+        if i not in taken and any(cells) and not numbered and not (squashed(name) in skipped and different):
+            others.append(i)
+    splits = known_splits({flag_name(table.header[i]) for i in others})
+    flags = [i for i in others if flag_name(table.header[i]) not in splits]
+    flags = [i for i in flags if squashed(table.header[i]) not in FOLDS and are_flags(table, i)]
     if len(flags) > 1:
         return tuple(flags), True
     if others and labelled:
-        name = as_word(next((table.header[i] for i in others if table.header[i]), "NAME"))
+        name = quoted(next((table.header[i] for i in others if table.header[i]), "NAME"))
         raise SourceError(
             f"It is not clear which column of {str(table.path)!r} is the label. Its columns: "
-            f"{names_shown(table.header)}. Choose one, such as --label-column {name}, or give --label-column none if "
+            f"{shown(table.header, 20)}. Choose one, such as --label-column {name}, or give --label-column none if "
             "the images have no labels."
         )
     return (), False
@@ -169,10 +173,11 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
 def _warn_of_groups(table: Table, taken: set[int]) -> None:
     """Say which column may tell what belongs together, as it has the name of that and each of it several times."""
     for column, name in enumerate(table.header):
-        cells = [row[column].strip() for row in table.sample if row[column].strip()]
+        cells = list(filter(None, table.cells(column)))
         if column not in taken and squashed(name) in MAYBE_GROUPS and 2 < len(set(cells)) < len(cells):
-            log.warning("%s: images of one %r may be in several splits, as that column is not read. If they belong "
-                        "together: --group-column %s", table.path, name, as_word(name))  # fmt: skip
+            advice = f"If they belong together: --group-column {quoted(name)}"
+            said = "may be in several splits, as that column is not read"
+            log.warning("%s: images of one %r %s. %s", table.path, name, said, advice)
             return
 
 
@@ -182,18 +187,148 @@ def _warn_of_others(table: Table, label: int, taken: set[int]) -> None:
     flags = [i for i in flags if squashed(table.header[i]) not in FOLDS and are_flags(table, i)]
     one = all(sum(flag(row[i]) or 0 for i in flags) == 1 for row in table.sample)
     if table.sample and label in flags and len(flags) > 1 and one:
-        log.warning("%s: %r is one of the columns %s with a single 1 in each row: the classes are what stands in it, "
-                    "such as %r. If each column is a class, leave out --label-column", table.path, table.header[label],
-                    names_shown(table.header[i] for i in flags), table.sample[0][label].strip())  # fmt: skip
+        names, cell = shown((table.header[i] for i in flags), 20), table.sample[0][label].strip()
+        log.warning(
+            f"{table.path}: {table.header[label]!r} is one of the columns {names} with a single 1 in each row: the "
+            f"classes are what stands in it, such as {cell!r}. If each column is a class, leave out --label-column"
+        )
 
 
-def _are_different(table: Table, column: int) -> bool:
-    """Whether no cell of the first rows is there twice, as in a column with names or numbers of images."""
-    cells = [row[column].strip() for row in table.sample]
-    return len(set(cells)) == len(cells)
+def _image(table: Table, finder: Callable[..., Finder], taken: set[int]) -> tuple[int, Finder]:
+    """Return the column of the images, and what finds their files.
+
+    Columns whose cells are files that exist come first, then the surer names.
+    """
+    candidates = [(tier, i) for tier, names in enumerate(IMAGES) for i in named(table, names, taken)]
+    finders = {i: finder(i) for _, i in candidates}
+    hits = [one for one in candidates if finders[one[1]].hits] or [one for one in candidates if finders[one[1]].among]
+    if hits:
+        tier, image = hits[0]
+        stems = list(map(_stem, finders[image].found([row[image] for row in table.sample])))
+        rivals = [i for other, i in candidates if other < tier or (other == tier and (other, i) in hits and i != image)]
+        different = [i for i in rivals if _differ([_stem(cell.replace("\\", "/")) for cell in table.cells(i)], stems)]
+        if different:
+            raise ask(table, "several columns could name the images", [image, *different], "image")
+        _check_place(table, finders[image], image)
+        return image, finders[image]
+    if candidates:
+        best = [i for tier, i in candidates if tier == candidates[0][0]]
+        if len(best) > 1:
+            raise ask(table, "no file was found for the columns that could name the images", best, "image")
+        _check_place(table, finders[best[0]], best[0])
+        return best[0], finders[best[0]]
+    free = [i for i, name in enumerate(table.header) if i not in taken and squashed(name) not in MEANT]
+    found = {i: one for i in free[:_LOOKED_AT] if (one := finder(i)).hits}
+    found = {i: one for i, one in found.items() if any(map(IMAGE_NAME.search, one.tried))} or found
+    if len(found) == 1:
+        [(image, one)] = found.items()
+        return image, one
+    if found:
+        raise ask(table, "several columns could name the images", found, "image")
+    raise SourceError(
+        f"It is not clear which column of {str(table.path)!r} names the images. Its columns: "
+        f"{shown(table.header, 20)}. {_cause(table)}"
+    )
 
 
-def _are_numbers(table: Table, column: int) -> bool:
-    """Whether a column has a number of its own in each of the first rows."""
-    cells = {row[column].strip() for row in table.sample}
-    return len(cells) == len(table.sample) and all(map(str.isdecimal, cells))
+def _cause(table: Table) -> str:
+    """Return what to do about a table whose images were not found."""
+    first = table.header[0]
+    if first.startswith("#"):
+        return "Its first lines are comments (#): delete them, and add a line that names the columns, like path,label."
+    if len(table.header) == 1 and any(squashed(name) in WANTED for name in re.split(r"[,;\t|]", first)[:-1]):
+        return "Each line is in quotes as a whole: remove the quotes at the beginning and the end of the lines."
+    if has_dicom(str(table.path.absolute().parent)):
+        return DICOM
+    return "Choose one with --image-column; if the images are elsewhere, give their folder with --images."
+
+
+def _check_place(table: Table, finder: Finder, column: int) -> None:
+    """Raise `SourceError` if it is not clear in which folder the images lie."""
+    cell = next(iter(finder.tried), "")
+    if finder.among:
+        raise SourceError(
+            f"{str(table.path)!r}: several folders have files named as in the column {table.header[column]!r}, such as "
+            f"{cell!r}: {shown(finder.among, 20)}. Give one of them with --images, or a folder above them to search "
+            "them all."
+        )
+    if not finder.hits and finder.elsewhere:
+        raise SourceError(
+            f"The paths in {str(table.path)!r} are from another machine, such as {cell!r}. Give the folder that has "
+            "the images here with --images."
+        )
+
+
+def _stem(path: str) -> str:
+    return unicodedata.normalize("NFC", IMAGE_NAME.sub("", PurePosixPath(path).name))
+
+
+def _differ(one: list[str], other: list[str]) -> bool:
+    return any(a and b and a != b for a, b in zip(one, other, strict=True))
+
+
+def _split(table: Table, options: SourceOptions, taken: set[int], labelled: bool) -> int | None:
+    """Return the column of the splits; without `labelled` nothing is said of columns that may be it."""
+    found = named(table, SPLITS[0], taken)
+    if not found:
+        for column in named(table, SPLITS[1], taken):
+            if options.known_splits(distinct(table.cells(column))):
+                found.append(column)
+    if not found and options.split_column is None:
+        found = [i for i in range(len(table.header)) if _has_only_splits(table, i, taken)]
+        if len(found) == 1 and labelled:
+            said = "as it holds nothing else. If it is no split, give --split-column none"
+            log.warning("%s: the splits are read from %r, %s", table.path, table.header[found[0]], said)
+    if len(found) > 1:
+        raise ask(table, "several columns could be the split", found, "split")
+    if not found and labelled:
+        _check_others(table, options, taken)
+    return found[0] if found else None
+
+
+def _check_others(table: Table, options: SourceOptions, taken: set[int]) -> None:
+    """Refuse a column most of whose words are splits; say that others are not read which may be one."""
+    for column, name in enumerate(table.header):
+        if column in taken or squashed(name) in MEANT.union(WANTED):
+            continue
+        cells = sorted(distinct(table.cells(column)))
+        known = known_splits(cells)
+        told = len(set(known.values())) > 1 and 2 * len(known) >= len(cells)
+        words = _words(table, column, cells, known)
+        if told and len(cells) <= _FEW:
+            raise SourceError(
+                f"{str(table.path)!r}: the column {name!r} has names of splits ({shown(known, 20)}) and others. If "
+                f"it is the split: {words}. If it is none: --split-column none."
+            )
+        if squashed(name) in _TOLD and 1 < len(cells) <= _FEW and not options.splits:
+            said = f"{shown(cells, 20)}. If it is the split: {words}"
+            log.warning("%s: %r is not read, as its words are no names of splits: %s", table.path, name, said)
+    flags = [i for i, name in enumerate(table.header) if i not in taken and known_splits([flag_name(name)])]
+    if flags := [i for i in flags if table.sample and are_flags(table, i)]:
+        names = shown((table.header[i] for i in flags), 20)
+        log.warning(
+            f"{table.path}: {names} is not read: a split is told by one column of names, such as train and test"
+        )
+
+
+def _words(table: Table, column: int, cells: Sequence[str], known: Mapping[str, str]) -> str:
+    """Return options that say that a column is the split, and what its unknown words may mean."""
+    others = [cell for cell in cells if cell not in known]
+    free = [split for split in ORDER if split not in known.values()] or ["test"]
+    if not known and len(others) == 2:
+        free = ["train", "test"]
+    free += free[-1:] * len(others)
+    pairs = [f"--split {quoted(f'{split}={cell}')}" for cell, split in zip(others, free, strict=False)]
+    return " ".join([f"--split-column {quoted(table.header[column])}", *pairs])
+
+
+def _has_only_splits(table: Table, column: int, taken: set[int]) -> bool:
+    """Whether a column of another name has nothing but names of splits, and several of them."""
+    if column in taken or squashed(table.header[column]) in MEANT.union(WANTED):
+        return False
+    first = distinct(table.cells(column))
+    if not first or known_splits(first).keys() != set(first):
+        return False
+    cells = table.words(column)
+    known = known_splits(cells)
+    return known.keys() == set(cells) and len(set(known.values())) > 1

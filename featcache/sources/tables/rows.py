@@ -9,25 +9,27 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import SourceError
-from featcache.sources.source import Problems, label_name
-
-JSON_LINES = (".jsonl", ".ndjson")
-"""How names of tables with one JSON object a line end."""
+from featcache.sources.messages import Problems, reason
+from featcache.sources.names import JSON_LINES
+from featcache.sources.source import label_name
 
 SAMPLE_ROWS = 200
 """Rows that are looked at before it is decided what the columns mean."""
 
 _SAMPLE_BYTES = 1 << 16
 _SAMPLE_LINES, _MOST_CHARACTERS = 20, 1 << 24
-_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
-          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    **dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),  # UTF-16's is the start of one of these
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+}
 _DELIMITERS = ",;\t|:"
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _NESTED = "\N{REPLACEMENT CHARACTER}nested"
@@ -61,6 +63,14 @@ class Table:
             yield from self._json(noted) if self.delimiter is None else self._csv(noted, first)
         except (OSError, csv.Error, UnicodeError) as error:
             raise unreadable(self.path, error) from None
+
+    def cells(self, column: int) -> list[str]:
+        """Return a column's cells in the first rows, without white space around them."""
+        return [row[column].strip() for row in self.sample]
+
+    def words(self, column: int, *, first: bool = False) -> list[str]:
+        """Return the different words in a column of all rows; `first` as in `rows`."""
+        return distinct(row[column] for _, row in self.rows(first=first))
 
     def _csv(self, problems: Problems, first: bool) -> Iterator[Row]:
         width = len(self.header)
@@ -104,7 +114,7 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
             return _json_table(path)
         with path.open("rb") as file:
             start = file.read(_SAMPLE_BYTES)
-        encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+        encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
         if encoding == "utf-8" and b"\0" in start:
             raise SourceError(
                 f"{str(path)!r} is not a table: it has zero bytes in it. If it is UTF-16 without a byte order mark, "
@@ -140,6 +150,11 @@ def readable(text: str) -> str:
         return text
 
 
+def distinct(cells: Iterable[str]) -> list[str]:
+    """Return the different words that cells hold, in order."""
+    return list(filter(None, dict.fromkeys(readable(cell.strip()) for cell in cells)))
+
+
 def is_nested(cell: str) -> bool:
     """Whether a cell stands for a list or an object of JSON."""
     return cell == _NESTED
@@ -147,8 +162,7 @@ def is_nested(cell: str) -> bool:
 
 def unreadable(path: Path, error: Exception) -> SourceError:
     """Return the error that says why a table cannot be read."""
-    reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    return SourceError(f"{str(path)!r} cannot be read as a table: {reason}.")
+    return SourceError(f"{str(path)!r} cannot be read as a table: {reason(error)}.")
 
 
 def _opened(path: Path, encoding: str) -> io.TextIOWrapper:
