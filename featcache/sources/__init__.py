@@ -19,23 +19,6 @@ from featcache.sources.source import (
 )
 from featcache.sources.splits import SplitPolicy, group_identity, why_left_out
 
-__all__ = [
-    "SPLITS",
-    "DigestSet",
-    "Digests",
-    "Item",
-    "Items",
-    "Source",
-    "SourceOptions",
-    "NO_OPTIONS",
-    "SplitPolicy",
-    "Selected",
-    "Texts",
-    "Words",
-    "class_names",
-    "digest",
-    "folder_name",
-    "group_identity",
-    "read_image",
-    "why_left_out",
-]
+__all__ = ["NO_OPTIONS", "SPLITS", "DigestSet", "Digests", "Item", "Items", "Selected", "Source", "SourceOptions"]
+__all__ += ["SplitPolicy", "Texts", "Words", "class_names", "digest", "folder_name", "group_identity", "read_image"]
+__all__ += ["why_left_out"]

@@ -112,9 +112,7 @@ def npz_source(path: Path) -> PartsSource:
 
 
 def npy_source(root: Path, names: Sequence[str]) -> PartsSource:
-    """Return the source of a folder of ``.npy`` files, named as the keys of `npz_source` are, mapped and never loaded
-    whole.
-    """
+    """Return the source of a folder of ``.npy`` files, named as the keys of `npz_source`, mapped, never all loaded."""
     stored = {}
     for path in (root / name for name in names if name.lower().endswith(".npy")):
         stored[path.stem] = _Stored(repr(str(path)), _stamp(path.stat()), partial(_file, path))

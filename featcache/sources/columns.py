@@ -21,9 +21,7 @@ def encoded(text: str) -> bytes:
 
 
 class Texts(Sequence[str]):
-    """Texts that are mostly different, such as paths: one after the other in `content`, each to its place in `ends`
-    (n,).
-    """
+    """Texts that are mostly different, such as paths: all in `content`, each up to its place in `ends`, shape (n,)."""
 
     def __init__(self, content: bytes, ends: npt.NDArray[np.int64]) -> None:
         self.content, self.ends = content, ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from featcache.errors import one_line
@@ -64,26 +65,22 @@ class Problems:
 
     def __init__(self) -> None:
         self._examples: dict[str, list[str]] = {}
-        self._counts: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
 
     def add(self, kind: str, example: str) -> None:
         """Note one problem of a kind, such as ``missing files``."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        if self._counts[kind] <= self._SHOWN:
+        self.counts[kind] += 1
+        if self.counts[kind] <= self._SHOWN:
             self._examples.setdefault(kind, []).append(example)
 
-    def count(self, kind: str) -> int:
-        """Return how many of a kind were noted."""
-        return self._counts.get(kind, 0)
-
     def __bool__(self) -> bool:
-        return bool(self._counts)
+        return bool(self.counts)
 
     def __str__(self) -> str:
         return "; ".join(
             f"{count:,} {_singular(kind) if count == 1 else kind} "
             f"({', '.join(self._examples[kind])}{', …' if count > self._SHOWN else ''})"
-            for kind, count in self._counts.items()
+            for kind, count in self.counts.items()
         )
 
 

@@ -30,7 +30,6 @@ Hidden files; macOS; Windows; network storage (Synology's thumbnails are images)
 
 _EXACT = frozenset(name.lower() for name in LITTER if "*" not in name)
 _END = "zone.identifier"
-
 _OF_SPLITS = {
     "train": """train training trn trainval entrenamiento entrainement apprentissage treino treinamento addestramento
         trening traning egitim trainingsdaten обучение 训练 训练集 訓練 学習 훈련""",
@@ -41,7 +40,6 @@ _OF_SPLITS = {
 }
 _WORDS = {word: split for split, words in _OF_SPLITS.items() for word in each_word(words)}
 """Split of a word in lower case, without accents; which split an evaluation set is depends on the others."""
-
 SAYS_NOTHING = frozenset(
     each_word(
         """set sets data dataset datasets image images img imgs jpegimages photo photos picture pictures pic pics jpg
@@ -49,9 +47,7 @@ SAYS_NOTHING = frozenset(
     )
 )
 """Words beside that of a split that do not change what it means."""
-
 _GLUED = re.compile(rf"^({'|'.join(_WORDS)})(set|data|dataset|images|imgs|img)$")
-
 _NOT_IMAGES = each_word(
     """.txt .xml .json .jsonl .csv .tsv .html .htm .md .yaml .yml .log .ini .cfg .py .ipynb .pdf .doc .docx .xls .xlsx
     .mat .npy .npz .h5 .pkl .pt .zip .gz .tar .mp4 .avi .mov .wav .mp3 .aae .xmp .rar .7z .tgz .mkv .webm .m4v .toml .sh
@@ -59,22 +55,16 @@ _NOT_IMAGES = each_word(
     .pptx .ppt .tex .js .css"""
 )
 """How names of files end that are certainly no images; a folder of nothing else is no class."""
-
 IMAGE_NAME = re.compile(r"\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|heic|p[bgnp]m)$", re.IGNORECASE)
 """How names of images end."""
-
 TAR_NAME = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)$|\.tar\.\w+$", re.IGNORECASE)
 """How names of tar files end, compressed ones too."""
-
 PACKED = (".zip", ".rar", ".7z", ".gz", ".tgz", ".tar")
 """How names of files end that may have images inside."""
-
 JSON_LINES = (".jsonl", ".ndjson")
 """How names of tables with one JSON object a line end."""
-
 TABLES_BESIDE = (".csv", ".tsv", *JSON_LINES)
 """How names of tables end that are looked for in folders."""
-
 TABLES = (*TABLES_BESIDE, ".txt")
 """How names of tables end."""
 

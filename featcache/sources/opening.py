@@ -220,7 +220,8 @@ def _is_plain(given: str | os.PathLike[str]) -> bool:
     if path.is_dir():
         top = content(path)
         tars, arrays = (any(map(is_one, top.files)) for is_one in (TAR_NAME.search, _is_array_name))
-        return bool(top.folders) or tars == arrays or any(map(_is_image_name, top.files))
+        images = any((mimetypes.guess_type(name)[0] or "").startswith("image/") for name in top.files)
+        return bool(top.folders) or tars == arrays or images
     if not path.exists():
         return True
     return not (TAR_NAME.search(path.name) or path.suffix.lower() in (".npz", *TABLES))
@@ -228,7 +229,3 @@ def _is_plain(given: str | os.PathLike[str]) -> bool:
 
 def _is_array_name(name: str) -> bool:
     return name.lower().endswith(".npy")
-
-
-def _is_image_name(name: str) -> bool:
-    return (mimetypes.guess_type(name)[0] or "").startswith("image/")

@@ -53,9 +53,7 @@ class SourceOptions(ReadingOptions):
         return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) not in ((), {}, None)]
 
     def check(self, kind: str, *possible: str) -> None:
-        """Raise `OptionError` if an option was given that says nothing about a `kind` of source, which has the
-        `possible`.
-        """
+        """Raise `OptionError` if an option was given that says nothing about a `kind` of source."""
         known = options_of(self)
         wrong = [f"{name} (--{flag_of(name, known[name][1])})" for name in self.given if name not in possible]
         if wrong:

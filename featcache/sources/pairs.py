@@ -44,16 +44,12 @@ class PairSource:
                 )
             image, label = _content(pair[0], where), _label(pair[1], where)
             self._images.append(image)
-            item: Item | None
-            if isinstance(image, str):
-                item = lister.item(Named(where, image, label), place)
-            else:
-                path = f"{place:06d}"
+            if not isinstance(image, str):
+                path, stamped = f"{place:06d}", stamp(image)
                 lister.claim(where, path)
                 size = len(image) if isinstance(image, bytes) else image.nbytes
-                stamped = stamp(image)
-                item = Item(path, label, None, size, stamped, None, place, stamped)
-            if item:
+                yield Item(path, label, None, size, stamped, None, place, stamped)
+            elif item := lister.item(Named(where, image, label), place):
                 yield item
 
     def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:

@@ -20,9 +20,7 @@ from featcache.sources.columns import Coder, Ints, Texts, Words, encoded, in_pie
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
 SPLITS = ("train", "validation", "test")
-
 PROGRESS_SECONDS = 5.0
 """How often a listing that takes long says how far it is."""
 
@@ -115,31 +113,22 @@ class Items(Sequence[Item]):
 
 @runtime_checkable
 class Source(Protocol):
-    """What every source offers."""
+    """What every source offers.
 
-    @property
-    def name(self) -> str:
-        """Short name, used for folders."""
-        ...
+    `name` is short, used for folders; `location` is an absolute path, or the name of a set that has none; `items` are
+    all images in the source's order; `sequential` says whether it must be read in this order to be fast.
+    """
 
-    @property
-    def location(self) -> str:
-        """Where it lies: an absolute path, or the name of a set that has none."""
-        ...
+    name: str
+    location: str
+    sequential: bool
 
     @property
     def items(self) -> Sequence[Item]:
         """All images, in the source's order."""
-        ...
-
-    @property
-    def sequential(self) -> bool:
-        """Whether it must be read in its own order to be fast."""
-        ...
 
     def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:
         """Return an image's encoded bytes or its pixels; raise `ImageError` with the reason."""
-        ...
 
 
 class Selected:

@@ -18,7 +18,6 @@ from featcache.sources.source import SPLITS, Item, Items, Source
 
 RANKED_BELOW = 200
 """Classes with fewer images are split by rank: the wanted number of images with the smallest draws."""
-
 _EXACT_BELOW = 50
 _NEVER = 2.0  # no draw reaches it
 
@@ -84,9 +83,7 @@ class SplitPolicy:
             )
 
     def settled(self, source: Source) -> SplitPolicy:
-        """Return the policy with its defaults filled in for a source; raise `OptionError` if it asks for a split that
-        the source already brings.
-        """
+        """Return the policy with its defaults filled in; raise `OptionError` if it asks for a split the source has."""
         brought = Items.of(source.items).splits.names
         asked = {
             "validation_split": ("validation", self.validation_split),
@@ -102,9 +99,7 @@ class SplitPolicy:
         return replace(self, validation_split=default if self.validation_split is None else self.validation_split)
 
     def ranked(self, items: Items, identify: Identify) -> SplitPolicy:
-        """Return the policy with the cutoffs of the small classes of a listing; `identify` is called with their rows,
-        if any.
-        """
+        """Return the policy with the cutoffs of a listing's small classes; `identify` is called with their rows."""
         if not (self.validation_split or self.test_split or self.test_from):
             return self
         rows = self._small(items)

@@ -34,9 +34,7 @@ _LABEL_BYTES = 1 << 20
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = tarfile.BLOCKSIZE
 _DEEP = 64  # folders: what lies deeper says nothing about classes, and names of members may be megabytes long
-
-_FOLDER, _LABEL = "f", "l"
-"""What the text of a label begins with until it is known what folders mean."""
+_FOLDER, _LABEL = "f", "l"  # what the text of a label begins with until it is known what folders mean
 
 
 class _Member(NamedTuple):
@@ -270,22 +268,18 @@ def _label(descriptor: int, path: Path, sample: _Sample) -> str | None:
         return None
     name, offset, size = sample.label
     content = _read(descriptor, min(size, _LABEL_BYTES + 1), offset)
+    text = content.decode("utf-8", "surrogateescape")
     try:
-        return _label_in(content, sample.kind)
+        if len(content) > _LABEL_BYTES:
+            raise ValueError("more than a megabyte")
+        if sample.kind != ".json":
+            return text.strip() or None
+        value: Any = json.loads(text)
+        return json_label(value.get("label") if isinstance(value, dict) else None)
     except (ValueError, RecursionError) as error:
         raise SourceError(
             f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."
         ) from None
-
-
-def _label_in(content: bytes, suffix: str) -> str | None:
-    if len(content) > _LABEL_BYTES:
-        raise ValueError("more than a megabyte")
-    text = content.decode("utf-8", "surrogateescape")
-    if suffix != ".json":
-        return text.strip() or None
-    value: Any = json.loads(text)
-    return json_label(value.get("label") if isinstance(value, dict) else None)
 
 
 class _Names:
@@ -363,9 +357,7 @@ def _meaning(folder: str, found: Sequence[Branch]) -> tuple[str | None, str | No
 
 
 def _splits_of(tars: Sequence[Path], root: Path, options: SourceOptions) -> dict[Path, str]:
-    """Return the splits that the beginnings of tar files' names mean; raise `SourceError` if some are none, and others
-    are.
-    """
+    """Return the splits that the beginnings of tar files' names mean, of all or of none."""
     starts = {tar: re.sub(r"[\W_]*\d*$", "", TAR_NAME.sub("", tar.name)) for tar in tars}
     known = known_splits(starts.values()) | options.split_of
     found = {tar: known[start] for tar, start in starts.items() if start in known}

@@ -180,17 +180,13 @@ def _unlabelled(tree: Tree, part: Branch, parts: Sequence[Branch]) -> Branch:
         (name,) = part.classes
         elsewhere = classes_in([one for one in parts if one is not part and len(one.classes or ()) > 1])
         empty = says_nothing(name) or _repeats(name, part.path, part.split)
-        if name not in elsewhere and (empty or (elsewhere and not _resembles(name, elsewhere))):
+        alike = difflib.get_close_matches(name.lower(), [other.lower() for other in elsewhere], 1, 0.75)  # cat, cats
+        if name not in elsewhere and (empty or (elsewhere and not alike)):
             odd = not empty
             part = Branch(part.path, part.split, None)
     if holds and part.classes is None and (odd or part.split != "test") and any(one.classes for one in parts):
         log.warning("%s/%s has no class folders: %s has no labels", tree.where, part.path.rstrip("/"), part.split)
     return part
-
-
-def _resembles(name: str, others: Collection[str]) -> bool:
-    """Whether a name is another spelling of one of the others, such as cat beside cats."""
-    return bool(difflib.get_close_matches(name.lower(), [other.lower() for other in others], 1, 0.75))
 
 
 def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[str]) -> None:

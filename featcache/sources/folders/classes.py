@@ -6,17 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from featcache.errors import SourceError
-from featcache.sources.folders.hints import (
-    are_forms,
-    are_masks,
-    are_numbered,
-    belong_to_images,
-    copies_among,
-    leftovers_among,
-    masks_among,
-    parts_among,
-    says_nothing,
-)
+from featcache.sources.folders import hints
 from featcache.sources.folders.trees import Tree, wrapped
 from featcache.sources.messages import (
     classes_words,
@@ -50,28 +40,28 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
             f"{example!r}. Leave it out with {exclude_words(barren)}; if its files have the labels, make a table."
         )
     deep = [name for name, look in looks.items() if not look.image]
-    if top and len(folders) == 1 and (deep or says_nothing(folders[0])):
+    if top and len(folders) == 1 and (deep or hints.says_nothing(folders[0])):
         inner = f"{tree.where}/{wrapped(tree, f'{path}{folders[0]}/')}".rstrip("/")
         raise SourceError(
             f"{where!r} holds nothing but the folder {folders[0]!r}. Name {inner!r} as the source. If "
             f"{folders[0]!r} is a class: {all_classes}."
         )
     _check_holder(tree, path, where, folders, top=top)
-    if parts := parts_among(folders):
+    if parts := hints.parts_among(folders):
         raise SourceError(
             f"{where!r} has {shown(parts)}, which look like parts of one set by their names, not like classes. If a "
             f"table has the labels, name it: `featcache extract TABLE --images {quoted(where)}`. If they are splits: "
             f"{split_words(parts) if top else 'make a table of them'}. If all are classes: {all_classes}."
         )
     _check_masks(where, folders)
-    if are_numbered(folders):
+    if hints.are_numbered(folders):
         log.warning("%s: folders that differ by a number only are taken as classes: %s", where, shown(folders))
-    if copies := copies_among(folders):
+    if copies := hints.copies_among(folders):
         log.warning("%s: these look like copies or new folders, and each is a class: %s", where, shown(copies))
-    if leftovers := leftovers_among(folders):
+    if leftovers := hints.leftovers_among(folders):
         advice = f"If they are none, leave them out with {exclude_words(leftovers)}"
         log.warning("%s: these folders are taken as classes: %s. %s", where, shown(leftovers), advice)
-    if are_forms(folders):
+    if hints.are_forms(folders):
         said = f"{shown(folders)}. If so, name one of them as the source"
         log.warning("%s: these folders are taken as classes, and may be forms of the same images: %s", where, said)
     if deep := [name for name in deep if name not in leftovers]:
@@ -85,7 +75,7 @@ def _check_holder(tree: Tree, path: str, where: str, folders: Sequence[str], *, 
     others = [name for name in folders if name != holder]
     if holder is None or not others:
         return
-    if len(others) > 1 and not belong_to_images(others):
+    if len(others) > 1 and not hints.belong_to_images(others):
         advice = "If it has the images and the others what belongs to them, name it as the source"
         log.warning("%s: %r is taken as a class. %s", where, holder, advice)
         return
@@ -105,7 +95,7 @@ def _check_holder(tree: Tree, path: str, where: str, folders: Sequence[str], *, 
 
 def _check_masks(where: str, folders: Sequence[str]) -> None:
     """Refuse folders of masks beside those of images; among many classes, say so."""
-    masks, sure = masks_among(folders)
+    masks, sure = hints.masks_among(folders)
     advice = exclude_words(masks)
     if sure and masks:
         others = [name for name in folders if name not in masks]
@@ -132,7 +122,7 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
             f"understood: {quoted(f'{train}/{deep[0]}')}. Move the folders, or make a table with the columns path, "
             f"label and split. If the splits do not matter: {all_classes}."
         )
-    masks, sure = masks_among(every)
+    masks, sure = hints.masks_among(every)
     if sure and masks:
         holder = next(name for name in deep if masks[0] in inside[name])
         raise SourceError(
@@ -156,7 +146,7 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
                     f"as the source. If they are splits: {split_words(folders) if top else 'make a table of them'}. "
                     f"If all are classes: {all_classes}."
                 )
-    several = next((name for name in deep if not all(map(says_nothing, inside[name]))), None)
+    several = next((name for name in deep if not all(map(hints.says_nothing, inside[name]))), None)
     if several is not None:
         log.warning(
             f"{where}: all that lies in the folders of a class folder is that class, such as "
@@ -165,16 +155,13 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
 
 
 def check_inside(where: str, classes: Collection[str], inside: Mapping[str, int], wanted: Collection[str]) -> None:
-    """Refuse folders inside of class folders that are no part of the class by their names; say the others.
-
-    `inside` has the images in each folder that lies in a class folder beside images, by its path in the source.
-    """
+    """Refuse folders `inside` of class folders, with their images, that are no part of the class; say the others."""
     if not inside or set(classes) <= set(wanted):
         return
     lower = {name.lower() for name in classes}
     names = {path: path.split("/")[-2:] for path in sorted(inside)}
     others = [path for path, (name, inner) in names.items() if inner.lower() in lower - {name.lower()}]
-    masks = [path for path, (_, inner) in names.items() if are_masks(inner)]
+    masks = [path for path, (_, inner) in names.items() if hints.are_masks(inner)]
     splits = [path for path, (_, inner) in names.items() if known_splits([inner])]
 
     def counted(paths: Collection[str]) -> str:

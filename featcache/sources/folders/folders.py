@@ -24,7 +24,6 @@ from featcache.sources.source import Item
 log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"\d+")
-
 _MOST_KINDS = 64
 
 

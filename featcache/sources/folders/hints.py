@@ -15,33 +15,24 @@ def _words(text: str) -> frozenset[str]:
 
 _HOLDERS = _words("all unlabeled unlabelled unknown none original originals raw from")
 """Words beside `SAYS_NOTHING` that say that there are images and not of what."""
-
 _PARTS = _words("fold folds part batch chunk subset cv shard")
-
 _IS_CLASS = _words(
     """class category type label grade level stage digit person identity id face writer user character char symbol
     sample object obj product"""
 )
 """Words before a number that is that of a class: of a kind of things, of a person, of a character."""
-
 _CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z_])[A-Z_\d]{5}")  # as cameras name folders: 100CANON
-
 _DATE = re.compile(r"(19|20)\d\d([\W_]?(0\d|1[0-2])([\W_]?[0-3]\d)?)?")
-
 _MONTH = re.compile(
     "january|february|march|april|may|june|july|august|september|october|november|december", re.IGNORECASE
 )
-
 _MASKS = _words("masks labels annotation annotations groundtruth segmentation segmentations")
 _MASK = _MASKS | {"mask", "label", "truth"}
-
 _BELONGS = _MASK | _words(
     """gt seg bbox bboxes boxes xml json txt csv meta metadata crops cropped thumbs thumbnails features depth sketch
     sketches edges trimaps keypoints polygons"""
 )
-
 _COUNTER = re.compile(r"[^\W\d_]*[\W_]*\d{1,6}\)?")
-
 _LEFTOVER = {"to sort", "not labeled"} | _words(
     """unsorted todo rejected rejects trash deleted backup old temp tmp unlabeled unlabelled unknown unclassified
     discarded junk runs logs plots figures figs results result output outputs predictions preds weights checkpoints
@@ -49,31 +40,25 @@ _LEFTOVER = {"to sort", "not labeled"} | _words(
     previews"""
 )
 """Names of folders, in lower case, for pictures that nobody has sorted or wants, and for what programs write."""
-
 FORMS = _words(
     """rgb depth thermal infrared ir nir swir hr lr grey gray grayscale greyscale input inputs target targets left right
     noisy clean sharp hazy source content style edges sketch sketches"""
 )
 """Words for forms of one image, as cameras and data sets for other tasks have them."""
-
 _COPY = re.compile(
     r"^(?:(?:new|untitled) folder|neuer ordner|nouveau dossier|nueva carpeta|nova pasta|nuova cartella)\b|"
     r"^(?:copy of|kopie von|copie de|copia d[ei]) |[ _]?\(\d+\)$| - (?:copy|kopie|copie|copia)\b.*$| copy( \d+)?$",
     re.IGNORECASE,
 )
 """What systems add to names of folders, or call new ones."""
-
 _CHANGED = _words(
     """augmented augmentation aug augs copy copies kopie dup duplicate duplicates flip flipped rotated cropped resized
     mask masks new old backup bak original originals 2 3 4 5 6 7 8 9"""
 )
 """Words and numbers that people add to the name of a class, for more images of it or for others made of them."""
-
 _PREDICTED = _words("predict prediction predictions preds")
-
 _LETTERS = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456", "aeopcyxi")
 """Cyrillic letters that look like Latin ones."""
-
 _LEAST, _TIMES = 6, 5
 """Letters of a name, and how much larger the other class is, where one letter more or less is taken for a slip."""
 
@@ -171,9 +156,7 @@ def belong_to_images(folders: Iterable[str]) -> list[str]:
 
 
 def are_forms(folders: Sequence[str]) -> bool:
-    """Whether the names of all folders have a word for a form of one image: ``rgb`` and ``depth``, ``x_HR`` and
-    ``x_LR``.
-    """
+    """Whether the names of all folders have a word for a form of one image: ``rgb`` and ``depth``, ``HR``, ``LR``."""
     if {name.lower() for name in folders} == {"x", "y"}:
         return True
     return len(folders) > 1 and all(FORMS.intersection(words_of(name)) for name in folders)
@@ -185,9 +168,7 @@ def is_counter(stem: str) -> bool:
 
 
 def twins(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ by case, spaces (also ``_`` and ``-``), Unicode form, as 1, 1.0 and 01, or as
-    cat and cats.
-    """
+    """Return groups of names that differ by case, spaces (``_``, ``-``), Unicode form, as 1 and 01, as cat and cats."""
     plain = {name: _plain(name) for name in names}
     known = set(plain.values())
     groups: dict[str, list[str]] = {}
@@ -215,9 +196,7 @@ def _singular(text: str, known: Collection[str]) -> str:
 
 
 def slips(counts: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return small classes whose names differ by one letter from that of a class of five times as many images, and
-    that.
-    """
+    """Return small classes, and that of five times as many images whose name differs by one letter, sorted."""
     near: dict[str, list[str]] = {}
     words = [name for name in counts if len(name) >= _LEAST and not any(map(str.isdigit, name))]
     for name in words:

@@ -11,7 +11,6 @@ from featcache.errors import SourceError
 from featcache.sources.names import TABLES_BESIDE, Exclusion, is_litter, known_splits, may_be_image
 
 NOTHING = Exclusion(())
-
 _DEEP = 16
 
 

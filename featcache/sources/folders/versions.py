@@ -43,7 +43,6 @@ def _one_of(words: Sequence[str]) -> str:
 
 _GAP = r"(?:[^\w)\]]|_)"
 """What divides words of a name; a bracket that closes belongs to the word before it: ``cat (1)_mask``."""
-
 _MARK = re.compile(
     rf"(?<!{_GAP}){_GAP}++(?:(?P<form>{_one_of(_FORMS)}|b(?=\d\d[a-z]?$))|{_one_of(_COPIES)}|new(?=\d)|\d++deg|"
     r"\d{2,4}+x\d{2,4}+|(?<=@)[23]x)"
@@ -61,7 +60,6 @@ _STARTS = frozenset(each_word("cop kop aug fli hfl vfl mir rot mas seg gt_ gt- l
 _TAIL = "._- "  # at the end of a name, where a mark begins as well
 _NUMBER = re.compile(r"(?<=\S) ?\(\d{1,3}\)$")
 _EXPORTED = re.compile(r"_(?:jpe?g|png|bmp)[._]rf[._][0-9a-zA-Z]{8,}$")  # Roboflow: the name of an image, and a hash
-
 _MOST_NUMBERS = 3  # x (1), x (2), … beside x: more are a series
 _MOST_VERSIONS = 30  # of one image: more are a series, too
 _DOWNLOADS = frozenset(each_word("download downloads unnamed untitled screenshot"))
@@ -135,8 +133,7 @@ def _families(items: Items) -> dict[str, list[_Version]]:
             if across in copied or several[row]:
                 key = across if across in copied else folder + name.bare
                 found.setdefault(key, []).append(_Version(row, path, name))
-    found = {key: _without_series(family) for key, family in found.items() if len(family) > 1}
-    return {key: family for key, family in found.items() if len(family) > 1}
+    return {key: family for key, family in found.items() if len(family) > 1 and not _are_series(family)}
 
 
 def _numbers(numbered: Counter[str], plain: npt.NDArray[np.int64]) -> frozenset[str]:
@@ -157,14 +154,10 @@ def _unnumbered(numbers: Collection[str], folder: str, name: _Name) -> tuple[str
     return folder, name
 
 
-def _without_series(family: list[_Version]) -> list[_Version]:
-    """Return a family without what only seems to be copies, as no image of that name is there: ``rock_dark_7``."""
-    if len(family) > _MOST_VERSIONS:
-        return []
-    kinds = {version.name.kind for version in family}
-    if "" not in kinds and not any(map(str.isdigit, family[0].name.bare)):
-        return []
-    return family
+def _are_series(family: Sequence[_Version]) -> bool:
+    """Whether files only seem to be copies, as they are many or no image of that name is there: ``rock_dark_7``."""
+    unnamed = all(version.name.kind for version in family) and not any(map(str.isdigit, family[0].name.bare))
+    return unnamed or len(family) > _MOST_VERSIONS
 
 
 def _stem(path: str) -> str:
@@ -225,8 +218,8 @@ def _say(where: str, items: Items, families: Iterable[list[_Version]], *, groupe
         which = "it" if forms.count == 1 else "them"
         log.warning("%s: %s. Leave %s out with %s", where, said, which, forms.advice())
     if divided:
-        where_to = "in another split than the image or other copies"
-        said = divided.said(f"copy of an image is {where_to}", f"copies of images are {where_to}")
+        apart = "in another split than the image or other copies"
+        said = divided.said(f"copy of an image is {apart}", f"copies of images are {apart}")
         log.warning("%s: by name, %s: scores will be too high%s", where, said, _to_leave_out(divided))
     elif copies:
         said = copies.said("image is a copy of another one", "images are copies of others")
@@ -236,8 +229,8 @@ def _say(where: str, items: Items, families: Iterable[list[_Version]], *, groupe
         twice = [kind for kind, count in endings.globs.items() if count == whole[kind]]
         twice.sort(key=lambda kind: not kind.lower().endswith(_RAW))
         advice = f"leave one kind out with --exclude {quoted(twice[0])}" if twice else "remove one of each"
-        of_another = "of another one but for the ending"
-        said = endings.said(f"image has the name {of_another}", f"images have the name {of_another}")
+        alike = "of another one but for the ending"
+        said = endings.said(f"image has the name {alike}", f"images have the name {alike}")
         log.warning("%s: %s%s. If they show the same, %s", where, said, stay, advice)
 
 
@@ -295,13 +288,11 @@ _NAMED = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """The part of a file's name that says what it is one of several images of, as ``person1`` in ``person1_virus_2``."""
-
 _SPLIT = re.compile(r"(train|training|test|val|valid|validation)(?=[\W_\d])", re.IGNORECASE)
 _LONGEST_PATH = 1000
 _LOOKED_AT = 100_000  # names of files: more of them say nothing more
 _LONG = 5  # images of each number from which on two numbers are those of a series and an image
 _MANY = 10  # classes, most of which have one image
-
 ADVICE = "List them in a table with the columns path, label and group"
 
 

@@ -13,7 +13,7 @@ from featcache.errors import SourceError
 from featcache.sources.messages import Problems, number_of, shown
 from featcache.sources.names import each_word
 from featcache.sources.source import SPLITS, Item, Items
-from featcache.sources.tables.headers import Columns, flag
+from featcache.sources.tables.roles import Columns, flag
 from featcache.sources.tables.rows import Table, squashed
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def check_one_hot(table: Table, columns: Columns) -> None:
             problems.add("with neither 0 nor 1", f"line {line}")
         elif any(cells[i].strip() for i in columns.labels):
             problems.add("with several 1s" if any(flags) else "without a 1", f"line {line}")
-    names = shown((table.header[i] for i in columns.labels), 20)
+    names = table.names(columns.labels)
     if problems:
         raise SourceError(
             f"{str(table.path)!r}: the columns {names} look like classes with a single 1 in each row, but some rows "
@@ -72,7 +72,7 @@ def one_label_column(table: Table, columns: Columns) -> int:
             same = same and to.setdefault(a, b) == b and fro.setdefault(b, a) == a
         if not same:
             break
-    names = shown((table.header[i] for i in columns.labels), 20)
+    names = table.names(columns.labels)
     if not same or len(there[0]) == rows:
         raise SourceError(
             f"{str(table.path)!r}: several columns could be the label, and they name different classes: {names}. "

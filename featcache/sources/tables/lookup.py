@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 
 from featcache.errors import SourceError
-from featcache.sources.files import MISSING, Found
+from featcache.sources.files import MISSING, Found, status_of
 from featcache.sources.folders.trees import Content, content
 from featcache.sources.names import IMAGE_NAME
 from featcache.sources.tables.rows import readable
 
-log = logging.getLogger(__name__)
-
 SEVERAL, NO_ZEROS = "names that several files have", "numbers without the leading zeros of their files"
-
 _ELSEWHERE = re.compile(r"[/\\]|[a-z]:[/\\]|[a-z]+://", re.IGNORECASE)
 _TRIED = 20
 _FOLDERS = 2000
@@ -63,9 +58,11 @@ class Finder:
             if not name or "\0" in name:
                 continue
             path = os.path.join(self.base, name)  # noqa: PTH118
-            if (found := self._status(path)) is not None:
+            if (found := status_of(self._folder, path)) is not None:
                 return path, found
-            several = {path: found for path in self._similar(name) if (found := self._status(path)) is not None}
+            several = {
+                path: found for path in self._similar(name) if (found := status_of(self._folder, path)) is not None
+            }
             if len(several) == 1:
                 return next(iter(several.items()))
             if several or (self._below and self._below.get(_key(name), "") is None):
@@ -151,14 +148,6 @@ class Finder:
         if name.isascii() or os.path.lexists(os.path.join(folder, name)):  # noqa: PTH118
             return [name]
         return self._names(folder)[1].get(unicodedata.normalize("NFC", name), [])
-
-    def _status(self, path: str) -> os.stat_result | None:
-        """Return a regular file's status, None if it is none."""
-        try:
-            found = os.stat(os.path.join(self._folder, path))  # noqa: PTH116, PTH118  # half the time of Path's
-        except (OSError, ValueError):
-            return None
-        return found if stat.S_ISREG(found.st_mode) else None
 
 
 def has_dicom(folder: str) -> bool:

@@ -19,20 +19,16 @@ from featcache.sources.messages import command, excluded, number_of, shown
 from featcache.sources.names import IMAGE_NAME, each_word, known_splits, may_be_image
 from featcache.sources.options import SourceOptions
 from featcache.sources.source import Item, Items, Source, class_names, split_order
-from featcache.sources.tables.headers import LABEL_NAMES, SURE_IMAGES, WANTED
 from featcache.sources.tables.labels import check_same_classes
-from featcache.sources.tables.roles import open_columns
+from featcache.sources.tables.roles import LABEL_NAMES, SURE_IMAGES, WANTED, open_columns
 from featcache.sources.tables.rows import open_table, squashed
 from featcache.sources.tables.tables import TABLE_OPTIONS, table_items
 
 log = logging.getLogger(__name__)
 
-_SHEETS = each_word(".xlsx .xls .ods .parquet .feather")
-"""How names of tables end that cannot be read."""
-
+_SHEETS = each_word(".xlsx .xls .ods .parquet .feather")  # how names of tables end that cannot be read
 _EXPLAINS = re.compile(r"(readme|licen[sc]e|citation|changelog)\b", re.IGNORECASE)
 """Names of files that nobody takes for labels."""
-
 _LABEL_WORDS = re.compile(r"[\W_]*(labels?|annotations?|metadata|meta|list|info|classes|truth|gt)[\W_]*", re.IGNORECASE)
 """What a table's name may have beside that of a split."""
 
@@ -73,9 +69,7 @@ def _warn_of_folders(where: str, items: Items) -> None:
 
 
 def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
-    """Say which files beside the folders of splits are not read; refuse that if no image has a label and one is a
-    table.
-    """
+    """Say which files beside folders are not read; refuse that if no image has a label and one is a table."""
     top = tree.content("")
     others = [name for name in top.files if not IMAGE_NAME.search(name) and not _EXPLAINS.match(name)]
     if not class_names(source.items):
@@ -86,13 +80,11 @@ def check_unread(tree: Folders, source: Source, options: SourceOptions) -> None:
                 f"that has columns such as path and label, or leave it out with {excluded(tables[0])}."
             )
         for name in itertools.islice(_lists(top), 20):
-            listed = _tried(Path(tree.where, name), replace(options, splits={}))
-            if isinstance(listed, SourceError | OptionError) or not listed.hits:
-                continue
-            raise SourceError(
-                f"The images in {tree.where!r} have no labels, and {name!r} lists them. Name that file as the source, "
-                f"or leave it out with {excluded(name)}."
-            )
+            if _tried(Path(tree.where, name), replace(options, splits={})).hits:
+                raise SourceError(
+                    f"The images in {tree.where!r} have no labels, and {name!r} lists them. Name that file as the "
+                    f"source, or leave it out with {excluded(name)}."
+                )
     if others and top.folders:
         log.warning("%s: files beside the folders are not read: %s", tree.where, shown(others, 20))
 
@@ -121,7 +113,7 @@ def _parts(tree: Folders, top: Content, options: SourceOptions) -> list[_Part]:
     folders = {known[name]: name for name in top.folders if name in known}
     splits = _splits_of_tables(tables, options)
     near = {name: str(root / folders[split]) for name, split in splits.items() if split in folders}
-    images = _that_list_files(root, top, tables, options, splits, near)
+    images = _that_list_files(root, top, options, splits, near)
     of = {name: splits[name] for name in images if name in splits}
     named = len(of) == len(images) and len(set(of.values())) == len(of) and "train" in of.values()
     if named and (len(of) > 1 or (near and not _has_images(top))):
@@ -162,7 +154,7 @@ def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
         tables = _tables_in(inside)
         chosen = list(filter(_is_metadata, tables))
         if not chosen and tables and _has_images(inside):
-            chosen = list(_that_list_files(root / name, inside, tables, options, {}, {}))
+            chosen = list(_that_list_files(root / name, inside, options, {}, {}))
         chosen = _one_table(root / name, chosen)
         parts.append(_Part(name, chosen[0] if chosen else None, splits[name]))
     if not any(part.table for part in parts):
@@ -252,31 +244,27 @@ def _tables_in(top: Content) -> list[str]:
 
 
 def _that_list_files(
-    folder: Path,
-    top: Content,
-    tables: list[str],
-    options: SourceOptions,
-    splits: Mapping[str, str],
-    near: Mapping[str, str],
+    folder: Path, top: Content, options: SourceOptions, splits: Mapping[str, str], near: Mapping[str, str]
 ) -> dict[str, str | None]:
     """Return the tables that list files which exist, and the folder of a split that has them if it is that.
 
     Of tables that are named as a split, `splits` has the split and `near` its folder.
     """
     found: dict[str, str | None] = {}
-    beside = _has_images(top)
+    beside, tables = _has_images(top), _tables_in(top)
     for name in tables:
         looked = _tried(folder / name, replace(options, splits={}), near.get(name))
-        if isinstance(looked, Exception):
-            if (beside and len(tables) == 1) or _is_about_images(folder / name, name in splits):
-                raise SourceError(
-                    f"{str(looked).rstrip('.')}. If that table is not needed, leave it out with {excluded(name)}."
-                ) from None
-        elif looked.hits and (beside or name in splits or not looked.lone):
-            found[name] = looked.images
-        elif not looked.hits and _is_about_images(folder / name, name in splits):
-            lists = f"names images that are not there, such as {looked.first!r}" if looked.first else "lists no images"
-            raise SourceError(f"{str(folder / name)!r} {lists}. Mend it, or leave it out with {excluded(name)}.")
+        if looked.hits:
+            if beside or name in splits or not looked.lone:
+                found[name] = looked.images
+        elif (looked.error and beside and len(tables) == 1) or _is_about_images(folder / name, name in splits):
+            if looked.error:
+                wrong = f"{str(looked.error).rstrip('.')}. If that table is not needed,"
+            elif looked.first:
+                wrong = f"{str(folder / name)!r} names images that are not there, such as {looked.first!r}. Mend it, or"
+            else:
+                wrong = f"{str(folder / name)!r} lists no images. Mend it, or"
+            raise SourceError(f"{wrong} leave it out with {excluded(name)}.")
     if beside and tables and not found:
         raise SourceError(
             f"{shown(tables, 20)} beside the images in {str(folder)!r} lists none of them. Move it out of the "
@@ -286,34 +274,35 @@ def _that_list_files(
 
 
 class _Tried(NamedTuple):
-    """What the first names in a table are.
+    """What the first names in a table are, or what is wrong with it.
 
     `hits` of them are files, `exact` if as they stand; `images` is the folder of the split if they are there; `foreign`
     are paths of another machine; `first` is one of them; `lone` says that the table has neither header nor labels.
     """
 
-    hits: int
-    exact: bool
-    images: str | None
-    foreign: bool
-    first: str
-    lone: bool
+    hits: int = 0
+    exact: bool = False
+    images: str | None = None
+    foreign: bool = False
+    first: str = ""
+    lone: bool = False
+    error: Exception | None = None
 
 
-def _tried(path: Path, options: SourceOptions, near: str | None = None) -> _Tried | SourceError | OptionError:
-    """Look up the first names of a table as they are, else in the folder of its split; return what is wrong."""
+def _tried(path: Path, options: SourceOptions, near: str | None = None) -> _Tried:
+    """Look up the first names of a table as they are, else in the folder of its split."""
     plain = _looked_up(path, options)
-    if near is None or options.images is not None or (isinstance(plain, _Tried) and plain.hits and plain.exact):
+    if near is None or options.images is not None or (plain.hits and plain.exact):
         return plain
     there = _looked_up(path, replace(options, images=near))
-    return there if isinstance(there, _Tried) and there.hits and not there.foreign else plain
+    return there if there.hits and not there.foreign else plain
 
 
-def _looked_up(path: Path, options: SourceOptions) -> _Tried | SourceError | OptionError:
+def _looked_up(path: Path, options: SourceOptions) -> _Tried:
     try:
         table, columns = open_columns(path, options, labelled=False)
     except (SourceError, OptionError) as error:
-        return error
+        return _Tried(error=error)
     finder, names = columns.finder, {squashed(name) for name in table.header}
     first, images = next(iter(finder.tried), ""), None if options.images is None else str(options.images)
     whole = names & set(WANTED) and finder.hits == len(finder.tried)  # else 7 may be any number

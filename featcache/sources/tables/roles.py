@@ -6,46 +6,120 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.messages import quoted, shown
-from featcache.sources.names import IMAGE_NAME, known_splits
+from featcache.sources.names import IMAGE_NAME, each_word, known_splits
 from featcache.sources.options import SourceOptions
-from featcache.sources.source import SPLITS as ORDER
-from featcache.sources.tables.headers import (
-    DICOM,
-    FOLDS,
-    GROUPS,
-    IMAGES,
-    LABELS,
-    MAYBE_GROUPS,
-    MEANT,
-    NO_COLUMN,
-    SPLITS,
-    WANTED,
-    Columns,
-    are_flags,
-    ask,
-    flag,
-    flag_name,
-    is_row_number,
-    named,
-)
+from featcache.sources.source import SPLITS
 from featcache.sources.tables.lookup import Finder, has_dicom
 from featcache.sources.tables.rows import Table, distinct, open_table, squashed
 
 log = logging.getLogger(__name__)
 
-_LOOKED_AT = 50
-"""Columns of other names that are tried as the images."""
-
-_FEW = 8
-"""Words in a column that may be those of splits."""
-
-_TOLD = frozenset(SPLITS[1]) - {"dataset", "usage", "phase", "datensatz", "jeu"}
+IMAGES = (
+    each_word(
+        """path file filename filepath imagepath imgpath imagefile imagefilename imagefilepath imagename imgname imgfile
+        relativepath relpath fname filenames files paths"""
+    ),
+    each_word("image images img photo picture"),
+    each_word("imageid imgid photoid fileid imageindex id uuid key"),
+    ("name",),
+)
+"""Names of the column with the images, as `squashed` gives them, the surest first."""
+LABELS = (
+    each_word(
+        """label labels class classes classname classlabel labelname category categoryname target targetname species
+        breed variety cultivar diagnosis dx disease finding findinglabels emotion expression groundtruth classid labelid
+        categoryid targetid classindex classidx labelindex labelidx"""
+    ),
+    ("tag", "tags", "condition"),
+)
+"""Names of the column with the classes, the surer ones first."""
+SPLIT_NAMES = (
+    each_word("split splits datasplit datasetsplit splitname"),
+    each_word(
+        """set subset usage partition phase dataset conjunto subconjunto particion partición partição particao divisão
+        divisao teilmenge aufteilung datensatz ensemble jeu sousensemble insieme sottoinsieme partizione suddivisione"""
+    ),
+)
+"""Names of the column with the splits; the latter if it has names of splits. A fold is no split."""
+GROUPS = (each_word("group groups groupid groupname"), each_word("patient patientid subjectid participantid"))
+"""Names of the column with the groups, the surest first."""
+_GROUPED = each_word(
+    """subject person individual lesion case study series session scene video clip sequence track animal specimen plant
+    slide identity sample burst donor mouse seq sourcevideo originalimage parent scan pid user camera eye volunteer wsi
+    recording sourceimage tileof"""
+)
+MAYBE_GROUPS = frozenset(word + end for word in _GROUPED for end in ("", "id", "no", "nr", "number", "name"))
+"""Names of columns that may tell which images belong together, and may be anything else."""
+WANTED = sum(IMAGES, ())
+SURE_IMAGES = frozenset(WANTED) - {"id", "uuid", "key", "name"}
+"""Names of columns that are of images, and of nothing else that has a name or a number."""
+LABEL_NAMES = frozenset(sum(LABELS, ()))
+DICOM = "The files here are DICOM (.dcm), which is not read: save the images as PNG."
+NO_COLUMN = "none"
+"""What an option says if there is no such column."""
+ROW_NUMBER = re.compile(r"(unnamed[\s:_]*\d*|index|rownames|\.\.\.1|x\.?\d*|#)?", re.IGNORECASE)
+"""Names of columns that programs write with the numbers of the rows."""
+MEANT = LABEL_NAMES.union(SPLIT_NAMES[0], *GROUPS)
+"""Names of columns that mean something else than images."""
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "0,0": False, "1,0": True, "false": False, "true": True}
+FOLDS = frozenset({"fold", "folds", "kfold", "cvfold", "foldid"})
+"""Names of columns with the numbers of parts for cross-validation: no split, and no class."""
+_LOOKED_AT = 50  # columns of other names that are tried as the images
+_FEW = 8  # words in a column that may be those of splits
+_TOLD = frozenset(SPLIT_NAMES[1]) - {"dataset", "usage", "phase", "datensatz", "jeu"}
 """Names of columns that hardly mean anything but a split."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns mean what; `finder` finds the files that the cells of `image` mean.
+
+    Of several `labels` one has to be chosen, or each is a class (`one_hot`); a `headless` table's first row is an
+    image.
+    """
+
+    finder: Finder
+    image: int
+    labels: tuple[int, ...] = ()
+    one_hot: bool = False
+    split: int | None = None
+    group: int | None = None
+    headless: bool = False
+
+
+def flag(cell: str) -> bool | None:
+    """Return what a cell says that is 0 or 1, None for all others."""
+    return _FLAGS.get(cell.strip().lower())
+
+
+def ask(table: Table, what: str, columns: Iterable[int], role: str) -> SourceError:
+    """Return the error that asks which of some columns has a role."""
+    return SourceError(f"{str(table.path)!r}: {what}: {table.names(columns)}. Choose one with --{role}-column.")
+
+
+def named(table: Table, names: Sequence[str], taken: Iterable[int] = ()) -> list[int]:
+    """Return the columns of some names; raise `SourceError` if one is there twice."""
+    columns = [i for i, name in enumerate(table.header) if squashed(name) in names and i not in taken]
+    exact = [table.header[i] for i in columns]
+    twice = [name for name in exact if exact.count(name) > 1]
+    if twice:
+        raise SourceError(f"{str(table.path)!r} has several columns named {twice[0]!r}. Rename all but one.")
+    return columns
+
+
+def flag_name(name: str) -> str:
+    """Return what a column is about that says yes or no: ``is_test`` is test."""
+    return re.sub(r"^is[\W_]*", "", name, flags=re.IGNORECASE).casefold()
+
+
+def are_flags(table: Table, column: int) -> bool:
+    """Whether a column has nothing but 0 and 1 in the first rows."""
+    return all(flag(row[column]) is not None for row in table.sample)
 
 
 def open_columns(path: Path, options: SourceOptions, *, labelled: bool = True) -> tuple[Table, Columns]:
@@ -104,7 +178,7 @@ def _given(table: Table, role: str, name: str | None) -> int | None:
     if name == NO_COLUMN and role != "image":
         return None
     raise OptionError(
-        f"{str(table.path)!r} has no column {name!r} for {role}_column, but {shown(table.header, 20)} "
+        f"{str(table.path)!r} has no column {name!r} for {role}_column, but {table.names()} "
         f"({nearest(name, table.header)})."
     )
 
@@ -116,7 +190,7 @@ def _headless(table: Table, finder: Callable[..., Finder]) -> Columns | None:
         return None
     files = []
     for column, name in enumerate(table.header):
-        if squashed(name) not in known and not is_row_number(name):
+        if squashed(name) not in known and not ROW_NUMBER.fullmatch(name):
             found = finder(column, [name])
             if IMAGE_NAME.search(name) or any(found.found([name])):
                 files.append((column, found))
@@ -125,7 +199,7 @@ def _headless(table: Table, finder: Callable[..., Finder]) -> Columns | None:
     if len(files) > 1 or len(table.header) > 2:
         raise SourceError(
             f"{str(table.path)!r} has no line that names its {len(table.header)} columns: its first line is "
-            f"{shown(table.header, 20)}. Add such a line at the top, for example path,label."
+            f"{table.names()}. Add such a line at the top, for example path,label."
         )
     [(column, found)] = files
     _check_place(table, found, column)
@@ -152,7 +226,7 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
     for i, name in enumerate(table.header):
         cells = table.cells(i)
         different = len(set(cells)) == len(cells)  # as names and numbers of images are
-        numbered = is_row_number(name) and different and all(map(str.isdecimal, cells))
+        numbered = ROW_NUMBER.fullmatch(name) and different and all(map(str.isdecimal, cells))
         if i not in taken and any(cells) and not numbered and not (squashed(name) in skipped and different):
             others.append(i)
     splits = known_splits({flag_name(table.header[i]) for i in others})
@@ -164,7 +238,7 @@ def _labels(table: Table, taken: set[int], labelled: bool) -> tuple[tuple[int, .
         name = quoted(next((table.header[i] for i in others if table.header[i]), "NAME"))
         raise SourceError(
             f"It is not clear which column of {str(table.path)!r} is the label. Its columns: "
-            f"{shown(table.header, 20)}. Choose one, such as --label-column {name}, or give --label-column none if "
+            f"{table.names()}. Choose one, such as --label-column {name}, or give --label-column none if "
             "the images have no labels."
         )
     return (), False
@@ -187,7 +261,7 @@ def _warn_of_others(table: Table, label: int, taken: set[int]) -> None:
     flags = [i for i in flags if squashed(table.header[i]) not in FOLDS and are_flags(table, i)]
     one = all(sum(flag(row[i]) or 0 for i in flags) == 1 for row in table.sample)
     if table.sample and label in flags and len(flags) > 1 and one:
-        names, cell = shown((table.header[i] for i in flags), 20), table.sample[0][label].strip()
+        names, cell = table.names(flags), table.sample[0][label].strip()
         log.warning(
             f"{table.path}: {table.header[label]!r} is one of the columns {names} with a single 1 in each row: the "
             f"classes are what stands in it, such as {cell!r}. If each column is a class, leave out --label-column"
@@ -195,28 +269,22 @@ def _warn_of_others(table: Table, label: int, taken: set[int]) -> None:
 
 
 def _image(table: Table, finder: Callable[..., Finder], taken: set[int]) -> tuple[int, Finder]:
-    """Return the column of the images, and what finds their files.
-
-    Columns whose cells are files that exist come first, then the surer names.
-    """
+    """Return the column of the images: cells that are files which exist come first, then the surer names."""
     candidates = [(tier, i) for tier, names in enumerate(IMAGES) for i in named(table, names, taken)]
     finders = {i: finder(i) for _, i in candidates}
     hits = [one for one in candidates if finders[one[1]].hits] or [one for one in candidates if finders[one[1]].among]
-    if hits:
-        tier, image = hits[0]
-        stems = list(map(_stem, finders[image].found([row[image] for row in table.sample])))
-        rivals = [i for other, i in candidates if other < tier or (other == tier and (other, i) in hits and i != image)]
-        different = [i for i in rivals if _differ([_stem(cell.replace("\\", "/")) for cell in table.cells(i)], stems)]
-        if different:
-            raise ask(table, "several columns could name the images", [image, *different], "image")
+    if candidates:
+        tier, image = (hits or candidates)[0]
+        others = [i for other, i in candidates if other == tier and i != image]
+        if hits:
+            stems = list(map(_stem, finders[image].found([row[image] for row in table.sample])))
+            rivals = [i for other, i in candidates if other < tier or (i in others and (other, i) in hits)]
+            others = [i for i in rivals if _differ([_stem(cell.replace("\\", "/")) for cell in table.cells(i)], stems)]
+        if others:
+            what = "several columns could" if hits else "no file was found for the columns that could"
+            raise ask(table, f"{what} name the images", [image, *others], "image")
         _check_place(table, finders[image], image)
         return image, finders[image]
-    if candidates:
-        best = [i for tier, i in candidates if tier == candidates[0][0]]
-        if len(best) > 1:
-            raise ask(table, "no file was found for the columns that could name the images", best, "image")
-        _check_place(table, finders[best[0]], best[0])
-        return best[0], finders[best[0]]
     free = [i for i, name in enumerate(table.header) if i not in taken and squashed(name) not in MEANT]
     found = {i: one for i in free[:_LOOKED_AT] if (one := finder(i)).hits}
     found = {i: one for i, one in found.items() if any(map(IMAGE_NAME.search, one.tried))} or found
@@ -227,7 +295,7 @@ def _image(table: Table, finder: Callable[..., Finder], taken: set[int]) -> tupl
         raise ask(table, "several columns could name the images", found, "image")
     raise SourceError(
         f"It is not clear which column of {str(table.path)!r} names the images. Its columns: "
-        f"{shown(table.header, 20)}. {_cause(table)}"
+        f"{table.names()}. {_cause(table)}"
     )
 
 
@@ -269,9 +337,9 @@ def _differ(one: list[str], other: list[str]) -> bool:
 
 def _split(table: Table, options: SourceOptions, taken: set[int], labelled: bool) -> int | None:
     """Return the column of the splits; without `labelled` nothing is said of columns that may be it."""
-    found = named(table, SPLITS[0], taken)
+    found = named(table, SPLIT_NAMES[0], taken)
     if not found:
-        for column in named(table, SPLITS[1], taken):
+        for column in named(table, SPLIT_NAMES[1], taken):
             if options.known_splits(distinct(table.cells(column))):
                 found.append(column)
     if not found and options.split_column is None:
@@ -305,7 +373,7 @@ def _check_others(table: Table, options: SourceOptions, taken: set[int]) -> None
             log.warning("%s: %r is not read, as its words are no names of splits: %s", table.path, name, said)
     flags = [i for i, name in enumerate(table.header) if i not in taken and known_splits([flag_name(name)])]
     if flags := [i for i in flags if table.sample and are_flags(table, i)]:
-        names = shown((table.header[i] for i in flags), 20)
+        names = table.names(flags)
         log.warning(
             f"{table.path}: {names} is not read: a split is told by one column of names, such as train and test"
         )
@@ -314,7 +382,7 @@ def _check_others(table: Table, options: SourceOptions, taken: set[int]) -> None
 def _words(table: Table, column: int, cells: Sequence[str], known: Mapping[str, str]) -> str:
     """Return options that say that a column is the split, and what its unknown words may mean."""
     others = [cell for cell in cells if cell not in known]
-    free = [split for split in ORDER if split not in known.values()] or ["test"]
+    free = [split for split in SPLITS if split not in known.values()] or ["test"]
     if not known and len(others) == 2:
         free = ["train", "test"]
     free += free[-1:] * len(others)

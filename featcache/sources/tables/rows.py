@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import SourceError
-from featcache.sources.messages import Problems, reason
+from featcache.sources.messages import Problems, reason, shown
 from featcache.sources.names import JSON_LINES
 from featcache.sources.source import label_name
 
 SAMPLE_ROWS = 200
 """Rows that are looked at before it is decided what the columns mean."""
-
 _SAMPLE_BYTES = 1 << 16
 _SAMPLE_LINES, _MOST_CHARACTERS = 20, 1 << 24
 _MARKS = {
@@ -32,7 +31,7 @@ _MARKS = {
 }
 _DELIMITERS = ",;\t|:"
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-_NESTED = "\N{REPLACEMENT CHARACTER}nested"
+NESTED = "\N{REPLACEMENT CHARACTER}nested"
 """Stands for a cell of JSON that holds a list or an object, whose text nobody wants."""
 
 Row = tuple[int, list[str]]
@@ -55,14 +54,16 @@ class Table:
     skip: int = 0
 
     def rows(self, problems: Problems | None = None, *, first: bool = False) -> Iterator[Row]:
-        """Yield all rows that have a cell for each column, noting those that have not; `first` takes the header for
-        one, too.
-        """
+        """Yield all rows that have a cell for each column, noting the others; `first` takes the header for one, too."""
         noted = Problems() if problems is None else problems
         try:
             yield from self._json(noted) if self.delimiter is None else self._csv(noted, first)
         except (OSError, csv.Error, UnicodeError) as error:
             raise unreadable(self.path, error) from None
+
+    def names(self, columns: Iterable[int] | None = None) -> str:
+        """Return the names of some columns, or of all, for a message."""
+        return shown(self.header if columns is None else (self.header[i] for i in columns), 20)
 
     def cells(self, column: int) -> list[str]:
         """Return a column's cells in the first rows, without white space around them."""
@@ -155,11 +156,6 @@ def distinct(cells: Iterable[str]) -> list[str]:
     return list(filter(None, dict.fromkeys(readable(cell.strip()) for cell in cells)))
 
 
-def is_nested(cell: str) -> bool:
-    """Whether a cell stands for a list or an object of JSON."""
-    return cell == _NESTED
-
-
 def unreadable(path: Path, error: Exception) -> SourceError:
     """Return the error that says why a table cannot be read."""
     return SourceError(f"{str(path)!r} cannot be read as a table: {reason(error)}.")
@@ -179,7 +175,7 @@ def _csv_table(path: Path, text: str, whole: bool, encoding: str, wanted: Sequen
     delimiter = named[1] if named else _delimiter(path, lines, wanted)
     spaced = delimiter == " " or bool(lines and f"{delimiter} " in lines[0])
     rows = _parsed(lines, delimiter, spaced)
-    header = [_plain(name) for name in rows[0]] if rows else []
+    header = [readable(name.strip("\ufeff \t\r\n\"'")) for name in rows[0]] if rows else []
     if not any(header):
         raise SourceError(f"{str(path)!r} is not a table: its first line is empty. Add a line that names the columns.")
     sample = [row[: len(header)] for row in rows[1:] if len(row) >= len(header) and any(map(str.strip, row))]
@@ -215,10 +211,6 @@ def _delimiter(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> str:
         return ","  # one column
     named, alike, _ = worth(" ")
     return " " if named or alike == 1 else ","
-
-
-def _plain(name: str) -> str:
-    return readable(name.strip("\ufeff \t\r\n\"'"))
 
 
 def _json_table(path: Path) -> Table:
@@ -261,4 +253,4 @@ def _cell(value: Any) -> str:
     try:
         return json_label(value) or ""
     except ValueError:
-        return _NESTED
+        return NESTED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +16,10 @@ from featcache.sources.messages import number_of, quoted, shown
 from featcache.sources.names import known_splits
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import SPLITS, Items, counted
-from featcache.sources.tables.headers import DICOM, Columns, flag, is_row_number
-from featcache.sources.tables.labels import (
-    check_groups,
-    check_labels,
-    check_one_hot,
-    check_same_classes,
-    label_of,
-    one_label_column,
-    warn_of_folders,
-)
+from featcache.sources.tables import labels
 from featcache.sources.tables.lookup import NO_ZEROS, SEVERAL, has_dicom
-from featcache.sources.tables.roles import open_columns
-from featcache.sources.tables.rows import Table, is_nested, readable
+from featcache.sources.tables.roles import DICOM, ROW_NUMBER, Columns, flag, open_columns
+from featcache.sources.tables.rows import NESTED, Table, readable
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +30,7 @@ TABLE_OPTIONS = ("splits", "images", "image_column", "label_column", "split_colu
 def table_source(path: Path, options: SourceOptions = NO_OPTIONS, *, labelled: bool = True) -> FileSource:
     """Return the source that a table lists, in its order; paths are relative to its folder.
 
-    CSV has any usual delimiter and a header, see `headers`, or none (a column of files, alone or beside one of labels);
+    CSV has any usual delimiter and a header, see `roles`, or none (a column of files, alone or beside one of labels);
     of JSON lines, keys are the columns. Text is UTF-8, UTF-16 with a byte order mark, or else cp1252. An empty cell
     means none. What is wrong with rows is reported together. Without `labelled`, images are to be predicted.
     """
@@ -49,18 +40,15 @@ def table_source(path: Path, options: SourceOptions = NO_OPTIONS, *, labelled: b
 
 
 def table_items(path: Path, options: SourceOptions, *, labelled: bool = True, split: str | None = None) -> Items:
-    """Return what a table lists, paths relative to its folder; arguments and errors as of `table_source`.
-
-    `split` is that of the whole table, if there are tables of other splits beside it.
-    """
+    """Return what a table lists; `split` is that of all, if there are tables of other splits beside it."""
     table, columns = open_columns(path, options, labelled=labelled)
     if columns.one_hot:
         if labelled:
-            check_one_hot(table, columns)
+            labels.check_one_hot(table, columns)
         else:
             columns = replace(columns, labels=(), one_hot=False)
     elif len(columns.labels) > 1:
-        columns = replace(columns, labels=(one_label_column(table, columns),) if labelled else ())
+        columns = replace(columns, labels=(labels.one_label_column(table, columns),) if labelled else ())
     splits = _splits(table, columns, options)
     lister = Lister(path.absolute().parent, columns.finder.find, splits)
     rows = counted(_named(table, columns, lister), str(path))
@@ -99,27 +87,19 @@ def _split_by_folders(path: Path, items: Items) -> Items:
 
 def _named(table: Table, columns: Columns, lister: Lister) -> Iterator[Named]:
     """Yield what the rows name."""
-    text = _Text(table.path, quoted=table.delimiter is not None)
-    label = _label(columns, [readable(name) for name in table.header], text)
-    image, split, group = columns.image, columns.split, columns.group
-    used = [i for i in (image, *columns.labels, split, group) if i is not None]
+    text, header = _Text(table.path, quoted=table.delimiter is not None), [readable(name) for name in table.header]
+    used = [i for i in (columns.image, *columns.labels, columns.split, columns.group) if i is not None]
     for line, cells in table.rows(lister.problems, first=columns.headless):
-        where = f"line {line}"
-        if table.delimiter is None and any(is_nested(cells[i]) for i in used):
+        where, label = f"line {line}", ""
+        if table.delimiter is None and any(cells[i] == NESTED for i in used):
             lister.problems.add("rows with a list or an object where one value is needed", where)
             continue
-        others = ("" if i is None else text(cells[i]) for i in (split, group))
-        yield Named(where, cells[image], label(cells), *others)
-
-
-def _label(columns: Columns, header: list[str], text: Callable[[str], str]) -> Callable[[list[str]], str]:
-    """Return what gives a row's label."""
-    if columns.one_hot:
-        return lambda cells: next((header[i] for i in columns.labels if flag(cells[i])), "")
-    if columns.labels:
-        [column] = columns.labels
-        return lambda cells: label_of(text(cells[column]))
-    return lambda cells: ""
+        if columns.one_hot:
+            label = next((header[i] for i in columns.labels if flag(cells[i])), "")
+        elif columns.labels:
+            label = labels.label_of(text(cells[columns.labels[0]]))
+        others = ("" if i is None else text(cells[i]) for i in (columns.split, columns.group))
+        yield Named(where, cells[columns.image], label, *others)
 
 
 class _Text:
@@ -150,7 +130,7 @@ def _splits(table: Table, columns: Columns, options: SourceOptions) -> dict[str,
         if given:
             raise OptionError(
                 f"splits (--split) was given, but it is not clear which column of {str(table.path)!r} is the split. "
-                f"Its columns: {shown(table.header, 20)}. Choose one with --split-column."
+                f"Its columns: {table.names()}. Choose one with --split-column."
             )
         return {}
     cells = table.words(columns.split, first=columns.headless)
@@ -180,7 +160,7 @@ def _split_words(table: Table, columns: Columns, splits: Mapping[str, str]) -> s
 def _advice(table: Table, columns: Columns, lister: Lister, splits: Mapping[str, str]) -> str:
     """Return what to do about what is wrong."""
     said = []
-    if lister.problems.count(MISSING) and not columns.finder.hits:
+    if lister.problems.counts[MISSING] and not columns.finder.hits:
         if has_dicom(str(table.path.absolute().parent)):
             said.append(DICOM)
         elif any(cell.strip() and "\0" not in cell and Path(cell.strip()).is_file() for cell in columns.finder.tried):
@@ -188,9 +168,9 @@ def _advice(table: Table, columns: Columns, lister: Lister, splits: Mapping[str,
             said.append(f"{why}: add --images .")
         else:
             said.append("If the images are elsewhere, give their folder with --images.")
-    if lister.problems.count(SEVERAL):
+    if lister.problems.counts[SEVERAL]:
         said.append("Write names with folder and extension.")
-    if lister.problems.count(NO_ZEROS):
+    if lister.problems.counts[NO_ZEROS]:
         said.append("Write the numbers as text, with their zeros.")
     if lister.unknown_split:
         said.append(f"Say what splits are called with --split, such as {_split_words(table, columns, splits)}.")
@@ -211,7 +191,7 @@ def _say(table: Table, columns: Columns) -> None:
     )
     used = [(role, plain, table.header[i]) for role, plain, i in roles if i is not None]
     taken = {columns.image, *columns.labels, columns.split, columns.group}
-    others = [name for i, name in enumerate(table.header) if i not in taken and not is_row_number(name)]
+    others = [name for i, name in enumerate(table.header) if i not in taken and not ROW_NUMBER.fullmatch(name)]
     if others or any(name.lower() != plain for _, plain, name in used):
         said = ", ".join(f"{role} from {name!r}" for role, _, name in used)
         log.info("%s: %s%s", table.path, said, f"; not used: {shown(others, 20)}" if others else "")
@@ -220,10 +200,7 @@ def _say(table: Table, columns: Columns) -> None:
 
 
 def _check(table: Table, columns: Columns, items: Items, options: SourceOptions, *, part: bool) -> None:
-    """Raise `SourceError` if labels or groups cannot be what they were taken for; warn if there are no labels.
-
-    `part` says whether there are tables of other splits beside it.
-    """
+    """Raise `SourceError` if labels or groups cannot be what they were taken for; `part` as in `check_labels`."""
     if columns.split is not None and (empty := int((items.splits.codes < 0).sum())):
         said = number_of(empty, "image has an empty cell", "images have an empty cell")
         counts = "counts" if empty == 1 else "count"
@@ -233,8 +210,8 @@ def _check(table: Table, columns: Columns, items: Items, options: SourceOptions,
         return
     if not columns.one_hot:
         name = f"column {columns.labels[0] + 1}" if columns.headless else table.header[columns.labels[0]]
-        check_labels(table.path, items, name, headless=columns.headless, part=part)
-    check_same_classes(table.path, items)
-    warn_of_folders(table.path, items)
+        labels.check_labels(table.path, items, name, headless=columns.headless, part=part)
+    labels.check_same_classes(table.path, items)
+    labels.warn_of_folders(table.path, items)
     if columns.group is not None and options.group_column is None and not items.splits.names:
-        check_groups(table.path, items, table.header[columns.group])
+        labels.check_groups(table.path, items, table.header[columns.group])
