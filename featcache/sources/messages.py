@@ -38,14 +38,9 @@ def split_words(folders: Sequence[str], splits: Sequence[str] = ("train", "test"
     return " ".join(f"--split {split}={quoted(name)}" for split, name in zip(splits, folders, strict=False))
 
 
-def excluded(name: str) -> str:
-    """Return the option that leaves out a file or folder, in whose name ``[``, ``*`` and ``?`` stand for themselves."""
-    return f"--exclude {quoted(glob.escape(name))}"
-
-
-def exclude_words(names: Sequence[str]) -> str:
-    """Return the options that leave names out, of the first three."""
-    return " ".join(map(excluded, names[:3]))
+def excluded(*names: str) -> str:
+    """Return the options that leave the first three files or folders out; ``[``, ``*``, ``?`` stand for themselves."""
+    return " ".join(f"--exclude {quoted(glob.escape(name))}" for name in names[:3])
 
 
 def classes_words(folders: Sequence[str]) -> str:

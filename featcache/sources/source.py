@@ -66,20 +66,21 @@ class Items(Sequence[Item]):
         """Return any items in columns; a few thousand at a time are objects."""
         if isinstance(items, Items):
             return items
-        coders = Coder(), Coder(), Coder()
-        numbers = [np.empty((4, 0), np.int64)]
+        labels, splits, groups = Coder(), Coder(), Coder()
+        numbers = [np.empty((0, 4), np.int64)]
 
         def pieces() -> Iterator[list[bytes]]:
             for piece in in_pieces(items):
-                paths, labels, splits, sizes, stamps, groups, places, changes = zip(*piece, strict=True)
-                for coder, words in zip(coders, (labels, splits, groups), strict=True):
-                    coder.add(words)
-                numbers.append(np.array([sizes, stamps, places, changes], np.int64))
-                yield list(map(encoded, paths))
+                labels.add([item.label for item in piece])
+                splits.add([item.split for item in piece])
+                groups.add([item.group for item in piece])
+                own = [(item.size, item.mtime_ns, item.place, item.changes) for item in piece]
+                numbers.append(np.array(own, np.int64))
+                yield [encoded(item.path) for item in piece]
 
         paths = Texts.joined(pieces())
-        labels, splits, groups = (coder.words() for coder in coders)
-        return cls(paths, labels, splits, groups, *np.concatenate(numbers, axis=1))
+        columns = np.ascontiguousarray(np.concatenate(numbers).T)
+        return cls(paths, labels.words(), splits.words(), groups.words(), *columns)
 
     def take(self, rows: Ints) -> Items:
         """Return some of them."""
@@ -87,18 +88,13 @@ class Items(Sequence[Item]):
         numbers = self.sizes[rows], self.stamps[rows], self.places[rows], self.changes[rows]
         return Items(self.paths.take(rows), *words, *numbers)
 
-    @property
-    def _columns(self) -> tuple[Any, ...]:
-        """The columns in the order of an item's fields."""
-        first = self.paths, self.labels, self.splits, self.sizes, self.stamps
-        return *first, self.groups, self.places, self.changes
-
     def __len__(self) -> int:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[Item]:
-        columns = (map(int, column) if isinstance(column, np.ndarray) else column for column in self._columns)
-        return map(Item, *columns)
+        numbers = map(int, self.sizes), map(int, self.stamps)
+        others = map(int, self.places), map(int, self.changes)
+        return map(Item, self.paths, self.labels, self.splits, *numbers, self.groups, *others)
 
     @overload
     def __getitem__(self, row: int) -> Item: ...
@@ -107,8 +103,9 @@ class Items(Sequence[Item]):
     def __getitem__(self, row: int | slice) -> Item | Items:
         if isinstance(row, slice):
             return self.take(np.arange(len(self))[row])
-        cells: Iterator[Any] = (column[row] for column in self._columns)
-        return Item._make(int(cell) if isinstance(cell, np.integer) else cell for cell in cells)
+        size, stamped, place, changes = int(self.sizes[row]), int(self.stamps[row]), self.places[row], self.changes[row]
+        words = self.paths[row], self.labels[row], self.splits[row]
+        return Item(*words, size, stamped, self.groups[row], int(place), int(changes))
 
 
 @runtime_checkable

@@ -74,13 +74,7 @@ class TarSource:
     sequential = True
 
     def __init__(
-        self,
-        tars: Sequence[Path],
-        root: Path,
-        options: SourceOptions = NO_OPTIONS,
-        *,
-        classes: Collection[str] | None = None,
-        labelled: bool = True,
+        self, tars: list[Path], root: Path, options: SourceOptions, *, classes: Collection[str] | None, labelled: bool
     ) -> None:
         options.check("tar files", "exclude", "splits")
         self.options = options
@@ -109,10 +103,8 @@ class TarSource:
         samples, beside, others = _samples(tar, self._exclusion)
         for name in others:
             self._names.add(name)
-        for names, why in (
-            (others, "left out, as by name no image"),
-            (beside, "not read, as not the first beside a label"),
-        ):
+        whys = "left out, as by name no image", "not read, as not the first beside a label"
+        for names, why in zip((others, beside), whys, strict=True):
             if names:
                 log.warning("%s: %s %s: %r", tar, number_of(len(names), "member is", "members are"), why, names[0])
         with tar.open("rb") as file:

@@ -17,7 +17,7 @@ from featcache.errors import SourceError
 from featcache.sources.folders.classes import classes_of
 from featcache.sources.folders.hints import says_nothing
 from featcache.sources.folders.trees import Look, Tree, wrapped
-from featcache.sources.messages import classes_words, command, exclude_words, excluded, quoted, shown, split_words
+from featcache.sources.messages import classes_words, command, excluded, quoted, shown, split_words
 from featcache.sources.names import PACKED, known_splits
 from featcache.sources.options import SourceOptions
 from featcache.sources.source import SPLITS, split_order
@@ -116,10 +116,10 @@ def _check_splits(
         missing = [split for split in ("train", "test", "validation") if split not in splits.values()] or ["test"]
         if missing[0] == "train":
             train = split_words(others[:3], ["train"] * 3)
-            advice = f"If these are train: {train}. If they are classes: {exclude_words(list(splits))}"
+            advice = f"If these are train: {train}. If they are classes: {excluded(*splits)}"
         else:
             advice = (
-                f"Leave these out with {exclude_words(others)}, or say which split they are, such as "
+                f"Leave these out with {excluded(*others)}, or say which split they are, such as "
                 f"{split_words(others[:1], missing)}"
             )
         raise SourceError(
@@ -221,13 +221,13 @@ def _files_beside(tree: Tree, path: str, here: Look, split: str | None = None) -
         start = f"{where!r} holds {kind} beside folders: {shown(tables)}"
         advice = (
             f"If {which} has the labels, name it: {command(f'{where}/{tables[0]}', images=where)}. If the folders are "
-            f"the classes: {exclude_words(tables)}"
+            f"the classes: {excluded(*tables)}"
         )
     elif here.image:
         end = Path(file).suffix
         images = f"{glob.escape(path) or '/'}*{end}" if end else glob.escape(file)
         advice = (
-            f"Move images into the folder of their class; or leave out the folders with {exclude_words(here.folders)}, "
+            f"Move images into the folder of their class; or leave out the folders with {excluded(*here.folders)}, "
             f"or these images with --exclude {quoted(images)}"
         )
     elif holder:

@@ -8,16 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from featcache.errors import SourceError
 from featcache.sources.folders import hints
 from featcache.sources.folders.trees import Tree, wrapped
-from featcache.sources.messages import (
-    classes_words,
-    command,
-    exclude_words,
-    excluded,
-    number_of,
-    quoted,
-    shown,
-    split_words,
-)
+from featcache.sources.messages import classes_words, command, excluded, number_of, quoted, shown, split_words
 from featcache.sources.names import known_splits
 
 log = logging.getLogger(__name__)
@@ -37,7 +28,7 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
         example = f"{barren[0]}/{looks[barren[0]].other}"
         raise SourceError(
             f"{where!r} has a folder without images, which is no class: {shown(barren)}, with files such as "
-            f"{example!r}. Leave it out with {exclude_words(barren)}; if its files have the labels, make a table."
+            f"{example!r}. Leave it out with {excluded(*barren)}; if its files have the labels, make a table."
         )
     deep = [name for name, look in looks.items() if not look.image]
     if top and len(folders) == 1 and (deep or hints.says_nothing(folders[0])):
@@ -59,7 +50,7 @@ def classes_of(tree: Tree, path: str, folders: Sequence[str], wanted: Collection
     if copies := hints.copies_among(folders):
         log.warning("%s: these look like copies or new folders, and each is a class: %s", where, shown(copies))
     if leftovers := hints.leftovers_among(folders):
-        advice = f"If they are none, leave them out with {exclude_words(leftovers)}"
+        advice = f"If they are none, leave them out with {excluded(*leftovers)}"
         log.warning("%s: these folders are taken as classes: %s. %s", where, shown(leftovers), advice)
     if hints.are_forms(folders):
         said = f"{shown(folders)}. If so, name one of them as the source"
@@ -96,7 +87,7 @@ def _check_holder(tree: Tree, path: str, where: str, folders: Sequence[str], *, 
 def _check_masks(where: str, folders: Sequence[str]) -> None:
     """Refuse folders of masks beside those of images; among many classes, say so."""
     masks, sure = hints.masks_among(folders)
-    advice = exclude_words(masks)
+    advice = excluded(*masks)
     if sure and masks:
         others = [name for name in folders if name not in masks]
         raise SourceError(
@@ -127,7 +118,7 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
         holder = next(name for name in deep if masks[0] in inside[name])
         raise SourceError(
             f"{where!r} has masks or labels beside images inside of class folders: {f'{holder}/{masks[0]}'!r}. Leave "
-            f"them out with {exclude_words(masks)}. If they are images of the classes: {all_classes}."
+            f"them out with {excluded(*masks)}. If they are images of the classes: {all_classes}."
         )
     for name in deep:
         again = sorted(inside[name] & (set(folders) - {name}))
@@ -170,9 +161,9 @@ def check_inside(where: str, classes: Collection[str], inside: Mapping[str, int]
     ends = list(dict.fromkeys(names[path][1] for path in masks))
     table = "Make folders of splits with class folders in them, or a table with the columns path, label and split"
     for paths, what, advice in (
-        (others, "other classes", f"Move or remove them, or leave them out with {exclude_words(others)}"),
-        (masks, "masks or labels", f"Leave them out with {exclude_words(ends)}"),
-        (splits, "splits", f"{table}; or leave them out with {exclude_words(splits)}"),
+        (others, "other classes", f"Move or remove them, or leave them out with {excluded(*others)}"),
+        (masks, "masks or labels", f"Leave them out with {excluded(*ends)}"),
+        (splits, "splits", f"{table}; or leave them out with {excluded(*splits)}"),
     ):
         if paths:
             raise SourceError(
