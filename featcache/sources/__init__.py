@@ -17,26 +17,8 @@ from featcache.sources.source import (
     folder_name,
     read_image,
 )
-from featcache.sources.splits import SplitPolicy
-from featcache.sources.trained import group_identity, why_left_out
+from featcache.sources.splits import SplitPolicy, group_identity, why_left_out
 
-__all__ = [
-    "SPLITS",
-    "DigestSet",
-    "Digests",
-    "Item",
-    "Items",
-    "Source",
-    "SourceOptions",
-    "NO_OPTIONS",
-    "SplitPolicy",
-    "Selected",
-    "Texts",
-    "Words",
-    "class_names",
-    "digest",
-    "folder_name",
-    "group_identity",
-    "read_image",
-    "why_left_out",
-]
+__all__ = ["NO_OPTIONS", "SPLITS", "DigestSet", "Digests", "Item", "Items", "Selected", "Source", "SourceOptions"]
+__all__ += ["SplitPolicy", "Texts", "Words", "class_names", "digest", "folder_name", "group_identity", "read_image"]
+__all__ += ["why_left_out"]

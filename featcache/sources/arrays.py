@@ -24,6 +24,7 @@ import numpy.typing as npt
 from featcache.errors import SourceError
 from featcache.files.publishing import change_stamp
 from featcache.sources.columns import Texts, Words
+from featcache.sources.messages import reason
 from featcache.sources.names import known_splits
 from featcache.sources.source import SPLITS, Item, Items, counted, label_name, stamp
 
@@ -41,18 +42,9 @@ _ROLES = {"x": "images", "images": "images", "y": "labels", "labels": "labels"}
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one split.
+    """The images of one split: (n, height, width) or (n, height, width, 1, 3 or 4), ``uint8`` or floats in 0…1.
 
-    Attributes
-    ----------
-    images : array, shape (n, height, width) or (n, height, width, 1, 3 or 4)
-        ``uint8``, or floats in 0…1; may be mapped from a file.
-    labels : sequence of str or None, length n
-        Class names.
-    split : str or None
-        One of `SPLITS`, None if the source brings no split.
-    stamp : tuple of int or None
-        ``mtime_ns`` and ``changes`` of the file they are mapped from, None if they are in memory.
+    `stamp` is ``mtime_ns`` and ``changes`` of the file they are mapped from, None if they are in memory.
     """
 
     images: Array
@@ -68,23 +60,14 @@ class Part:
             stamps = changes = np.fromiter(map(stamp, counted(self.images, location)), np.int64, n)
         else:
             stamps, changes = (np.broadcast_to(np.int64(number), n) for number in self.stamp)
-        return Items(
-            Texts.of(f"{prefix}{index:06d}" for index in range(n)), Words.of(self.labels),
-            Words(none + 1, [self.split]) if self.split else Words(none, []), Words(none, []),
-            np.broadcast_to(np.int64(size), n), stamps, np.arange(first, first + n), changes,
-        )  # fmt: skip
+        splits = Words(none + 1, [self.split]) if self.split else Words(none, [])
+        words = Words.of(self.labels), splits, Words(none, [])
+        numbers = np.broadcast_to(np.int64(size), n), stamps, np.arange(first, first + n), changes
+        return Items(Texts.of(f"{prefix}{index:06d}" for index in range(n)), *words, *numbers)
 
 
 class PartsSource:
-    """Images that are already pixels, by split.
-
-    Parameters
-    ----------
-    name, location : str
-        As in `featcache.sources.Source`.
-    parts : sequence of Part
-        In the order wanted.
-    """
+    """Images that are already pixels, by split, in the order given."""
 
     sequential = False
 
@@ -102,17 +85,7 @@ class PartsSource:
 
 
 class ArraySource(PartsSource):
-    """Images in memory, without splits.
-
-    Parameters
-    ----------
-    name : str
-        The set's name.
-    images : array, shape (n, height, width) or (n, height, width, channels)
-        ``uint8``, or floats in 0…1; hashed when they are listed, so that others under the same name are seen.
-    labels : sequence of str or None, length n
-        Class names.
-    """
+    """Images in memory, without splits; hashed when they are listed, so that others under the same name are seen."""
 
     def __init__(self, name: str, images: Array, labels: Sequence[str | None]) -> None:
         super().__init__(name, name, [Part(images, labels)])
@@ -121,17 +94,7 @@ class ArraySource(PartsSource):
 def npz_source(path: Path) -> PartsSource:
     """Return the source of an ``.npz`` file, its images mapped from the file and never loaded whole.
 
-    Parameters
-    ----------
-    path : Path
-        With the keys ``x_train, y_train`` (``x_val``, ``x_test`` and so on), or ``train_images, train_labels``, or
-        ``images, labels``, or ``X, y``, in any case; ``class_names`` if labels are indices into names. Compressed
-        members are unpacked into a temporary file without a name, which is gone when the source is.
-
-    Raises
-    ------
-    SourceError
-        If it is damaged, or a key is missing or holds another kind of array.
+    Compressed members are unpacked into a temporary file without a name, which is gone when the source is.
     """
     where = repr(str(path))
     try:
@@ -149,20 +112,7 @@ def npz_source(path: Path) -> PartsSource:
 
 
 def npy_source(root: Path, names: Sequence[str]) -> PartsSource:
-    """Return the source of a folder of ``.npy`` files, mapped and never loaded whole.
-
-    Parameters
-    ----------
-    root : Path
-        The folder.
-    names : sequence of str
-        Its files; those that end in ``.npy`` are named as the keys of `npz_source` are.
-
-    Raises
-    ------
-    SourceError
-        If one is damaged, or missing, or holds another kind of array.
-    """
+    """Return the source of a folder of ``.npy`` files, named as the keys of `npz_source`, mapped, never all loaded."""
     stored = {}
     for path in (root / name for name in names if name.lower().endswith(".npy")):
         stored[path.stem] = _Stored(repr(str(path)), _stamp(path.stat()), partial(_file, path))
@@ -184,13 +134,7 @@ class _Stored(NamedTuple):
 
 
 def _parts(stored: Mapping[str, _Stored], where: str) -> list[Part]:
-    """Find images and labels of each split among named arrays.
-
-    Raises
-    ------
-    SourceError
-        If there are no images, two arrays for one purpose, labels without images, or one of another kind.
-    """
+    """Find images and labels of each split among named arrays."""
     found: dict[tuple[str | None, str], str] = {}
     for key, purpose in _purposes(stored).items():
         if purpose in found:
@@ -318,8 +262,7 @@ def _mapped(file: IO[bytes], start: int, length: int) -> Array:
 
 
 def _damaged(where: str, error: BaseException) -> SourceError:
-    reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())[:200]
-    return SourceError(f"Expected sound arrays. Received: {where}: {reason}. Write it again with numpy.")
+    return SourceError(f"Expected sound arrays. Received: {where}: {reason(error)}. Write it again with numpy.")
 
 
 def _shown(names: Iterable[str]) -> str:

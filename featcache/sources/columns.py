@@ -21,15 +21,7 @@ def encoded(text: str) -> bytes:
 
 
 class Texts(Sequence[str]):
-    """Texts that are mostly different, such as paths.
-
-    Parameters
-    ----------
-    content : bytes
-        All of them, one after the other.
-    ends : array of int64, shape (n,)
-        Where in `content` each ends.
-    """
+    """Texts that are mostly different, such as paths: all in `content`, each up to its place in `ends`, shape (n,)."""
 
     def __init__(self, content: bytes, ends: npt.NDArray[np.int64]) -> None:
         self.content, self.ends = content, ends
@@ -37,7 +29,7 @@ class Texts(Sequence[str]):
     @classmethod
     def of(cls, texts: Iterable[str]) -> Texts:
         """Return any texts as such a column."""
-        return cls.joined(list(map(encoded, piece)) for piece in _pieces(texts))
+        return cls.joined(list(map(encoded, piece)) for piece in in_pieces(texts))
 
     @classmethod
     def joined(cls, pieces: Iterable[list[bytes]]) -> Texts:
@@ -96,18 +88,8 @@ class Texts(Sequence[str]):
 class Words(Sequence[str | None]):
     """Words of which there are few, such as class names; equal columns have equal codes.
 
-    Parameters
-    ----------
-    codes : array of int, shape (n,)
-        Index of each row's word in `names`, -1 for none.
-    names : sequence of str
-        Any distinct words; those that no row has are dropped.
-
-    Attributes
-    ----------
-    codes, names
-        The same with names in alphanumeric order. Codes have as few bytes as hold them: compare them, look them up in
-        tables, and compute with `numbers`.
+    `codes` (n,) are indices into `names`, -1 for none. Names that no row has are dropped, the others sorted. Codes have
+    as few bytes as hold them: compare them, look them up in tables, and compute with `numbers`.
     """
 
     def __init__(self, codes: Ints, names: Sequence[str]) -> None:
@@ -124,12 +106,9 @@ class Words(Sequence[str | None]):
     def of(cls, words: Iterable[str | None]) -> Words:
         """Return any words as such a column."""
         coder = Coder()
-        return cls.coded([coder.codes(piece) for piece in _pieces(words)], coder)
-
-    @classmethod
-    def coded(cls, pieces: Sequence[Ints], coder: Coder) -> Words:
-        """Return the column of some codes that a `Coder` gave."""
-        return cls(np.concatenate([np.empty(0, np.int32), *pieces]), list(coder.known))
+        for piece in in_pieces(words):
+            coder.add(piece)
+        return coder.words()
 
     def take(self, rows: Ints) -> Words:
         """Return some rows."""
@@ -139,6 +118,11 @@ class Words(Sequence[str | None]):
     def numbers(self) -> npt.NDArray[np.int64]:
         """The codes as integers that sums and products fit into, shape (n,)."""
         return self.codes.astype(np.int64)
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many rows each name has, shape (len(names),)."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
 
     def among(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return each row's index in other names, shape (n,), -1 where it has no word or theirs is not there."""
@@ -173,20 +157,25 @@ class Words(Sequence[str | None]):
 
 
 class Coder:
-    """Gives words numbers in order of their appearance, -1 to None."""
+    """Makes a column of words that come piece by piece."""
 
     def __init__(self) -> None:
-        self.known: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._codes = [np.empty(0, np.int32)]
 
-    def codes(self, words: Sequence[str | None]) -> npt.NDArray[np.int32]:
-        """Return the numbers of some words."""
-        known = self.known
-        return np.fromiter(
-            (-1 if word is None else known.setdefault(word, len(known)) for word in words), np.int32, len(words)
-        )
+    def add(self, words: Sequence[str | None]) -> None:
+        """Note the next words."""
+        known = self._numbers
+        codes = (-1 if word is None else known.setdefault(word, len(known)) for word in words)
+        self._codes.append(np.fromiter(codes, np.int32, len(words)))
+
+    def words(self) -> Words:
+        """Return all of them."""
+        return Words(np.concatenate(self._codes), list(self._numbers))
 
 
-def _pieces(things: Iterable[Any]) -> Iterator[list[Any]]:
+def in_pieces(things: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield any things in lists of `PIECE`."""
     waiting = iter(things)
     while piece := list(itertools.islice(waiting, PIECE)):
         yield piece

@@ -21,17 +21,10 @@ _MOST = (1 << 64) - 1
 
 
 class Digests:
-    """Rows of bytes, such as digests.
+    """Rows of bytes, such as digests: uint8, shape (n, w), w being a multiple of 8; rows may be equal.
 
-    Parameters
-    ----------
-    rows : array of uint8, shape (n, w)
-        w is a multiple of 8; rows may be equal.
-
-    Notes
-    -----
-    Rows are sorted by 64 bits mixed from all of theirs; what has the same 64 bits is compared whole. So it is right
-    for any bytes, and fast for all that nobody has built to be slow.
+    They are sorted by 64 bits mixed from all of theirs; what has the same 64 bits is compared whole. So it is right for
+    any bytes, and fast for all that nobody has built to be slow.
     """
 
     def __init__(self, rows: Bytes) -> None:
@@ -105,13 +98,7 @@ class Digests:
 
 
 class DigestSet(Set[bytes]):
-    """A set of SHA-256 digests that takes 32 bytes for each, and as many once one is looked for.
-
-    Parameters
-    ----------
-    rows : array of uint8, shape (n, 32)
-        Rows may be equal.
-    """
+    """A set of SHA-256 digests, shape (n, 32), that takes 32 bytes for each, and as many once one is looked for."""
 
     def __init__(self, rows: Bytes) -> None:
         self._digests = Digests(np.unique(np.ascontiguousarray(rows).view("S32")).view(np.uint8).reshape(-1, 32))

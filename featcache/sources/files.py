@@ -11,26 +11,15 @@ from typing import NamedTuple
 
 from featcache.errors import ImageError, SourceError, one_line
 from featcache.files.publishing import change_stamp
+from featcache.sources.messages import Problems
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.source import Item, Items, Problems, counted, sole_content
+from featcache.sources.source import Item, Items, counted, sole_content
 
 MISSING = "missing files"
 
 
 class FileSource:
-    """Files below a root, or named relative to it.
-
-    Parameters
-    ----------
-    root : Path
-        What item paths are relative to.
-    items : iterable of Item
-        The images.
-    origin : Path, optional
-        What lists them, and gives the source its name and location; default: the root.
-    options : SourceOptions
-        How they were listed.
-    """
+    """Files below a root; `origin` (default: it) is what lists them, and gives the source its name and location."""
 
     sequential = False
 
@@ -48,18 +37,10 @@ class FileSource:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of an image's file.
-
-    Raises
-    ------
-    ImageError
-        If it cannot be read, is empty, or is no regular file (a pipe could be waited for forever).
-    SourceError
-        If this process has too many files open.
-    """
+    """Return the bytes of an image's file; raise `ImageError` if it cannot be read, is empty, or is no regular file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ImageError("not a regular file")
+            raise ImageError("not a regular file")  # a pipe could be waited for forever
         return sole_content(path.read_bytes())
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):  # not the image's fault
@@ -82,6 +63,24 @@ def item_of(
     return Item(path, label, split, status.st_size, status.st_mtime_ns, group, place, change_stamp(status))
 
 
+def status_of(folder: str, path: str) -> os.stat_result | None:
+    """Return a regular file's status, None if it is none."""
+    try:
+        found = os.stat(os.path.join(folder, path))  # noqa: PTH116, PTH118  # half the time of Path's
+    except (OSError, ValueError):
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def item_at(place: str, path: str, label: str | None = None, split: str | None = None) -> Item:
+    """Return the item of a file that a folder lists; a dangling link, too, so that reading it gives the reason."""
+    try:
+        status = os.stat(place)  # noqa: PTH116  # half the time of Path.stat
+    except OSError:
+        status = os.lstat(place)
+    return item_of(path, status, label, split)
+
+
 class Named(NamedTuple):
     """An image that a table or a list names; `where` says in which line or position."""
 
@@ -99,21 +98,9 @@ Found = tuple[str, os.stat_result] | str
 class Lister:
     """Makes items of files that are named one by one, noting all that is wrong with them.
 
-    Parameters
-    ----------
-    root : Path
-        What paths are relative to; absolute ones and ``..`` may lead out of it, as files are only read.
-    find : callable, optional
-        Returns what a name means; default: the file of that name.
-    splits : mapping of str to str, optional
-        The split that each name means; default: none has one.
-
-    Attributes
-    ----------
-    problems : Problems
-        Missing files, paths that were named twice and unknown splits.
-    unknown_split : str
-        The first unknown one.
+    Paths are relative to a root; absolute ones and ``..`` may lead out of it, as files are only read. `find` returns
+    what a name means (default: the file of that name), `splits` has the split that each name means (default: none has
+    one).
     """
 
     def __init__(
@@ -146,11 +133,8 @@ class Lister:
         return item_of(*found, label or None, known, group or None, place)
 
     def _plain(self, path: str) -> Found:
-        try:
-            found = os.stat(os.path.join(self._root, path))  # noqa: PTH116, PTH118  # half the time of Path's
-        except (OSError, ValueError):
-            return MISSING
-        return (path, found) if path and stat.S_ISREG(found.st_mode) else MISSING
+        found = status_of(self._root, path) if path else None
+        return MISSING if found is None else (path, found)
 
     def check(self, origin: str, advice: str) -> None:
         """Raise `SourceError` with all that was noted."""

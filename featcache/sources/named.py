@@ -6,6 +6,7 @@ import numpy as np
 
 from featcache.errors import SourceError
 from featcache.sources.arrays import ArraySource, Part, PartsSource
+from featcache.sources.messages import reason
 from featcache.sources.source import Source
 
 _KERAS = ("cifar10", "cifar100", "mnist", "fashion_mnist")
@@ -14,13 +15,7 @@ NAMED = ("digits", *_KERAS)
 
 
 def named_source(name: str) -> Source:
-    """Return one of the sets in `NAMED`; labels are their numbers as text.
-
-    Raises
-    ------
-    SourceError
-        If Keras cannot download it.
-    """
+    """Return one of the sets in `NAMED`; labels are their numbers as text."""
     if name == "digits":
         from sklearn.datasets import load_digits
 
@@ -35,10 +30,9 @@ def named_source(name: str) -> Source:
     try:
         loaded = getattr(keras.datasets, name).load_data()
     except Exception as error:  # whatever its download, its checksum or its unpacking raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SourceError(
-            f"Expected Keras to load {name}, which it downloads once. Received: {reason}. Check the network, or put "
-            f"the files into ~/.keras/datasets, or take another source, such as digits."
+            f"Expected Keras to load {name}, which it downloads once. Received: {reason(error)}. Check the network, or "
+            f"put the files into ~/.keras/datasets, or take another source, such as digits."
         ) from None
     parts = [
         Part(images, [str(label) for label in np.ravel(labels).tolist()], split)

@@ -1,4 +1,4 @@
-"""Names: what systems leave behind, what means a split, and what a user leaves out."""
+"""Names: of what systems leave behind, of splits, of kinds of files, and what a user leaves out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from fnmatch import fnmatchcase
 
 log = logging.getLogger(__name__)
 
+
+def each_word(text: str) -> tuple[str, ...]:
+    """Return the words of a text: a list that fits into a few lines."""
+    return tuple(text.split())
+
+
 LITTER = (
-    ".*",
-    "__MACOSX", "Icon\r", "Network Trash Folder", "Temporary Items",
-    "Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$RECYCLE.BIN", "RECYCLER",
-    "System Volume Information", "*Zone.Identifier",
-    "@eaDir", "@Recycle", "@tmp", "#recycle", "#snapshot",
-    "lost+found", "__pycache__",
-)  # fmt: skip
+    *each_word(
+        """.* __MACOSX Thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini $RECYCLE.BIN RECYCLER *Zone.Identifier
+        @eaDir @Recycle @tmp #recycle #snapshot lost+found __pycache__"""
+    ),
+    *("Icon\r", "Network Trash Folder", "Temporary Items", "System Volume Information"),
+)
 """Names of files and folders that systems leave behind, in any case: never images, classes or splits.
 
 Hidden files; macOS; Windows; network storage (Synology's thumbnails are images); Linux and Python.
@@ -25,33 +30,43 @@ Hidden files; macOS; Windows; network storage (Synology's thumbnails are images)
 
 _EXACT = frozenset(name.lower() for name in LITTER if "*" not in name)
 _END = "zone.identifier"
-
-_WORDS = {
-    "train": "train", "training": "train", "trn": "train", "trainval": "train",
-    "validation": "validation", "validate": "validation", "val": "validation", "valid": "validation",
-    "dev": "validation", "devel": "validation", "development": "validation",
-    "test": "test", "testing": "test", "tst": "test",
-    "eval": "evaluation", "evaluation": "evaluation", "evaluate": "evaluation",
-    "entrenamiento": "train", "entrainement": "train", "apprentissage": "train", "treino": "train",
-    "treinamento": "train", "addestramento": "train", "trening": "train", "traning": "train", "egitim": "train",
-    "обучение": "train", "训练": "train", "训练集": "train", "訓練": "train", "学習": "train", "훈련": "train",
-    "validacion": "validation", "validacao": "validation", "validierung": "validation", "validazione": "validation",
-    "validatie": "validation", "walidacja": "validation", "validering": "validation", "dogrulama": "validation",
-    "валидация": "validation", "验证": "validation", "验证集": "validation", "検証": "validation", "검증": "validation",
-    "prueba": "test", "pruebas": "test", "teste": "test", "testes": "test", "testdaten": "test",
-    "trainingsdaten": "train", "validierungsdaten": "validation",
-    "тест": "test", "测试": "test", "测试集": "test", "テスト": "test", "테스트": "test",
-}  # fmt: skip
+_OF_SPLITS = {
+    "train": """train training trn trainval entrenamiento entrainement apprentissage treino treinamento addestramento
+        trening traning egitim trainingsdaten обучение 训练 训练集 訓練 学習 훈련""",
+    "validation": """validation validate val valid dev devel development validacion validacao validierung validazione
+        validatie walidacja validering dogrulama validierungsdaten валидация 验证 验证集 検証 검증""",
+    "test": "test testing tst prueba pruebas teste testes testdaten тест 测试 测试集 テスト 테스트",
+    "evaluation": "eval evaluation evaluate",
+}
+_WORDS = {word: split for split, words in _OF_SPLITS.items() for word in each_word(words)}
 """Split of a word in lower case, without accents; which split an evaluation set is depends on the others."""
-
-SAYS_NOTHING = frozenset({
-    "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "jpegimages", "photo", "photos",
-    "picture", "pictures", "pic", "pics", "jpg", "jpeg", "png", "file", "files", "folder", "dir", "split", "splits",
-    "batch", "part",
-})  # fmt: skip
+SAYS_NOTHING = frozenset(
+    each_word(
+        """set sets data dataset datasets image images img imgs jpegimages photo photos picture pictures pic pics jpg
+        jpeg png file files folder dir split splits batch part"""
+    )
+)
 """Words beside that of a split that do not change what it means."""
-
 _GLUED = re.compile(rf"^({'|'.join(_WORDS)})(set|data|dataset|images|imgs|img)$")
+_NOT_IMAGES = each_word(
+    """.txt .xml .json .jsonl .csv .tsv .html .htm .md .yaml .yml .log .ini .cfg .py .ipynb .pdf .doc .docx .xls .xlsx
+    .mat .npy .npz .h5 .pkl .pt .zip .gz .tar .mp4 .avi .mov .wav .mp3 .aae .xmp .rar .7z .tgz .mkv .webm .m4v .toml .sh
+    .bat .exe .db .sqlite .bin .onnx .pth .ckpt .keras .tflite .idx .tfw .jgw .pgw .wld .dbf .shp .lnk .url .crdownload
+    .pptx .ppt .tex .js .css"""
+)
+"""How names of files end that are certainly no images; a folder of nothing else is no class."""
+IMAGE_NAME = re.compile(r"\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|heic|p[bgnp]m)$", re.IGNORECASE)
+"""How names of images end."""
+TAR_NAME = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)$|\.tar\.\w+$", re.IGNORECASE)
+"""How names of tar files end, compressed ones too."""
+PACKED = (".zip", ".rar", ".7z", ".gz", ".tgz", ".tar")
+"""How names of files end that may have images inside."""
+JSON_LINES = (".jsonl", ".ndjson")
+"""How names of tables with one JSON object a line end."""
+TABLES_BESIDE = (".csv", ".tsv", *JSON_LINES)
+"""How names of tables end that are looked for in folders."""
+TABLES = (*TABLES_BESIDE, ".txt")
+"""How names of tables end."""
 
 
 def is_litter(name: str) -> bool:
@@ -61,22 +76,17 @@ def is_litter(name: str) -> bool:
     return hidden or lower in _EXACT or lower.endswith(_END)
 
 
+def may_be_image(name: str) -> bool:
+    """Whether a file is not certainly something else."""
+    return not name.lower().endswith(_NOT_IMAGES)
+
+
 def known_splits(names: Iterable[str]) -> dict[str, str]:
     """Return the split that each of some names means (folders, cells of a column, beginnings of tar files).
 
     Any case; with words that say nothing, or numbers (``train_images``, ``val2017``); with anything that another
-    split's name has at the same place (``seg_train`` beside ``seg_test``). ``eval`` and ``evaluation`` mean test beside
-    a validation set, and validation otherwise.
-
-    Parameters
-    ----------
-    names : iterable of str
-        All that stand beside each other: what a name means may depend on the others.
-
-    Returns
-    -------
-    dict
-        Of the names that mean a split, as they are given: one of `featcache.sources.SPLITS`.
+    split's name has at the same place (``seg_train`` beside ``seg_test``): what a name means may depend on the others.
+    ``eval`` and ``evaluation`` mean test beside a validation set, and validation otherwise.
     """
     every = list(dict.fromkeys(names))
     alone: dict[str, str] = {}
@@ -115,13 +125,10 @@ def _unaccented(word: str) -> str:
 class Exclusion:
     """The files and folders that a user leaves out.
 
-    Parameters
-    ----------
-    globs : sequence of str
-        Without a slash, a glob is compared with each name, at any depth (``*.txt``, ``predictions``). With a slash, it
-        is compared with the path relative to the source (``train/drafts``, ``*/drafts``, ``/drafts`` for the top
-        folder alone); ``**`` stands for any number of folders. What lies in a folder that is left out is left out. Case
-        counts; the Unicode form does not.
+    Without a slash, a glob is compared with each name, at any depth (``*.txt``, ``predictions``). With a slash, it is
+    compared with the path relative to the source (``train/drafts``, ``*/drafts``, ``/drafts`` for the top folder
+    alone); ``**`` stands for any number of folders. What lies in a folder that is left out is left out. Case counts;
+    the Unicode form does not.
     """
 
     def __init__(self, globs: Sequence[str]) -> None:

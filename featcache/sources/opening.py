@@ -17,19 +17,18 @@ import numpy.typing as npt
 from featcache.errors import OptionError, SourceError, nearest
 from featcache.sources.arrays import npy_source, npz_source
 from featcache.sources.files import FileSource
-from featcache.sources.folders.folders import Folders, content, files_source, folder_source
-from featcache.sources.folders.likeness import slips, twins
-from featcache.sources.folders.series import warn_of_series, warn_of_split_names
-from featcache.sources.folders.trees import number_of
-from featcache.sources.folders.versions import joined_versions
+from featcache.sources.folders.folders import files_source, folder_source
+from featcache.sources.folders.hints import slips, twins
+from featcache.sources.folders.trees import Folders, content
+from featcache.sources.folders.versions import joined_versions, warn_of_series, warn_of_split_names
+from featcache.sources.messages import number_of
 from featcache.sources.named import NAMED, named_source
-from featcache.sources.names import Exclusion
+from featcache.sources.names import TABLES, TAR_NAME, Exclusion
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.packed import SUFFIXES
 from featcache.sources.pairs import PairSource
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables.metadata import check_unread, metadata_source
-from featcache.sources.tables.tables import TABLES, table_source
+from featcache.sources.tables.tables import table_source
 from featcache.sources.tars import TarSource
 
 log = logging.getLogger(__name__)
@@ -47,41 +46,11 @@ def open_source(
     classes: Iterable[str] | None = None,
     options: SourceOptions = NO_OPTIONS,
 ) -> Source:
-    """Return the source that a name, a path or a list of images means.
+    """Return the source that a name, a path or a list of images means (`KINDS`, or (image, label) pairs).
 
-    Parameters
-    ----------
-    source : str, path, Source or iterable of (image, label)
-        One of
-
-        - ``digits`` (embedded in scikit-learn), ``cifar10``, ``cifar100``, ``mnist`` or ``fashion_mnist`` (which
-          Keras downloads);
-        - a folder of class folders; one with ``train``, ``validation`` and ``test`` folders of those, under these
-          names or those of public sets; or one of images without labels, or with a table
-          of them, see `featcache.sources.tables.metadata.metadata_source`;
-        - a table, see `featcache.sources.tables.tables.table_source`;
-        - arrays, an ``.npz`` file or a folder of ``.npy`` files, see `featcache.sources.arrays.npz_source`;
-        - a ``.tar`` file or a folder of them, see `featcache.sources.tars.TarSource`; they are the splits if all
-          their names begin with those of splits;
-        - pairs of an image and its label, see `featcache.sources.pairs.PairSource`.
-    classes : iterable of str, optional
-        Keep these classes only. Where all folders of a source are among them, they are classes, whatever they look
-        like.
-    options : SourceOptions
-        How it is read, where that does not follow from what lies there.
-
-    Returns
-    -------
-    Source
-        Folders in order of splits as `SPLITS` has them, classes alphanumerically as Keras has them, then
-        paths; arrays by split; all others in their own order.
-
-    Raises
-    ------
-    SourceError
-        If it does not exist, is empty, its layout is not one of these, or could be two of them.
-    OptionError
-        If a class is not in the source, or an option says nothing about this kind of source.
+    Folders are in order of splits as `SPLITS` has them, classes alphanumerically as Keras has them, then paths; arrays
+    by split; all others in their own order. `classes` keeps these only; where all folders of a source are among them,
+    they are classes, whatever they look like.
     """
     opened: Source
     wanted = None if classes is None else list(dict.fromkeys(classes))
@@ -109,20 +78,7 @@ def describe(source: Source) -> dict[str, Any]:
 
 
 def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None) -> Source:
-    """Open a source again, as it was opened then.
-
-    Parameters
-    ----------
-    described : mapping
-        What `describe` returned; a cache keeps it as its ``source``.
-    classes : iterable of str, optional
-        Keep these classes only.
-
-    Raises
-    ------
-    SourceError, OptionError
-        As `open_source`; `SourceError` if nobody knows where it lies.
-    """
+    """Open a source again as it was opened when `describe` described it."""
     location = described.get("location")
     if not location:
         raise SourceError("It is not known where the images lie.")
@@ -130,10 +86,6 @@ def reopen(described: Mapping[str, Any], *, classes: Iterable[str] | None = None
     wanted = None if classes is None else list(dict.fromkeys(classes))
     opened = _named(location, options) if location in NAMED else _at(Path(location), options, wanted)
     return _of_classes(opened, wanted)
-
-
-def _unlabelled(name: str, options: SourceOptions) -> Source:
-    return _named(name, options) if _is_set(name) else _at(Path(name), options, labelled=False)
 
 
 def _is_set(name: str) -> bool:
@@ -150,29 +102,29 @@ def _named(name: str, options: SourceOptions) -> Source:
 
 
 def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
-    known = class_names(opened.items)
+    """Return a source with the wanted classes only, and say which of all are hardly different by name."""
+    known, where = class_names(opened.items), opened.location
     for group in twins(known):
-        log.warning("%s: classes whose names look alike are kept apart: %s", opened.location,
-                    ", ".join(map(ascii, group)))  # fmt: skip
+        log.warning("%s: classes whose names look alike are kept apart: %s", where, ", ".join(map(ascii, group)))
     if isinstance(opened.items, Items):
-        counts = np.bincount(opened.items.labels.codes[opened.items.labels.codes >= 0], minlength=len(known)).tolist()
-        for rare, common in slips(dict(zip(known, counts, strict=True))):
-            said = (f"{name!r} ({number_of(counts[known.index(name)], 'image', 'images')})" for name in (rare, common))
-            log.warning("%s: the class %s may be %s: they are kept apart", opened.location, *said)
+        counts = dict(zip(known, opened.items.labels.counts.tolist(), strict=True))
+        for pair in slips(counts):
+            rare, common = (f"{name!r} ({number_of(counts[name], 'image', 'images')})" for name in pair)
+            log.warning("%s: the class %s may be %s: they are kept apart", where, rare, common)
     if wanted is None:
         return opened
     if not wanted:
-        raise OptionError(f"Expected at least one of the classes of {opened.location}. Received: none.")
+        raise OptionError(f"Expected at least one of the classes of {where}. Received: none.")
     for name in wanted:
         if name not in known:
-            raise OptionError(f"Expected classes of {opened.location}. Received: {name!r} ({nearest(name, known)}).")
+            raise OptionError(f"Expected classes of {where}. Received: {name!r} ({nearest(name, known)}).")
     listed = Items.of(opened.items)
     return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
 
-def _at(path: Path, options: SourceOptions, classes: Collection[str] | None = None, *, labelled: bool = True) -> Source:
-    opened = _opened(path, options, classes, labelled=labelled)
-    if labelled and isinstance(opened, FileSource | TarSource):
+def _at(path: Path, options: SourceOptions, classes: Collection[str] | None) -> Source:
+    opened = _opened(path, options, classes)
+    if isinstance(opened, FileSource | TarSource):
         warn_of_series(str(path), opened.items)
         if options.split_column is None:
             warn_of_split_names(str(path), opened.items)
@@ -186,7 +138,7 @@ def _opened(
     if path.is_dir():
         tree = Folders(path, Exclusion(options.exclude))
         top = tree.content("")
-        tars = [path / name for name in top.files if SUFFIXES.search(name)]
+        tars = [path / name for name in top.files if TAR_NAME.search(name)]
         if tars and not top.folders:
             return TarSource(tars, path, options, classes=classes, labelled=labelled)
         if not top.folders and any(map(_is_array_name, top.files)):
@@ -199,7 +151,7 @@ def _opened(
             check_unread(tree, source, options)
         return source
     if path.is_file():
-        if SUFFIXES.search(path.name):
+        if TAR_NAME.search(path.name):
             return TarSource([path], path, options, classes=classes, labelled=labelled)
         if path.suffix.lower() == ".npz":
             options.check("arrays")
@@ -216,27 +168,12 @@ def _opened(
 def open_images(
     images: str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str]], *, options: SourceOptions = NO_OPTIONS
 ) -> Source:
-    """Return the images that are named, to be predicted: their labels and splits are of no account.
+    """Return the images that are named, to be predicted, in the order given: their labels and splits are of no account.
 
-    Parameters
-    ----------
-    images : path, Source or iterable of paths
-        Each a file; a folder, for all files below it, whatever they are; or a table, arrays, a tar file, a folder of
-        nothing but arrays or tar files (and what does not have an image's name), or the name of a set, as
-        `open_source` takes them.
-    options : SourceOptions
-        How each is read.
-
-    Returns
-    -------
-    Source
-        In the order given. Paths are as they are given, or the folder as it is given and what is below; of tables,
-        arrays and tar files as `open_source` has them, after ``<what was given>/`` if there is more than one argument.
-
-    Raises
-    ------
-    SourceError
-        If one does not exist, is empty or damaged.
+    Each is a file; a folder, for all files below it, whatever they are; or a table, arrays, a tar file, a folder of
+    nothing but arrays or tar files (and what does not have an image's name), or the name of a set. Paths are as they
+    are given, or the folder as it is given and what is below; of the others as `open_source` has them, after ``<what
+    was given>/`` if there is more than one argument.
     """
     if isinstance(images, Source):
         options.check("a source that is open already")
@@ -248,7 +185,10 @@ def open_images(
             options.check("images and folders", "exclude")
             parts.append(("", files_source(group, exclude=options.exclude)))
         else:
-            parts += [(f"{os.fspath(one)}/", _unlabelled(os.fspath(one), options)) for one in group]
+            for one in group:
+                name = os.fspath(one)
+                opened = _named(name, options) if _is_set(name) else _opened(Path(name), options, labelled=False)
+                parts.append((f"{name}/", opened))
     if len(parts) == 1:
         return parts[0][1]
     return _Chain(parts) if parts else files_source([])
@@ -279,16 +219,13 @@ def _is_plain(given: str | os.PathLike[str]) -> bool:
         return False
     if path.is_dir():
         top = content(path)
-        tars, arrays = (any(map(is_one, top.files)) for is_one in (SUFFIXES.search, _is_array_name))
-        return bool(top.folders) or tars == arrays or any(map(_is_image_name, top.files))
+        tars, arrays = (any(map(is_one, top.files)) for is_one in (TAR_NAME.search, _is_array_name))
+        images = any((mimetypes.guess_type(name)[0] or "").startswith("image/") for name in top.files)
+        return bool(top.folders) or tars == arrays or images
     if not path.exists():
         return True
-    return not (SUFFIXES.search(path.name) or path.suffix.lower() in (".npz", *TABLES))
+    return not (TAR_NAME.search(path.name) or path.suffix.lower() in (".npz", *TABLES))
 
 
 def _is_array_name(name: str) -> bool:
     return name.lower().endswith(".npy")
-
-
-def _is_image_name(name: str) -> bool:
-    return (mimetypes.guess_type(name)[0] or "").startswith("image/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,32 +17,11 @@ from featcache.sources.source import SPLITS
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(ReadingOptions):
-    """How a source is to be read.
+    """How a source is to be read; raises `OptionError` if a split is unknown, a name stands for two, or a value is
+    empty.
 
-    Parameters
-    ----------
-    exclude : sequence of str
-        Globs of files and folders that are left out, see `featcache.sources.names.Exclusion`.
-    splits : mapping of str to str or sequence of str
-        Names that the source gives its splits, by split: ``{"train": "fold1", "test": ["fold2", "fold3"]}``.
-    images : path, optional
-        The folder that holds the images a table names. Paths of items stay relative to the table's folder.
-    image_column, label_column, split_column, group_column : str, optional
-        Names of a table's columns.
-
-    Attributes
-    ----------
-    exclude : tuple of str
-        The globs.
-    splits : dict of str to tuple of str
-        Keys are among `featcache.sources.SPLITS`.
-    images : str or None
-        As given; `to_dict` makes it absolute.
-
-    Raises
-    ------
-    OptionError
-        If a split is unknown, a name stands for two splits, or a value is empty.
+    `splits` has the source's names of each split: ``{"train": "fold1", "test": ["fold2", "fold3"]}``. Paths of items
+    stay relative to a table's folder, whatever `images` is.
     """
 
     def __post_init__(self) -> None:
@@ -63,21 +42,18 @@ class SourceOptions(ReadingOptions):
         """The split of each name that was given for one, in the order given."""
         return {name: split for split, names in (self.splits or {}).items() for name in names}
 
+    def known_splits(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the split that each of some names means: as the options say, else by itself."""
+        every = list(names)
+        return known_splits(every) | {name: split for name, split in self.split_of.items() if name in every}
+
     @property
     def given(self) -> list[str]:
         """Names of the options that are not at their default."""
         return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) not in ((), {}, None)]
 
     def check(self, kind: str, *possible: str) -> None:
-        """Raise `OptionError` if an option was given that says nothing about a kind of source.
-
-        Parameters
-        ----------
-        kind : str
-            In words, such as ``a folder``.
-        *possible : str
-            Names of the options that it has.
-        """
+        """Raise `OptionError` if an option was given that says nothing about a `kind` of source."""
         known = options_of(self)
         wrong = [f"{name} (--{flag_of(name, known[name][1])})" for name in self.given if name not in possible]
         if wrong:

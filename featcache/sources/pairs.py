@@ -16,24 +16,10 @@ from featcache.sources.source import Item, Items, counted, label_name, sole_cont
 
 
 class PairSource:
-    """Pairs of an image and its label.
+    """Pairs of an image and its label, in any iterable.
 
-    Parameters
-    ----------
-    pairs : iterable of (image, label)
-        An image is a path, encoded bytes, or an array as `ArraySource` takes them; a label is text, an
-        integer or None. All pairs are held: an iterator is used up, and what it makes (arrays, bytes)
-        stays in memory. What is in memory is hashed when it is listed.
-
-    Attributes
-    ----------
-    items : Items
-        Files under the paths given, others under their position, such as ``000123``.
-
-    Raises
-    ------
-    SourceError
-        If there is none, or some are not such pairs or files do not exist, reported together.
+    All are held: an iterator is used up, and what it makes (arrays, bytes) stays in memory, and is hashed when it is
+    listed. Files are under the paths given, others under their position, such as ``000123``.
     """
 
     name = "images"
@@ -58,16 +44,12 @@ class PairSource:
                 )
             image, label = _content(pair[0], where), _label(pair[1], where)
             self._images.append(image)
-            item: Item | None
-            if isinstance(image, str):
-                item = lister.item(Named(where, image, label), place)
-            else:
-                path = f"{place:06d}"
+            if not isinstance(image, str):
+                path, stamped = f"{place:06d}", stamp(image)
                 lister.claim(where, path)
                 size = len(image) if isinstance(image, bytes) else image.nbytes
-                stamped = stamp(image)
-                item = Item(path, label, None, size, stamped, None, place, stamped)
-            if item:
+                yield Item(path, label, None, size, stamped, None, place, stamped)
+            elif item := lister.item(Named(where, image, label), place):
                 yield item
 
     def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:

@@ -1,25 +1,23 @@
-"""Who is in which split: what the source says, else a draw by the image's content."""
+"""Who is in which split: what the source says, else a draw by the image's content; and who counts in scores."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import OptionError
-from featcache.sources.columns import PIECE, Ints, Words
+from featcache.sources.columns import PIECE, Ints, Words, encoded
 from featcache.sources.digests import Digests
 from featcache.sources.source import SPLITS, Item, Items, Source
-from featcache.sources.trained import group_identity
 
 RANKED_BELOW = 200
 """Classes with fewer images are split by rank: the wanted number of images with the smallest draws."""
-
 _EXACT_BELOW = 50
 _NEVER = 2.0  # no draw reaches it
 
@@ -31,36 +29,19 @@ Identify = Callable[[Ints], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]
 class SplitPolicy:
     """How images get a split where the source brings none.
 
-    Parameters
-    ----------
-    validation_split : float, optional
-        Part of the training images that becomes validation, 0 ≤ x < 1. Default: 0.2 if the source brings
-        no split, else 0.
-    test_from : tuple of (str, float), optional
-        ``("validation", 0.2)`` makes a fifth of validation the test set.
-    seed : int
-        Another seed is another draw.
-    test_split : float, optional
-        Part of the training images that becomes test, 0 ≤ x < 1; with `validation_split` less than 1.
-        Default: 0.
+    `validation_split` and `test_split` are parts of the training images (default: a fifth becomes validation if the
+    source brings no split); ``test_from=("validation", 0.2)`` makes a fifth of validation the test set; another `seed`
+    is another draw. `ranked` sets `cutoffs`: of each small class, draws below the first are validation, from the second
+    on test, and of the draws for `test_from` those below the third; and `shared`: images and groups of several small
+    classes (64 hex digits), which the cutoffs do not apply to.
 
-    Attributes
-    ----------
-    cutoffs : mapping of str to (float, float, float)
-        For each small class: draws below the first are validation, from the second on test; of the draws for
-        `test_from`, those below the third. Set by `ranked`.
-    shared : sequence of str
-        Images and groups of several small classes (64 hex digits), which the cutoffs do not apply to.
-
-    Notes
-    -----
-    An image's draw is a number from 0 to 1, SHA-256 of the seed and its digest (its group, if it has one): copies
-    of an image are on one side, and adding images never moves an old one of a large class. In a class of fewer than
-    50 images, the round(share × n) images with the smallest draws are taken, at least one of 5 or more; one more
-    image then moves at most one old one to or from validation, and one to or from test. From 50 to `RANKED_BELOW`
-    images the number moves, one at a time, to that of the plain draw, so that this holds while a class grows.
-    Validation and test are the two ends of one draw: raising either takes images from train and leaves the other as it
-    was. A copy that is in a small and in a large class is drawn for each; scores leave out what is in train, too.
+    An image's draw is a number from 0 to 1, SHA-256 of the seed and its digest (its group, if it has one): copies of an
+    image are on one side, and adding images never moves an old one of a large class. In a class of fewer than 50
+    images, the round(share × n) images with the smallest draws are taken, at least one of 5 or more; one more image
+    then moves at most one old one to or from validation, and one to or from test. From 50 to `RANKED_BELOW` images the
+    number moves, one at a time, to that of the plain draw, so that this holds while a class grows. Validation and test
+    are the two ends of one draw: raising either takes images from train and leaves the other as it was. A copy that is
+    in a small and in a large class is drawn for each; scores leave out what is in train, too.
     """
 
     validation_split: float | None = None
@@ -102,13 +83,7 @@ class SplitPolicy:
             )
 
     def settled(self, source: Source) -> SplitPolicy:
-        """Return the policy with its defaults filled in for a source.
-
-        Raises
-        ------
-        OptionError
-            If it asks for a split that the source already brings.
-        """
+        """Return the policy with its defaults filled in; raise `OptionError` if it asks for a split the source has."""
         brought = Items.of(source.items).splits.names
         asked = {
             "validation_split": ("validation", self.validation_split),
@@ -124,15 +99,7 @@ class SplitPolicy:
         return replace(self, validation_split=default if self.validation_split is None else self.validation_split)
 
     def ranked(self, items: Items, identify: Identify) -> SplitPolicy:
-        """Return the policy with the cutoffs of the small classes of a listing.
-
-        Parameters
-        ----------
-        items : Items
-            All images.
-        identify : callable
-            Called with the rows of the small classes, if there are any.
-        """
+        """Return the policy with the cutoffs of a listing's small classes; `identify` is called with their rows."""
         if not (self.validation_split or self.test_split or self.test_from):
             return self
         rows = self._small(items)
@@ -145,10 +112,8 @@ class SplitPolicy:
         if len(codes):
             named = Digests.of(group_identity(items.groups.names[code]) for code in codes.tolist())
             identities[groups >= 0] = named.rows[at]
-        pairs, first = np.unique(
-            np.concatenate([identities, labels.astype(">i4").view(np.uint8).reshape(-1, 4)], axis=1),
-            axis=0, return_index=True,
-        )  # fmt: skip
+        both = np.concatenate([identities, labels.astype(">i4").view(np.uint8).reshape(-1, 4)], axis=1)
+        pairs, first = np.unique(both, axis=0, return_index=True)
         same = np.all(pairs[1:, :32] == pairs[:-1, :32], axis=1)
         several = np.append(False, same) | np.append(same, False)
         across = np.isin(groups[first], _groups_of_several_classes(items))
@@ -282,3 +247,18 @@ def _taken(draws: npt.NDArray[np.float64], share: float, most: int, *, slack: in
         most_of += n - (_EXACT_BELOW - 1)
     plain = int(np.searchsorted(draws, share))
     return max(0, min(max(plain, least), most_of, most))
+
+
+def group_identity(group: str) -> bytes:
+    """Return 32 bytes that stand for a group: SHA-256 of its name."""
+    return hashlib.sha256(encoded(group)).digest()
+
+
+def why_left_out(trained_on: Set[bytes], item: Item, identity: bytes) -> Literal["copy", "member"] | None:
+    """Return why an image does not count in a model's scores, None if it counts: it is a copy of a training image, or
+    its group has training images. `trained_on` has digests of images and identities of groups, `identity` is its
+    digest.
+    """
+    if identity in trained_on:
+        return "copy"
+    return "member" if item.group is not None and group_identity(item.group) in trained_on else None

@@ -6,19 +6,24 @@ import array
 import json
 import logging
 import os
+import re
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from featcache.errors import ImageError, SourceError, one_line
 from featcache.files.publishing import change_stamp
-from featcache.sources.folders.trees import may_be_image, number_of
-from featcache.sources.names import Exclusion, is_litter
+from featcache.sources.columns import Words
+from featcache.sources.folders.branches import Branch, branches, classes_in
+from featcache.sources.folders.classes import check_inside
+from featcache.sources.folders.trees import Look
+from featcache.sources.messages import excluded, number_of, quoted
+from featcache.sources.names import TAR_NAME, Exclusion, is_litter, known_splits, may_be_image
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.packed import FOLDER, LABEL, Names, splits_of, with_labels
 from featcache.sources.source import Item, Items, counted, sole_content
 from featcache.sources.tables.rows import json_label
 
@@ -28,6 +33,8 @@ _LABELS = (".cls", ".label", ".txt", ".json")  # the first one that is there cou
 _LABEL_BYTES = 1 << 20
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = tarfile.BLOCKSIZE
+_DEEP = 64  # folders: what lies deeper says nothing about classes, and names of members may be megabytes long
+_FOLDER, _LABEL = "f", "l"  # what the text of a label begins with until it is known what folders mean
 
 
 class _Member(NamedTuple):
@@ -55,50 +62,19 @@ class _Sample:
 
 
 class TarSource:
-    """Images in tar files.
+    """Images in tar files; paths are ``<tar>/<member>``, or ``<member>`` of a single one.
 
     Every member is an image, unless its name is certainly that of something else. Those that end in ``.cls``,
     ``.label``, ``.txt`` or ``.json`` say the label of the image of the same name up to its last extensions (``a.jpg``
     or ``a.rgb.jpg`` beside ``a.cls``), the first kind in this order that there is (of JSON, ``label``); of several
-    images beside one label the first counts. The label of other images is what
-    `featcache.sources.folders.branches.branches` says of their folders. Members are read where they
-    lie and their names lead nowhere, whatever they are.
-
-    Parameters
-    ----------
-    tars : sequence of Path
-        In the order wanted.
-    root : Path
-        What gives the source its name and location: the folder they are in, or the one tar file.
-    options : SourceOptions
-        Of which tar files have `exclude` and `splits`.
-    classes : collection of str, optional
-        As in `featcache.sources.folders.branches.branches`.
-    labelled : bool
-        Whether it matters what folders mean.
-
-    Attributes
-    ----------
-    items : Items
-        In the tars' own order; paths are ``<tar>/<member>``, or ``<member>`` of a single one.
-
-    Raises
-    ------
-    SourceError
-        If a tar is compressed, cut off or damaged, has two members of one name or a label that cannot be
-        read, or there is no image.
+    images beside one label the first counts. The label of other images is what `branches` says of their folders.
+    Members are read where they lie and their names lead nowhere, whatever they are.
     """
 
     sequential = True
 
     def __init__(
-        self,
-        tars: Sequence[Path],
-        root: Path,
-        options: SourceOptions = NO_OPTIONS,
-        *,
-        classes: Collection[str] | None = None,
-        labelled: bool = True,
+        self, tars: list[Path], root: Path, options: SourceOptions, *, classes: Collection[str] | None, labelled: bool
     ) -> None:
         options.check("tar files", "exclude", "splits")
         self.options = options
@@ -109,14 +85,14 @@ class TarSource:
         self._numbers = array.array("l")
         self._open = lru_cache(8)(_Descriptor)
         self._exclusion = Exclusion(options.exclude)
-        splits = {} if root in tars or not labelled else splits_of(tars, root, options)
-        self._names = Names(str(root))
+        splits = {} if root in tars or not labelled else _splits_of(tars, root, options)
+        self._names = _Names(str(root))
         listed = Items.of(
             item
             for number, tar in enumerate(tars)
             for item in self._listed(number, tar, splits.get(tar), "" if root in tars else f"{tar.name}/")
         )
-        self.items = with_labels(listed, self._names, NO_OPTIONS if splits else options, classes, folders=labelled)
+        self.items = _with_labels(listed, self._names, NO_OPTIONS if splits else options, classes, folders=labelled)
         if not self.items:
             raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
         self._exclusion.warn(str(root))
@@ -127,10 +103,8 @@ class TarSource:
         samples, beside, others = _samples(tar, self._exclusion)
         for name in others:
             self._names.add(name)
-        for names, why in (
-            (others, "left out, as by name no image"),
-            (beside, "not read, as not the first beside a label"),
-        ):
+        whys = "left out, as by name no image", "not read, as not the first beside a label"
+        for names, why in zip((others, beside), whys, strict=True):
             if names:
                 log.warning("%s: %s %s: %r", tar, number_of(len(names), "member is", "members are"), why, names[0])
         with tar.open("rb") as file:
@@ -140,7 +114,7 @@ class TarSource:
                 self._offsets.append(offset)
                 self._numbers.append(number)
                 label = _label(file.fileno(), tar, sample)
-                known = FOLDER + self._names.add(name) if label is None else LABEL + label
+                known = _FOLDER + self._names.add(name) if label is None else _LABEL + label
                 yield Item(prefix + name, known, split, size, mtime_ns, None, place, changes)
 
     def read(self, item: Item, /) -> bytes:
@@ -286,19 +260,105 @@ def _label(descriptor: int, path: Path, sample: _Sample) -> str | None:
         return None
     name, offset, size = sample.label
     content = _read(descriptor, min(size, _LABEL_BYTES + 1), offset)
+    text = content.decode("utf-8", "surrogateescape")
     try:
-        return _label_in(content, sample.kind)
+        if len(content) > _LABEL_BYTES:
+            raise ValueError("more than a megabyte")
+        if sample.kind != ".json":
+            return text.strip() or None
+        value: Any = json.loads(text)
+        return json_label(value.get("label") if isinstance(value, dict) else None)
     except (ValueError, RecursionError) as error:
         raise SourceError(
             f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."
         ) from None
 
 
-def _label_in(content: bytes, suffix: str) -> str | None:
-    if len(content) > _LABEL_BYTES:
-        raise ValueError("more than a megabyte")
-    text = content.decode("utf-8", "surrogateescape")
-    if suffix != ".json":
-        return text.strip() or None
-    value: Any = json.loads(text)
-    return json_label(value.get("label") if isinstance(value, dict) else None)
+class _Names:
+    """The folders of members, as `featcache.sources.folders.branches.branches` looks at them."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._found: dict[str, tuple[set[str], str | None, str | None]] = {"": (set(), None, None)}
+
+    def add(self, member: str) -> str:
+        """Note a file and return the folder it lies in, with a slash at its end."""
+        *parts, file = [part for part in member.split("/") if part not in ("", ".")] or [""]
+        parts = parts[:_DEEP]
+        folder = "".join(f"{part}/" for part in parts)
+        if folder not in self._found:
+            above = ""
+            for part in parts:
+                self._found[above][0].add(part)
+                above += f"{part}/"
+                self._found.setdefault(above, (set(), None, None))
+        folders, image, other = self._found[folder]
+        kept = (image or file, other) if may_be_image(file) else (image, other or file)
+        self._found[folder] = (folders, *kept)
+        return folder
+
+    def look(self, path: str, *, whole: bool = False) -> Look:
+        """Return what lies in a folder."""
+        folders, image, other = self._found[path]
+        return Look(sorted(folders), image, other)
+
+
+def _with_labels(
+    listed: Items, names: _Names, options: SourceOptions, classes: Collection[str] | None, *, folders: bool
+) -> Items:
+    """Return items whose labels are those of label files and, if asked, folders, which may be splits, too."""
+    known = listed.labels.names
+    asked = folders and (any(map(_is_folder, known)) or options.splits)
+    found = branches(names, options, classes, packed=True) if asked else []
+    meanings = [_meaning(name[1:], found) if _is_folder(name) else (name[1:], None) for name in known]
+    if any(branch.classes for branch in found):
+        counts = zip(known, listed.labels.counts.tolist(), strict=True)
+        held = {name[1:]: count for name, count in counts if _is_folder(name)}
+        check_inside(names.where, classes_in(found), _inside(held, found), frozenset(classes or ()))
+    labels = Words.of(label for label, _ in meanings).take(listed.labels.codes)
+    splits = Words.of(split for _, split in meanings).take(listed.labels.codes)
+    if folders and (bare := int((labels.codes < 0).sum())):
+        said = number_of(bare, "image has no label", "images have no label")
+        said = "no image has a label, so no head can be trained" if bare == len(listed) else said
+        log.warning("%s: %s", names.where, said)
+    return replace(listed, labels=labels, splits=listed.splits if listed.splits.names else splits)
+
+
+def _is_folder(label: str) -> bool:
+    return label.startswith(_FOLDER)
+
+
+def _inside(held: Mapping[str, int], found: Sequence[Branch]) -> Counter[str]:
+    """Return how many images are in each folder that lies in a class folder beside images, given those of folders."""
+    inside: Counter[str] = Counter()
+    for folder, count in held.items():
+        branch = next((branch for branch in found if folder.startswith(branch.path)), None)
+        parts = [] if branch is None or not branch.classes else folder[len(branch.path) :].split("/")
+        if branch is not None and len(parts) > 2 and f"{branch.path}{parts[0]}/" in held:
+            inside[f"{branch.path}{parts[0]}/{parts[1]}"] += count
+    return inside
+
+
+def _meaning(folder: str, found: Sequence[Branch]) -> tuple[str | None, str | None]:
+    """Return label and split of the images in a folder."""
+    for branch in found:
+        if folder.startswith(branch.path):
+            name, slash, _ = folder[len(branch.path) :].partition("/")
+            return (name if slash and branch.classes is not None else None), branch.split
+    return None, None
+
+
+def _splits_of(tars: Sequence[Path], root: Path, options: SourceOptions) -> dict[Path, str]:
+    """Return the splits that the beginnings of tar files' names mean, of all or of none."""
+    starts = {tar: re.sub(r"[\W_]*\d*$", "", TAR_NAME.sub("", tar.name)) for tar in tars}
+    known = known_splits(starts.values()) | options.split_of
+    found = {tar: known[start] for tar, start in starts.items() if start in known}
+    others = [tar.name for tar in tars if tar not in found]
+    if found and others:
+        example, other = next(iter(found)).name, others[0]
+        raise SourceError(
+            f"Some tar files of {str(root)!r} are splits by their names ({example!r}) and others are not ({other!r}). "
+            f"Leave it out with {excluded(other)}, or say which split it is with "
+            f"--split test={quoted(starts[root / other])}."
+        )
+    return found

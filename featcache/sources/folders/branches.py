@@ -16,64 +16,36 @@ from pathlib import Path
 from featcache.errors import SourceError
 from featcache.sources.folders.classes import classes_of
 from featcache.sources.folders.hints import says_nothing
-from featcache.sources.folders.trees import (
-    PACKED,
-    Look,
-    Tree,
-    classes_words,
-    exclude_words,
-    excluded,
-    quoted,
-    shown,
-    split_words,
-    wrapped,
-)
-from featcache.sources.names import known_splits
+from featcache.sources.folders.trees import Look, Tree, wrapped
+from featcache.sources.messages import classes_words, command, excluded, quoted, shown, split_words
+from featcache.sources.names import PACKED, known_splits
 from featcache.sources.options import SourceOptions
-from featcache.sources.source import SPLITS
+from featcache.sources.source import SPLITS, split_order
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A folder of classes or of images.
-
-    Attributes
-    ----------
-    path : str
-        With a slash at its end; "" is the source itself.
-    split : str or None
-        The split of all that lies in it.
-    classes : tuple of str or None
-        Names of its class folders; None if all that lies in it has no label.
-    """
+    """A folder of classes (None: its images have no labels) with a slash at its end ("": the source), and its split."""
 
     path: str
     split: str | None
     classes: tuple[str, ...] | None
 
 
+def classes_in(found: Sequence[Branch]) -> set[str]:
+    """Return the classes of all of them."""
+    return {name for branch in found for name in branch.classes or ()}
+
+
 def branches(
     tree: Tree, options: SourceOptions, classes: Collection[str] | None = None, *, packed: bool = False
 ) -> list[Branch]:
-    """Return where the images of a source are and what their folders mean, in order of splits.
+    """Return where the images of a source are and what their folders mean, in order of splits; refuse what is not
+    clear.
 
-    Parameters
-    ----------
-    tree : Tree
-        The folders.
-    options : SourceOptions
-        Their `splits` are taken as they are.
-    classes : collection of str, optional
-        The classes wanted: where all top folders are among them, they are classes.
-    packed : bool
-        Whether the user cannot name a folder of it as the source.
-
-    Raises
-    ------
-    SourceError
-        If the folders could mean two things, or what they mean is nothing to train on.
+    A `packed` source is one of which the user cannot name a folder as the source.
     """
     wanted = frozenset(classes or ())
     root = _unpacked(tree, wanted) if packed else ""
@@ -85,18 +57,16 @@ def branches(
         if folders and (here.image or here.other) and not packed:
             raise _files_beside(tree, root, here)
         if not folders and not packed:
-            log.warning("%s: no image has a label, so no head can be trained. If there are classes, make a folder of "
-                        "each, or a table with the columns path and label", tree.where)  # fmt: skip
+            advice = "If there are classes, make a folder of each, or a table with the columns path and label"
+            log.warning("%s: no image has a label, so no head can be trained. %s", tree.where, advice)
         bare = not folders or (packed and not sure and [says_nothing(name) for name in folders] == [True])
         return [Branch(root, None, None if bare else classes_of(tree, root, folders, wanted, top=True))]
     _check_splits(tree, root, folders, splits, options)
-    beside = (
-        [here.image, *here.tables[:1], here.other] if packed else [here.image]
-    )  # on disk `check_unread` says others
+    beside = [here.image, *here.tables[:1], here.other] if packed else [here.image]  # `check_unread` says others
     if beside := list(filter(None, beside)):
         log.warning("%s: files beside the folders of splits are not read, such as %r", tree.where, beside[0])
     parts = [_split(tree, f"{root}{name}/", split, wanted) for name, split in splits.items()]
-    parts.sort(key=lambda part: SPLITS.index(part.split or ""))
+    parts.sort(key=split_order)
     parts = [_unlabelled(tree, part, parts) for part in parts]
     if not any(part.classes for part in parts):
         log.warning("%s: no split has class folders: no image has a label", tree.where)
@@ -145,11 +115,11 @@ def _check_splits(
     if others:
         missing = [split for split in ("train", "test", "validation") if split not in splits.values()] or ["test"]
         if missing[0] == "train":
-            train = " ".join(f"--split train={quoted(name)}" for name in others[:3])
-            advice = f"If these are train: {train}. If they are classes: {exclude_words(list(splits))}"
+            train = split_words(others[:3], ["train"] * 3)
+            advice = f"If these are train: {train}. If they are classes: {excluded(*splits)}"
         else:
             advice = (
-                f"Leave these out with {exclude_words(others)}, or say which split they are, such as "
+                f"Leave these out with {excluded(*others)}, or say which split they are, such as "
                 f"{split_words(others[:1], missing)}"
             )
         raise SourceError(
@@ -170,7 +140,7 @@ def _check_splits(
                     "Make folders of splits with folders of classes in them, or a table with the columns path, label "
                     f"and split. If all of them are classes: {classes_words(folders)}."
                 )
-            words = " ".join(f"--split {split}={quoted(name)}" for name in same)
+            words = split_words(same, [split] * len(same))
             raise SourceError(
                 f"{tree.where!r} has more than one {split} folder: {shown(same)}. Use them together with {words}, or "
                 f"leave one out, such as {excluded(same[-1])}."
@@ -208,10 +178,10 @@ def _unlabelled(tree: Tree, part: Branch, parts: Sequence[Branch]) -> Branch:
     holds, odd = part.classes is not None or tree.look(part.path).image is not None, False
     if part.classes is not None and len(part.classes) == 1:
         (name,) = part.classes
-        elsewhere = {other for one in parts if one is not part and one.classes and len(one.classes) > 1
-                     for other in one.classes}  # fmt: skip
+        elsewhere = classes_in([one for one in parts if one is not part and len(one.classes or ()) > 1])
         empty = says_nothing(name) or _repeats(name, part.path, part.split)
-        if name not in elsewhere and (empty or (elsewhere and not _resembles(name, elsewhere))):
+        alike = difflib.get_close_matches(name.lower(), [other.lower() for other in elsewhere], 1, 0.75)  # cat, cats
+        if name not in elsewhere and (empty or (elsewhere and not alike)):
             odd = not empty
             part = Branch(part.path, part.split, None)
     if holds and part.classes is None and (odd or part.split != "test") and any(one.classes for one in parts):
@@ -219,14 +189,9 @@ def _unlabelled(tree: Tree, part: Branch, parts: Sequence[Branch]) -> Branch:
     return part
 
 
-def _resembles(name: str, others: Collection[str]) -> bool:
-    """Whether a name is another spelling of one of the others, such as cat beside cats."""
-    return bool(difflib.get_close_matches(name.lower(), [other.lower() for other in others], 1, 0.75))
-
-
 def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[str]) -> None:
     """Refuse splits that have no class in common with train: their names are others for the same classes."""
-    train = {name for part in parts if part.split == "train" for name in part.classes or ()}
+    train = classes_in([part for part in parts if part.split == "train"])
     for part in parts:
         new = [name for name in part.classes or () if name not in train]
         if part.classes and train and not train & set(part.classes) and not set(part.classes) <= set(wanted):
@@ -241,36 +206,35 @@ def _check_same_classes(tree: Tree, parts: Sequence[Branch], wanted: Collection[
 
 def _files_beside(tree: Tree, path: str, here: Look, split: str | None = None) -> SourceError:
     """Return the error about files beside class folders, or beside the folders in that of a split."""
-    where, file = f"{tree.where}/{path}".rstrip("/"), here.image or here.other or ""
-    start = f"{where!r} holds folders, which are classes, and files beside them, such as {file!r}."
-    holder = len(here.folders) == 1 and says_nothing(here.folders[0]) and not here.image
+    where, file, tables = f"{tree.where}/{path}".rstrip("/"), here.image or here.other or "", here.tables
+    start = f"{where!r} holds folders, which are classes, and files beside them, such as {file!r}"
+    holder = here.folders[0] if len(here.folders) == 1 and says_nothing(here.folders[0]) and not here.image else None
+    if holder and (split or not tables):
+        start = f"{where!r} holds {holder!r} and {file!r}"
     if holder and split:
-        start = f"{where!r} holds {here.folders[0]!r} and {file!r}."
         advice = (
             f"If that file has the labels of {split}, make one table of all splits with the columns path, label and "
             f"split; {excluded(path + file)} leaves {split} without labels"
         )
-    elif here.tables:
-        which = "one of them" if len(here.tables) > 1 else "it"
-        command = f"`featcache extract {quoted(f'{where}/{here.tables[0]}')} --images {quoted(where)}`"
-        start = (
-            f"{where!r} holds {'tables' if len(here.tables) > 1 else 'a table'} beside folders: {shown(here.tables)}."
+    elif tables:
+        kind, which = ("tables", "one of them") if len(tables) > 1 else ("a table", "it")
+        start = f"{where!r} holds {kind} beside folders: {shown(tables)}"
+        advice = (
+            f"If {which} has the labels, name it: {command(f'{where}/{tables[0]}', images=where)}. If the folders are "
+            f"the classes: {excluded(*tables)}"
         )
-        advice = f"If {which} has the labels, name it: {command}. "
-        advice += f"If the folders are the classes: {exclude_words(here.tables)}"
     elif here.image:
         end = Path(file).suffix
         images = f"{glob.escape(path) or '/'}*{end}" if end else glob.escape(file)
         advice = (
-            f"Move images into the folder of their class; or leave out the folders with {exclude_words(here.folders)}, "
+            f"Move images into the folder of their class; or leave out the folders with {excluded(*here.folders)}, "
             f"or these images with --exclude {quoted(images)}"
         )
     elif holder:
-        start = f"{where!r} holds {here.folders[0]!r} and {file!r}."
-        advice = f"Name the folder as the source: `featcache extract {quoted(f'{where}/{here.folders[0]}')}`. If "
-        advice += f"{here.folders[0]!r} is a class: {excluded(file)}"
+        inner = command(f"{where}/{holder}")
+        advice = f"Name the folder as the source: {inner}. If {holder!r} is a class: {excluded(file)}"
     elif file.lower().endswith(PACKED):
         advice = f"Unpack {file!r} if it has images, or leave it out with {excluded(file)}"
     else:
         advice = f"Leave them out with {excluded(file)}"
-    return SourceError(f"{start} {advice}.")
+    return SourceError(f"{start}. {advice}.")

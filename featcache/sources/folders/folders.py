@@ -4,136 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from featcache.errors import SourceError
-from featcache.sources.files import FileSource, item_of
-from featcache.sources.folders.branches import Branch, branches
-from featcache.sources.folders.inside import check_inside
-from featcache.sources.folders.sieve import Sieve, are_the_same
-from featcache.sources.folders.trees import Look, may_be_image, number_of, shown
-from featcache.sources.names import Exclusion, is_litter
+from featcache.sources.files import FileSource, item_at, item_of
+from featcache.sources.folders.branches import Branch, branches, classes_in
+from featcache.sources.folders.classes import check_inside
+from featcache.sources.folders.hints import FORMS, is_counter
+from featcache.sources.folders.trees import NOTHING, Content, Folders, content
+from featcache.sources.messages import number_of, shown
+from featcache.sources.names import Exclusion, may_be_image, words_of
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import Item
-from featcache.sources.tables.rows import JSON_LINES
 
 log = logging.getLogger(__name__)
 
-_NOTHING = Exclusion(())
-
-_TABLES = (".csv", ".tsv", *JSON_LINES)
-
-
-class Content(NamedTuple):
-    """What a folder holds, each in alphanumeric order."""
-
-    folders: list[str]
-    files: list[str]
-
-
-def content(folder: str | os.PathLike[str], below: str = "", exclusion: Exclusion = _NOTHING) -> Content:
-    """Return the names in a folder without litter and what is excluded.
-
-    Parameters
-    ----------
-    folder : str or path
-        The folder.
-    below : str
-        Its path in the source, with a slash at its end; "" of the source itself.
-    exclusion : Exclusion
-        What is left out.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read.
-    """
-    found = Content([], [])
-    for entry in _entries(folder):  # names alone are kept: an entry is ten times as large
-        if not exclusion.covers(below + entry.name):
-            (found.folders if _is_folder(entry) else found.files).append(entry.name)
-    found.folders.sort()
-    found.files.sort()
-    return found
-
-
-def _entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not is_litter(entry.name))
-    except OSError as error:
-        raise SourceError(
-            f"Expected a readable folder. Received: {os.fspath(folder)!r}: {error.strerror}. Mend its permissions."
-        ) from None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: listed, so that reading it gives the reason
-        return False
-
-
-class Folders:
-    """The folders of a source, looked into once each; of a folder with many images the first is enough."""
-
-    def __init__(self, root: Path, exclusion: Exclusion) -> None:
-        self.where, self.exclusion = str(root), exclusion
-        self.contents: dict[str, Content] = {}
-        self._looks: dict[str, Look] = {}
-
-    def look(self, path: str, *, whole: bool = False) -> Look:
-        """Return what lies in a folder."""
-        if whole:
-            found = self.content(path)
-            image = next((name for name in found.files if may_be_image(name)), None)
-            other = next((name for name in found.files if name != image), None)
-            return Look(found.folders, image, other, [name for name in found.files if name.lower().endswith(_TABLES)])
-        if path not in self._looks:
-            self._looks[path] = self._glance(path)
-        return self._looks[path]
-
-    def content(self, path: str) -> Content:
-        """Return all that lies in a folder."""
-        if path not in self.contents:
-            self.contents[path] = content(f"{self.where}/{path}", path, self.exclusion)
-        return self.contents[path]
-
-    def _glance(self, path: str) -> Look:
-        folders, other = [], None
-        for entry in _entries(f"{self.where}/{path}"):
-            if self.exclusion.covers(path + entry.name):
-                continue
-            if _is_folder(entry):
-                folders.append(entry.name)
-            elif may_be_image(entry.name):
-                return Look(folders, entry.name, other)
-            else:
-                other = entry.name
-        return Look(sorted(folders), None, other)
+_NUMBER = re.compile(r"\d+")
+_MOST_KINDS = 64
 
 
 def folder_source(
     tree: Folders, options: SourceOptions = NO_OPTIONS, *, classes: Collection[str] | None = None
 ) -> FileSource:
-    """Return the source of a folder of images.
-
-    Parameters
-    ----------
-    tree : Folders
-        A folder of class folders; or one with folders of splits; or one of images without labels.
-    options : SourceOptions
-        Of which a folder has `exclude` and `splits`.
-    classes : collection of str, optional
-        As in `featcache.sources.folders.branches.branches`.
-
-    Raises
-    ------
-    SourceError
-        If it holds no image, or its folders could mean two things.
-    """
+    """Return the source of a folder of class folders, of folders of splits, or of images without labels."""
     options.check("a folder", "exclude", "splits")
     found = branches(tree, options, classes)
     source = FileSource(Path(tree.where), _items(tree, found, frozenset(classes or ())), options=options)
@@ -151,38 +48,27 @@ def _items(tree: Folders, found: Sequence[Branch], wanted: Collection[str]) -> I
         for name in ("",) if branch.classes is None else branch.classes:
             path = f"{branch.path}{name}/" if name else branch.path
             top = tree.contents.get(path)
-            sieve.top = path if name else None
-            yield from _walk(f"{tree.where}/{path}", path, name or None, branch.split, tree.exclusion, top, sieve,
-                             above if name else None)  # fmt: skip
-            if not sieve.count:
+            sieve.begin(path if name else None)
+            what = name or None, branch.split, tree.exclusion, top, sieve, above if name else None
+            yield from _walk(f"{tree.where}/{path}", path, *what)
+            if not sieve.print.files:
                 log.warning("%s/%s has no image%s", tree.where, path.rstrip("/"), ": it is no class" if name else "")
-            prints.append(sieve.print())
+            prints.append(sieve.print)
         few = branch.split is None and 1 < len(branch.classes or ()) < 6  # forms of one image: left, right, depth …
         if few and are_the_same(branch.classes or (), prints):
-            log.warning("%s: folders have files of the same names: %s. If these are forms of the same images, not "
-                        "classes, name one folder as the source", tree.where, shown(branch.classes or ()))  # fmt: skip
-    check_inside(tree.where, found, sieve.inside, wanted)
+            log.warning(
+                f"{tree.where}: folders have files of the same names: {shown(branch.classes or ())}. If these are "
+                "forms of the same images, not classes, name one folder as the source"
+            )
+    check_inside(tree.where, classes_in(found), sieve.inside, wanted)
     if sieve.others:
-        log.warning("%s: %s by %s, such as %r", tree.where, number_of(
-            sieve.others, "file is left out, as it is no image", "files are left out, as they are no images"),
-            "its name" if sieve.others == 1 else "their names", sieve.other)  # fmt: skip
+        several = "files are left out, as they are no images by their names"
+        said = number_of(sieve.others, "file is left out, as it is no image by its name", several)
+        log.warning("%s: %s, such as %r", tree.where, said, sieve.other)
 
 
 def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> FileSource:
-    """Return the unlabelled source of the given files, and of all files below the given folders.
-
-    Parameters
-    ----------
-    paths : iterable of paths
-        In the order wanted, each as often as it is named; folders are walked in alphanumeric order.
-    exclude : sequence of str
-        Globs of what is left out below folders, see `featcache.sources.names.Exclusion`.
-
-    Raises
-    ------
-    SourceError
-        If one does not exist, or a folder holds no file.
-    """
+    """Return the unlabelled source of the given files, and of all files below the given folders, in the order given."""
     items: list[Item] = []
     for given in paths:
         path = Path(given)
@@ -195,12 +81,11 @@ def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[s
             exclusion.warn(str(path))
         else:
             try:
-                stat = path.stat()
+                items.append(item_of(str(given), path.stat()))
             except (OSError, ValueError):
                 raise SourceError(
                     f"Expected an image or a folder. Received: {str(given)!r}, which does not exist."
                 ) from None
-            items.append(item_of(str(given), stat))
     return FileSource(Path(), items)
 
 
@@ -214,7 +99,7 @@ def _walk(
     prefix: str,
     label: str | None = None,
     split: str | None = None,
-    exclusion: Exclusion = _NOTHING,
+    exclusion: Exclusion = NOTHING,
     top: Content | None = None,
     sieve: Callable[[str, list[str]], list[str]] = lambda _, names: names,
     above: frozenset[tuple[int, int]] | None = None,
@@ -232,7 +117,7 @@ def _walk(
         stat = os.stat(here)  # noqa: PTH116
         if (stat.st_dev, stat.st_ino) in above:
             continue
-        yield from _files(here, sieve(below, found.files), below, label, split)
+        yield from (item_at(f"{here}/{name}", below + name, label, split) for name in sieve(below, found.files))
         above |= {(stat.st_dev, stat.st_ino)}
         stack += [(f"{here}/{name}", f"{below}{name}/", above) for name in reversed(found.folders)]
 
@@ -245,11 +130,70 @@ def _ids(folder: str) -> frozenset[tuple[int, int]]:
     return frozenset((stat.st_dev, stat.st_ino) for stat in stats)
 
 
-def _files(folder: str, names: list[str], prefix: str, label: str | None, split: str | None) -> Iterator[Item]:
-    for name in names:
-        path = f"{folder}/{name}"
-        try:
-            stat = os.stat(path)  # noqa: PTH116  # half the time of Path.stat
-        except OSError:  # a dangling link: listed, so that reading it gives the reason
-            stat = os.lstat(path)
-        yield item_of(prefix + name, stat, label, split)
+@dataclass
+class Print:
+    """What is equal of folders with equal names of files, less their endings.
+
+    `named` are those that are more than a number, as numbers alone are in any folder; `kinds` are these with ``#`` for
+    numbers in them, at most `_MOST_KINDS`; `endings` are of all of them.
+    """
+
+    files: int = 0
+    stems: int = 0
+    named: int = 0
+    named_stems: int = 0
+    kinds: set[str] = field(default_factory=set)
+    endings: set[str] = field(default_factory=set)
+
+    def add(self, name: str) -> None:
+        """Note the name of a file."""
+        stem, _, ending = name.rpartition(".")
+        self.files += 1
+        self.stems += hash(stem or name)
+        self.endings.add(ending)
+        if not is_counter(stem or name):
+            self.named, self.named_stems = self.named + 1, self.named_stems + hash(stem or name)
+            if len(self.kinds) < _MOST_KINDS:
+                self.kinds.add(_NUMBER.sub("#", stem or name))
+
+
+def are_the_same(folders: Sequence[str], prints: Sequence[Print]) -> bool:
+    """Whether folders seem to have forms of the same images."""
+    first, kinds = prints[0], len(prints[0].kinds)
+    telling = kinds > 2 and kinds >= min(_MOST_KINDS, first.named / 4)  # not IMG_#-edited, slide#_x#_y#
+    if telling and len({(one.named, one.named_stems) for one in prints}) == 1:
+        return True
+    if first.files < 3 or len({(one.files, one.stems) for one in prints}) > 1:
+        return False
+    differ = any(one.endings != first.endings for one in prints)
+    return differ or any((FORMS | {"mask", "masks"}).intersection(words_of(name)) for name in folders)
+
+
+class Sieve:
+    """Lets names of files through that may be images, and counts the others.
+
+    `print` is of the folder that is walked; `inside` are the images in each folder that lies in a class folder beside
+    images.
+    """
+
+    def __init__(self) -> None:
+        self.inside: Counter[str] = Counter()
+        self.others, self.other = 0, ""
+
+    def begin(self, top: str | None) -> None:
+        """Start with a folder; `top` is its path, with a slash at its end, if it is that of a class."""
+        self.print, self._top, self._beside = Print(), top, False
+
+    def __call__(self, folder: str, names: list[str]) -> list[str]:
+        """Return those of the names in a folder that may be images."""
+        images = [name for name in names if may_be_image(name)]
+        if len(images) < len(names):
+            self.others += len(names) - len(images)
+            self.other = self.other or folder + next(name for name in names if not may_be_image(name))
+        if folder == self._top:
+            self._beside = bool(images)
+        elif self._top is not None and self._beside and images:
+            self.inside[self._top + folder[len(self._top) :].partition("/")[0]] += len(images)
+        for name in images:
+            self.print.add(name)
+        return images

@@ -1,73 +1,66 @@
-"""What the names of folders beside each other say: parts of one set, masks, copies; and names of files that count."""
+"""What names of folders and classes say: parts of one set, masks, copies, names that are hardly different; counters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from featcache.sources.names import SAYS_NOTHING, words_of
+from featcache.sources.names import SAYS_NOTHING, each_word, words_of
 
-_HOLDERS = frozenset({"all", "unlabeled", "unlabelled", "unknown", "none", "original", "originals", "raw", "from"})
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(each_word(text))
+
+
+_HOLDERS = _words("all unlabeled unlabelled unknown none original originals raw from")
 """Words beside `SAYS_NOTHING` that say that there are images and not of what."""
-
-_PARTS = frozenset({"fold", "folds", "part", "batch", "chunk", "subset", "cv", "shard"})
-
-_IS_CLASS = frozenset({
-    "class", "category", "type", "label", "grade", "level", "stage", "digit", "person", "identity", "id", "face",
-    "writer", "user", "character", "char", "symbol", "sample", "object", "obj", "product",
-})  # fmt: skip
+_PARTS = _words("fold folds part batch chunk subset cv shard")
+_IS_CLASS = _words(
+    """class category type label grade level stage digit person identity id face writer user character char symbol
+    sample object obj product"""
+)
 """Words before a number that is that of a class: of a kind of things, of a person, of a character."""
-
 _CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z_])[A-Z_\d]{5}")  # as cameras name folders: 100CANON
-
 _DATE = re.compile(r"(19|20)\d\d([\W_]?(0\d|1[0-2])([\W_]?[0-3]\d)?)?")
-
 _MONTH = re.compile(
     "january|february|march|april|may|june|july|august|september|october|november|december", re.IGNORECASE
 )
-
-_MASKS = frozenset({"masks", "labels", "annotation", "annotations", "groundtruth", "segmentation",
-                    "segmentations"})  # fmt: skip
-_MASK = frozenset({"mask", "label", "truth", *_MASKS})
-
-_BELONGS = frozenset({
-    *_MASK, "gt", "seg", "bbox", "bboxes", "boxes", "xml", "json", "txt", "csv", "meta", "metadata", "crops", "cropped",
-    "thumbs", "thumbnails", "features", "depth", "sketch", "sketches", "edges", "trimaps", "keypoints", "polygons",
-})  # fmt: skip
-
+_MASKS = _words("masks labels annotation annotations groundtruth segmentation segmentations")
+_MASK = _MASKS | {"mask", "label", "truth"}
+_BELONGS = _MASK | _words(
+    """gt seg bbox bboxes boxes xml json txt csv meta metadata crops cropped thumbs thumbnails features depth sketch
+    sketches edges trimaps keypoints polygons"""
+)
 _COUNTER = re.compile(r"[^\W\d_]*[\W_]*\d{1,6}\)?")
-
-_LEFTOVER = frozenset({
-    "unsorted", "to sort", "todo", "rejected", "rejects", "trash", "deleted", "backup", "old", "temp", "tmp",
-    "unlabeled", "unlabelled", "not labeled", "unknown", "unclassified", "discarded", "junk",
-    "runs", "logs", "plots", "figures", "figs", "results", "result", "output", "outputs",
-    "predictions", "preds", "weights", "checkpoints", "tensorboard", "wandb", "mlruns", "notebooks", "src", "scripts",
-    "docs", "augmented", "augmentation", "aug", "duplicates", "thumbnails", "thumbs", "previews",
-})  # fmt: skip
+_LEFTOVER = {"to sort", "not labeled"} | _words(
+    """unsorted todo rejected rejects trash deleted backup old temp tmp unlabeled unlabelled unknown unclassified
+    discarded junk runs logs plots figures figs results result output outputs predictions preds weights checkpoints
+    tensorboard wandb mlruns notebooks src scripts docs augmented augmentation aug duplicates thumbnails thumbs
+    previews"""
+)
 """Names of folders, in lower case, for pictures that nobody has sorted or wants, and for what programs write."""
-
-FORMS = frozenset({
-    "rgb", "depth", "thermal", "infrared", "ir", "nir", "swir", "hr", "lr", "grey", "gray", "grayscale", "greyscale",
-    "input", "inputs", "target", "targets", "left", "right", "noisy", "clean", "sharp",
-    "hazy", "source", "content", "style", "edges", "sketch", "sketches",
-})  # fmt: skip
+FORMS = _words(
+    """rgb depth thermal infrared ir nir swir hr lr grey gray grayscale greyscale input inputs target targets left right
+    noisy clean sharp hazy source content style edges sketch sketches"""
+)
 """Words for forms of one image, as cameras and data sets for other tasks have them."""
-
 _COPY = re.compile(
     r"^(?:(?:new|untitled) folder|neuer ordner|nouveau dossier|nueva carpeta|nova pasta|nuova cartella)\b|"
     r"^(?:copy of|kopie von|copie de|copia d[ei]) |[ _]?\(\d+\)$| - (?:copy|kopie|copie|copia)\b.*$| copy( \d+)?$",
     re.IGNORECASE,
 )
 """What systems add to names of folders, or call new ones."""
-
-_CHANGED = frozenset({
-    "augmented", "augmentation", "aug", "augs", "copy", "copies", "kopie", "dup", "duplicate", "duplicates", "flip",
-    "flipped", "rotated", "cropped", "resized", "mask", "masks", "new", "old", "backup", "bak", "original", "originals",
-    *"23456789",
-})  # fmt: skip
+_CHANGED = _words(
+    """augmented augmentation aug augs copy copies kopie dup duplicate duplicates flip flipped rotated cropped resized
+    mask masks new old backup bak original originals 2 3 4 5 6 7 8 9"""
+)
 """Words and numbers that people add to the name of a class, for more images of it or for others made of them."""
-
-_PREDICTED = frozenset({"predict", "prediction", "predictions", "preds"})
+_PREDICTED = _words("predict prediction predictions preds")
+_LETTERS = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456", "aeopcyxi")
+"""Cyrillic letters that look like Latin ones."""
+_LEAST, _TIMES = 6, 5
+"""Letters of a name, and how much larger the other class is, where one letter more or less is taken for a slip."""
 
 
 def says_nothing(name: str) -> bool:
@@ -144,8 +137,8 @@ def copies_among(folders: Sequence[str]) -> list[str]:
     bare = {name: _COPY.sub("", name) for name in folders}
     known = {tuple(words_of(name)) for name in folders}
     less = {name: tuple(word for word in words_of(name) if word not in _CHANGED) for name in folders}
-    return [name for name, rest in bare.items() if (rest != name and (not rest or rest in folders))
-            or (less[name] and less[name] in known and len(less[name]) < len(words_of(name)))]  # fmt: skip
+    changed = {name for name, words in less.items() if words and words in known and len(words) < len(words_of(name))}
+    return [name for name, rest in bare.items() if name in changed or (rest != name and (not rest or rest in folders))]
 
 
 def leftovers_among(folders: Sequence[str]) -> list[str]:
@@ -153,8 +146,8 @@ def leftovers_among(folders: Sequence[str]) -> list[str]:
     young = {"young", "new"} & {name.lower() for name in folders}
     words = {name: words_of(name) for name in folders}
     left = _LEFTOVER | ({"all"} if len(folders) > 2 else set())  # of two, all may be a class: a kind of leukaemia
-    return [name for name in folders if (" ".join(words[name]) in left or _PREDICTED.intersection(words[name]))
-            and not (name.lower() == "old" and young)]  # fmt: skip
+    found = [name for name in folders if " ".join(words[name]) in left or _PREDICTED.intersection(words[name])]
+    return [name for name in found if not (name.lower() == "old" and young)]
 
 
 def belong_to_images(folders: Iterable[str]) -> list[str]:
@@ -163,9 +156,7 @@ def belong_to_images(folders: Iterable[str]) -> list[str]:
 
 
 def are_forms(folders: Sequence[str]) -> bool:
-    """Whether the names of all folders have a word for a form of one image: ``rgb`` and ``depth``, ``x_HR`` and
-    ``x_LR``.
-    """
+    """Whether the names of all folders have a word for a form of one image: ``rgb`` and ``depth``, ``HR``, ``LR``."""
     if {name.lower() for name in folders} == {"x", "y"}:
         return True
     return len(folders) > 1 and all(FORMS.intersection(words_of(name)) for name in folders)
@@ -174,3 +165,48 @@ def are_forms(folders: Sequence[str]) -> bool:
 def is_counter(stem: str) -> bool:
     """Whether a file's name, less its ending, is a number, maybe after a word: ``0001``, ``IMG_0001``, ``cat (12)``."""
     return _COUNTER.fullmatch(stem) is not None
+
+
+def twins(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return groups of names that differ by case, spaces (``_``, ``-``), Unicode form, as 1 and 01, as cat and cats."""
+    plain = {name: _plain(name) for name in names}
+    known = set(plain.values())
+    groups: dict[str, list[str]] = {}
+    for name, text in plain.items():
+        groups.setdefault(_singular(text, known), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _plain(name: str) -> str:
+    """Return a name without what only looks different in it."""
+    text = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    text = re.sub(r"^[\s_]+|(?<=\S)[\s_-]+", " ", text).strip().strip("'\"").rstrip(".,;: ") or text
+    text = text.casefold().translate(_LETTERS)
+    number = re.fullmatch(r"([-+]?)0*(\d+?)([.,]0*)?", text)
+    return number[1].strip("+") + number[2] if number else text
+
+
+def _singular(text: str, known: Collection[str]) -> str:
+    """Return the one of the `known` names that a name is the plural of, else itself."""
+    for end, single in (("ies", "y"), ("es", ""), ("s", "")):
+        word = text.removesuffix(end) + single
+        if text.endswith(end) and len(word) > 2 and word in known:
+            return word
+    return text
+
+
+def slips(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return small classes, and that of five times as many images whose name differs by one letter, sorted."""
+    near: dict[str, list[str]] = {}
+    words = [name for name in counts if len(name) >= _LEAST and not any(map(str.isdigit, name))]
+    for name in words:
+        for variant in {name, *(name[:i] + name[i + 1 :] for i in range(len(name)))}:
+            near.setdefault(variant, []).append(name)
+    found: dict[str, str] = {}
+    alike = {name: group for group in twins(list(counts)) for name in group}
+    for names in near.values():
+        common = max(names, key=counts.__getitem__)
+        for name in names:
+            if counts[name] * _TIMES <= counts[common] and common not in alike.get(name, ()):
+                found.setdefault(name, common)
+    return sorted(found.items())

@@ -1,43 +1,22 @@
-"""Folders as they are looked into, on disk or in a tar, and words about them for messages."""
+"""Folders as they are looked into, on disk or in a tar."""
 
 from __future__ import annotations
 
-import glob
-import shlex
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from featcache.sources.names import known_splits
+from featcache.errors import SourceError
+from featcache.sources.names import TABLES_BESIDE, Exclusion, is_litter, known_splits, may_be_image
 
-_NOT_IMAGES = (
-    ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".html", ".htm", ".md", ".yaml", ".yml", ".log", ".ini", ".cfg",
-    ".py", ".ipynb", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".mat", ".npy", ".npz", ".h5", ".pkl", ".pt", ".zip",
-    ".gz", ".tar", ".mp4", ".avi", ".mov", ".wav", ".mp3", ".aae", ".xmp", ".rar", ".7z", ".tgz", ".mkv", ".webm",
-    ".m4v", ".toml", ".sh", ".bat", ".exe", ".db", ".sqlite", ".bin", ".onnx", ".pth", ".ckpt", ".keras", ".tflite",
-    ".idx", ".tfw", ".jgw", ".pgw", ".wld", ".dbf", ".shp", ".lnk", ".url", ".crdownload", ".pptx", ".ppt", ".tex",
-    ".js", ".css",
-)  # fmt: skip
-"""How names of files end that are certainly no images; a folder of nothing else is no class."""
-
-PACKED = (".zip", ".rar", ".7z", ".gz", ".tgz", ".tar")
-"""How names of files end that may have images inside."""
-
+NOTHING = Exclusion(())
 _DEEP = 16
 
 
 class Look(NamedTuple):
-    """What lies in a folder.
-
-    Attributes
-    ----------
-    folders : sequence of str
-        Names of its folders, in order; of a folder with an image it may be some of them.
-    image : str or None
-        A file that may be an image.
-    other : str or None
-        A file that is certainly none.
-    tables : sequence of str
-        Files that may be tables; of a folder that was looked into as a whole.
+    """What lies in a folder: its folders (in one with an image, maybe some), a file that may be an `image`, an `other`
+    one that is certainly none; of a folder that was looked into as a whole, files that may be `tables`.
     """
 
     folders: Sequence[str]
@@ -56,11 +35,6 @@ class Tree(Protocol):
         ...
 
 
-def may_be_image(name: str) -> bool:
-    """Whether a file is not certainly something else."""
-    return not name.lower().endswith(_NOT_IMAGES)
-
-
 def wrapped(tree: Tree, path: str, wanted: Collection[str] = (), *, stop_at_splits: bool = False) -> str:
     """Return the path below folders that hold one folder of folders and nothing else; `wanted` ones are classes."""
     for _ in range(_DEEP):
@@ -76,37 +50,80 @@ def wrapped(tree: Tree, path: str, wanted: Collection[str] = (), *, stop_at_spli
     return path
 
 
-def split_words(folders: Sequence[str], splits: Sequence[str] = ("train", "test")) -> str:
-    """Return an example of the option `--split` with folders that there are."""
-    return " ".join(f"--split {split}={quoted(name)}" for split, name in zip(splits, folders, strict=False))
+class Content(NamedTuple):
+    """What a folder holds, each in alphanumeric order."""
+
+    folders: list[str]
+    files: list[str]
+
+    @property
+    def tables(self) -> list[str]:
+        """The files that may be tables."""
+        return [name for name in self.files if name.lower().endswith(TABLES_BESIDE)]
 
 
-def exclude_words(names: Sequence[str]) -> str:
-    """Return the options that leave names out, of the first three."""
-    return " ".join(map(excluded, names[:3]))
+def content(folder: str | os.PathLike[str], below: str = "", exclusion: Exclusion = NOTHING) -> Content:
+    """Return the names in a folder, which is at `below` in the source, without litter and what is excluded."""
+    found = Content([], [])
+    for entry in _entries(folder):  # names alone are kept: an entry is ten times as large
+        if not exclusion.covers(below + entry.name):
+            (found.folders if _is_folder(entry) else found.files).append(entry.name)
+    found.folders.sort()
+    found.files.sort()
+    return found
 
 
-def excluded(name: str) -> str:
-    """Return the option that leaves out a file or folder, in whose name ``[``, ``*`` and ``?`` stand for themselves."""
-    return f"--exclude {quoted(glob.escape(name))}"
+def _entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not is_litter(entry.name))
+    except OSError as error:
+        raise SourceError(
+            f"Expected a readable folder. Received: {os.fspath(folder)!r}: {error.strerror}. Mend its permissions."
+        ) from None
 
 
-def classes_words(folders: Sequence[str]) -> str:
-    """Return the option that says that folders are classes."""
-    return f"--classes {quoted(','.join(folders))}" if len(folders) <= 8 else "--classes with all their names"
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: listed, so that reading it gives the reason
+        return False
 
 
-def quoted(name: str) -> str:
-    """Return a name for a shell; one that no line can show as Python writes it."""
-    return shlex.quote(name) if name.isprintable() else repr(name)
+class Folders:
+    """The folders of a source, looked into once each; of a folder with many images the first is enough."""
 
+    def __init__(self, root: Path, exclusion: Exclusion) -> None:
+        self.where, self.exclusion = str(root), exclusion
+        self.contents: dict[str, Content] = {}
+        self._looks: dict[str, Look] = {}
 
-def shown(names: Collection[str]) -> str:
-    """Return the first names of some, for a message."""
-    first = ", ".join(repr(name) for name in list(names)[:5]) or "none"
-    return first + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    def look(self, path: str, *, whole: bool = False) -> Look:
+        """Return what lies in a folder."""
+        if whole:
+            found = self.content(path)
+            image = next(filter(may_be_image, found.files), None)
+            other = next((name for name in found.files if name != image), None)
+            return Look(found.folders, image, other, found.tables)
+        if path not in self._looks:
+            self._looks[path] = self._glance(path)
+        return self._looks[path]
 
+    def content(self, path: str) -> Content:
+        """Return all that lies in a folder."""
+        if path not in self.contents:
+            self.contents[path] = content(f"{self.where}/{path}", path, self.exclusion)
+        return self.contents[path]
 
-def number_of(count: int, one: str, several: str) -> str:
-    """Return a number and what it counts: ``1 file is``, ``2,000 files are``."""
-    return f"{count:,} {one if count == 1 else several}"
+    def _glance(self, path: str) -> Look:
+        folders, other = [], None
+        for entry in _entries(f"{self.where}/{path}"):
+            if self.exclusion.covers(path + entry.name):
+                continue
+            if _is_folder(entry):
+                folders.append(entry.name)
+            elif may_be_image(entry.name):
+                return Look(folders, entry.name, other)
+            else:
+                other = entry.name
+        return Look(sorted(folders), None, other)

@@ -1,4 +1,4 @@
-"""Files that are versions of one image by their names: RAW beside JPEG, turned and flipped copies, masks."""
+"""Files that belong together by their names: versions of one image; images of one patient, frames of a video."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,25 +16,24 @@ import numpy.typing as npt
 
 from featcache.sources.columns import Words
 from featcache.sources.folders.hints import is_counter, says_nothing
-from featcache.sources.folders.trees import number_of, quoted
+from featcache.sources.messages import number_of, quoted
+from featcache.sources.names import each_word, known_splits
 from featcache.sources.source import Items
 
 log = logging.getLogger(__name__)
 
-_FORMS = (
-    "mask", "masks", "depth", "seg", "segm", "segmentation", "annotation", "annotated", "gt", "groundtruth", "label",
-    "labels", "trimap", "contour", "contours", "heatmap", "overlay", "bbox", "band", "channel", "ch", "nir", "swir",
-    "dapi", "gfp", "masked", "superpixel", "superpixels", "lesion", "binary", "inpaint", "inpainted",
-)  # fmt: skip
-_COPIES = (
-    "copy", "kopie", "copie", "copia", "flip", "flipped", "hflip", "vflip", "fliph", "flipv", "mirror", "mirrored",
-    "rot", "rotate", "rotated", "rotation", "aug", "augment", "augmented", "augmentation", "crop", "cropped", "resize",
-    "resized", "thumb", "thumbnail", "noise", "noisy", "blur", "blurred", "blurry", "bright", "brightness", "brighter",
-    "dark", "darken", "darker", "contrast", "zoom", "zoomed", "shear", "sheared", "shift", "shifted", "gauss",
-    "gaussian", "jitter", "gray", "grey", "grayscale", "greyscale", "clahe", "edited", "enhanced", "horizontal",
-    "vertical",
-)  # fmt: skip
-_MORE = ("deg", "degree", "degrees", "pixel", "map", "lr", "tb", "ud")
+_FORMS = each_word(
+    """mask masks depth seg segm segmentation annotation annotated gt groundtruth label labels trimap contour
+    contours heatmap overlay bbox band channel ch nir swir dapi gfp masked superpixel superpixels lesion binary
+    inpaint inpainted"""
+)
+_COPIES = each_word(
+    """copy kopie copie copia flip flipped hflip vflip fliph flipv mirror mirrored rot rotate rotated rotation aug
+    augment augmented augmentation crop cropped resize resized thumb thumbnail noise noisy blur blurred blurry
+    bright brightness brighter dark darken darker contrast zoom zoomed shear sheared shift shifted gauss gaussian
+    jitter gray grey grayscale greyscale clahe edited enhanced horizontal vertical"""
+)
+_MORE = each_word("deg degree degrees pixel map lr tb ud")
 """Words that stand behind the name of an image in those of its masks and copies, and what may follow those words."""
 
 
@@ -43,7 +43,6 @@ def _one_of(words: Sequence[str]) -> str:
 
 _GAP = r"(?:[^\w)\]]|_)"
 """What divides words of a name; a bracket that closes belongs to the word before it: ``cat (1)_mask``."""
-
 _MARK = re.compile(
     rf"(?<!{_GAP}){_GAP}++(?:(?P<form>{_one_of(_FORMS)}|b(?=\d\d[a-z]?$))|{_one_of(_COPIES)}|new(?=\d)|\d++deg|"
     r"\d{2,4}+x\d{2,4}+|(?<=@)[23]x)"
@@ -57,16 +56,14 @@ _BEFORE = re.compile(
     r"(?:aug(?:mented)?|(?:[hv]?flip|mirror)(?:ped|ed)?|rot(?:ated)?)[\W_]?\d*[\W_])",
     re.IGNORECASE,
 )
-_STARTS = frozenset({"cop", "kop", "aug", "fli", "hfl", "vfl", "mir", "rot", "mas", "seg", "gt_", "gt-", "lab", "ove",
-                     "dep"})  # fmt: skip
+_STARTS = frozenset(each_word("cop kop aug fli hfl vfl mir rot mas seg gt_ gt- lab ove dep"))
 _TAIL = "._- "  # at the end of a name, where a mark begins as well
 _NUMBER = re.compile(r"(?<=\S) ?\(\d{1,3}\)$")
 _EXPORTED = re.compile(r"_(?:jpe?g|png|bmp)[._]rf[._][0-9a-zA-Z]{8,}$")  # Roboflow: the name of an image, and a hash
-
 _MOST_NUMBERS = 3  # x (1), x (2), … beside x: more are a series
 _MOST_VERSIONS = 30  # of one image: more are a series, too
-_DOWNLOADS = frozenset({"download", "downloads", "unnamed", "untitled", "screenshot"})
-_RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw", ".raw", ".heic", ".heif")
+_DOWNLOADS = frozenset(each_word("download downloads unnamed untitled screenshot"))
+_RAW = each_word(".cr2 .cr3 .nef .arw .dng .raf .orf .rw2 .pef .srw .raw .heic .heif")
 _LONGEST = 200  # of a name in a tar, which may be of any length
 
 
@@ -89,18 +86,8 @@ class _Version(NamedTuple):
 def joined_versions(where: str, items: Items) -> Items:
     """Return items in which versions of one image are a group, so that no draw divides them; say what they are.
 
-    Parameters
-    ----------
-    where : str
-        The source, for messages.
-    items : Items
-        Its images. If some have groups already, nothing is grouped.
-
-    Returns
-    -------
-    Items
-        With groups for files of one folder that have one name but for the ending or for words such as ``_flip``; of
-        copies of one class in any folder, too, if that name is more than a number.
+    That is files of one folder that have one name but for the ending or for words such as ``_flip``; and copies of one
+    class in any folder, if that name is more than a number. If items have groups already, nothing is grouped.
     """
     families = _families(items)
     if not families:
@@ -112,9 +99,7 @@ def joined_versions(where: str, items: Items) -> Items:
     names, codes = list(families), np.full(len(items), -1)
     for code, family in enumerate(families.values()):
         codes[[version.row for version in family]] = code
-    groups = Words.of(None if code < 0 else names[code] for code in codes.tolist())
-    return Items(items.paths, items.labels, items.splits, groups, items.sizes, items.stamps, items.places,
-                 items.changes)  # fmt: skip
+    return replace(items, groups=Words(codes, names))
 
 
 def _families(items: Items) -> dict[str, list[_Version]]:
@@ -148,8 +133,7 @@ def _families(items: Items) -> dict[str, list[_Version]]:
             if across in copied or several[row]:
                 key = across if across in copied else folder + name.bare
                 found.setdefault(key, []).append(_Version(row, path, name))
-    found = {key: _without_series(family) for key, family in found.items() if len(family) > 1}
-    return {key: family for key, family in found.items() if len(family) > 1}
+    return {key: family for key, family in found.items() if len(family) > 1 and not _are_series(family)}
 
 
 def _numbers(numbered: Counter[str], plain: npt.NDArray[np.int64]) -> frozenset[str]:
@@ -170,14 +154,10 @@ def _unnumbered(numbers: Collection[str], folder: str, name: _Name) -> tuple[str
     return folder, name
 
 
-def _without_series(family: list[_Version]) -> list[_Version]:
-    """Return a family without what only seems to be copies, as no image of that name is there: ``rock_dark_7``."""
-    if len(family) > _MOST_VERSIONS:
-        return []
-    kinds = {version.name.kind for version in family}
-    if "" not in kinds and not any(map(str.isdigit, family[0].name.bare)):
-        return []
-    return family
+def _are_series(family: Sequence[_Version]) -> bool:
+    """Whether files only seem to be copies, as they are many or no image of that name is there: ``rock_dark_7``."""
+    unnamed = all(version.name.kind for version in family) and not any(map(str.isdigit, family[0].name.bare))
+    return unnamed or len(family) > _MOST_VERSIONS
 
 
 def _stem(path: str) -> str:
@@ -231,26 +211,27 @@ def _say(where: str, items: Items, families: Iterable[list[_Version]], *, groupe
             divided.add(marked, map(_glob, marked))
     stay = ". Such images stay in one split" if grouped else ""
     if forms:
-        log.warning("%s: %s, such as %r. Leave %s out with %s", where, number_of(
-            forms.count, "file looks like a mask or channel of an image beside it and counts as an image",
-            "files look like masks or channels of images beside them and count as images"), forms.first,
-            "it" if forms.count == 1 else "them", forms.advice())  # fmt: skip
+        said = forms.said(
+            "file looks like a mask or channel of an image beside it and counts as an image",
+            "files look like masks or channels of images beside them and count as images",
+        )
+        which = "it" if forms.count == 1 else "them"
+        log.warning("%s: %s. Leave %s out with %s", where, said, which, forms.advice())
     if divided:
-        log.warning("%s: by name, %s in another split than the image or other copies, such as %r: scores will "
-                    "be too high%s", where, number_of(divided.count, "copy of an image is", "copies of images are"),
-                    divided.first, _to_leave_out(divided))  # fmt: skip
+        apart = "in another split than the image or other copies"
+        said = divided.said(f"copy of an image is {apart}", f"copies of images are {apart}")
+        log.warning("%s: by name, %s: scores will be too high%s", where, said, _to_leave_out(divided))
     elif copies:
-        log.warning("%s: by name, %s, such as %r%s%s", where, number_of(
-            copies.count, "image is a copy of another one", "images are copies of others"), copies.first, stay,
-            _to_leave_out(copies))  # fmt: skip
+        said = copies.said("image is a copy of another one", "images are copies of others")
+        log.warning("%s: by name, %s%s%s", where, said, stay, _to_leave_out(copies))
     if endings:
         whole = Counter(f"*{_ending(path)}" for path in items.paths)
         twice = [kind for kind, count in endings.globs.items() if count == whole[kind]]
         twice.sort(key=lambda kind: not kind.lower().endswith(_RAW))
         advice = f"leave one kind out with --exclude {quoted(twice[0])}" if twice else "remove one of each"
-        log.warning("%s: %s of another one but for the ending, such as %r%s. If they show the same, %s", where,
-                    number_of(endings.count, "image has the name", "images have the name"), endings.first, stay,
-                    advice)  # fmt: skip
+        alike = "of another one but for the ending"
+        said = endings.said(f"image has the name {alike}", f"images have the name {alike}")
+        log.warning("%s: %s%s. If they show the same, %s", where, said, stay, advice)
 
 
 def _to_leave_out(copies: _Kind) -> str:
@@ -285,6 +266,93 @@ class _Kind:
     def __bool__(self) -> bool:
         return self.count > 0
 
+    def said(self, one: str, several: str) -> str:
+        """Return how many they are, with an example."""
+        return f"{number_of(self.count, one, several)}, such as {self.first!r}"
+
     def advice(self) -> str:
         """Return the options that leave most of them out."""
         return " ".join(f"--exclude {quoted(pattern)}" for pattern, _ in self.globs.most_common(4))
+
+
+_SUBJECT = re.compile(
+    r"(patient|subject|participant|case|person|lesion|specimen|animal|plant|video|vid|clip|scene|session|sequence|seq)"
+    r"(?:[\W_]*(?:id|no|nr|number))?[\W_]*\d+[a-z]?",
+    re.IGNORECASE,
+)
+_FRAME = re.compile(r"(.*[^\W_])[\W_]*(?:frame|frm)[\W_]*\d+$", re.IGNORECASE | re.DOTALL)
+_NAMED = re.compile(
+    r"(?:.*[\W_])?(?P<word>patient|subject|participant|person|case|lesion|specimen|animal|plant|slide|scan|video|clip|"
+    r"scene|session|sequence)[\W_]?\d+(?=[\W_])|.*\.(?:mp4|avi|mov|mkv|webm|m4v)(?=[\W_]+\d+$)|"
+    r".*?(?=[\W_]BURST\d)|(?P<number>(?!(?:19|20)\d{6}_)\d{3,})(?=_\d{3,}$)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The part of a file's name that says what it is one of several images of, as ``person1`` in ``person1_virus_2``."""
+_SPLIT = re.compile(r"(train|training|test|val|valid|validation)(?=[\W_\d])", re.IGNORECASE)
+_LONGEST_PATH = 1000
+_LOOKED_AT = 100_000  # names of files: more of them say nothing more
+_LONG = 5  # images of each number from which on two numbers are those of a series and an image
+_MANY = 10  # classes, most of which have one image
+ADVICE = "List them in a table with the columns path, label and group"
+
+
+def warn_of_series(where: str, items: Items) -> None:
+    """Say which images seem to be several of one patient, video and the like, if a draw may divide them."""
+    if items.splits.names or items.groups.names or not items.labels.names:
+        return
+    folders: Counter[str] = Counter()
+    videos: Counter[str] = Counter()
+    for path in items.paths:
+        folder, _, name = path.rpartition("/")
+        folders[folder] += 1
+        if "fr" in name.lower() and len(path) < _LONGEST_PATH and (found := _FRAME.match(path.rpartition(".")[0])):
+            videos[found[1]] += 1
+    classes, single = set(items.labels.names), int((items.labels.counts == 1).sum())
+    if len(classes) >= _MANY and 2 * single > len(classes):
+        log.warning("%s: %d of %d classes have a single image: they may be no classes", where, single, len(classes))
+    names = [(folder, folder.rpartition("/")[2]) for folder, count in folders.items() if count > 1]
+    subjects = [folder for folder, name in names if name not in classes and _SUBJECT.fullmatch(name)]
+    if subjects:
+        one, several = "folder looks like a patient, a video", "folders look like patients, videos"
+        said = number_of(len(subjects), f"{one} or the like", f"{several} or the like")
+        first = f"such as {subjects[0]!r}. {ADVICE}"
+        log.warning("%s: images of one may be in several splits: %s, %s", where, said, first)
+    video = next((video for video, count in videos.items() if count > 1), None)
+    if video is not None:
+        said = f"{videos.total():,} images look like frames of {number_of(len(videos), 'video', 'videos')}"
+        advice = f"such as {video!r}, and frames of one may be in several splits. {ADVICE}"
+        log.warning("%s: %s, %s", where, said, advice)
+    elif series := _named_series(items):
+        log.warning(
+            f"{where}: by their names, several files are of one patient, video or the like, such as {series[0]!r} "
+            f"({series[1]} images), and may be in several splits. {ADVICE}"
+        )
+
+
+def _named_series(items: Items) -> tuple[str, int] | None:
+    """Return what the names of some files say that they are of, and how many they are; None if less than two do."""
+    words: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
+    for path, label in itertools.islice(zip(items.paths, items.labels, strict=True), _LOOKED_AT):
+        folder, slash, name = path.rpartition("/")
+        found = _NAMED.match(name.rpartition(".")[0]) if len(name) < 256 else None
+        if found and (found["word"] is None or found["word"].lower() != (label or "").lower()):
+            (numbers if found["number"] else words)[folder + slash + found[0]] += 1
+    several = [(key, count) for key, count in words.items() if count > 1]
+    if len(numbers) > 1 and numbers.total() >= _LONG * len(numbers):
+        several += numbers.items()
+    return several[0] if len(several) > 1 else None
+
+
+def warn_of_split_names(where: str, items: Items) -> None:
+    """Say which splits the names of most files begin with, as nothing else says splits and these are not used."""
+    if items.splits.names:
+        return
+    found: Counter[str] = Counter()
+    for path in itertools.islice(items.paths, _LOOKED_AT):
+        if begin := _SPLIT.match(path.rpartition("/")[2]):
+            found[begin[1].lower()] += 1
+    if len(set(known_splits(found).values())) > 1 and 2 * found.total() > min(len(items), _LOOKED_AT):
+        advice = "make a table with the columns path, label and split"
+        said = ", ".join(sorted(found))
+        log.warning("%s: names of files begin with those of splits (%s), which are not used: %s", where, said, advice)

@@ -10,20 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from featcache.errors import SourceError
-from featcache.sources.folders.trees import number_of
-from featcache.sources.source import SPLITS, Item, Items, Problems
-from featcache.sources.tables.headers import Columns, flag, names_shown
+from featcache.sources.messages import Problems, number_of, shown
+from featcache.sources.names import each_word
+from featcache.sources.source import SPLITS, Item, Items
+from featcache.sources.tables.roles import Columns, flag
 from featcache.sources.tables.rows import Table, squashed
 
 log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _WHOLE = re.compile(r"[-+]?\d+([.,]0*)?")
-_EMPTY = {
-    "nan", "none", "null", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "#nv", "(none)", "nil", "?", "??", "???",
-    "-", "--", "todo", "tbd", "xxx", "unknown", "unlabeled", "unlabelled", "not labeled", "not labelled", "no label",
-    "undefined", "missing",
-}  # fmt: skip
+_EMPTY = {"not labeled", "not labelled", "no label"}.union(
+    each_word(
+        """nan none null na n/a n.a. <na> #n/a #na #nv (none) nil ? ?? ??? - -- todo tbd xxx unknown unlabeled
+        unlabelled undefined missing"""
+    )
+)
 """What programs and people write where there is no label, in lower case."""
 _LIST = re.compile(r"\[\s*(?:(['\"])(?P<text>[^'\"]+)\1|(?P<number>\d+))\s*\]")
 _NOTHING = re.compile(r"\[\s*\]|\{\s*\}")
@@ -45,7 +47,7 @@ def check_one_hot(table: Table, columns: Columns) -> None:
             problems.add("with neither 0 nor 1", f"line {line}")
         elif any(cells[i].strip() for i in columns.labels):
             problems.add("with several 1s" if any(flags) else "without a 1", f"line {line}")
-    names = names_shown(table.header[i] for i in columns.labels)
+    names = table.names(columns.labels)
     if problems:
         raise SourceError(
             f"{str(table.path)!r}: the columns {names} look like classes with a single 1 in each row, but some rows "
@@ -56,13 +58,7 @@ def check_one_hot(table: Table, columns: Columns) -> None:
 
 
 def one_label_column(table: Table, columns: Columns) -> int:
-    """Return the column of the labels among several that name the same classes: one with text, if there is one.
-
-    Raises
-    ------
-    SourceError
-        If they do not.
-    """
+    """Return the column of the labels among several that name the same classes: one with text, if there is one."""
     first, *others = columns.labels
     there: list[dict[str, str]] = [{} for _ in others]
     back: list[dict[str, str]] = [{} for _ in others]
@@ -76,7 +72,7 @@ def one_label_column(table: Table, columns: Columns) -> int:
             same = same and to.setdefault(a, b) == b and fro.setdefault(b, a) == a
         if not same:
             break
-    names = names_shown(table.header[i] for i in columns.labels)
+    names = table.names(columns.labels)
     if not same or len(there[0]) == rows:
         raise SourceError(
             f"{str(table.path)!r}: several columns could be the label, and they name different classes: {names}. "
@@ -90,20 +86,10 @@ def one_label_column(table: Table, columns: Columns) -> int:
 def check_labels(path: Path, items: Items, column: str, *, headless: bool = False, part: bool = False) -> None:
     """Raise `SourceError` if labels are no classes; warn where they may not be meant so.
 
-    Parameters
-    ----------
-    path : Path
-        The table.
-    items : Items
-        What it lists.
-    column : str
-        The name of the labels' column.
-    headless : bool
-        Whether nobody says that it is the labels.
-    part : bool
-        Whether other tables belong to it: then a class may have one image here.
+    In a `headless` table nobody says that it is the labels; of a `part` other tables belong to it: then a class may
+    have one image here.
     """
-    names, counts = items.labels.names, np.bincount(items.labels.codes[items.labels.codes >= 0])
+    names, counts = items.labels.names, items.labels.counts
     where, labelled = f"{str(path)!r}: the labels in {column!r}", int(counts.sum())
     other = "Choose another column with --label-column."
     numbers = [name for name in names if _NUMBER.fullmatch(name)]
@@ -122,9 +108,14 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
                 "--label-column none."
             )
         log.warning("%s are a different number for each image: each class has one image", where)
-    if len(numbers) == len(names) >= _GAPS and _have_gaps(names):
-        log.warning("%s are %d whole numbers from %s to %s with gaps: each is a class. If they are measurements, "
-                    "predicting numbers is not supported yet", where, len(names), *_ends(names))  # fmt: skip
+    if len(numbers) == len(names) >= _GAPS:
+        values = {int(float(name.replace(",", "."))) for name in names}
+        low, high = min(values), max(values)
+        if low not in (0, 1) or high - low + 1 > len(values):
+            log.warning(
+                f"{where} are {len(names)} whole numbers from {low} to {high} with gaps: each is a class. If they are "
+                "measurements, predicting numbers is not supported yet"
+            )
     if sets := _sets(names, spaces=squashed(column) in _SEVERAL):
         raise SourceError(
             f"{where} are several labels per image, such as {sets!r:.80}, which are not supported yet. {other}"
@@ -139,23 +130,11 @@ def check_labels(path: Path, items: Items, column: str, *, headless: bool = Fals
         log.warning("%s are %s different classes for %s images", where, f"{len(names):,}", f"{labelled:,}")
     for name, count in zip(names, counts.tolist(), strict=True):
         if name.lower() in _EMPTY or (name == "-1" and set(names) != {"-1", "1"}):
-            log.warning("%s: %s the label %r: it counts as a class. An empty cell means no label",
-                        path, number_of(count, "image has", "images have"), name)  # fmt: skip
+            said = number_of(count, "image has", "images have")
+            log.warning("%s: %s the label %r: it counts as a class. An empty cell means no label", path, said, name)
     if empty := len(items) - labelled:
-        log.warning("%s: %s of %s images %s empty", path, f"{empty:,}", f"{len(items):,}",
-                    f"has no label, as its cell in {column!r} is" if empty == 1 else
-                    f"have no label, as their cells in {column!r} are")  # fmt: skip
-
-
-def _have_gaps(names: Iterable[str]) -> bool:
-    """Whether whole numbers are not those from 0 or 1 on."""
-    numbers = {int(float(name.replace(",", "."))) for name in names}
-    return min(numbers) not in (0, 1) or max(numbers) - min(numbers) + 1 > len(numbers)
-
-
-def _ends(names: Iterable[str]) -> tuple[int, int]:
-    numbers = [int(float(name.replace(",", "."))) for name in names]
-    return min(numbers), max(numbers)
+        one, several = f"has no label, as its cell in {column!r} is", f"have no label, as their cells in {column!r} are"
+        log.warning(f"{path}: {empty:,} of {len(items):,} images {one if empty == 1 else several} empty")
 
 
 def label_of(cell: str) -> str:
@@ -203,10 +182,10 @@ def _warn_of_words(where: str, names: Sequence[str], column: str) -> None:
         words = {word for one in parts for word in one}
         known = set(names)
         some = next((name for name, one in zip(names, parts, strict=True) if len(one) > 1 and known & set(one)), None)
+        if some is None and len(words) < len(names) and 2 * sum(len(one) > 1 for one in parts) > len(names):
+            some = names[0]
         if some is not None:
             log.warning("%s may be several labels per image, such as %r: each is counted as one class", where, some)
-        elif len(words) < len(names) and 2 * sum(len(one) > 1 for one in parts) > len(names):
-            log.warning("%s may be several labels per image, such as %r: each is counted as one class", where, names[0])
 
 
 def check_same_classes(where: str | Path, items: Sequence[Item]) -> None:
@@ -221,9 +200,9 @@ def check_same_classes(where: str | Path, items: Sequence[Item]) -> None:
         if len(train) == len(found) == 1:
             log.warning("%s: no class of %s is one of train", where, split)
         else:
-            shown = [names_shown(listed.labels.names[code] for code in sorted(codes)) for codes in (found, train)]
+            new, old = (shown((listed.labels.names[i] for i in sorted(codes)), 20) for codes in (found, train))
             raise SourceError(
-                f"{str(where)!r}: the classes of {split} ({shown[0]:.200}) are not those of train ({shown[1]:.200}): "
+                f"{str(where)!r}: the classes of {split} ({new:.200}) are not those of train ({old:.200}): "
                 "none is the same. Give each class one name in all splits."
             )
 
@@ -240,8 +219,8 @@ def warn_of_folders(path: Path, items: Items) -> None:
             count += folder != label
             first = first or (f"{name!r}, which is {label!r}" if folder != label else "")
     if count and (right or len(folders) > 1):
-        log.warning("%s: %s another label than the folder it lies in, such as %s: the table counts", path, number_of(
-            count, "image has", "images have"), first)  # fmt: skip
+        said = f"{number_of(count, 'image has', 'images have')} another label than the folder it lies in"
+        log.warning("%s: %s, such as %s: the table counts", path, said, first)
 
 
 def check_groups(path: Path, items: Items, column: str) -> None:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 
 from featcache.errors import SourceError
-from featcache.sources.files import MISSING, Found
-from featcache.sources.folders.folders import content
+from featcache.sources.files import MISSING, Found, status_of
+from featcache.sources.folders.trees import Content, content
+from featcache.sources.names import IMAGE_NAME
 from featcache.sources.tables.rows import readable
 
-log = logging.getLogger(__name__)
-
-IMAGE_NAME = re.compile(r"\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|heic|p[bgnp]m)$", re.IGNORECASE)
-"""What names of images end in."""
-
 SEVERAL, NO_ZEROS = "names that several files have", "numbers without the leading zeros of their files"
-
 _ELSEWHERE = re.compile(r"[/\\]|[a-z]:[/\\]|[a-z]+://", re.IGNORECASE)
 _TRIED = 20
 _FOLDERS = 2000
@@ -33,27 +26,9 @@ class Finder:
     """Finds files by names in a column of a table.
 
     A name is that of a file as it stands; without white space around it; with ``/`` for a back-slash; without the
-    file's extension; or in another Unicode normal form. What two files fit is not found.
-
-    Parameters
-    ----------
-    folder : str
-        The table's; what paths that are found are relative to.
-    images : str or None
-        The folder that holds the images; None: the table's folder, or the one below it that has files of these names.
-    cells : sequence of str
-        What the first rows say: where the images lie is decided by these.
-
-    Attributes
-    ----------
-    hits : int
-        For how many of the first of `cells` there is a file.
-    tried : list of str
-        The first of `cells`, those that are empty left out.
-    among : list of str
-        Folders below the table's that have files of these names, if there are several: none was chosen.
-    base : str
-        Where names are looked for, relative to `folder`; empty is `folder` itself.
+    file's extension; or in another Unicode normal form. What two files fit is not found. The first of `cells` decide
+    where the images lie: `hits` is for how many of the `tried` ones there is a file, in `base` (relative to the table's
+    folder); `among` are several folders below it that have files of these names: none was chosen.
     """
 
     def __init__(self, folder: str, images: str | None, cells: Sequence[str]) -> None:
@@ -83,9 +58,11 @@ class Finder:
             if not name or "\0" in name:
                 continue
             path = os.path.join(self.base, name)  # noqa: PTH118
-            if (found := self._status(path)) is not None:
+            if (found := status_of(self._folder, path)) is not None:
                 return path, found
-            several = {path: found for path in self._similar(name) if (found := self._status(path)) is not None}
+            several = {
+                path: found for path in self._similar(name) if (found := status_of(self._folder, path)) is not None
+            }
             if len(several) == 1:
                 return next(iter(several.items()))
             if several or (self._below and self._below.get(_key(name), "") is None):
@@ -172,22 +149,11 @@ class Finder:
             return [name]
         return self._names(folder)[1].get(unicodedata.normalize("NFC", name), [])
 
-    def _status(self, path: str) -> os.stat_result | None:
-        """Return a regular file's status, None if it is none."""
-        try:
-            found = os.stat(os.path.join(self._folder, path))  # noqa: PTH116, PTH118  # half the time of Path's
-        except (OSError, ValueError):
-            return None
-        return found if stat.S_ISREG(found.st_mode) else None
-
 
 def has_dicom(folder: str) -> bool:
     """Whether DICOM files are in a folder or in those below it."""
-    for here in itertools.chain([""], itertools.islice(_folders(folder), _FOLDERS)):
-        with suppress(SourceError):
-            if any(name.lower().endswith((".dcm", ".dicom")) for name in content(f"{folder}/{here}").files):
-                return True
-    return False
+    names = (name for _, inside in _contents(folder) for name in inside.files)
+    return any(name.lower().endswith((".dcm", ".dicom")) for name in names)
 
 
 def _key(name: str) -> str:
@@ -200,42 +166,41 @@ def _names(folder: str) -> tuple[tuple[str, ...], dict[str, list[str]]]:
     """Return how names of images in a folder end, and its names that are not ASCII by their composed form."""
     endings: dict[str, None] = {}
     forms: dict[str, list[str]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.isascii():
-                    forms.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.name)
-                if ending := IMAGE_NAME.search(entry.name):
-                    endings[ending[0]] = None
-    except (OSError, ValueError):
-        pass
+    for name in _listed(folder):
+        if not name.isascii():
+            forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        if ending := IMAGE_NAME.search(name):
+            endings[ending[0]] = None
     return tuple(endings), forms
 
 
 def _numbered(folder: str) -> frozenset[int]:
     """Return the numbers that names of images in a folder are, written with leading zeros."""
-    try:
-        with os.scandir(folder) as entries:
-            stems = (IMAGE_NAME.sub("", entry.name) for entry in entries)
-            return frozenset(int(stem) for stem in stems if stem.startswith("0") and stem.isdecimal())
-    except (OSError, ValueError):
-        return frozenset()
+    stems = (IMAGE_NAME.sub("", name) for name in _listed(folder))
+    return frozenset(int(stem) for stem in stems if stem.startswith("0") and stem.isdecimal())
+
+
+def _listed(folder: str) -> Iterator[str]:
+    with suppress(OSError, ValueError), os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries)
 
 
 def _all_below(folder: str) -> dict[str, str | None]:
     """Return the path of each image below a folder by its name, and by its name up to the dot; None if two have it."""
     found: dict[str, str | None] = {}
-    for here in itertools.chain([""], itertools.islice(_folders(folder, deep=True), _FOLDERS)):
-        try:
-            files = content(os.path.join(folder, here)).files  # noqa: PTH118
-        except SourceError:
-            continue
-        for name in files:
-            if IMAGE_NAME.search(name):
-                plain = unicodedata.normalize("NFC", name)
-                for key in (plain, IMAGE_NAME.sub(".", plain)):
-                    found[key] = None if key in found else os.path.join(here, name)  # noqa: PTH118
+    for here, inside in _contents(folder, deep=True):
+        for name in filter(IMAGE_NAME.search, inside.files):
+            plain = unicodedata.normalize("NFC", name)
+            for key in (plain, IMAGE_NAME.sub(".", plain)):
+                found[key] = None if key in found else os.path.join(here, name)  # noqa: PTH118
     return found
+
+
+def _contents(folder: str, *, deep: bool = False) -> Iterator[tuple[str, Content]]:
+    """Yield a folder ("") and those below it, as `_folders` does, with what lies in them."""
+    for here in itertools.chain([""], itertools.islice(_folders(folder, deep=deep), _FOLDERS)):
+        with suppress(SourceError):
+            yield here, content(os.path.join(folder, here))  # noqa: PTH118
 
 
 def _folders(folder: str, *, deep: bool = False) -> Iterator[str]:
@@ -244,10 +209,9 @@ def _folders(folder: str, *, deep: bool = False) -> Iterator[str]:
     for here, depth in waiting:
         if depth == 2 and not deep:
             continue
-        try:
+        names: list[str] = []
+        with suppress(SourceError):
             names = content(os.path.join(folder, here)).folders  # noqa: PTH118
-        except SourceError:
-            continue
         for name in names:
             path = os.path.join(here, name)  # noqa: PTH118
             yield path

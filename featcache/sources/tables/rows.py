@@ -9,28 +9,29 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import SourceError
-from featcache.sources.source import Problems, label_name
-
-JSON_LINES = (".jsonl", ".ndjson")
-"""How names of tables with one JSON object a line end."""
+from featcache.sources.messages import Problems, reason, shown
+from featcache.sources.names import JSON_LINES
+from featcache.sources.source import label_name
 
 SAMPLE_ROWS = 200
 """Rows that are looked at before it is decided what the columns mean."""
-
 _SAMPLE_BYTES = 1 << 16
 _SAMPLE_LINES, _MOST_CHARACTERS = 20, 1 << 24
-_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
-          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    **dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),  # UTF-16's is the start of one of these
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+}
 _DELIMITERS = ",;\t|:"
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-_NESTED = "\N{REPLACEMENT CHARACTER}nested"
+NESTED = "\N{REPLACEMENT CHARACTER}nested"
 """Stands for a cell of JSON that holds a list or an object, whose text nobody wants."""
 
 Row = tuple[int, list[str]]
@@ -39,18 +40,9 @@ Row = tuple[int, list[str]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table's file.
+    """A table's file: names of its columns, without white space around them, and cells of its first rows.
 
-    Attributes
-    ----------
-    path : Path
-        The file.
-    header : list of str
-        Names of the columns without white space around them; of a CSV file the first row, whatever that is.
-    sample : list of list of str
-        The cells of the first rows after the header that have as many as it.
-    encoding, delimiter, spaced, skip
-        How a CSV file is written (`skip` lines are before its header); `delimiter` is None for JSON lines.
+    Of a CSV file the header is the first row, whatever that is, after `skip` lines; of JSON lines `delimiter` is None.
     """
 
     path: Path
@@ -62,25 +54,24 @@ class Table:
     skip: int = 0
 
     def rows(self, problems: Problems | None = None, *, first: bool = False) -> Iterator[Row]:
-        """Yield all rows that have a cell for each column, noting those that have not.
-
-        Parameters
-        ----------
-        problems : Problems, optional
-            Where rows are noted that are too short or too long, or no JSON object.
-        first : bool
-            Whether the first row is one of them, as it is no header.
-
-        Raises
-        ------
-        SourceError
-            If the file cannot be read.
-        """
+        """Yield all rows that have a cell for each column, noting the others; `first` takes the header for one, too."""
         noted = Problems() if problems is None else problems
         try:
             yield from self._json(noted) if self.delimiter is None else self._csv(noted, first)
         except (OSError, csv.Error, UnicodeError) as error:
             raise unreadable(self.path, error) from None
+
+    def names(self, columns: Iterable[int] | None = None) -> str:
+        """Return the names of some columns, or of all, for a message."""
+        return shown(self.header if columns is None else (self.header[i] for i in columns), 20)
+
+    def cells(self, column: int) -> list[str]:
+        """Return a column's cells in the first rows, without white space around them."""
+        return [row[column].strip() for row in self.sample]
+
+    def words(self, column: int, *, first: bool = False) -> list[str]:
+        """Return the different words in a column of all rows; `first` as in `rows`."""
+        return distinct(row[column] for _, row in self.rows(first=first))
 
     def _csv(self, problems: Problems, first: bool) -> Iterator[Row]:
         width = len(self.header)
@@ -115,27 +106,16 @@ class Table:
 
 
 def open_table(path: Path, wanted: Sequence[str]) -> Table:
-    """Return a table's file, looked at but not read whole.
+    """Return a table's file, looked at but not read whole; `wanted` names of columns should be in its header.
 
-    Parameters
-    ----------
-    path : Path
-        JSON lines if its name ends so, else CSV: in UTF-8, or in what its byte order mark says; divided by comma,
-        semicolon, tab, bar, colon or white space.
-    wanted : sequence of str
-        Names of columns as `squashed` gives them, one of which should be in the header.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read, is empty, or is no text.
+    CSV is UTF-8, or what its byte order mark says; divided by comma, semicolon, tab, bar, colon or white space.
     """
     try:
         if path.suffix.lower() in JSON_LINES:
             return _json_table(path)
         with path.open("rb") as file:
             start = file.read(_SAMPLE_BYTES)
-        encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+        encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
         if encoding == "utf-8" and b"\0" in start:
             raise SourceError(
                 f"{str(path)!r} is not a table: it has zero bytes in it. If it is UTF-16 without a byte order mark, "
@@ -171,15 +151,14 @@ def readable(text: str) -> str:
         return text
 
 
-def is_nested(cell: str) -> bool:
-    """Whether a cell stands for a list or an object of JSON."""
-    return cell == _NESTED
+def distinct(cells: Iterable[str]) -> list[str]:
+    """Return the different words that cells hold, in order."""
+    return list(filter(None, dict.fromkeys(readable(cell.strip()) for cell in cells)))
 
 
 def unreadable(path: Path, error: Exception) -> SourceError:
     """Return the error that says why a table cannot be read."""
-    reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    return SourceError(f"{str(path)!r} cannot be read as a table: {reason}.")
+    return SourceError(f"{str(path)!r} cannot be read as a table: {reason(error)}.")
 
 
 def _opened(path: Path, encoding: str) -> io.TextIOWrapper:
@@ -196,7 +175,7 @@ def _csv_table(path: Path, text: str, whole: bool, encoding: str, wanted: Sequen
     delimiter = named[1] if named else _delimiter(path, lines, wanted)
     spaced = delimiter == " " or bool(lines and f"{delimiter} " in lines[0])
     rows = _parsed(lines, delimiter, spaced)
-    header = [_plain(name) for name in rows[0]] if rows else []
+    header = [readable(name.strip("\ufeff \t\r\n\"'")) for name in rows[0]] if rows else []
     if not any(header):
         raise SourceError(f"{str(path)!r} is not a table: its first line is empty. Add a line that names the columns.")
     sample = [row[: len(header)] for row in rows[1:] if len(row) >= len(header) and any(map(str.strip, row))]
@@ -232,10 +211,6 @@ def _delimiter(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> str:
         return ","  # one column
     named, alike, _ = worth(" ")
     return " " if named or alike == 1 else ","
-
-
-def _plain(name: str) -> str:
-    return readable(name.strip("\ufeff \t\r\n\"'"))
 
 
 def _json_table(path: Path) -> Table:
@@ -278,4 +253,4 @@ def _cell(value: Any) -> str:
     try:
         return json_label(value) or ""
     except ValueError:
-        return _NESTED
+        return NESTED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,60 +12,27 @@ from featcache.errors import OptionError, SourceError
 from featcache.files.publishing import unquoted_cell
 from featcache.sources.columns import Words
 from featcache.sources.files import MISSING, FileSource, Lister, Named
-from featcache.sources.folders.trees import number_of
+from featcache.sources.messages import number_of, quoted, shown
 from featcache.sources.names import known_splits
 from featcache.sources.options import NO_OPTIONS, SourceOptions
 from featcache.sources.source import SPLITS, Items, counted
-from featcache.sources.tables.headers import DICOM, Columns, as_word, flag, is_row_number, names_shown
-from featcache.sources.tables.labels import (
-    check_groups,
-    check_labels,
-    check_one_hot,
-    check_same_classes,
-    label_of,
-    one_label_column,
-    warn_of_folders,
-)
+from featcache.sources.tables import labels
 from featcache.sources.tables.lookup import NO_ZEROS, SEVERAL, has_dicom
-from featcache.sources.tables.roles import open_columns
-from featcache.sources.tables.rows import JSON_LINES, Table, is_nested, readable
+from featcache.sources.tables.roles import DICOM, ROW_NUMBER, Columns, flag, open_columns
+from featcache.sources.tables.rows import NESTED, Table, readable
 
 log = logging.getLogger(__name__)
-
-TABLES = (".csv", ".tsv", ".txt", *JSON_LINES)
-"""How names of tables end."""
 
 TABLE_OPTIONS = ("splits", "images", "image_column", "label_column", "split_column", "group_column")
 """Options that a table has."""
 
 
 def table_source(path: Path, options: SourceOptions = NO_OPTIONS, *, labelled: bool = True) -> FileSource:
-    """Return the source that a table lists.
+    """Return the source that a table lists, in its order; paths are relative to its folder.
 
-    Parameters
-    ----------
-    path : Path
-        CSV, with any usual delimiter and a header, see `headers`; or JSON lines, one object a line,
-        whose keys are the columns. Columns that mean nothing here are not read. Without a header: a column of files,
-        alone or beside one of labels. Text is UTF-8, UTF-16 with a byte order mark, or else cp1252. A cell that is
-        empty means none.
-    options : SourceOptions
-        May name columns, the folder of the images, and what splits are called.
-    labelled : bool
-        Whether the labels matter; False where images are to be predicted.
-
-    Returns
-    -------
-    FileSource
-        In the table's order; paths are relative to its folder.
-
-    Raises
-    ------
-    SourceError
-        If the table cannot be read, lists nothing, or its columns could mean several things; all rows with missing
-        files, paths that are named twice, unknown splits or too few or too many fields are reported together.
-    OptionError
-        If it has no column, or no split, of a name that was given.
+    CSV has any usual delimiter and a header, see `roles`, or none (a column of files, alone or beside one of labels);
+    of JSON lines, keys are the columns. Text is UTF-8, UTF-16 with a byte order mark, or else cp1252. An empty cell
+    means none. What is wrong with rows is reported together. Without `labelled`, images are to be predicted.
     """
     options.check("a table", *TABLE_OPTIONS)
     items = table_items(path, options, labelled=labelled)
@@ -73,18 +40,15 @@ def table_source(path: Path, options: SourceOptions = NO_OPTIONS, *, labelled: b
 
 
 def table_items(path: Path, options: SourceOptions, *, labelled: bool = True, split: str | None = None) -> Items:
-    """Return what a table lists, paths relative to its folder; arguments and errors as of `table_source`.
-
-    `split` is that of the whole table, if there are tables of other splits beside it.
-    """
+    """Return what a table lists; `split` is that of all, if there are tables of other splits beside it."""
     table, columns = open_columns(path, options, labelled=labelled)
     if columns.one_hot:
         if labelled:
-            check_one_hot(table, columns)
+            labels.check_one_hot(table, columns)
         else:
             columns = replace(columns, labels=(), one_hot=False)
     elif len(columns.labels) > 1:
-        columns = replace(columns, labels=(one_label_column(table, columns),) if labelled else ())
+        columns = replace(columns, labels=(labels.one_label_column(table, columns),) if labelled else ())
     splits = _splits(table, columns, options)
     lister = Lister(path.absolute().parent, columns.finder.find, splits)
     rows = counted(_named(table, columns, lister), str(path))
@@ -113,41 +77,29 @@ def _split_by_folders(path: Path, items: Items) -> Items:
     if "train" not in known.values() or len(set(known.values())) < 2:
         return items
     if others := set(tops.values()) - known.keys():
-        log.warning("%s: the paths have folders of splits (%s) and others (%s): no split is read from them. Add a "
-                    "column split", path, names_shown(sorted(known)), names_shown(sorted(others)))  # fmt: skip
+        advice = f"({shown(sorted(others), 20)}): no split is read from them. Add a column split"
+        log.warning("%s: the paths have folders of splits (%s) and others %s", path, shown(sorted(known), 20), advice)
         return items
-    log.warning("%s: the splits are read from the folders of the paths: %s. If they are none, give --split-column none",
-                path, names_shown(sorted(known)))  # fmt: skip
-    splits = Words.of(known[tops[name.rpartition("/")[0]]] for name in items.paths if name)
-    return Items(items.paths, items.labels, splits, items.groups, items.sizes, items.stamps, items.places,
-                 items.changes)  # fmt: skip
+    advice = "If they are none, give --split-column none"
+    log.warning("%s: the splits are read from the folders of the paths: %s. %s", path, shown(sorted(known), 20), advice)
+    return replace(items, splits=Words.of(known[tops[name.rpartition("/")[0]]] for name in items.paths if name))
 
 
 def _named(table: Table, columns: Columns, lister: Lister) -> Iterator[Named]:
     """Yield what the rows name."""
-    text = _Text(table.path, quoted=table.delimiter is not None)
-    label = _label(columns, [readable(name) for name in table.header], text)
-    image, split, group = columns.image, columns.split, columns.group
-    used = [i for i in (image, *columns.labels, split, group) if i is not None]
+    text, header = _Text(table.path, quoted=table.delimiter is not None), [readable(name) for name in table.header]
+    used = [i for i in (columns.image, *columns.labels, columns.split, columns.group) if i is not None]
     for line, cells in table.rows(lister.problems, first=columns.headless):
-        where = f"line {line}"
-        if table.delimiter is None and any(is_nested(cells[i]) for i in used):
+        where, label = f"line {line}", ""
+        if table.delimiter is None and any(cells[i] == NESTED for i in used):
             lister.problems.add("rows with a list or an object where one value is needed", where)
             continue
-        yield Named(
-            where, cells[image], label(cells), "" if split is None else text(cells[split]),
-            "" if group is None else text(cells[group]),
-        )  # fmt: skip
-
-
-def _label(columns: Columns, header: list[str], text: Callable[[str], str]) -> Callable[[list[str]], str]:
-    """Return what gives a row's label."""
-    if columns.one_hot:
-        return lambda cells: next((header[i] for i in columns.labels if flag(cells[i])), "")
-    if columns.labels:
-        [column] = columns.labels
-        return lambda cells: label_of(text(cells[column]))
-    return lambda cells: ""
+        if columns.one_hot:
+            label = next((header[i] for i in columns.labels if flag(cells[i])), "")
+        elif columns.labels:
+            label = labels.label_of(text(cells[columns.labels[0]]))
+        others = ("" if i is None else text(cells[i]) for i in (columns.split, columns.group))
+        yield Named(where, cells[columns.image], label, *others)
 
 
 class _Text:
@@ -165,8 +117,8 @@ class _Text:
             return plain
         text = readable(plain)
         if text != plain and not self._said:
-            log.warning("%s is not UTF-8: read as Windows-1252 (cp1252), such as %r. Save it as UTF-8 if that is wrong",
-                        self._path, text)  # fmt: skip
+            said = f"Windows-1252 (cp1252), such as {text!r}. Save it as UTF-8 if that is wrong"
+            log.warning("%s is not UTF-8: read as %s", self._path, said)
             self._said = True
         return text
 
@@ -178,23 +130,22 @@ def _splits(table: Table, columns: Columns, options: SourceOptions) -> dict[str,
         if given:
             raise OptionError(
                 f"splits (--split) was given, but it is not clear which column of {str(table.path)!r} is the split. "
-                f"Its columns: {names_shown(table.header)}. Choose one with --split-column."
+                f"Its columns: {table.names()}. Choose one with --split-column."
             )
         return {}
-    cells = {readable(row[columns.split].strip()) for _, row in table.rows(first=columns.headless)} - {""}
-    if unknown := given.keys() - cells:
+    cells = table.words(columns.split, first=columns.headless)
+    if unknown := given.keys() - set(cells):
         raise OptionError(
-            f"splits (--split) names {names_shown(sorted(unknown))}, which are not in the column "
-            f"{table.header[columns.split]!r} of {str(table.path)!r}. It has {names_shown(sorted(cells))}."
+            f"splits (--split) names {shown(sorted(unknown), 20)}, which are not in the column "
+            f"{table.header[columns.split]!r} of {str(table.path)!r}. It has {shown(sorted(cells), 20)}."
         )
-    return {**known_splits(cells), **given}
+    return options.known_splits(cells)
 
 
 def _split_words(table: Table, columns: Columns, splits: Mapping[str, str]) -> str:
     """Return options that say what is meant by the cells of the split column that are no names of splits."""
-    column = columns.split or 0
-    cells = dict.fromkeys(readable(row[column].strip()) for _, row in table.rows(first=columns.headless))
-    unknown = [cell for cell in cells if cell and cell not in splits]
+    cells = table.words(columns.split or 0, first=columns.headless)
+    unknown = [cell for cell in cells if cell not in splits]
     free = [split for split in SPLITS if split not in splits.values()]
     words = []
     for cell in unknown[:3]:
@@ -202,25 +153,24 @@ def _split_words(table: Table, columns: Columns, splits: Mapping[str, str]) -> s
         fits = [split for split in free if not (late and split == "train")] or ["test"]
         split = "test" if len(unknown) == 1 and late and "test" in fits else fits[0]
         free = [one for one in free if one != split]
-        words.append(f"--split {as_word(f'{split}={cell}')}")
+        words.append(f"--split {quoted(f'{split}={cell}')}")
     return " ".join(words)
 
 
 def _advice(table: Table, columns: Columns, lister: Lister, splits: Mapping[str, str]) -> str:
     """Return what to do about what is wrong."""
     said = []
-    if lister.problems.count(MISSING) and not columns.finder.hits and has_dicom(str(table.path.absolute().parent)):
-        said.append(DICOM)
-    elif lister.problems.count(MISSING) and not columns.finder.hits:
-        if any(cell.strip() and "\0" not in cell and Path(cell.strip()).is_file() for cell in columns.finder.tried):
-            said.append(
-                "Paths are looked up beside the table, but these are relative to the working folder: add --images ."
-            )
+    if lister.problems.counts[MISSING] and not columns.finder.hits:
+        if has_dicom(str(table.path.absolute().parent)):
+            said.append(DICOM)
+        elif any(cell.strip() and "\0" not in cell and Path(cell.strip()).is_file() for cell in columns.finder.tried):
+            why = "Paths are looked up beside the table, but these are relative to the working folder"
+            said.append(f"{why}: add --images .")
         else:
             said.append("If the images are elsewhere, give their folder with --images.")
-    if lister.problems.count(SEVERAL):
+    if lister.problems.counts[SEVERAL]:
         said.append("Write names with folder and extension.")
-    if lister.problems.count(NO_ZEROS):
+    if lister.problems.counts[NO_ZEROS]:
         said.append("Write the numbers as text, with their zeros.")
     if lister.unknown_split:
         said.append(f"Say what splits are called with --split, such as {_split_words(table, columns, splits)}.")
@@ -229,39 +179,39 @@ def _advice(table: Table, columns: Columns, lister: Lister, splits: Mapping[str,
 
 def _say(table: Table, columns: Columns) -> None:
     """Log what the columns were taken for, unless they say so themselves."""
-    parts = {"images": (columns.image,), "labels": () if columns.one_hot else columns.labels,
-             "splits": columns.split, "groups": columns.group}  # fmt: skip
     if columns.headless:
         log.info("%s has no header: the files are in column %d", table.path, columns.image + 1)
         return
-    used = {role: column if isinstance(column, int) else column[0] for role, column in parts.items()
-            if column not in (None, ())}  # fmt: skip
-    plain = {"images": "path", "labels": "label", "splits": "split", "groups": "group"}
-    others = [name for i, name in enumerate(table.header)
-              if i not in {*used.values(), *columns.labels} and not is_row_number(name)]  # fmt: skip
-    if others or any(table.header[column].lower() != plain[role] for role, column in used.items()):
-        said = ", ".join(f"{role} from {table.header[column]!r}" for role, column in used.items())
-        log.info("%s: %s%s", table.path, said, f"; not used: {names_shown(others)}" if others else "")
+    label = columns.labels[0] if columns.labels and not columns.one_hot else None
+    roles = (
+        ("images", "path", columns.image),
+        ("labels", "label", label),
+        ("splits", "split", columns.split),
+        ("groups", "group", columns.group),
+    )
+    used = [(role, plain, table.header[i]) for role, plain, i in roles if i is not None]
+    taken = {columns.image, *columns.labels, columns.split, columns.group}
+    others = [name for i, name in enumerate(table.header) if i not in taken and not ROW_NUMBER.fullmatch(name)]
+    if others or any(name.lower() != plain for _, plain, name in used):
+        said = ", ".join(f"{role} from {name!r}" for role, _, name in used)
+        log.info("%s: %s%s", table.path, said, f"; not used: {shown(others, 20)}" if others else "")
     if columns.finder.base:
         log.info("%s: the images are in %s", table.path, columns.finder.base)
 
 
 def _check(table: Table, columns: Columns, items: Items, options: SourceOptions, *, part: bool) -> None:
-    """Raise `SourceError` if labels or groups cannot be what they were taken for; warn if there are no labels.
-
-    `part` says whether there are tables of other splits beside it.
-    """
+    """Raise `SourceError` if labels or groups cannot be what they were taken for; `part` as in `check_labels`."""
     if columns.split is not None and (empty := int((items.splits.codes < 0).sum())):
-        log.warning("%s: %s in %r and %s as train", table.path, number_of(
-            empty, "image has an empty cell", "images have an empty cell"), table.header[columns.split],
-            "counts" if empty == 1 else "count")  # fmt: skip
+        said = number_of(empty, "image has an empty cell", "images have an empty cell")
+        counts = "counts" if empty == 1 else "count"
+        log.warning("%s: %s in %r and %s as train", table.path, said, table.header[columns.split], counts)
     if not items.labels.names:
         log.warning("%s: no image has a label", table.path)
         return
     if not columns.one_hot:
         name = f"column {columns.labels[0] + 1}" if columns.headless else table.header[columns.labels[0]]
-        check_labels(table.path, items, name, headless=columns.headless, part=part)
-    check_same_classes(table.path, items)
-    warn_of_folders(table.path, items)
+        labels.check_labels(table.path, items, name, headless=columns.headless, part=part)
+    labels.check_same_classes(table.path, items)
+    labels.warn_of_folders(table.path, items)
     if columns.group is not None and options.group_column is None and not items.splits.names:
-        check_groups(table.path, items, table.header[columns.group])
+        labels.check_groups(table.path, items, table.header[columns.group])

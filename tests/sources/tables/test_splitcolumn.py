@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from test_headers import columns
+from test_roles import columns
 
 from featcache.errors import SourceError
 from featcache.sources import SourceOptions

@@ -4,8 +4,7 @@ import pytest
 
 from featcache.errors import SourceError
 from featcache.sources import SourceOptions
-from featcache.sources.tables.headers import Columns
-from featcache.sources.tables.roles import open_columns
+from featcache.sources.tables.roles import Columns, open_columns
 
 
 def columns(folder: Path, text: str, **options: str) -> Columns:
