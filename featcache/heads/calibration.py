@@ -12,11 +12,12 @@ from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
+from featcache.heads.estimator import as_probabilities, checked
 from featcache.heads.folds import enough, grouped_folds
-from featcache.heads.linear import as_probabilities, checked
 from featcache.heads.threads import fitting_threads
 
 METHODS = ("temperature", "sigmoid", "isotonic", "none")
@@ -119,22 +120,19 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         """Return the head's scores over the temperature, shape (n,) for two classes, else (n, k)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        scores: npt.NDArray[Any] = _scores(self.estimator_, X) / np.float32(self.temperature_)
-        return scores
+        return np.asarray(_scores(self.estimator_, X) / np.float32(self.temperature_))
 
     def predict_proba(self, X: Any) -> npt.NDArray[Any]:
         """Return the probability of each class, shape (n, k), rows adding up to 1."""
         scores = self.decision_function(X)
         if self.calibrator_ is None:
             return as_probabilities(scores)
-        shares: npt.NDArray[Any] = self.calibrator_.predict_proba(scores.reshape(len(scores), -1))
-        return shares
+        return np.asarray(self.calibrator_.predict_proba(scores.reshape(len(scores), -1)))
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Return the most probable label of each row, shape (n,)."""
         best = self.predict_proba(X).argmax(axis=1)
-        labels: npt.NDArray[Any] = self.classes_[best]
-        return labels
+        return np.asarray(self.classes_[best])
 
     def _held_out(
         self, X: npt.NDArray[np.float32], target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
@@ -159,10 +157,8 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                 "calibration. Add images, or use `calibrate`='temperature'."
             )
         weights = None
-        if _class_weight(self.estimator) is not None:
-            from sklearn.utils.class_weight import compute_sample_weight
-
-            weights = compute_sample_weight(_class_weight(self.estimator), labels)
+        if (class_weight := _class_weight(self.estimator)) is not None:
+            weights = compute_sample_weight(class_weight, labels)
         everything = np.arange(len(labels))
         reader = FrozenEstimator(Scores(self.classes_))
         calibrator = CalibratedClassifierCV(reader, method=self.method, cv=[(everything, everything)])
@@ -174,13 +170,7 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
 
 class Scores(ClassifierMixin, BaseEstimator):
-    """A classifier of scores that are there already: what a calibration of scikit-learn's is put upon.
-
-    Parameters
-    ----------
-    classes : array, shape (k,)
-        Labels of the scores' columns.
-    """
+    """A classifier of scores that are there already: what a calibration of scikit-learn's is put upon."""
 
     def __init__(self, classes: npt.NDArray[Any]) -> None:
         self.classes = classes
@@ -192,21 +182,18 @@ class Scores(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the scores (n, k) or, for two classes, the only column (n,)."""
-        scores: npt.NDArray[Any] = X[:, 0] if X.shape[1] == 1 else X
-        return scores
+        return X[:, 0] if X.shape[1] == 1 else X
 
     def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the label of the highest score, shape (n,)."""
         best = (X[:, 0] > 0).astype(int) if X.shape[1] == 1 else X.argmax(axis=1)
-        labels: npt.NDArray[Any] = self.classes_[best]
-        return labels
+        return np.asarray(self.classes_[best])
 
 
 def _scores(estimator: Any, X: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     """Return scores as logits: (n,) for two classes, else (n, k)."""
     if hasattr(estimator, "decision_function"):
-        scores: npt.NDArray[Any] = estimator.decision_function(X)
-        return scores
+        return np.asarray(estimator.decision_function(X))
     logits: npt.NDArray[Any] = np.log(np.maximum(estimator.predict_proba(X), np.finfo(np.float32).eps))
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
@@ -218,7 +205,6 @@ def _temperature(scores: npt.NDArray[Any], target: npt.NDArray[np.int64]) -> flo
     rows which are all right do not make the head sure of everything.
     """
     logits = np.column_stack([np.zeros(len(scores)), scores]) if scores.ndim == 1 else scores.astype(np.float64)
-
     share = 1 / (len(target) + 1)
 
     def loss(logarithm: float) -> float:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import OptionError
+from featcache.heads import checks
+from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
-from featcache.heads.linear import LinearHead, checked, class_weights
 from featcache.heads.rows import Rows
 
 
@@ -49,22 +49,11 @@ class CentroidHead(LinearHead):
         self.seed = seed
 
     def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Train on all rows, and return the score of each from the means of the other folds.
+        """Train on all rows, and score each by the means of the other folds; see `LogitClassifier.fit_scored`.
 
-        Returns
-        -------
-        rows : array, shape (m,)
-            All rows but those of a class that has one group only, and of a fold without which a class has no rows
-            (where groups are of several classes).
-        scores : array, shape (m,) for two classes, else (m, k)
-            As `decision_function` gives them.
-
-        Raises
-        ------
-        OptionError
-            If a parameter's value is not possible.
+        Not scored are rows of a class that has one group only, and of a fold without which a class has no rows.
         """
-        self._check_parameters()
+        checks.check(self, _RULES)
         rows, target, groups = checked(self, X, y, groups)
         weights = self._weights(target)
         fold = grouped_folds(target, groups, self.folds, seed=self.seed)
@@ -85,31 +74,16 @@ class CentroidHead(LinearHead):
         return scored, scores[:, 0] if len(self.coef_) == 1 else scores
 
     def _weights(self, target: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        weights = class_weights(self.class_weight, self.classes_, target)
-        if not (weights > 0).all():
-            raise OptionError(f"Expected class_weight: above 0. Received: class_weight={self.class_weight!r}.")
-        return weights
+        return class_weights(self.class_weight, self.classes_, target)
 
-    def _check_parameters(self) -> None:
-        for name, expected, holds in (
-            ("standardize", "true or false", isinstance(self.standardize, bool | np.bool_)),
-            ("folds", "2 or more", isinstance(self.folds, int | np.integer) and self.folds >= 2),
-            ("seed", "0 or more", isinstance(self.seed, int | np.integer) and self.seed >= 0),
-        ):
-            if not holds:
-                raise OptionError(f"Expected {name}: {expected}. Received: {name}={getattr(self, name)!r}.")
+
+_RULES = {"standardize": checks.TRUE_OR_FALSE, "folds": checks.whole(2), "seed": checks.whole(0)}
 
 
 class _Sums:
     """Counts, sums and sums of squares of rows by fold and class, in float64, less the mean of the first block.
 
-    Parameters
-    ----------
-    rows : Rows, shape (n, d)
-    target : array, shape (n,)
-        Class numbers below `classes`.
-    fold : array, shape (n,)
-        -1 … folds - 1; -1 is in every sum.
+    Rows of fold -1 are in every sum.
     """
 
     def __init__(

@@ -16,24 +16,8 @@ def grouped_folds(
 
     The groups of each class (a group's class is that of its first row) are shuffled, sorted by size and dealt to
     the folds in turn, so that folds are alike in classes and sizes. It does what scikit-learn's
-    `StratifiedGroupKFold` does, which takes 100 µs a group.
-
-    Parameters
-    ----------
-    target : array, shape (n,)
-        Class numbers from 0.
-    groups : array, shape (n,)
-        Any numbers, equal for rows that belong together.
-    folds : int
-        How many, at least 2.
-    seed : int
-        Decides the folds together with the order of the rows.
-
-    Returns
-    -------
-    array, shape (n,)
-        0 … folds - 1; -1 for rows that are always trained on: those of a class that has one group only, and groups
-        without which a class would be missing.
+    `StratifiedGroupKFold` does, which takes 100 µs a group. Equal `groups` belong together. Fold -1 is of rows that
+    are always trained on: those of a class that has one group only, and groups without which a class would be missing.
     """
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
     sizes = np.bincount(member)

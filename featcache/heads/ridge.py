@@ -6,16 +6,16 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from featcache.errors import OptionError
+from featcache.heads import checks
+from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
-from featcache.heads.linear import LinearHead, checked, class_weights
 from featcache.heads.rows import Rows
 from featcache.heads.threads import one_thread
 
@@ -78,12 +78,12 @@ class RidgeHead(LinearHead):
         self.seed = seed
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> RidgeHead:
-        """Train; see `LinearHead.fit`. It spares the pass over the rows that `fit_scored` makes for scores."""
+        """Train; see `LogitClassifier.fit`. It spares the pass over the rows that `fit_scored` makes for scores."""
         self._train(X, y, groups)
         return self
 
     def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Train, and return held-out scores of the chosen penalty; see `LinearHead.fit_scored`."""
+        """Train, and return held-out scores of the chosen penalty; see `LogitClassifier.fit_scored`."""
         fold, form, best = self._train(X, y, groups)
         rows = enough(np.flatnonzero(fold >= 0), seed=self.seed)
         outputs = len(self.coef_)
@@ -92,15 +92,14 @@ class RidgeHead(LinearHead):
 
     def _train(self, X: Any, y: Any, groups: Any) -> tuple[npt.NDArray[np.int64], _Primal | _Dual, int]:
         """Set the attributes, return the fold of each row, the solved form and the index of the chosen penalty."""
-        alphas = self._checked_parameters()
+        checks.check(self, _RULES)
+        alphas = [float(alpha) for alpha in checks.as_list(self.alphas)]
         rows, target, groups = checked(self, X, y, groups)
         weights = class_weights(self.class_weight, self.classes_, target)
-        if not (weights > 0).all():
-            raise OptionError(f"Expected class_weight: numbers above 0. Received: class_weight={self.class_weight!r}.")
         fold = grouped_folds(target, groups, self.folds, seed=self.seed)
         kind = _Dual if len(rows) < rows.shape[1] else _Primal
         form = kind(rows, target, fold, weights, self.standardize)
-        with _threads(min(rows.shape)):
+        with one_thread() if min(rows.shape) <= NARROW else nullcontext():
             best = self._select(alphas, form, weights[target[fold >= 0]])
             coef, intercept = form.solution(self.alpha_)
         self.coef_, self.intercept_ = coef.astype(np.float32), intercept.astype(np.float32)
@@ -122,49 +121,20 @@ class RidgeHead(LinearHead):
         self.alpha_ = alphas[best]
         return best
 
-    def _checked_parameters(self) -> list[float]:
-        """Return the penalties, or raise OptionError."""
-        several = isinstance(self.alphas, Sequence | np.ndarray) and not isinstance(self.alphas, str)
-        alphas: list[Any] = list(self.alphas) if several else [self.alphas]  # type: ignore[arg-type]
 
-        def whole(value: Any, least: int) -> bool:
-            return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
-
-        def penalty(value: Any) -> bool:
-            number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-            return number and 0 < float(value) < math.inf
-
-        rules = [
-            ("alphas", "numbers above 0", len(alphas) > 0 and all(map(penalty, alphas))),
-            ("standardize", "true or false", isinstance(self.standardize, bool | np.bool_)),
-            ("folds", "2 or more", whole(self.folds, 2)),
-            ("seed", "0 or more", whole(self.seed, 0)),
-        ]
-        for name, expected, holds in rules:
-            if not holds:
-                raise OptionError(f"Expected {name}: {expected}. Received: {name}={getattr(self, name)!r}.")
-        return [float(alpha) for alpha in alphas]
+_RULES = {
+    "alphas": checks.each(checks.POSITIVE, "numbers above 0", least=1),
+    "standardize": checks.TRUE_OR_FALSE,
+    "folds": checks.whole(2),
+    "seed": checks.whole(0),
+}
 
 
 def memory_bytes(n: int, d: int, folds: int, *, outputs: int = 1, penalties: int = 6) -> int:
-    """Return about how much memory `RidgeHead` needs besides the rows that are read.
+    """Return about how much memory in bytes `RidgeHead` needs for n rows of d features, besides the rows it reads.
 
-    Parameters
-    ----------
-    n, d : int
-        Number of rows and of features.
-    folds : int
-        As `RidgeHead` has it.
-    outputs : int
-        Number of classes, 1 for two.
-    penalties : int
-        How many are tried.
-
-    Returns
-    -------
-    int
-        ``(folds + 3) d²`` float64 values, or ``4 n²`` for fewer rows than features, two pieces of rows, and
-        the models, which count with many classes only.
+    That is ``(folds + 3) d²`` float64 values, or ``4 n²`` for fewer rows than features, two pieces of rows, and the
+    models, which count with many classes only. `outputs` is 1 for two classes.
     """
     piece = min(max(CHUNK_BYTES, 4 * d), 4 * n * d)
     if n < d:
@@ -275,8 +245,7 @@ class _Primal:
         turned = (coef.reshape(-1, coef.shape[2]) @ self._gram[fold]).reshape(coef.shape)
         of_coef = (coef * (turned - 2 * _signed(sums))).sum(axis=(1, 2))
         of_offset = (offset * (total * offset + 2 * (coef @ x) - 2 * y)).sum(axis=1)
-        errors: npt.NDArray[np.float64] = total * len(y) + of_coef + of_offset
-        return errors
+        return np.asarray(total * len(y) + of_coef + of_offset)
 
 
 class _Dual:
@@ -335,13 +304,11 @@ class _Dual:
             self._scores[:, held] = (self._kernel[np.ix_(held, own)] - mean) @ mixtures + offset
         held = np.flatnonzero(self._fold >= 0)
         squares = ((self._targets[held] - self._scores[:, held]) ** 2).sum(axis=2)
-        errors: npt.NDArray[np.float64] = squares @ self._weights[held]
-        return errors
+        return np.asarray(squares @ self._weights[held])
 
     def scores(self, best: int, held: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return scores (m, outputs) with one penalty, of some rows, each from the model without its fold."""
-        scores: npt.NDArray[np.float64] = self._scores[best][held]
-        return scores
+        return np.asarray(self._scores[best][held])
 
     def solution(self, alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return coefficients (outputs, d) and intercepts (outputs,) of training on all rows."""
@@ -395,13 +362,7 @@ def _cholesky(
     factor.flat[:: len(gram) + 1] += alpha
     # LAPACK has columns in a row: the transpose, which is the same matrix, is factored without a copy.
     found = cho_factor(factor.T, lower=True, overwrite_a=True, check_finite=False)
-    solution: npt.NDArray[np.float64] = cho_solve(found, right, check_finite=False)
-    return solution
-
-
-def _threads(size: int) -> AbstractContextManager[Any]:
-    """Return a context in which matrices of this size are factored and multiplied."""
-    return one_thread() if size <= NARROW else nullcontext()
+    return np.asarray(cho_solve(found, right, check_finite=False))
 
 
 def _signed(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -416,8 +377,7 @@ def _deviation(variance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _first_mean(rows: Rows) -> npt.NDArray[np.float32]:
     """Return the first block's mean (d,); less it, a constant feature is exactly 0."""
-    mean: npt.NDArray[np.float64] = rows[: rows.block_rows].mean(axis=0, dtype=np.float64)
-    return mean.astype(np.float32)
+    return np.asarray(rows[: rows.block_rows].mean(axis=0, dtype=np.float64), np.float32)
 
 
 def _read(

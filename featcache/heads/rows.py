@@ -20,19 +20,9 @@ WINDOW_BYTES = 2**26
 class Rows:
     """The features of n images, d float32 values each, read when they are asked for.
 
-    Parameters
-    ----------
-    source : array-like with ``shape`` (n, …)
-        An array, a `numpy.memmap` or anything that gives rows for a slice or an array of integers, such as
-        `featcache.cache.reader.FeatureRows`. Further axes are flattened. Where it has ``read(rows, out, at)``,
-        that is used to copy once.
-    chosen : array of int, optional
-        Which rows of `source`, in this order; default: all.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        n and d.
+    `source` (n, …) is an array, a `numpy.memmap` or anything that gives rows for a slice or an array of integers, such
+    as `featcache.cache.reader.FeatureRows`. Further axes are flattened. Where it has ``read(rows, out, at)``, that is
+    used to copy once. `chosen` says which of its rows, in this order; default: all.
     """
 
     def __init__(self, source: Any, chosen: npt.NDArray[np.int64] | None = None) -> None:
@@ -84,14 +74,7 @@ class Rows:
         """Yield (indices (k,), features (k, d)) of all rows once, in random order, a batch at a time.
 
         Blocks of about 4 MiB are drawn at random, and the rows of as many blocks as fill a window of about 64 MiB
-        are mixed. What is yielded is valid until the next batch.
-
-        Parameters
-        ----------
-        rng : numpy.random.Generator
-            Decides the order alone.
-        batch_size : int
-            k, but for the last batch.
+        are mixed; `rng` alone decides the order. What is yielded is valid until the next batch.
         """
         n, step = len(self), self.block_rows
         starts = rng.permutation(np.arange(0, n, step))

@@ -12,13 +12,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import validate_data
 
 from featcache.errors import OptionError
+from featcache.heads import checks
 from featcache.heads import rows as reading
+from featcache.heads.estimator import LinearHead, checked, class_weights, update_scaler
 from featcache.heads.folds import enough, held_out
-from featcache.heads.linear import LinearHead, checked, class_weights
 from featcache.heads.rows import Rows
 from featcache.heads.threads import fitting_threads
-
-_SCHEDULES = ("cosine", "constant")
 
 
 class SGDHead(LinearHead):
@@ -98,30 +97,18 @@ class SGDHead(LinearHead):
         self.seed = seed
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> SGDHead:
-        """Train on all rows; see `LinearHead.fit`. It spares the training that `fit_scored` makes for scores."""
-        self._check_parameters()
+        """Train on all rows; see `LogitClassifier.fit`. It spares the training that `fit_scored` makes for scores."""
+        checks.check(self, _RULES)
         rows, target, _ = checked(self, X, y, groups)
         self._train(rows, target)
         return self
 
     def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Train without some rows to get their scores, then on all rows.
+        """Train without some rows to get their scores, then on all rows; see `LogitClassifier.fit_scored`.
 
-        Returns
-        -------
-        rows : array, shape (m,)
-            The held-out rows, none of a class that has one group only.
-        scores : array, shape (m,) for two classes, else (m, k)
-            As `decision_function` gives them.
-
-        Raises
-        ------
-        OptionError
-            If a parameter's value is not possible.
-        ValueError
-            If training diverges.
+        None of these rows is of a class that has one group only. It raises ValueError if training diverges.
         """
-        self._check_parameters()
+        checks.check(self, _RULES)
         rows, target, groups = checked(self, X, y, groups)
         held = held_out(target, groups, self.validation_fraction, seed=self.seed)
         scored = enough(np.flatnonzero(held), seed=self.seed)
@@ -134,9 +121,9 @@ class SGDHead(LinearHead):
 
     def _train(self, rows: Rows, target: npt.NDArray[np.int64]) -> None:
         """Set the fitted attributes from some rows."""
-        weights = class_weights(self.class_weight, self.classes_, target).astype(np.float32)
+        weights = class_weights(self.class_weight, self.classes_, target, zero=True).astype(np.float32)
         self._start()
-        self._update_moments(rows)
+        update_scaler(self.scaler_, rows)
         size = min(self.batch_size, max(16, len(rows) // 16))
         with fitting_threads(size, rows.shape[1]):
             self._descend(rows, target, weights[target], size, self.epochs, self.schedule)
@@ -167,7 +154,7 @@ class SGDHead(LinearHead):
         ValueError
             If `classes` lacks or differs from the first call's, a label is not one of them, or training diverges.
         """
-        self._check_parameters()
+        checks.check(self, _RULES)
         if isinstance(self.class_weight, str):
             raise OptionError(
                 "Expected class_weight: none or a dict, since partial_fit sees a part of the rows. "
@@ -193,10 +180,10 @@ class SGDHead(LinearHead):
             raise ValueError(f"Expected labels: {known}. Received: {np.setdiff1d(y, known)}.")
         self.classes_ = known
         target = np.searchsorted(known, y)
-        weights = class_weights(self.class_weight, known, target).astype(np.float32)
+        weights = class_weights(self.class_weight, known, target, zero=True).astype(np.float32)
         if first:
             self._start()
-        self._update_moments(X)
+        update_scaler(self.scaler_, X)
         self._descend(X, target, weights[target], self.batch_size, 1, "constant")
         return self
 
@@ -208,10 +195,6 @@ class SGDHead(LinearHead):
         self.scaler_ = StandardScaler()
         self.loss_: list[float] = []
         self.n_iter_ = 0
-
-    def _update_moments(self, rows: Rows) -> None:
-        for _, block in rows.blocks():
-            self.scaler_.partial_fit(block)
 
     def _descend(
         self,
@@ -275,28 +258,18 @@ class SGDHead(LinearHead):
             scores[which] = block @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.coef_) == 1 else scores
 
-    def _check_parameters(self) -> None:
-        def number(name: str) -> float:
-            value = getattr(self, name)
-            return float(value) if isinstance(value, int | float | np.number) else math.nan
 
-        def whole(name: str) -> bool:
-            return isinstance(getattr(self, name), int | np.integer)
-
-        rules = [
-            ("alpha", "0 or more", 0 <= number("alpha") < math.inf),
-            ("learning_rate", "a number above 0", 0 < number("learning_rate") < math.inf),
-            ("momentum", "0 <= x < 1", 0 <= number("momentum") < 1),
-            ("schedule", f"one of {', '.join(_SCHEDULES)}", self.schedule in _SCHEDULES),
-            ("epochs", "1 or more", whole("epochs") and self.epochs >= 1),
-            ("batch_size", "1 or more", whole("batch_size") and self.batch_size >= 1),
-            ("standardize", "true or false", isinstance(self.standardize, bool | np.bool_)),
-            ("validation_fraction", "0 <= x < 1", 0 <= number("validation_fraction") < 1),
-            ("seed", "0 or more", whole("seed") and self.seed >= 0),
-        ]
-        for name, expected, holds in rules:
-            if not holds:
-                raise OptionError(f"Expected {name}: {expected}. Received: {name}={getattr(self, name)!r}.")
+_RULES = {
+    "alpha": checks.NOT_NEGATIVE,
+    "learning_rate": checks.POSITIVE,
+    "momentum": checks.BELOW_ONE,
+    "schedule": checks.one_of("cosine", "constant"),
+    "epochs": checks.whole(1),
+    "batch_size": checks.whole(1),
+    "standardize": checks.TRUE_OR_FALSE,
+    "validation_fraction": checks.BELOW_ONE,
+    "seed": checks.whole(0),
+}
 
 
 def _dot(coef: npt.NDArray[np.float32], mean: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
