@@ -31,31 +31,13 @@ def classification_metrics(
     class_names: Sequence[str],
     groups: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """Return the scores of predicted probabilities.
+    """Return the scores of predicted probabilities (n, k) for the classes `truth` (n,), n ≥ 1.
 
-    Parameters
-    ----------
-    truth : array, shape (n,), n ≥ 1
-        Indices into `class_names`.
-    probabilities : array, shape (n, k)
-        Of each class; the predicted one has the highest.
-    class_names : sequence of str
-        All k classes.
-    groups : array, shape (n,), optional
-        Equal for images that belong together, such as copies of one; what is resampled is groups.
-
-    Returns
-    -------
-    dict
-        ``n``; ``accuracy`` with its Wilson interval ``accuracy_ci95``; ``macro_f1`` over the classes
-        that are true or predicted somewhere, with a bootstrap interval ``macro_f1_ci95`` (percentiles of
-        1,000 resamples of groups, seeded); ``log_loss``; ``ece``, see `calibration_error`; ``per_class``
-        with precision, recall, f1 and n; and ``confusion``, rows the true class, columns the predicted.
-
-    Raises
-    ------
-    OptionError
-        If there is nothing to score.
+    These are ``n``; ``accuracy`` with its Wilson interval ``accuracy_ci95``; ``macro_f1`` over the classes that are
+    true or predicted somewhere, with a bootstrap interval ``macro_f1_ci95`` (percentiles of 1,000 resamples, seeded, of
+    `groups`: equal for images that belong together, such as copies of one); ``log_loss``; ``ece``, see
+    `calibration_error`; ``per_class``, see `class_scores`; and ``confusion``, rows the true class, columns the
+    predicted one.
     """
     n = len(truth)
     if n == 0:
@@ -78,15 +60,9 @@ def classification_metrics(
 
 def class_scores(confusion: npt.NDArray[Any], class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return precision, recall, f1 and n of each class from a confusion matrix (k, k), rows the true class."""
-    precision, recall, f1 = _per_class(confusion)
     return {
-        name: {
-            "precision": float(precision[i]),
-            "recall": float(recall[i]),
-            "f1": float(f1[i]),
-            "n": int(confusion[i].sum()),
-        }
-        for i, name in enumerate(class_names)
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(n)}
+        for name, p, r, f, n in zip(class_names, *_per_class(confusion), confusion.sum(axis=1), strict=True)
     }
 
 
@@ -138,24 +114,10 @@ def left_out_text(split: str, copies: int, members: int, of: int) -> str | None:
 def coverage_table(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> list[dict[str, Any]]:
     """Return what thresholds give: how many images are answered, and how many of these answers are right.
 
-    Parameters
-    ----------
-    truth : array, shape (n,), n ≥ 1
-        Indices of classes.
-    probabilities : array, shape (n, k)
-        Of each class; an image is answered if its highest is at least the threshold.
-
-    Returns
-    -------
-    list of dict
-        For each of `COVERAGE_STEPS` the highest threshold of six decimals that answers so many images or more,
-        lowest first, each once; with ``coverage``, the part that is answered; ``n``, their number; their
-        ``accuracy``; and its Wilson interval ``accuracy_ci95``. The first threshold is 0.
-
-    Raises
-    ------
-    OptionError
-        If there is no image.
+    An image is answered if the highest of its probabilities (n, k) is at least the threshold. For each of
+    `COVERAGE_STEPS` there is the highest ``threshold`` of six decimals that answers so many images or more, lowest
+    first, each once, the first of them 0; with ``coverage``, the part that is answered, ``n``, their number, and their
+    ``accuracy`` with its Wilson interval ``accuracy_ci95``.
     """
     n = len(truth)
     if n == 0:
@@ -168,13 +130,8 @@ def coverage_table(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]
     for threshold in sorted(thresholds | {0.0}):
         answered = confidence >= threshold
         count, correct = int(answered.sum()), int(right[answered].sum())
-        table.append({
-            "threshold": threshold,
-            "coverage": count / n,
-            "n": count,
-            "accuracy": correct / count,
-            "accuracy_ci95": list(wilson_interval(correct, count)),
-        })  # fmt: skip
+        row = {"threshold": threshold, "coverage": count / n, "n": count, "accuracy": correct / count}
+        table.append({**row, "accuracy_ci95": list(wilson_interval(correct, count))})
     return table
 
 
@@ -204,12 +161,7 @@ def calibration_error(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[A
 def calibration_bins(confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Return mean ``confidence``, ``accuracy`` and ``n`` of each of 15 bins of equal width that is not empty.
 
-    Parameters
-    ----------
-    confidence : array, shape (n,)
-        Probability of each predicted class.
-    right : array of bool, shape (n,)
-        Whether it is the true one.
+    `confidence` (n,) is the probability of each predicted class, `right` (n,) whether it is the true one.
     """
     exact = confidence.astype(np.float64)
     number = np.minimum((exact * ECE_BINS).astype(int), ECE_BINS - 1)
@@ -226,11 +178,7 @@ def _per_class(confusion: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArr
     """Return precision, recall and F1 of shape (…, classes); 0 where nothing was predicted or true."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     predicted, true = confusion.sum(axis=-2), confusion.sum(axis=-1)
-    return (
-        hits / np.maximum(predicted, 1),
-        hits / np.maximum(true, 1),
-        2 * hits / np.maximum(predicted + true, 1),
-    )
+    return hits / np.maximum(predicted, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(predicted + true, 1)
 
 
 def _bootstrap(cells: npt.NDArray[np.int64], size: int, groups: npt.NDArray[np.int64] | None) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -18,20 +19,12 @@ from featcache.system.startup import safe_children
 
 log = logging.getLogger(__name__)
 
-"""Called with (done, to do)."""
 
-
+@dataclass(frozen=True)
 class Failure:
-    """What a task ended with instead of a result.
+    """What a task ended with instead of a result, and why, in one line."""
 
-    Attributes
-    ----------
-    reason : str
-        One line.
-    """
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    reason: str
 
 
 def run_all(
@@ -43,16 +36,8 @@ def run_all(
 ) -> list[Any]:
     """Return what a function makes of each task, in order; a `Failure` where it raised or its process died.
 
-    Parameters
-    ----------
-    function : callable
-        A function of a module, for one task.
-    tasks : sequence
-        Arrays in them are mapped by the processes, not copied.
-    jobs : int
-        Processes; 1: this one. Each has an equal part of the machine's threads.
-    done : callable, optional
-        Called with a task's index and result as soon as it is there.
+    Each of `jobs` processes (1: this one) has an equal part of the machine's threads, maps the arrays in tasks, and
+    imports the function from its module. `done` is called with a task's index and result as soon as it is there.
     """
     results: dict[int, Any] = {}
 

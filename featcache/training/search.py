@@ -19,6 +19,7 @@ from featcache.training.parallel import Failure, run_all
 from featcache.training.single import Plan, train
 
 TUNE_FOLDS = 5
+_TUNING = "Tuning", ", or leave out `tune`"
 MOST_FOLDS = 100_000
 KNN_NEIGHBORS = 10
 FINER = (10**-0.5, 10**0.5)
@@ -27,17 +28,10 @@ FINER = (10**-0.5, 10**0.5)
 
 @dataclass(frozen=True)
 class Tuned:
-    """A head with the parameters that did best on folds of the training images.
+    """A head that was trained on all training rows, with its parameters and what was tried on folds of these rows.
 
-    Attributes
-    ----------
-    head : Head
-        Trained on all training rows.
-    plan : Plan
-        With the chosen parameters.
-    sweep : list of dict
-        ``params``, ``accuracy`` (mean over the folds) and ``accuracy_folds`` of everything that was tried; of ridge,
-        which searches its penalty itself, ``params`` and ``squared_error``.
+    Each of `sweep` has ``params``, ``accuracy`` (mean over the folds) and ``accuracy_folds``; of ridge, which searches
+    its penalty itself, ``params`` and ``squared_error``.
     """
 
     head: Head
@@ -58,19 +52,7 @@ class _Trial:
 def tune(plan: Plan, examples: Examples, *, jobs: int = 1) -> Tuned:
     """Train a head with the best parameters of its grid, chosen on folds of the training images alone.
 
-    Parameters
-    ----------
-    plan : Plan
-        Parameters that it sets already are not searched.
-    examples : Examples
-        The training rows.
-    jobs : int
-        Processes.
-
-    Raises
-    ------
-    HeadError
-        If nothing that was tried can be trained.
+    Parameters that the plan sets are not searched. HeadError says that nothing that was tried can be trained.
     """
     kind = kind_of(plan.clf)
     if plan.clf == "ridge":
@@ -96,40 +78,12 @@ def cross_validate(
 ) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
     """Score a head on folds of the training images, stratified and by group.
 
-    Parameters
-    ----------
-    plan : Plan
-        The head.
-    examples : Examples
-        The training rows; augmented views are trained on with the image they are of, and never scored.
-    folds : int
-        How many, at least 2.
-    tuned : bool
-        Search the parameters within each fold's training rows.
-    jobs : int
-        Processes.
-
-    Returns
-    -------
-    dict
-        Metrics of all held-out predictions together, ``folds`` and ``accuracy_folds``.
-    array, shape (m,)
-        Whether each scored image's class was found, in the source's order.
-
-    Raises
-    ------
-    OptionError
-        If `folds` is no number of folds.
-    HeadError
-        If a fold's head cannot be trained, or nothing can be held out.
+    Augmented views are trained on with the image they are of, and never scored. If `tuned`, the parameters are searched
+    within each fold's training rows. Returned are metrics of all held-out predictions together with ``folds`` and
+    ``accuracy_folds``, and whether each scored image's class was found (m,), in the source's order.
     """
     check_protocols(cv=folds)
-    fold = _folds(examples, folds, plan.seed)
-    used = [number for number in range(folds) if (fold == number).any()]
-    if len(used) < 2:
-        raise HeadError(
-            "Cross-validation needs at least 2 different images of a class, but no class has them. Add images."
-        )
+    fold, used = _used_folds(examples, folds, plan.seed, "Cross-validation", "")
     trials = [_trial(plan, examples, fold, number, tuned) for number in used]
     found = run_all(_shares, trials, jobs=jobs)
     held = np.concatenate([np.flatnonzero((fold == number) & examples.scored) for number in used])
@@ -145,32 +99,11 @@ def cross_validate(
 def few_shot(
     plan: Plan, examples: Examples, validation: Examples, shots: Sequence[int], tries: int, *, jobs: int = 1
 ) -> list[dict[str, Any]]:
-    """Score a head that was trained on a few images of each class.
+    """Score a head that was trained on a few images of each class, drawn `tries` times for each of `shots`.
 
-    Parameters
-    ----------
-    plan : Plan
-        The head.
-    examples : Examples
-        The training rows; what is drawn is distinct images, of different groups, with their views.
-    validation : Examples
-        What is scored, and never drawn from.
-    shots : sequence of int
-        Images of each class.
-    tries : int
-        How often each number is drawn anew.
-    jobs : int
-        Processes.
-
-    Returns
-    -------
-    list of dict
-        ``shots``, ``accuracy`` (mean), ``accuracy_sd`` (over the tries, 0 for one) and ``accuracies``.
-
-    Raises
-    ------
-    OptionError
-        If a class has too few images.
+    Drawn are distinct images of different groups, with their views; what is scored is `validation`. Each result has
+    ``shots``, ``accuracy`` (mean), ``accuracy_sd`` (over the tries, 0 for one) and ``accuracies``. It raises
+    OptionError if a class has too few images.
     """
     check_protocols(shots=shots, tries=tries)
     trials = []
@@ -258,7 +191,7 @@ def _sound(found: Any) -> Any:
 
 def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, jobs: int) -> list[dict[str, Any]]:
     """Return each candidate with its accuracy on folds of the training images."""
-    fold, used = _tuning_folds(plan, examples)
+    fold, used = _used_folds(examples, TUNE_FOLDS, plan.seed, *_TUNING)
     trials = [
         _trial(replace(plan, params={**plan.params, **params}, calibrate="none"), examples, fold, number)
         for params in candidates
@@ -274,13 +207,15 @@ def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, job
     return rows
 
 
-def _tuning_folds(plan: Plan, examples: Examples) -> tuple[npt.NDArray[np.int64], list[int]]:
-    fold = _folds(examples, TUNE_FOLDS, plan.seed)
-    used = [number for number in range(TUNE_FOLDS) if (fold == number).any()]
+def _used_folds(
+    examples: Examples, count: int, seed: int, what: str, instead: str
+) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """Return the fold of each row, and which folds have rows; at least two have."""
+    fold = _folds(examples, count, seed)
+    used = [number for number in range(count) if (fold == number).any()]
     if len(used) < 2:
         raise HeadError(
-            "Tuning needs at least 2 different images of a class, but no class has them. Add images, or "
-            "leave out `tune`."
+            f"{what} needs at least 2 different images of a class, but no class has them. Add images{instead}."
         )
     return fold, used
 
@@ -297,7 +232,7 @@ def _tune_ridge(plan: Plan, examples: Examples) -> Tuned:
     """Let ridge choose among its penalties, then among those around the best: it holds out folds by itself."""
     if "alphas" in plan.params:
         return Tuned(train(plan, examples), plan)
-    _tuning_folds(plan, examples)
+    _used_folds(examples, TUNE_FOLDS, plan.seed, *_TUNING)
     coarse = replace(plan, params={**plan.params, "alphas": kind_of("ridge").grid["alphas"]})
     first = train(coarse, examples).estimator.estimator_
     finer = tuple(sorted(first.alpha_ * factor for factor in (10**-0.5, 10**-0.25, 1, 10**0.25, 10**0.5)))
