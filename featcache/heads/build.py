@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import HeadError, OptionError, nearest
+from featcache.heads.arrays import Array, Ints
 
 
 def _decades(first: int, last: int) -> tuple[float, ...]:
@@ -127,7 +127,7 @@ def memory_needed(clf: str, n: int, d: int, params: Mapping[str, Any] | None = N
     return math.ceil(kind.copies * n * d * 4)
 
 
-def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Any:
+def fit(estimator: Any, X: Any, y: Array, groups: Ints) -> Any:
     """Fit a head from `build`; whatever it holds out of the training data, it holds out by group.
 
     `groups` (n,) are equal for rows that must not be on two sides, such as copies of one image. It raises HeadError if

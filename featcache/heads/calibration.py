@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
@@ -16,6 +16,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
+from featcache.heads.arrays import Array, Float32s, Ints
 from featcache.heads.estimator import as_probabilities, checked
 from featcache.heads.folds import enough, grouped_folds
 from featcache.heads.threads import fitting_threads
@@ -25,6 +26,7 @@ FEW = 5000
 """Up to so many rows every fold is held out once; beyond, one fold is enough."""
 
 
+@dataclass(eq=False, repr=False)
 class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """A head whose probabilities mean what they say.
 
@@ -59,11 +61,10 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         d.
     """
 
-    def __init__(self, estimator: Any, method: str = "temperature", folds: int = 5, seed: int = 0) -> None:
-        self.estimator = estimator
-        self.method = method
-        self.folds = folds
-        self.seed = seed
+    estimator: Any
+    method: str = "temperature"
+    folds: int = 5
+    seed: int = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> CalibratedHead:
         """Train the head and its calibration.
@@ -116,27 +117,25 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             self.calibrator_ = self._calibrator(scores, labels[held])
         return self
 
-    def decision_function(self, X: Any) -> npt.NDArray[Any]:
+    def decision_function(self, X: Any) -> Array:
         """Return the head's scores over the temperature, shape (n,) for two classes, else (n, k)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
         return np.asarray(_scores(self.estimator_, X) / np.float32(self.temperature_))
 
-    def predict_proba(self, X: Any) -> npt.NDArray[Any]:
+    def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, shape (n, k), rows adding up to 1."""
         scores = self.decision_function(X)
         if self.calibrator_ is None:
             return as_probabilities(scores)
         return np.asarray(self.calibrator_.predict_proba(scores.reshape(len(scores), -1)))
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
+    def predict(self, X: Any) -> Array:
         """Return the most probable label of each row, shape (n,)."""
         best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
-    def _held_out(
-        self, X: npt.NDArray[np.float32], target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    def _held_out(self, X: Float32s, target: Ints, groups: Ints) -> tuple[Ints, Array]:
         """Return rows (m,) and their scores by a head that was trained without their fold."""
         if self.method == "none":
             return np.empty(0, np.int64), np.empty(0)
@@ -150,7 +149,7 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                 scores.append(_scores(part, X[rows[-1]]))
         return (np.concatenate(rows), np.concatenate(scores)) if rows else (np.empty(0, np.int64), np.empty(0))
 
-    def _calibrator(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Any:
+    def _calibrator(self, scores: Array, labels: Array) -> Any:
         if missing := sorted(set(self.classes_.tolist()) - set(labels.tolist())):
             raise OptionError(
                 f"{len(missing)} classes have fewer than 2 different images, too few for {self.method} "
@@ -172,7 +171,7 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 class Scores(ClassifierMixin, BaseEstimator):
     """A classifier of scores that are there already: what a calibration of scikit-learn's is put upon."""
 
-    def __init__(self, classes: npt.NDArray[Any]) -> None:
+    def __init__(self, classes: Array) -> None:
         self.classes = classes
         self.classes_ = classes
 
@@ -180,25 +179,25 @@ class Scores(ClassifierMixin, BaseEstimator):
         """Return itself: there is nothing to train."""
         return self
 
-    def decision_function(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def decision_function(self, X: Array) -> Array:
         """Return the scores (n, k) or, for two classes, the only column (n,)."""
         return X[:, 0] if X.shape[1] == 1 else X
 
-    def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def predict(self, X: Array) -> Array:
         """Return the label of the highest score, shape (n,)."""
         best = (X[:, 0] > 0).astype(int) if X.shape[1] == 1 else X.argmax(axis=1)
         return np.asarray(self.classes_[best])
 
 
-def _scores(estimator: Any, X: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+def _scores(estimator: Any, X: Float32s) -> Array:
     """Return scores as logits: (n,) for two classes, else (n, k)."""
     if hasattr(estimator, "decision_function"):
         return np.asarray(estimator.decision_function(X))
-    logits: npt.NDArray[Any] = np.log(np.maximum(estimator.predict_proba(X), np.finfo(np.float32).eps))
+    logits: Array = np.log(np.maximum(estimator.predict_proba(X), np.finfo(np.float32).eps))
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
 
-def _temperature(scores: npt.NDArray[Any], target: npt.NDArray[np.int64]) -> float:
+def _temperature(scores: Array, target: Ints) -> float:
     """Return the number, between 1e-3 and 1e3, that the scores must be divided by for the least log loss.
 
     As in Platt's method (1999), one more row than there are counts with equal probabilities for all classes, so that

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.heads import checks
+from featcache.heads.arrays import Float32s, Floats, Ints
 from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
 from featcache.heads.rows import Rows
 
 
+@dataclass(eq=False, repr=False)
 class CentroidHead(LinearHead):
     """Nearest class mean by Euclidean distance, as logits of Gaussian classes with one shared spherical variance.
 
@@ -42,13 +44,12 @@ class CentroidHead(LinearHead):
     probabilities too sure: calibrate with `fit_scored`.
     """
 
-    def __init__(self, standardize: bool = True, class_weight: Any = "balanced", folds: int = 5, seed: int = 0) -> None:
-        self.standardize = standardize
-        self.class_weight = class_weight
-        self.folds = folds
-        self.seed = seed
+    standardize: bool = True
+    class_weight: Any = "balanced"
+    folds: int = 5
+    seed: int = 0
 
-    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[Ints, Floats]:
         """Train on all rows, and score each by the means of the other folds; see `LogitClassifier.fit_scored`.
 
         Not scored are rows of a class that has one group only, and of a fold without which a class has no rows.
@@ -73,7 +74,7 @@ class CentroidHead(LinearHead):
                 scores[which.start + np.flatnonzero(own == f)] = block[own == f] @ coef.T + intercept
         return scored, scores[:, 0] if len(self.coef_) == 1 else scores
 
-    def _weights(self, target: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def _weights(self, target: Ints) -> Floats:
         return class_weights(self.class_weight, self.classes_, target)
 
 
@@ -86,9 +87,7 @@ class _Sums:
     Rows of fold -1 are in every sum.
     """
 
-    def __init__(
-        self, rows: Rows, target: npt.NDArray[np.int64], fold: npt.NDArray[np.int64], classes: int, folds: int
-    ) -> None:
+    def __init__(self, rows: Rows, target: Ints, fold: Ints, classes: int, folds: int) -> None:
         d = rows.shape[1]
         self._counts = np.zeros((folds + 1, classes), np.int64)
         np.add.at(self._counts, (fold, target), 1)  # fold -1 is the last
@@ -113,9 +112,7 @@ class _Sums:
         own = self._counts[without]
         return bool(own.any() and (self._counts.sum(axis=0) > own).all())
 
-    def head(
-        self, without: int | None, weights: npt.NDArray[np.float64], standardize: bool
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def head(self, without: int | None, weights: Floats, standardize: bool) -> tuple[Float32s, Float32s]:
         """Return coefficients and intercepts, shapes (k, d) and (k,) or (1, d) and (1,), from all folds but one."""
         counts, means, squares = self._counts.sum(axis=0), self._sums.sum(axis=0), self._squares.sum(axis=0)
         if without is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import HeadError, OptionError
 from featcache.heads import checks
+from featcache.heads.arrays import Bools, Float32s, Floats, Ints
 from featcache.heads.estimator import LogitClassifier, checked, class_weights, update_scaler
 from featcache.heads.folds import enough, held_out
 from featcache.heads.keras_training import OPTIMIZERS, SCHEDULES, Course, decay, losses, make_optimizer, training_step
@@ -24,6 +25,7 @@ _BATCH_NORM_MOMENTUM = 0.9
 """Keras' 0.99 takes hundreds of steps to forget its start, more than small data has in its first epochs."""
 
 
+@dataclass(eq=False, repr=False)
 class DenseClassifier(LogitClassifier):
     """Dense layers on features, trained with early stopping from rows that need not be in memory.
 
@@ -81,47 +83,26 @@ class DenseClassifier(LogitClassifier):
         d.
     """
 
-    def __init__(
-        self,
-        hidden: int | Sequence[int] = (),
-        dropout: float | Sequence[float] = 0.0,
-        input_dropout: float = 0.0,
-        input_norm: str = "standard",
-        batch_norm: bool = False,
-        activation: str = "relu",
-        optimizer: str = "adam",
-        learning_rate: float = 0.001,
-        schedule: str = "constant",
-        momentum: float = 0.9,
-        l2: float = 0.0,
-        label_smoothing: float = 0.0,
-        class_weight: Any = None,
-        epochs: int = 100,
-        batch_size: int | str = "auto",
-        patience: int = 5,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        self.hidden = hidden
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.input_norm = input_norm
-        self.batch_norm = batch_norm
-        self.activation = activation
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.schedule = schedule
-        self.momentum = momentum
-        self.l2 = l2
-        self.label_smoothing = label_smoothing
-        self.class_weight = class_weight
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.seed = seed
+    hidden: int | Sequence[int] = ()
+    dropout: float | Sequence[float] = 0.0
+    input_dropout: float = 0.0
+    input_norm: str = "standard"
+    batch_norm: bool = False
+    activation: str = "relu"
+    optimizer: str = "adam"
+    learning_rate: float = 0.001
+    schedule: str = "constant"
+    momentum: float = 0.9
+    l2: float = 0.0
+    label_smoothing: float = 0.0
+    class_weight: Any = None
+    epochs: int = 100
+    batch_size: int | str = "auto"
+    patience: int = 5
+    validation_fraction: float = 0.1
+    seed: int = 0
 
-    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[Ints, Floats]:
         """Train, and return the logits of the rows held out for early stopping; see `LogitClassifier.fit_scored`."""
         import_tensorflow()
         import keras
@@ -145,7 +126,7 @@ class DenseClassifier(LogitClassifier):
         scored = enough(np.flatnonzero(held), seed=self.seed)
         return scored, self._scores(rows.take(scored)).astype(np.float64)
 
-    def decision_function(self, X: Any) -> npt.NDArray[np.float32]:
+    def decision_function(self, X: Any) -> Float32s:
         """Return logits, shape (n,) for two classes (positive: the second), else (n, k)."""
         check_is_fitted(self)
         if not isinstance(X, Rows):
@@ -186,7 +167,7 @@ class DenseClassifier(LogitClassifier):
     def __sklearn_is_fitted__(self) -> bool:
         return "_model" in self.__dict__
 
-    def _scores(self, rows: Rows) -> npt.NDArray[np.float32]:
+    def _scores(self, rows: Rows) -> Float32s:
         """Return logits of rows, read in blocks: shape (n,) for two classes, else (n, k)."""
         if self._forward is None:
             _ = self.model_
@@ -216,14 +197,7 @@ class DenseClassifier(LogitClassifier):
         wanted = min(max(len(rows) // 300, 32), 1024)
         return max(1, min(wanted, fitting))
 
-    def _train(
-        self,
-        network: Any,
-        rows: Rows,
-        target: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32],
-        held: npt.NDArray[np.bool_],
-    ) -> None:
+    def _train(self, network: Any, rows: Rows, target: Ints, weights: Float32s, held: Bools) -> None:
         """Train until the epochs or the patience end, set ``history_`` and leave the best weights in the network."""
         rng = np.random.default_rng(self.seed)
         optimizer = make_optimizer(self.optimizer, self.learning_rate, self.momentum)
@@ -246,9 +220,7 @@ class DenseClassifier(LogitClassifier):
         if course.best:
             network.set_weights(course.best)
 
-    def _measure(
-        self, rows: Rows, target: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
-    ) -> tuple[float, float]:
+    def _measure(self, rows: Rows, target: Ints, weights: Float32s) -> tuple[float, float]:
         """Return loss and accuracy on rows."""
         loss = correct = 0.0
         for which, block in rows.blocks():
@@ -348,9 +320,7 @@ def _logits_of(network: Any) -> Callable[[Any], Any]:
     return compiled
 
 
-def _train_epoch(
-    step: Any, batches: Any, target: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
-) -> tuple[float, float]:
+def _train_epoch(step: Any, batches: Any, target: Ints, weights: Float32s) -> tuple[float, float]:
     """Train for an epoch on batches, as `Rows.shuffled` yields them, and return mean loss and accuracy.
 
     The compiled step is called with each batch itself: Keras' ``fit`` takes several times as long for batches this

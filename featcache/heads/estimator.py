@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import StandardScaler
@@ -14,10 +13,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
+from featcache.heads.arrays import Array, Float32s, Floats, Ints
 from featcache.heads.rows import Rows
 
 
-def checked(estimator: Any, X: Any, y: Any, groups: Any) -> tuple[Rows, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def checked(estimator: Any, X: Any, y: Any, groups: Any) -> tuple[Rows, Ints, Ints]:
     """Check what `fit` was given, set ``classes_`` and ``n_features_in_``, return rows, class numbers and groups.
 
     `Rows` are taken as they are: whoever reads them has checked that they are finite.
@@ -42,9 +42,7 @@ def update_scaler(scaler: StandardScaler, rows: Rows) -> StandardScaler:
     return scaler
 
 
-def class_weights(
-    class_weight: Any, classes: npt.NDArray[Any], target: npt.NDArray[np.int64], *, zero: bool = False
-) -> npt.NDArray[np.float64]:
+def class_weights(class_weight: Any, classes: Array, target: Ints, *, zero: bool = False) -> Floats:
     """Return the weight of each class, shape (k,), as scikit-learn's ``class_weight`` means it.
 
     It raises OptionError unless that is None, "balanced" or a dict of numbers above 0, or with `zero` 0 or more.
@@ -52,7 +50,7 @@ def class_weights(
     if not (class_weight is None or class_weight == "balanced" or isinstance(class_weight, dict)):
         raise OptionError(f"Expected class_weight: none or balanced. Received: class_weight={class_weight!r}.")
     try:
-        weights: npt.NDArray[np.float64] = compute_class_weight(class_weight, classes=classes, y=classes[target])
+        weights: Floats = compute_class_weight(class_weight, classes=classes, y=classes[target])
         if not (weights >= 0 if zero else weights > 0).all():
             raise ValueError("a weight is too small")
     except (ValueError, TypeError) as error:
@@ -63,7 +61,7 @@ def class_weights(
     return weights
 
 
-def as_probabilities(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def as_probabilities(scores: Array) -> Array:
     """Return probabilities (n, k) of scores that are logits: (n,) of two classes, else (n, k)."""
     if scores.ndim == 1:
         return np.column_stack([expit(-scores), expit(scores)])
@@ -75,6 +73,9 @@ class LogitClassifier(ClassifierMixin, BaseEstimator):
 
     A subclass has `fit_scored` and `decision_function`.
     """
+
+    classes_: Array
+    n_features_in_: int
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Train.
@@ -100,7 +101,7 @@ class LogitClassifier(ClassifierMixin, BaseEstimator):
         self.fit_scored(X, y, groups)
         return self
 
-    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[Ints, Floats]:
         """Train as `fit` does, and return held-out scores to calibrate with.
 
         Returns
@@ -112,15 +113,15 @@ class LogitClassifier(ClassifierMixin, BaseEstimator):
         """
         raise NotImplementedError
 
-    def decision_function(self, X: Any) -> npt.NDArray[np.float32]:
+    def decision_function(self, X: Any) -> Float32s:
         """Return scores, shape (n,) for two classes (positive: the second), else (n, k)."""
         raise NotImplementedError
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
+    def predict_proba(self, X: Any) -> Float32s:
         """Return the scores as probabilities (sigmoid or softmax), shape (n, k), rows adding up to 1."""
         return as_probabilities(self.decision_function(X))
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
+    def predict(self, X: Any) -> Array:
         """Return the label with the highest score, shape (n,)."""
         scores = self.decision_function(X)
         best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
@@ -142,9 +143,9 @@ class LinearHead(LogitClassifier):
         d.
     """
 
-    def decision_function(self, X: Any) -> npt.NDArray[np.float32]:
+    def decision_function(self, X: Any) -> Float32s:
         """Return scores, shape (n,) for two classes (positive: the second), else (n, k)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        scores: npt.NDArray[np.float32] = X @ self.coef_.T + self.intercept_
+        scores: Float32s = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores

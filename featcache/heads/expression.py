@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import HeadError
+from featcache.heads.arrays import Float32s
 from featcache.heads.store import Head
 
 
@@ -21,10 +21,10 @@ class Expression:
     two classes) or "normalized" (one sigmoid for each class, divided by their sum).
     """
 
-    kernel: npt.NDArray[np.float32] | None
-    bias: npt.NDArray[np.float32] | None
-    scale: npt.NDArray[np.float32]
-    shift: npt.NDArray[np.float32]
+    kernel: Float32s | None
+    bias: Float32s | None
+    scale: Float32s
+    shift: Float32s
     activation: str
 
 
@@ -48,7 +48,7 @@ def expressed(head: Head) -> Expression:
     return Expression(kernel, bias, scale.astype(np.float32), shift.astype(np.float32), activation)
 
 
-def _linear(clf: str, estimator: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _linear(clf: str, estimator: Any) -> tuple[Float32s, Float32s]:
     """Return kernel (d, outputs) and bias (outputs,) for features as they are."""
     scaler, model = estimator if hasattr(estimator, "steps") else (None, estimator)
     if not hasattr(model, "coef_") or clf in ("svm", "knn"):

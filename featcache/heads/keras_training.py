@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy.typing as npt
+from featcache.heads.arrays import Array
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 SCHEDULES = ("constant", "cosine", "exponential")
@@ -83,9 +83,9 @@ class Course:
     history: dict[str, list[float]] = field(default_factory=dict)
     lowest: float = math.inf
     since: int = 0
-    best: list[npt.NDArray[Any]] = field(default_factory=list)
+    best: list[Array] = field(default_factory=list)
 
-    def note(self, seen: dict[str, float], weights: Callable[[], list[npt.NDArray[Any]]]) -> None:
+    def note(self, seen: dict[str, float], weights: Callable[[], list[Array]]) -> None:
         """Add an epoch, and keep the weights as they are now if it is the best."""
         for name, value in seen.items():
             self.history.setdefault(name, []).append(value)

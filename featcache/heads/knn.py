@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
@@ -13,11 +13,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
 from featcache.heads import checks
+from featcache.heads.arrays import Array, Floats
 from featcache.heads.estimator import checked, class_weights
 
 _RULES = {"n_neighbors": checks.whole(1), "weights": checks.one_of("distance", "uniform")}
 
 
+@dataclass(eq=False, repr=False)
 class KNNHead(ClassifierMixin, BaseEstimator):
     """Votes of the k training rows with the largest cosine similarity, found exactly.
 
@@ -46,10 +48,9 @@ class KNNHead(ClassifierMixin, BaseEstimator):
         d.
     """
 
-    def __init__(self, n_neighbors: int = 10, weights: str = "distance", class_weight: Any = None) -> None:
-        self.n_neighbors = n_neighbors
-        self.weights = weights
-        self.class_weight = class_weight
+    n_neighbors: int = 10
+    weights: str = "distance"
+    class_weight: Any = None
 
     def fit(self, X: Any, y: Any) -> KNNHead:
         """Keep the training rows.
@@ -82,15 +83,15 @@ class KNNHead(ClassifierMixin, BaseEstimator):
         self.neighbors_ = search.fit(normalize(rows[:]), target)
         return self
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: Any) -> Floats:
         """Return the share of each class in the votes, shape (n, k), rows adding up to 1."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        votes: npt.NDArray[np.float64] = self.neighbors_.predict_proba(normalize(X)) * self.class_weight_
+        votes: Floats = self.neighbors_.predict_proba(normalize(X)) * self.class_weight_
         votes /= votes.sum(axis=1, keepdims=True)
         return votes
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
+    def predict(self, X: Any) -> Array:
         """Return the label with the largest share, shape (n,)."""
         best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])

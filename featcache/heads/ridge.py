@@ -7,13 +7,14 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from featcache.heads import checks
+from featcache.heads.arrays import Float32s, Floats, Ints
 from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
 from featcache.heads.rows import Rows
@@ -29,6 +30,7 @@ NARROW = 2048
 """Matrices of up to so many columns are factored by one thread."""
 
 
+@dataclass(eq=False, repr=False)
 class RidgeHead(LinearHead):
     """One-vs-rest ridge regression on targets of ±1, its penalty chosen by grouped cross-validation.
 
@@ -63,26 +65,18 @@ class RidgeHead(LinearHead):
         See `LinearHead`.
     """
 
-    def __init__(
-        self,
-        alphas: float | Sequence[float] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
-        standardize: bool = True,
-        class_weight: Any = None,
-        folds: int = 5,
-        seed: int = 0,
-    ) -> None:
-        self.alphas = alphas
-        self.standardize = standardize
-        self.class_weight = class_weight
-        self.folds = folds
-        self.seed = seed
+    alphas: float | Sequence[float] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+    standardize: bool = True
+    class_weight: Any = None
+    folds: int = 5
+    seed: int = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> RidgeHead:
         """Train; see `LogitClassifier.fit`. It spares the pass over the rows that `fit_scored` makes for scores."""
         self._train(X, y, groups)
         return self
 
-    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[Ints, Floats]:
         """Train, and return held-out scores of the chosen penalty; see `LogitClassifier.fit_scored`."""
         fold, form, best = self._train(X, y, groups)
         rows = enough(np.flatnonzero(fold >= 0), seed=self.seed)
@@ -90,7 +84,7 @@ class RidgeHead(LinearHead):
         scores = form.scores(best, rows) if len(rows) else np.empty((0, outputs))
         return rows, scores[:, 0] if outputs == 1 else scores
 
-    def _train(self, X: Any, y: Any, groups: Any) -> tuple[npt.NDArray[np.int64], _Primal | _Dual, int]:
+    def _train(self, X: Any, y: Any, groups: Any) -> tuple[Ints, _Primal | _Dual, int]:
         """Set the attributes, return the fold of each row, the solved form and the index of the chosen penalty."""
         checks.check(self, _RULES)
         alphas = [float(alpha) for alpha in checks.as_list(self.alphas)]
@@ -105,7 +99,7 @@ class RidgeHead(LinearHead):
         self.coef_, self.intercept_ = coef.astype(np.float32), intercept.astype(np.float32)
         return fold, form, best
 
-    def _select(self, alphas: list[float], form: _Primal | _Dual, held: npt.NDArray[np.float64]) -> int:
+    def _select(self, alphas: list[float], form: _Primal | _Dual, held: Floats) -> int:
         """Set ``errors_`` and ``alpha_``, return the chosen penalty's index; `held`: the held-out rows' weights."""
         if len(held):
             self.errors_ = form.errors(alphas) / held.sum()
@@ -149,14 +143,7 @@ class _Primal:
     Features are used less their mean over the first block, so that no digits are lost to a large mean.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        target: npt.NDArray[np.int64],
-        fold: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float64],
-        standardize: bool,
-    ) -> None:
+    def __init__(self, rows: Rows, target: Ints, fold: Ints, weights: Floats, standardize: bool) -> None:
         (n, d), k, folds = rows.shape, len(weights), int(fold.max()) + 1
         self._rows, self._fold = rows, np.where(fold < 0, folds, fold)
         self._size = max(1, min(SUMMED * (folds + 1), CHUNK_BYTES // (4 * d)))
@@ -173,7 +160,7 @@ class _Primal:
             for part in parts[:-1]:
                 parts[-1] += part
 
-    def _add_up(self, key: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _add_up(self, key: Ints, weights: Floats) -> Floats:
         """Add up the weighted products by fold and the sums by fold and class; return the sums of squares, (d,)."""
         d, k = self._rows.shape[1], len(weights)
         root = None if (weights == 1).all() else np.sqrt(weights).astype(np.float32)
@@ -191,7 +178,7 @@ class _Primal:
                     self._gram[number] += product
         return squares
 
-    def errors(self, alphas: list[float]) -> npt.NDArray[np.float64]:
+    def errors(self, alphas: list[float]) -> Floats:
         """Train without each fold, return the sum of the held-out rows' errors of each penalty."""
         folds, (_, k), d = len(self._gram) - 1, self._counts.shape, self._rows.shape[1]
         outputs = 1 if k == 2 else k
@@ -204,7 +191,7 @@ class _Primal:
             self._models[fold], self._offsets[fold] = coef, offset
         return errors
 
-    def scores(self, best: int, held: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def scores(self, best: int, held: Ints) -> Floats:
         """Return scores (m, outputs) with one penalty, of some rows, each from the model without its fold."""
         scores, folds = np.empty((len(held), self._models.shape[2])), self._fold[held]
         for numbers, block in _chunks(self._rows.take(held), self._shift, folds, self._size):
@@ -213,14 +200,12 @@ class _Primal:
                 scores[numbers[part]] = own + self._offsets[fold, best]
         return scores
 
-    def solution(self, alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def solution(self, alpha: float) -> tuple[Floats, Floats]:
         """Return coefficients (outputs, d) and intercepts (outputs,) of training on all rows."""
         coef, offset = self._trained([alpha], None)
         return coef[0], offset[0] - coef[0] @ self._shift.astype(np.float64)
 
-    def _trained(
-        self, alphas: list[float], held: int | None
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _trained(self, alphas: list[float], held: int | None) -> tuple[Floats, Floats]:
         """Return the models (penalties, outputs, d) and (penalties, outputs) without a fold, for shifted features."""
         gram, sums, counts = (
             parts[-1].copy() if held is None else parts[-1] - parts[held]
@@ -236,9 +221,7 @@ class _Primal:
         coef = np.stack([each.T for each in _solutions(gram, right.T, alphas)]) / self._scale
         return coef, _signed(counts) / total - coef @ mean
 
-    def _errors_on(
-        self, fold: int, coef: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float64]:
+    def _errors_on(self, fold: int, coef: Floats, offset: Floats) -> Floats:
         """Return the sum over a fold's rows of ``‖y - Wx - b‖²`` for each model, multiplied out."""
         sums, counts = self._sums[fold], self._counts[fold]
         total, x, y = counts.sum(), sums.sum(axis=0), _signed(counts)
@@ -251,14 +234,7 @@ class _Primal:
 class _Dual:
     """Ridge regression from ``XXᵀ``, (n, n): a model is a mixture (n, outputs) of the rows, less their mean."""
 
-    def __init__(
-        self,
-        rows: Rows,
-        target: npt.NDArray[np.int64],
-        fold: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float64],
-        standardize: bool,
-    ) -> None:
+    def __init__(self, rows: Rows, target: Ints, fold: Ints, weights: Floats, standardize: bool) -> None:
         n, d = rows.shape
         self._rows, self._fold, self._weights = rows, fold, weights[target]
         self._targets = _signed(np.eye(len(weights)))[:, target].T
@@ -272,7 +248,7 @@ class _Dual:
         self._shift = (first + sums / n).astype(np.float32)
         self._kernel = self._products()
 
-    def _products(self) -> npt.NDArray[np.float64]:
+    def _products(self) -> Floats:
         """Return ``XXᵀ`` of the shifted and scaled rows, a pair of pieces at a time."""
         (n, d), size = self._rows.shape, self._size
         kernel = np.empty((n, n))
@@ -288,14 +264,14 @@ class _Dual:
                 kernel[j : j + size, i : i + size] = pair.T
         return kernel
 
-    def _piece(self, start: int, buffer: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _piece(self, start: int, buffer: Float32s) -> Float32s:
         """Return shifted and scaled rows from `start` on, as many as `buffer` takes."""
         piece = buffer[: len(self._rows) - start]
         _read(self._rows, start, self._shift, piece, np.arange(len(piece)))
         piece /= self._scale.astype(np.float32)
         return piece
 
-    def errors(self, alphas: list[float]) -> npt.NDArray[np.float64]:
+    def errors(self, alphas: list[float]) -> Floats:
         """Train without each fold, return the sum of the held-out rows' errors of each penalty."""
         self._scores = np.empty((len(alphas), *self._targets.shape))
         for fold in range(int(self._fold.max()) + 1):
@@ -306,11 +282,11 @@ class _Dual:
         squares = ((self._targets[held] - self._scores[:, held]) ** 2).sum(axis=2)
         return np.asarray(squares @ self._weights[held])
 
-    def scores(self, best: int, held: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def scores(self, best: int, held: Ints) -> Floats:
         """Return scores (m, outputs) with one penalty, of some rows, each from the model without its fold."""
         return np.asarray(self._scores[best][held])
 
-    def solution(self, alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def solution(self, alpha: float) -> tuple[Floats, Floats]:
         """Return coefficients (outputs, d) and intercepts (outputs,) of training on all rows."""
         mixtures, _, offset = self._trained([alpha], np.arange(len(self._rows)))
         shares = np.column_stack([mixtures[0], self._weights / self._weights.sum()]).astype(np.float32)
@@ -322,9 +298,7 @@ class _Dual:
         coef, mean = total[:-1] / self._scale, total[-1] * self._scale + self._shift
         return coef, offset - coef @ mean
 
-    def _trained(
-        self, alphas: list[float], own: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _trained(self, alphas: list[float], own: Ints) -> tuple[Floats, Floats, Floats]:
         """Return mixtures (penalties, m, outputs) of some rows, their mean's products (m,) and offsets (outputs,)."""
         kernel, weights, targets = self._kernel[np.ix_(own, own)], self._weights[own], self._targets[own]
         share = weights / weights.sum()
@@ -339,9 +313,7 @@ class _Dual:
         return mixtures, mean, offset
 
 
-def _solutions(
-    gram: npt.NDArray[np.float64], right: npt.NDArray[np.float64], alphas: list[float]
-) -> list[npt.NDArray[np.float64]]:
+def _solutions(gram: Floats, right: Floats, alphas: list[float]) -> list[Floats]:
     """Return ``(gram + alpha I)⁻¹ right`` for each penalty; `gram` is lost."""
     if len(alphas) <= FEW:
         try:
@@ -354,9 +326,7 @@ def _solutions(
     return [vectors @ (turned / (np.maximum(values, 0) + alpha)[:, None]) for alpha in alphas]
 
 
-def _cholesky(
-    gram: npt.NDArray[np.float64], right: npt.NDArray[np.float64], alpha: float, factor: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _cholesky(gram: Floats, right: Floats, alpha: float, factor: Floats) -> Floats:
     """Return ``(gram + alpha I)⁻¹ right``, in the memory of `factor`."""
     np.copyto(factor, gram)
     factor.flat[:: len(gram) + 1] += alpha
@@ -365,28 +335,22 @@ def _cholesky(
     return np.asarray(cho_solve(found, right, check_finite=False))
 
 
-def _signed(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _signed(sums: Floats) -> Floats:
     """Return sums by class (k, …) as sums over all rows times their target: (1, …) for two classes, else (k, …)."""
     return sums[1:] - sums[:1] if len(sums) == 2 else 2 * sums - sums.sum(axis=0)
 
 
-def _deviation(variance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _deviation(variance: Floats) -> Floats:
     """Return the standard deviation, 1 where it is 0."""
     return np.sqrt(np.where(variance > 0, variance, 1))
 
 
-def _first_mean(rows: Rows) -> npt.NDArray[np.float32]:
+def _first_mean(rows: Rows) -> Float32s:
     """Return the first block's mean (d,); less it, a constant feature is exactly 0."""
     return np.asarray(rows[: rows.block_rows].mean(axis=0, dtype=np.float64), np.float32)
 
 
-def _read(
-    rows: Rows,
-    start: int,
-    shift: npt.NDArray[np.float32],
-    out: npt.NDArray[np.float32],
-    places: npt.NDArray[np.int64],
-) -> None:
+def _read(rows: Rows, start: int, shift: Float32s, out: Float32s, places: Ints) -> None:
     """Copy the rows from `start` on, less `shift`, to these places of `out`, a block at a time."""
     step = rows.block_rows
     for first in range(0, len(places), step):
@@ -394,9 +358,7 @@ def _read(
         out[at] = rows[start + first : start + first + len(at)] - shift
 
 
-def _chunks(
-    rows: Rows, shift: npt.NDArray[np.float32], key: npt.NDArray[np.int64], size: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+def _chunks(rows: Rows, shift: Float32s, key: Ints, size: int) -> Iterator[tuple[Ints, Float32s]]:
     """Yield (indices (m,), features less `shift` (m, d)) of all rows, `size` at a time, each chunk sorted by `key`.
 
     The features may be written to, and are valid until the next chunk.
@@ -410,7 +372,7 @@ def _chunks(
         yield start + order, buffer[: len(order)]
 
 
-def _runs(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+def _runs(values: Ints) -> Iterator[tuple[int, slice]]:
     """Yield (value, where) for each run of equal values."""
     bounds = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     for start, stop in itertools.pairwise(bounds):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from featcache.heads.arrays import Array, Float32s, Ints
 
 BLOCK_BYTES = 2**22
 """What is read in one piece."""
@@ -25,7 +26,7 @@ class Rows:
     used to copy once. `chosen` says which of its rows, in this order; default: all.
     """
 
-    def __init__(self, source: Any, chosen: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, source: Any, chosen: Ints | None = None) -> None:
         self._source, self._chosen = source, chosen
         count = source.shape[0] if chosen is None else len(chosen)
         self.shape = (int(count), math.prod(source.shape[1:]))
@@ -33,17 +34,17 @@ class Rows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def __getitem__(self, rows: slice | Ints) -> Float32s:
         """Return rows as an array of shape (k, d); a view where the source is an array of float32."""
         values = np.asarray(self._source[rows if self._chosen is None else self._chosen[rows]])
-        flat: npt.NDArray[np.float32] = values.reshape(len(values), self.shape[1]).astype(np.float32, copy=False)
+        flat: Float32s = values.reshape(len(values), self.shape[1]).astype(np.float32, copy=False)
         return flat
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         rows = self[:]
         return rows if dtype is None else rows.astype(dtype, copy=False)
 
-    def take(self, rows: npt.NDArray[Any]) -> Rows:
+    def take(self, rows: Array) -> Rows:
         """Return some rows, by their indices (n,) or a mask (n,)."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Rows(self._source, rows if self._chosen is None else self._chosen[rows])
@@ -62,15 +63,13 @@ class Rows:
         rows: int = max(1, BLOCK_BYTES // max(4 * self.shape[1], 1))
         return rows
 
-    def blocks(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    def blocks(self) -> Iterator[tuple[slice, Float32s]]:
         """Yield (which rows, their features of shape (k, d)) for all rows in order."""
         for start in range(0, len(self), self.block_rows):
             rows = slice(start, min(start + self.block_rows, len(self)))
             yield rows, self[rows]
 
-    def shuffled(
-        self, rng: np.random.Generator, batch_size: int
-    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    def shuffled(self, rng: np.random.Generator, batch_size: int) -> Iterator[tuple[Ints, Float32s]]:
         """Yield (indices (k,), features (k, d)) of all rows once, in random order, a batch at a time.
 
         Blocks of about 4 MiB are drawn at random, and the rows of as many blocks as fill a window of about 64 MiB
@@ -113,7 +112,7 @@ class Rows:
         if hasattr(self._source, "expect"):
             self._source.expect(rows if self._chosen is None else self._chosen[rows])
 
-    def _read(self, rows: slice, out: npt.NDArray[np.float32], at: npt.NDArray[np.int64]) -> None:
+    def _read(self, rows: slice, out: Float32s, at: Ints) -> None:
         """Copy rows to the places `at` of `out`, if possible without another copy between."""
         if hasattr(self._source, "read"):
             wanted = rows if self._chosen is None else self._chosen[rows]

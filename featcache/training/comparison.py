@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.files.publishing import csv_text
 from featcache.heads import HEADS, Head
+from featcache.heads.arrays import Bools
 from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
 from featcache.sources import Digests
@@ -369,7 +369,7 @@ def _test_metrics(work: _Work) -> dict[str, Any] | None:
     return scores(test, probabilities(head, test.rows), head.class_names)
 
 
-def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
+def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], Bools]:
     shares = probabilities(head, examples.rows)
     metrics = scores(examples, shares, head.class_names)
     assert metrics is not None  # else folds are scored
@@ -377,11 +377,11 @@ def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray
     return metrics, right[examples.scored[np.argsort(examples.images)]]
 
 
-def _packed_bits(right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _packed_bits(right: Bools) -> dict[str, Any]:
     return {"n": len(right), "bits": np.packbits(right).tobytes().hex()}
 
 
-def _unpacked(packed_bits: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+def _unpacked(packed_bits: Mapping[str, Any]) -> Bools:
     bits = np.frombuffer(bytes.fromhex(packed_bits["bits"]), np.uint8)
     return np.unpackbits(bits, count=packed_bits["n"]).astype(bool)
 

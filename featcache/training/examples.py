@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.cache import FeatureCache
 from featcache.errors import HeadError
 from featcache.heads import Head, Rows
+from featcache.heads.arrays import Array, Bools, Float32s, Ints
 from featcache.sources import Digests, DigestSet, group_identity
 from featcache.training.metrics import left_out_text, split_metrics
 
@@ -35,18 +35,18 @@ class Examples:
     """
 
     rows: Rows
-    labels: npt.NDArray[np.int64]
-    groups: npt.NDArray[np.int64]
-    images: npt.NDArray[np.int64]
-    scored: npt.NDArray[np.bool_]
-    copies: npt.NDArray[np.bool_]
+    labels: Ints
+    groups: Ints
+    images: Ints
+    scored: Bools
+    copies: Bools
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, chosen: npt.NDArray[Any]) -> Examples:
+    def take(self, chosen: Array) -> Examples:
         """Return some of the rows, by indices or a mask."""
-        columns = (self.labels, self.groups, self.images, self.scored, self.copies)
+        columns: Any = (self.labels, self.groups, self.images, self.scored, self.copies)
         return Examples(self.rows.take(chosen), *(column[chosen] for column in columns))
 
 
@@ -110,7 +110,7 @@ def trained_on(cache: FeatureCache) -> DigestSet:
     return DigestSet(np.concatenate([digests, cache.digest_rows()[near & ~grouped], identities.rows]))
 
 
-def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float32]:
+def probabilities(head: Head, rows: Rows) -> Float32s:
     """Return a head's probabilities of rows that need not be in memory, shape (n, k)."""
     shares = np.empty((len(rows), len(head.class_names)), np.float32)
     for part, block in rows.blocks():
@@ -118,7 +118,7 @@ def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float32]:
     return shares
 
 
-def scores(examples: Examples, shares: npt.NDArray[Any], class_names: list[str]) -> dict[str, Any] | None:
+def scores(examples: Examples, shares: Array, class_names: list[str]) -> dict[str, Any] | None:
     """Return the metrics of probabilities (n, k) over the rows that count, None if none does."""
     return split_metrics(examples.labels, shares, class_names, examples.groups, examples.scored, examples.copies)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import HeadError, OptionError
 from featcache.heads import Head, kind_of, parameters
+from featcache.heads.arrays import Bools, Float32s, Ints
 from featcache.heads.folds import grouped_folds
 from featcache.training.examples import Examples, probabilities, scores
 from featcache.training.parallel import Failure, run_all
@@ -75,7 +75,7 @@ def trained(plan: Plan, examples: Examples, *, tuned: bool, jobs: int = 1) -> Tu
 
 def cross_validate(
     plan: Plan, examples: Examples, folds: int, *, tuned: bool = False, jobs: int = 1
-) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
+) -> tuple[dict[str, Any], Bools]:
     """Score a head on folds of the training images, stratified and by group.
 
     Augmented views are trained on with the image they are of, and never scored. If `tuned`, the parameters are searched
@@ -143,7 +143,7 @@ def _of_few(plan: Plan, rows: int) -> Plan:
     return replace(plan, params=params, calibrate="none")
 
 
-def _folds(examples: Examples, count: int, seed: int) -> npt.NDArray[np.int64]:
+def _folds(examples: Examples, count: int, seed: int) -> Ints:
     """Return the fold of each row, decided by the images alone: the same whatever the layer, base or views."""
     own = np.flatnonzero(examples.scored)
     own = own[np.argsort(examples.images[own])]
@@ -151,11 +151,11 @@ def _folds(examples: Examples, count: int, seed: int) -> npt.NDArray[np.int64]:
     groups, member = np.unique(examples.groups, return_inverse=True)
     of_group = np.full(len(groups), -1)
     of_group[np.searchsorted(groups, examples.groups[own])] = fold
-    result: npt.NDArray[np.int64] = of_group[member]
+    result: Ints = of_group[member]
     return result
 
 
-def _drawn(examples: Examples, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _drawn(examples: Examples, count: int, rng: np.random.Generator) -> Ints:
     """Return the rows of `count` images of each class, of different groups, with their views."""
     images: list[int] = []
     for label in np.unique(examples.labels):
@@ -170,11 +170,11 @@ def _drawn(examples: Examples, count: int, rng: np.random.Generator) -> npt.NDAr
     return np.flatnonzero(np.isin(examples.images, images))
 
 
-def _trial(plan: Plan, examples: Examples, fold: npt.NDArray[np.int64], number: int, tuned: bool = False) -> _Trial:
+def _trial(plan: Plan, examples: Examples, fold: Ints, number: int, tuned: bool = False) -> _Trial:
     return _Trial(plan, examples.take(fold != number), examples.take((fold == number) & examples.scored), tuned)
 
 
-def _shares(trial: _Trial) -> npt.NDArray[np.float32]:
+def _shares(trial: _Trial) -> Float32s:
     return probabilities(trained(trial.plan, trial.train, tuned=trial.tune).head, trial.test.rows)
 
 
@@ -207,9 +207,7 @@ def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, job
     return rows
 
 
-def _used_folds(
-    examples: Examples, count: int, seed: int, what: str, instead: str
-) -> tuple[npt.NDArray[np.int64], list[int]]:
+def _used_folds(examples: Examples, count: int, seed: int, what: str, instead: str) -> tuple[Ints, list[int]]:
     """Return the fold of each row, and which folds have rows; at least two have."""
     fold = _folds(examples, count, seed)
     used = [number for number in range(count) if (fold == number).any()]

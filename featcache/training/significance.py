@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import OptionError
+from featcache.heads.arrays import Array
 
 
-def mcnemar(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -> float:
+def mcnemar(first_correct: Array, second_correct: Array) -> float:
     """Return the exact two-sided p-value of McNemar's test (McNemar 1947).
 
     Of the images that only one of two classifiers has right, each has half of them by chance: a binomial test.
@@ -29,7 +28,7 @@ def mcnemar(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def paired_difference(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -> tuple[float, float]:
+def paired_difference(first_correct: Array, second_correct: Array) -> tuple[float, float]:
     """Return how much more accurate the second of two classifiers is on the same images, and its standard error.
 
     The error is that of the mean of the n differences (each -1, 0 or 1): their standard deviation over √n.

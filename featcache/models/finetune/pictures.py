@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import ImageError, OptionError, about_image
 from featcache.extraction.extractor import mapped_ahead
+from featcache.heads.arrays import Float32s, Ints
 from featcache.images.augmentation import Augmentation
 from featcache.images.decoding import PixelSpec, load
 from featcache.images.poison import Journal
@@ -50,10 +50,10 @@ class Pictures:
         split: str,
         size: int,
         *,
-        order: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        order: Sequence[int] | Ints | None = None,
         augmentation: Augmentation | None = None,
         view: int = 0,
-    ) -> Iterator[tuple[list[Picture], npt.NDArray[np.float32]]]:
+    ) -> Iterator[tuple[list[Picture], Float32s]]:
         """Yield the pictures of a split with their pixels, (n, height, width, channels), at most `size` at a time.
 
         `order` has indices into the split's pictures; default: the source's order. What is drawn for an augmentation is
@@ -63,7 +63,7 @@ class Pictures:
         chosen = [pictures[i] for i in (range(len(pictures)) if order is None else order)]
         journal = Journal()
 
-        def prepare(picture: Picture) -> tuple[Picture, npt.NDArray[np.float32] | None, str]:
+        def prepare(picture: Picture) -> tuple[Picture, Float32s | None, str]:
             try:
                 content = read_image(self.source, picture.item)
                 with journal.decoding(picture.item.path):
@@ -79,7 +79,7 @@ class Pictures:
         threads = decoding_threads()
         with contextlib.closing(mapped_ahead(threads, prepare, known, 3 * size, journal.check)) as prepared:
             batch: list[Picture] = []
-            values: list[npt.NDArray[np.float32]] = []
+            values: list[Float32s] = []
             for picture, pixels, reason in prepared:
                 if pixels is None:
                     self.skip(picture.item, reason)

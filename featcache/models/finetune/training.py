@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import OptionError
 from featcache.files.publishing import publish
 from featcache.files.reading import parsed
 from featcache.files.values import maybe, measured, record, text, whole
 from featcache.heads import checks
+from featcache.heads.arrays import Array, Float32s, Floats
 from featcache.heads.keras_training import OPTIMIZERS, SCHEDULES, Course, decay, make_optimizer, training_step
 from featcache.images.augmentation import Augmentation
 from featcache.models.composition import Composition
@@ -127,7 +127,7 @@ class Checkpoint:
         """Put the weights of a former run back and return how far it was; a new state if there is none."""
         if not self.path.exists():
             return State()
-        arrays: dict[str, list[npt.NDArray[Any]]]
+        arrays: dict[str, list[Array]]
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 told = parsed(stored["state"].tobytes())
@@ -164,7 +164,7 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def put(variables: list[Any], values: list[npt.NDArray[Any]]) -> None:
+def put(variables: list[Any], values: list[Array]) -> None:
     """Assign values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
@@ -267,7 +267,7 @@ class Trainer:
                     correct += column is not None and int(row.argmax()) == column
         return loss / count, correct / count
 
-    def _class_weights(self) -> npt.NDArray[np.float32]:
+    def _class_weights(self) -> Float32s:
         labels = [self._column[one.label] for one in self.pictures.by_split["train"]]
         if self.options.class_weight is None:
             return np.ones(len(self._column), np.float32)
@@ -275,7 +275,7 @@ class Trainer:
         return (len(labels) / (len(self._column) * np.maximum(images, 1))).astype(np.float32)
 
 
-def _values(variables: list[Any]) -> list[npt.NDArray[Any]]:
+def _values(variables: list[Any]) -> list[Array]:
     return [variable.numpy() for variable in variables]
 
 
@@ -284,7 +284,7 @@ def _within(progress: Callable[[int, int], None], before: int, total: int) -> Ca
     return lambda done: progress(before + done, total)
 
 
-def _log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def _log_probabilities(logits: Float32s) -> Floats:
     """Return the logarithms of probabilities, (n, k), of logits (n, k), or (n, 1) of the second of two classes."""
     exact = logits.astype(np.float64)
     if exact.shape[1] == 1:
@@ -300,7 +300,7 @@ def _calibrated(parts: Composition, scores: Any) -> Any:
     return tf.math.log_sigmoid(logits) if parts.expression.activation == "normalized" else logits
 
 
-def _forward(parts: Composition) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+def _forward(parts: Composition) -> Callable[[Float32s], Float32s]:
     """Return a compiled function from pixels to logits, in inference mode."""
     import tensorflow as tf
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache import charts
 from featcache.bases import fresh_weights
@@ -24,6 +23,7 @@ from featcache.cache.lock import Lock, writer_lock
 from featcache.errors import CacheError, HeadError, OptionError
 from featcache.files.publishing import TEMPORARY
 from featcache.heads import Head
+from featcache.heads.arrays import Bools, Float32s, Floats
 from featcache.images.augmentation import Augmentation
 from featcache.models.classifier import ImageClassifier, own_source
 from featcache.models.composition import Composition, composition
@@ -283,7 +283,7 @@ class _Run:
         """
         index = int(self.head.card["layer_index"])
 
-        def by_head(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        def by_head(pixels: Float32s) -> Floats:
             return self.head.predict_proba(list(self._extractor.features(pixels).values())[index])
 
         metrics, expected, right = self._scored("validation", by_head)
@@ -303,11 +303,7 @@ class _Run:
         return {"validation": metrics}, composed["accuracy"], difference
 
     def _check_other_precision(
-        self,
-        head: dict[str, Any],
-        model: dict[str, Any],
-        right: npt.NDArray[np.bool_],
-        still_right: npt.NDArray[np.bool_],
+        self, head: dict[str, Any], model: dict[str, Any], right: Bools, still_right: Bools
     ) -> None:
         """Say how base and head score in float32, and raise `HeadError` if that is clearly less."""
         difference, deviation = paired_difference(right, still_right) if len(right) > 1 else (0.0, 0.0)
@@ -323,22 +319,20 @@ class _Run:
             )
         log.warning("%s", scores)
 
-    def _by_model(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _by_model(self, pixels: Float32s) -> Floats:
         return self.pixel_model().predict_proba(self._probabilities(pixels))
 
     def pixel_model(self) -> PixelModel:
         """Return the model as it is now."""
         return PixelModel(self.parts.model, self.head.class_names, self.columns, self.spec, trained_on=self.trained_on)
 
-    def _scored(
-        self, split: str, predict: Callable[[Any], Any]
-    ) -> tuple[dict[str, Any], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    def _scored(self, split: str, predict: Callable[[Any], Any]) -> tuple[dict[str, Any], Floats, Bools]:
         """Return metrics and probabilities of a split, and which images are right.
 
         Copies of training images, and images of their groups, are left out of the metrics and of the last.
         """
         seen: list[Picture] = []
-        rows: list[npt.NDArray[np.float64]] = []
+        rows: list[Floats] = []
         for pictures, pixels in self.pictures.batches(split, BATCH_SIZE):
             seen += pictures
             rows.append(predict(pixels))
@@ -386,14 +380,14 @@ class _Run:
         return after, kept
 
 
-def _compiled(model: Any) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+def _compiled(model: Any) -> Callable[[Float32s], Float32s]:
     """Return a model as a function of up to `BATCH_SIZE` images, padded as extraction pads them."""
     import tensorflow as tf
 
     signature = tf.TensorSpec(model.inputs[0].shape, tf.float32)
     forward = tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
 
-    def run(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def run(pixels: Float32s) -> Float32s:
         padding = np.broadcast_to(pixels[:1], (BATCH_SIZE - len(pixels), *pixels.shape[1:]))
         return np.asarray(forward(np.concatenate([pixels, padding])))[: len(pixels)]
 
