@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import HeadError, OptionError
-from featcache.heads import checks
+from featcache.heads import checks, keras_training
 from featcache.heads.arrays import Bools, Float32s, Floats, Ints
 from featcache.heads.estimator import LogitClassifier, checked, class_weights, update_scaler
 from featcache.heads.folds import enough, held_out
-from featcache.heads.keras_training import OPTIMIZERS, SCHEDULES, Course, decay, losses, make_optimizer, training_step
 from featcache.heads.rows import WINDOW_BYTES, Rows
 from featcache.system.startup import import_tensorflow
 
@@ -200,13 +200,15 @@ class DenseClassifier(LogitClassifier):
     def _train(self, network: Any, rows: Rows, target: Ints, weights: Float32s, held: Bools) -> None:
         """Train until the epochs or the patience end, set ``history_`` and leave the best weights in the network."""
         rng = np.random.default_rng(self.seed)
-        optimizer = make_optimizer(self.optimizer, self.learning_rate, self.momentum)
+        optimizer = keras_training.make_optimizer(self.optimizer, self.learning_rate, self.momentum)
         smoothing = float(self.label_smoothing)
-        step = training_step(network, lambda x: network(x, training=True), optimizer, smoothing=smoothing)
+        step = keras_training.training_step(network, partial(network, training=True), optimizer, smoothing=smoothing)
         training, batch_size = rows.take(~held), self._rows_per_step(rows.take(~held))
-        course, halvings = Course(), 0
+        course, halvings = keras_training.Course(), 0
         for epoch in range(self.epochs):
-            factor = 0.5**halvings if self.schedule == "plateau" else decay(self.schedule, epoch / self.epochs)
+            factor = keras_training.decay(self.schedule, epoch / self.epochs)
+            if self.schedule == "plateau":
+                factor = 0.5**halvings
             optimizer.learning_rate = rate = float(self.learning_rate) * factor
             loss, accuracy = _train_epoch(step, training.shuffled(rng, batch_size), target[~held], weights[~held])
             seen = {"learning_rate": rate, "loss": loss, "accuracy": accuracy}
@@ -225,7 +227,7 @@ class DenseClassifier(LogitClassifier):
         loss = correct = 0.0
         for which, block in rows.blocks():
             logits = self._forward(block)
-            row_losses, right = losses(logits, target[which], float(self.label_smoothing))
+            row_losses, right = keras_training.losses(logits, target[which], float(self.label_smoothing))
             loss += float(np.asarray(row_losses, np.float64) @ weights[which])
             correct += float(np.sum(right))
         return loss / len(rows), correct / len(rows)
@@ -280,9 +282,9 @@ _RULES = {
     "input_norm": checks.one_of("none", "batch", "standard"),
     "batch_norm": checks.TRUE_OR_FALSE,
     "activation": checks.Rule("the name of a Keras activation", _known_activation),
-    "optimizer": checks.one_of(*OPTIMIZERS),
+    "optimizer": checks.one_of(*keras_training.OPTIMIZERS),
     "learning_rate": checks.POSITIVE,
-    "schedule": checks.one_of(*SCHEDULES, "plateau"),
+    "schedule": checks.one_of(*keras_training.SCHEDULES, "plateau"),
     "momentum": checks.BELOW_ONE,
     "l2": checks.NOT_NEGATIVE,
     "label_smoothing": checks.BELOW_ONE,
@@ -309,15 +311,7 @@ def _standardization(rows: Rows) -> Any:
 
 def _logits_of(network: Any) -> Callable[[Any], Any]:
     """Return a function from features (n, d) to the network's output, compiled once for any n."""
-    import tensorflow as tf
-
-    def forward(x: Any) -> Any:
-        return network(x, training=False)
-
-    compiled: Callable[[Any], Any] = tf.function(
-        forward, input_signature=[tf.TensorSpec((None, network.input_shape[1]), tf.float32)], autograph=False
-    )
-    return compiled
+    return keras_training.compiled(lambda x: network(x, training=False), (None, network.input_shape[1]))
 
 
 def _train_epoch(step: Any, batches: Any, target: Ints, weights: Float32s) -> tuple[float, float]:

@@ -32,6 +32,14 @@ def make_optimizer(name: str, learning_rate: float, momentum: float, *, weight_d
     return optimizer
 
 
+def compiled(function: Callable[[Any], Any], shape: Any) -> Callable[[Any], Any]:
+    """Return a function of float32 arrays of this shape (None: any size), compiled when it is first called."""
+    import tensorflow as tf
+
+    made: Callable[[Any], Any] = tf.function(function, [tf.TensorSpec(shape, tf.float32)], autograph=False)
+    return made
+
+
 def losses(logits: Any, target: Any, smoothing: float = 0.0) -> tuple[Any, Any]:
     """Return the cross-entropy of each row, shape (n,), and whether its highest logit is the target's.
 

@@ -21,7 +21,7 @@ from featcache.files.reading import parsed
 from featcache.files.values import maybe, measured, record, text, whole
 from featcache.heads import checks
 from featcache.heads.arrays import Array, Float32s, Floats
-from featcache.heads.keras_training import OPTIMIZERS, SCHEDULES, Course, decay, make_optimizer, training_step
+from featcache.heads.keras_training import OPTIMIZERS, SCHEDULES, Course, compiled, decay, make_optimizer, training_step
 from featcache.images.augmentation import Augmentation
 from featcache.models.composition import Composition
 from featcache.models.finetune.pictures import Picture, Pictures
@@ -302,14 +302,12 @@ def _calibrated(parts: Composition, scores: Any) -> Any:
 
 def _forward(parts: Composition) -> Callable[[Float32s], Float32s]:
     """Return a compiled function from pixels to logits, in inference mode."""
-    import tensorflow as tf
 
     def logits(pixels: Any) -> Any:
         return _calibrated(parts, parts.scores(parts.features(pixels, training=False), training=False))
 
-    signature = tf.TensorSpec(parts.model.inputs[0].shape, tf.float32)
-    compiled = tf.function(logits, input_signature=[signature], autograph=False).get_concrete_function()
-    return lambda pixels: np.asarray(compiled(tf.convert_to_tensor(pixels)))
+    forward = compiled(logits, parts.model.inputs[0].shape)
+    return lambda pixels: np.asarray(forward(pixels))
 
 
 def _step(parts: Composition, optimizer: Any, options: Options) -> Any:

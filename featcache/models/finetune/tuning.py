@@ -24,6 +24,7 @@ from featcache.errors import CacheError, HeadError, OptionError
 from featcache.files.publishing import TEMPORARY
 from featcache.heads import Head
 from featcache.heads.arrays import Bools, Float32s, Floats
+from featcache.heads.keras_training import compiled
 from featcache.images.augmentation import Augmentation
 from featcache.models.classifier import ImageClassifier, own_source
 from featcache.models.composition import Composition, composition
@@ -110,19 +111,16 @@ def fine_tune(options: FineTuneOptions) -> FineTuned:
         If a value is not possible, or the head, its base, its images or its cache cannot be used.
     """
     begun = time.monotonic()
-    which = subset(options, Unfreezing)
+    which, augment, seed = subset(options, Unfreezing), options.augment, options.seed
     teacher = _opened(options.head)
     target = _target(teacher, options.out)
-    distill, rate, augment = options.distill, options.learning_rate, options.augment
-    student, lesson = (teacher, None) if distill is None else distilled(teacher, distill, seed=options.seed)
-    training = subset(
-        options,
-        Options,
-        learning_rate=_default_rate(student, options.reinitialise) if rate is None else rate,
-        augmentation=(
-            Augmentation.parse(augment, fill=options.fill, seed=options.seed) if isinstance(augment, str) else augment
-        ),
-    )
+    distill, rate = options.distill, options.learning_rate
+    student, lesson = (teacher, None) if distill is None else distilled(teacher, distill, seed=seed)
+    if rate is None:
+        rate = _default_rate(student, options.reinitialise)
+    if isinstance(augment, str):
+        augment = Augmentation.parse(augment, fill=options.fill, seed=seed)
+    training = subset(options, Options, learning_rate=rate, augmentation=augment)
     classifier = ImageClassifier(student, base=options.base, weights=options.weights)
     run = _Run(student, classifier, which, training)
     result = FineTuned(*counts(run.parts.model), layers=run.layers, distilled=lesson)
@@ -382,10 +380,7 @@ class _Run:
 
 def _compiled(model: Any) -> Callable[[Float32s], Float32s]:
     """Return a model as a function of up to `BATCH_SIZE` images, padded as extraction pads them."""
-    import tensorflow as tf
-
-    signature = tf.TensorSpec(model.inputs[0].shape, tf.float32)
-    forward = tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
+    forward = compiled(lambda pixels: model(pixels, training=False), model.inputs[0].shape)
 
     def run(pixels: Float32s) -> Float32s:
         padding = np.broadcast_to(pixels[:1], (BATCH_SIZE - len(pixels), *pixels.shape[1:]))
@@ -416,10 +411,15 @@ def _known_bad(head: Head) -> dict[str, str]:
     return {entries.paths[i]: reason for i, reason in entries.reasons.items()}
 
 
+_REPORTED = (
+    *("before", "after", "kept", "stopped", "distilled", "composed_accuracy", "difference"),
+    *("trainable", "non_trainable", "total", "skipped", "seconds"),
+)
+
+
 def _saved(run: _Run, head: Head, result: FineTuned, target: Path) -> PixelModel:
     """Write the model's folder, with curves beside the model."""
     model, described = run.pixel_model(), run.head.card.get("request")
-    kept = result.after if result.kept == "tuned" else result.before
     model.card = {
         **{key: run.head.card[key] for key in ("source", "listing", "recipe", "request", "cache")},
         "head": {
@@ -430,18 +430,11 @@ def _saved(run: _Run, head: Head, result: FineTuned, target: Path) -> PixelModel
             "params": head.card.get("params", {}),
         },
         "licence": DRAWN if run.which.reinitialise else licence(described and Request.from_dict(described)),
-        "distilled": result.distilled,
-        "metrics": kept,
+        "metrics": result.after if result.kept == "tuned" else result.before,
         "selected_on": "validation",
-        "kept": result.kept,
-        "before": result.before,
-        "after": result.after,
-        "composed_accuracy": result.composed_accuracy,
-        "difference": result.difference,
         "history": {"head": run.head.card.get("history", {}), "fine_tune": result.history},
-        "stopped": result.stopped,
         "options": {**asdict(run.options), **vars(run.which)},
-        **{name: getattr(result, name) for name in ("trainable", "non_trainable", "total", "skipped", "seconds")},
+        **{name: getattr(result, name) for name in _REPORTED},
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
