@@ -91,18 +91,18 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             raise OptionError(f"Expected a calibration: {', '.join(METHODS)}. Received: {self.method!r}.")
         rows, target, groups = checked(self, X, y, groups)
         labels = self.classes_[target]
+        held, scores = np.empty(0, np.int64), np.empty(0)
         self.estimator_ = clone(self.estimator)
-        if hasattr(self.estimator_, "fit_scored"):
-            if self.method == "none":
-                self.estimator_.fit(rows, labels, groups)
-                held, scores = np.empty(0, np.int64), np.empty(0)
-            else:
-                held, scores = self.estimator_.fit_scored(rows, labels, groups)
-        else:
+        if not hasattr(self.estimator_, "fit_scored"):
             values = rows[:]
             with fitting_threads(*rows.shape):
-                held, scores = self._held_out(values, target, groups)
+                if self.method != "none":
+                    held, scores = self._held_out(values, target, groups)
                 self.estimator_.fit(values, labels)
+        elif self.method == "none":
+            self.estimator_.fit(rows, labels, groups)
+        else:
+            held, scores = self.estimator_.fit_scored(rows, labels, groups)
         self.temperature_, self.calibrator_ = 1.0, None
         if self.method == "none":
             return self
@@ -137,8 +137,6 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     def _held_out(self, X: Float32s, target: Ints, groups: Ints) -> tuple[Ints, Array]:
         """Return rows (m,) and their scores by a head that was trained without their fold."""
-        if self.method == "none":
-            return np.empty(0, np.int64), np.empty(0)
         fold = grouped_folds(target, groups, self.folds, seed=self.seed)
         rows, scores = [], []
         for number in range(self.folds if len(X) <= FEW else 1):

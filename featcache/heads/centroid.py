@@ -56,12 +56,12 @@ class CentroidHead(LinearHead):
         """
         checks.check(self, _RULES)
         rows, target, groups = checked(self, X, y, groups)
-        weights = self._weights(target)
+        weights = class_weights(self.class_weight, self.classes_, target)
         fold = grouped_folds(target, groups, self.folds, seed=self.seed)
         sums = _Sums(rows, target, fold, len(self.classes_), self.folds)
         self.coef_, self.intercept_ = sums.head(None, weights, self.standardize)
         heads = {
-            f: sums.head(f, self._weights(target[fold != f]), self.standardize)
+            f: sums.head(f, class_weights(self.class_weight, self.classes_, target[fold != f]), self.standardize)
             for f in range(self.folds)
             if sums.classes_left(f)
         }
@@ -73,9 +73,6 @@ class CentroidHead(LinearHead):
                 coef, intercept = heads[int(f)]
                 scores[which.start + np.flatnonzero(own == f)] = block[own == f] @ coef.T + intercept
         return scored, scores[:, 0] if len(self.coef_) == 1 else scores
-
-    def _weights(self, target: Ints) -> Floats:
-        return class_weights(self.class_weight, self.classes_, target)
 
 
 _RULES = {"standardize": checks.TRUE_OR_FALSE, "folds": checks.whole(2), "seed": checks.whole(0)}

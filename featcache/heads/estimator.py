@@ -113,10 +113,6 @@ class LogitClassifier(ClassifierMixin, BaseEstimator):
         """
         raise NotImplementedError
 
-    def decision_function(self, X: Any) -> Float32s:
-        """Return scores, shape (n,) for two classes (positive: the second), else (n, k)."""
-        raise NotImplementedError
-
     def predict_proba(self, X: Any) -> Float32s:
         """Return the scores as probabilities (sigmoid or softmax), shape (n, k), rows adding up to 1."""
         return as_probabilities(self.decision_function(X))
