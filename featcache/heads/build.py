@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import HeadError, OptionError, nearest
-from featcache.heads.arrays import Array, Ints
+from featcache.heads.rows import Array, Ints
 
 
 def _decades(first: int, last: int) -> tuple[float, ...]:

@@ -16,9 +16,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
-from featcache.heads.arrays import Array, Float32s, Ints
 from featcache.heads.estimator import as_probabilities, checked
 from featcache.heads.folds import enough, grouped_folds
+from featcache.heads.rows import Array, Float32s, Ints
 from featcache.heads.threads import fitting_threads
 
 METHODS = ("temperature", "sigmoid", "isotonic", "none")

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from featcache.heads import checks
-from featcache.heads.arrays import Float32s, Floats, Ints
 from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
-from featcache.heads.rows import Rows
+from featcache.heads.rows import Float32s, Floats, Ints, Rows
 
 
 @dataclass(eq=False, repr=False)

@@ -15,10 +15,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import HeadError, OptionError
 from featcache.heads import checks, keras_training
-from featcache.heads.arrays import Bools, Float32s, Floats, Ints
 from featcache.heads.estimator import LogitClassifier, checked, class_weights, update_scaler
 from featcache.heads.folds import enough, held_out
-from featcache.heads.rows import WINDOW_BYTES, Rows
+from featcache.heads.rows import WINDOW_BYTES, Bools, Float32s, Floats, Ints, Rows
 from featcache.system.startup import import_tensorflow
 
 _BATCH_NORM_MOMENTUM = 0.9

@@ -13,8 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
-from featcache.heads.arrays import Array, Float32s, Floats, Ints
-from featcache.heads.rows import Rows
+from featcache.heads.rows import Array, Float32s, Floats, Ints, Rows
 
 
 def checked(estimator: Any, X: Any, y: Any, groups: Any) -> tuple[Rows, Ints, Ints]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import HeadError
-from featcache.heads.arrays import Float32s
+from featcache.heads.rows import Float32s
 from featcache.heads.store import Head
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from featcache.heads.arrays import Bools, Ints
+from featcache.heads.rows import Bools, Ints
 
 ENOUGH = 20_000
 """Held-out rows that suffice to calibrate with."""

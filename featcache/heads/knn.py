@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
 from featcache.heads import checks
-from featcache.heads.arrays import Array, Floats
 from featcache.heads.estimator import checked, class_weights
+from featcache.heads.rows import Array, Floats
 
 _RULES = {"n_neighbors": checks.whole(1), "weights": checks.one_of("distance", "uniform")}
 

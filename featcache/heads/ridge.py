@@ -14,10 +14,9 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from featcache.heads import checks
-from featcache.heads.arrays import Float32s, Floats, Ints
 from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
-from featcache.heads.rows import Rows
+from featcache.heads.rows import Float32s, Floats, Ints, Rows
 from featcache.heads.threads import one_thread
 
 CHUNK_BYTES = 2**26

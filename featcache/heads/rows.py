@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from featcache.heads.arrays import Array, Float32s, Ints
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
 
 BLOCK_BYTES = 2**22
 """What is read in one piece."""

@@ -14,10 +14,9 @@ from sklearn.utils.validation import validate_data
 from featcache.errors import OptionError
 from featcache.heads import checks
 from featcache.heads import rows as reading
-from featcache.heads.arrays import Float32s, Floats, Ints
 from featcache.heads.estimator import LinearHead, checked, class_weights, update_scaler
 from featcache.heads.folds import enough, held_out
-from featcache.heads.rows import Rows
+from featcache.heads.rows import Float32s, Floats, Ints, Rows
 from featcache.heads.threads import fitting_threads
 
 

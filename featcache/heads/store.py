@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from featcache.errors import HeadError, one_line
 from featcache.files.reading import trouble
-from featcache.heads.arrays import Array, Float32s, Floats
 from featcache.heads.build import HEADS
+from featcache.heads.rows import Array, Float32s, Floats
 from featcache.saved.base import NAME, copy
 from featcache.saved.cards import HEAD
 from featcache.saved.signed import SignedFolder

@@ -19,7 +19,7 @@ from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.files.publishing import csv_text
 from featcache.heads import HEADS, Head
-from featcache.heads.arrays import Bools
+from featcache.heads.rows import Bools
 from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
 from featcache.sources import Digests

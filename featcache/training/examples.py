@@ -17,7 +17,7 @@ import numpy as np
 from featcache.cache import FeatureCache
 from featcache.errors import HeadError
 from featcache.heads import Head, Rows
-from featcache.heads.arrays import Array, Bools, Float32s, Ints
+from featcache.heads.rows import Array, Bools, Float32s, Ints
 from featcache.sources import Digests, DigestSet, group_identity
 from featcache.training.metrics import left_out_text, split_metrics
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import OptionError
-from featcache.heads.arrays import Array, Bools, Ints
+from featcache.heads.rows import Array, Bools, Ints
 
 RESAMPLES = 1000
 COVERAGE_STEPS = (100, 99, 95, 90, 80, 70, 60, 50)

@@ -12,8 +12,8 @@ import numpy as np
 
 from featcache.errors import HeadError, OptionError
 from featcache.heads import Head, kind_of, parameters
-from featcache.heads.arrays import Bools, Float32s, Ints
 from featcache.heads.folds import grouped_folds
+from featcache.heads.rows import Bools, Float32s, Ints
 from featcache.training.examples import Examples, probabilities, scores
 from featcache.training.parallel import Failure, run_all
 from featcache.training.single import Plan, train

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from featcache.errors import OptionError
-from featcache.heads.arrays import Array
+from featcache.heads.rows import Array
 
 
 def mcnemar(first_correct: Array, second_correct: Array) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from featcache.errors import ImageError, OptionError, about_image
 from featcache.extraction.extractor import mapped_ahead
-from featcache.heads.arrays import Float32s, Ints
+from featcache.heads.rows import Float32s, Ints
 from featcache.images.augmentation import Augmentation
 from featcache.images.decoding import PixelSpec, load
 from featcache.images.poison import Journal

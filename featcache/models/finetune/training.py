@@ -20,8 +20,8 @@ from featcache.files.publishing import publish
 from featcache.files.reading import parsed
 from featcache.files.values import maybe, measured, record, text, whole
 from featcache.heads import checks
-from featcache.heads.arrays import Array, Float32s, Floats
 from featcache.heads.keras_training import OPTIMIZERS, SCHEDULES, Course, compiled, decay, make_optimizer, training_step
+from featcache.heads.rows import Array, Float32s, Floats
 from featcache.images.augmentation import Augmentation
 from featcache.models.composition import Composition
 from featcache.models.finetune.pictures import Picture, Pictures

@@ -23,8 +23,8 @@ from featcache.cache.lock import Lock, writer_lock
 from featcache.errors import CacheError, HeadError, OptionError
 from featcache.files.publishing import TEMPORARY
 from featcache.heads import Head
-from featcache.heads.arrays import Bools, Float32s, Floats
 from featcache.heads.keras_training import compiled
+from featcache.heads.rows import Bools, Float32s, Floats
 from featcache.images.augmentation import Augmentation
 from featcache.models.classifier import ImageClassifier, own_source
 from featcache.models.composition import Composition, composition
