@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import HeadError, OptionError, nearest
-
-
-def _logreg(seed: int) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(max_iter=1000, random_state=seed)
-
-
-def _linear_svm(seed: int) -> Any:
-    from sklearn.svm import LinearSVC
-
-    return LinearSVC(max_iter=10_000, random_state=seed)
-
-
-def _svm(seed: int) -> Any:
-    from sklearn.svm import SVC
-
-    return SVC(random_state=seed)
-
-
-def _ridge(seed: int) -> Any:
-    from featcache.heads.ridge import RidgeHead
-
-    return RidgeHead(seed=seed)
-
-
-def _sgd(seed: int) -> Any:
-    from featcache.heads.sgd import SGDHead
-
-    return SGDHead(seed=seed)
-
-
-def _knn(seed: int) -> Any:
-    from featcache.heads.knn import KNNHead
-
-    return KNNHead()
-
-
-def _centroid(seed: int) -> Any:
-    from featcache.heads.centroid import CentroidHead
-
-    return CentroidHead(seed=seed)
-
-
-def _dense(seed: int) -> Any:
-    from featcache.heads.dense import DenseClassifier
-
-    return DenseClassifier(seed=seed)
+from featcache.heads.rows import Array, Ints
 
 
 def _decades(first: int, last: int) -> tuple[float, ...]:
@@ -70,25 +23,24 @@ def _decades(first: int, last: int) -> tuple[float, ...]:
 class HeadKind:
     """What there is to know about a kind of head.
 
-    Attributes
-    ----------
-    make : callable
-        From a seed to the estimator whose parameters `--set` sets.
-    scaled : bool
-        Whether it stands behind a StandardScaler; the others scale themselves, or need no scale.
-    copies : float
-        How many float32 copies of X it holds at most, X included; 0: it reads X in blocks, and streams.
-    grid : mapping
-        What `--tune` tries: values of each parameter, those that fit the training data less closely first.
-    penalty : str, optional
-        The parameter of `grid` that is searched again, finer, around its best value.
+    `copies` says how many float32 copies of X it holds at most, X included; 0: it reads X in blocks, and streams.
+    `grid` has what `--tune` tries: values of each parameter, those that fit the training data less closely first;
+    around the best value of `penalty` it searches again, finer. `scaled` heads stand behind a StandardScaler, the
+    others scale themselves, or need no scale. `fixed` are parameters whose default is another.
     """
 
-    make: Callable[[int], Any]
-    scaled: bool
+    estimator: str
     copies: float
     grid: Mapping[str, tuple[Any, ...]]
     penalty: str | None = None
+    scaled: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self, seed: int) -> Any:
+        """Return the estimator whose parameters `--set` sets."""
+        module, _, name = self.estimator.rpartition(".")
+        made = getattr(importlib.import_module(module), name)(**self.fixed)
+        return made.set_params(**{key: seed for key in ("seed", "random_state") if key in made.get_params()})
 
     @property
     def streams(self) -> bool:
@@ -96,15 +48,19 @@ class HeadKind:
         return self.copies == 0
 
 
-HEADS: dict[str, HeadKind] = {
-    "logreg": HeadKind(_logreg, True, 3, {"C": _decades(-4, 1)}, "C"),
-    "linear-svm": HeadKind(_linear_svm, True, 8, {"C": _decades(-5, 0)}, "C"),
-    "svm": HeadKind(_svm, True, 6, {"C": _decades(-1, 2)}, "C"),
-    "ridge": HeadKind(_ridge, False, 0, {"alphas": tuple(reversed(_decades(0, 6)))}, "alphas"),
-    "sgd": HeadKind(_sgd, False, 0, {"alpha": tuple(reversed(_decades(-5, 0)))}, "alpha"),
-    "knn": HeadKind(_knn, False, 3, {"n_neighbors": (50, 20, 10, 5, 3, 1)}),
-    "centroid": HeadKind(_centroid, False, 0, {"standardize": (True, False)}),
-    "dense": HeadKind(_dense, False, 0, {"learning_rate": (0.0001, 0.001, 0.01)}),
+HEADS = {
+    "logreg": HeadKind(
+        "sklearn.linear_model.LogisticRegression", 3, {"C": _decades(-4, 1)}, "C", scaled=True, fixed={"max_iter": 1000}
+    ),
+    "linear-svm": HeadKind(
+        "sklearn.svm.LinearSVC", 8, {"C": _decades(-5, 0)}, "C", scaled=True, fixed={"max_iter": 10_000}
+    ),
+    "svm": HeadKind("sklearn.svm.SVC", 6, {"C": _decades(-1, 2)}, "C", scaled=True),
+    "ridge": HeadKind("featcache.heads.ridge.RidgeHead", 0, {"alphas": _decades(0, 6)[::-1]}, "alphas"),
+    "sgd": HeadKind("featcache.heads.sgd.SGDHead", 0, {"alpha": _decades(-5, 0)[::-1]}, "alpha"),
+    "knn": HeadKind("featcache.heads.knn.KNNHead", 3, {"n_neighbors": (50, 20, 10, 5, 3, 1)}),
+    "centroid": HeadKind("featcache.heads.centroid.CentroidHead", 0, {"standardize": (True, False)}),
+    "dense": HeadKind("featcache.heads.dense.DenseClassifier", 0, {"learning_rate": (0.0001, 0.001, 0.01)}),
 }
 """Heads by name."""
 
@@ -114,43 +70,18 @@ _FIXED = {"probability", "penalty", "n_jobs", "verbose", "random_state", "seed",
 
 
 def kind_of(clf: str) -> HeadKind:
-    """Return what there is to know about a head.
-
-    Raises
-    ------
-    OptionError
-        If there is none of that name; the message has the valid ones.
-    """
+    """Return what there is to know about a head; an OptionError for another name has the valid ones."""
     if clf not in HEADS:
         raise OptionError(f"Expected a head: {', '.join(HEADS)}. Received: {clf!r} ({nearest(clf, HEADS)}).")
     return HEADS[clf]
 
 
 def build(clf: str, params: Mapping[str, Any] | None = None, *, seed: int = 0, calibrate: str = "temperature") -> Any:
-    """Return an unfitted head.
+    """Return an unfitted `CalibratedHead` on an estimator with these parameters, seeded.
 
-    Parameters
-    ----------
-    clf : str
-        A name of `HEADS`. ``logreg``, ``linear-svm`` and ``svm`` are scikit-learn's, behind a StandardScaler;
-        ``knn`` is scikit-learn's on rows of unit length; ``ridge``, ``sgd``, ``centroid`` and ``dense`` are
-        featcache's own, and train in blocks.
-    params : mapping
-        Parameters of that estimator.
-    seed : int
-        For everything random in it.
-    calibrate : str
-        See `featcache.heads.calibration.CalibratedHead`.
-
-    Returns
-    -------
-    CalibratedHead
-        A scikit-learn classifier.
-
-    Raises
-    ------
-    OptionError
-        If a name is unknown; the message has the valid ones.
+    ``logreg``, ``linear-svm`` and ``svm`` are scikit-learn's, behind a StandardScaler; ``knn`` is scikit-learn's on
+    rows of unit length; ``ridge``, ``sgd``, ``centroid`` and ``dense`` are featcache's own, and train in blocks.
+    An OptionError about an unknown name has the valid ones.
     """
     from featcache.heads.calibration import METHODS, CalibratedHead
 
@@ -196,24 +127,11 @@ def memory_needed(clf: str, n: int, d: int, params: Mapping[str, Any] | None = N
     return math.ceil(kind.copies * n * d * 4)
 
 
-def fit(estimator: Any, X: Any, y: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Any:
-    """Fit a head; whatever it holds out of the training data, it holds out by group.
+def fit(estimator: Any, X: Any, y: Array, groups: Ints) -> Any:
+    """Fit a head from `build`; whatever it holds out of the training data, it holds out by group.
 
-    Parameters
-    ----------
-    estimator : CalibratedHead
-        From `build`.
-    X : array, shape (n, d), or Rows
-        Features.
-    y : array, shape (n,)
-        Classes.
-    groups : array, shape (n,)
-        Equal for rows that must not be on two sides, such as copies of one image.
-
-    Raises
-    ------
-    HeadError
-        If there are too few images, or the estimator refuses a parameter's value.
+    `groups` (n,) are equal for rows that must not be on two sides, such as copies of one image. It raises HeadError if
+    there are too few images, or the estimator refuses a parameter's value.
     """
     if (classes := len(np.unique(y))) < 2:
         raise HeadError(

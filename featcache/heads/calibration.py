@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
+from featcache.heads.estimator import as_probabilities, checked
 from featcache.heads.folds import enough, grouped_folds
-from featcache.heads.linear import as_probabilities, checked
+from featcache.heads.rows import Array, Float32s, Ints
 from featcache.heads.threads import fitting_threads
 
 METHODS = ("temperature", "sigmoid", "isotonic", "none")
@@ -24,6 +26,7 @@ FEW = 5000
 """Up to so many rows every fold is held out once; beyond, one fold is enough."""
 
 
+@dataclass(eq=False, repr=False)
 class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """A head whose probabilities mean what they say.
 
@@ -58,11 +61,10 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         d.
     """
 
-    def __init__(self, estimator: Any, method: str = "temperature", folds: int = 5, seed: int = 0) -> None:
-        self.estimator = estimator
-        self.method = method
-        self.folds = folds
-        self.seed = seed
+    estimator: Any
+    method: str = "temperature"
+    folds: int = 5
+    seed: int = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> CalibratedHead:
         """Train the head and its calibration.
@@ -89,18 +91,18 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             raise OptionError(f"Expected a calibration: {', '.join(METHODS)}. Received: {self.method!r}.")
         rows, target, groups = checked(self, X, y, groups)
         labels = self.classes_[target]
+        held, scores = np.empty(0, np.int64), np.empty(0)
         self.estimator_ = clone(self.estimator)
-        if hasattr(self.estimator_, "fit_scored"):
-            if self.method == "none":
-                self.estimator_.fit(rows, labels, groups)
-                held, scores = np.empty(0, np.int64), np.empty(0)
-            else:
-                held, scores = self.estimator_.fit_scored(rows, labels, groups)
-        else:
+        if not hasattr(self.estimator_, "fit_scored"):
             values = rows[:]
             with fitting_threads(*rows.shape):
-                held, scores = self._held_out(values, target, groups)
+                if self.method != "none":
+                    held, scores = self._held_out(values, target, groups)
                 self.estimator_.fit(values, labels)
+        elif self.method == "none":
+            self.estimator_.fit(rows, labels, groups)
+        else:
+            held, scores = self.estimator_.fit_scored(rows, labels, groups)
         self.temperature_, self.calibrator_ = 1.0, None
         if self.method == "none":
             return self
@@ -115,33 +117,26 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             self.calibrator_ = self._calibrator(scores, labels[held])
         return self
 
-    def decision_function(self, X: Any) -> npt.NDArray[Any]:
+    def decision_function(self, X: Any) -> Array:
         """Return the head's scores over the temperature, shape (n,) for two classes, else (n, k)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        scores: npt.NDArray[Any] = _scores(self.estimator_, X) / np.float32(self.temperature_)
-        return scores
+        return np.asarray(_scores(self.estimator_, X) / np.float32(self.temperature_))
 
-    def predict_proba(self, X: Any) -> npt.NDArray[Any]:
+    def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, shape (n, k), rows adding up to 1."""
         scores = self.decision_function(X)
         if self.calibrator_ is None:
             return as_probabilities(scores)
-        shares: npt.NDArray[Any] = self.calibrator_.predict_proba(scores.reshape(len(scores), -1))
-        return shares
+        return np.asarray(self.calibrator_.predict_proba(scores.reshape(len(scores), -1)))
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
+    def predict(self, X: Any) -> Array:
         """Return the most probable label of each row, shape (n,)."""
         best = self.predict_proba(X).argmax(axis=1)
-        labels: npt.NDArray[Any] = self.classes_[best]
-        return labels
+        return np.asarray(self.classes_[best])
 
-    def _held_out(
-        self, X: npt.NDArray[np.float32], target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    def _held_out(self, X: Float32s, target: Ints, groups: Ints) -> tuple[Ints, Array]:
         """Return rows (m,) and their scores by a head that was trained without their fold."""
-        if self.method == "none":
-            return np.empty(0, np.int64), np.empty(0)
         fold = grouped_folds(target, groups, self.folds, seed=self.seed)
         rows, scores = [], []
         for number in range(self.folds if len(X) <= FEW else 1):
@@ -152,17 +147,15 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                 scores.append(_scores(part, X[rows[-1]]))
         return (np.concatenate(rows), np.concatenate(scores)) if rows else (np.empty(0, np.int64), np.empty(0))
 
-    def _calibrator(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Any:
+    def _calibrator(self, scores: Array, labels: Array) -> Any:
         if missing := sorted(set(self.classes_.tolist()) - set(labels.tolist())):
             raise OptionError(
                 f"{len(missing)} classes have fewer than 2 different images, too few for {self.method} "
                 "calibration. Add images, or use `calibrate`='temperature'."
             )
         weights = None
-        if _class_weight(self.estimator) is not None:
-            from sklearn.utils.class_weight import compute_sample_weight
-
-            weights = compute_sample_weight(_class_weight(self.estimator), labels)
+        if (class_weight := _class_weight(self.estimator)) is not None:
+            weights = compute_sample_weight(class_weight, labels)
         everything = np.arange(len(labels))
         reader = FrozenEstimator(Scores(self.classes_))
         calibrator = CalibratedClassifierCV(reader, method=self.method, cv=[(everything, everything)])
@@ -174,15 +167,9 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
 
 class Scores(ClassifierMixin, BaseEstimator):
-    """A classifier of scores that are there already: what a calibration of scikit-learn's is put upon.
+    """A classifier of scores that are there already: what a calibration of scikit-learn's is put upon."""
 
-    Parameters
-    ----------
-    classes : array, shape (k,)
-        Labels of the scores' columns.
-    """
-
-    def __init__(self, classes: npt.NDArray[Any]) -> None:
+    def __init__(self, classes: Array) -> None:
         self.classes = classes
         self.classes_ = classes
 
@@ -190,35 +177,31 @@ class Scores(ClassifierMixin, BaseEstimator):
         """Return itself: there is nothing to train."""
         return self
 
-    def decision_function(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def decision_function(self, X: Array) -> Array:
         """Return the scores (n, k) or, for two classes, the only column (n,)."""
-        scores: npt.NDArray[Any] = X[:, 0] if X.shape[1] == 1 else X
-        return scores
+        return X[:, 0] if X.shape[1] == 1 else X
 
-    def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def predict(self, X: Array) -> Array:
         """Return the label of the highest score, shape (n,)."""
         best = (X[:, 0] > 0).astype(int) if X.shape[1] == 1 else X.argmax(axis=1)
-        labels: npt.NDArray[Any] = self.classes_[best]
-        return labels
+        return np.asarray(self.classes_[best])
 
 
-def _scores(estimator: Any, X: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+def _scores(estimator: Any, X: Float32s) -> Array:
     """Return scores as logits: (n,) for two classes, else (n, k)."""
     if hasattr(estimator, "decision_function"):
-        scores: npt.NDArray[Any] = estimator.decision_function(X)
-        return scores
-    logits: npt.NDArray[Any] = np.log(np.maximum(estimator.predict_proba(X), np.finfo(np.float32).eps))
+        return np.asarray(estimator.decision_function(X))
+    logits: Array = np.log(np.maximum(estimator.predict_proba(X), np.finfo(np.float32).eps))
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
 
-def _temperature(scores: npt.NDArray[Any], target: npt.NDArray[np.int64]) -> float:
+def _temperature(scores: Array, target: Ints) -> float:
     """Return the number, between 1e-3 and 1e3, that the scores must be divided by for the least log loss.
 
     As in Platt's method (1999), one more row than there are counts with equal probabilities for all classes, so that
     rows which are all right do not make the head sure of everything.
     """
     logits = np.column_stack([np.zeros(len(scores)), scores]) if scores.ndim == 1 else scores.astype(np.float64)
-
     share = 1 / (len(target) + 1)
 
     def loss(logarithm: float) -> float:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from featcache.errors import OptionError
+from featcache.heads import checks
+from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
-from featcache.heads.linear import LinearHead, checked, class_weights
-from featcache.heads.rows import Rows
+from featcache.heads.rows import Float32s, Floats, Ints, Rows
 
 
+@dataclass(eq=False, repr=False)
 class CentroidHead(LinearHead):
     """Nearest class mean by Euclidean distance, as logits of Gaussian classes with one shared spherical variance.
 
@@ -42,36 +43,24 @@ class CentroidHead(LinearHead):
     probabilities too sure: calibrate with `fit_scored`.
     """
 
-    def __init__(self, standardize: bool = True, class_weight: Any = "balanced", folds: int = 5, seed: int = 0) -> None:
-        self.standardize = standardize
-        self.class_weight = class_weight
-        self.folds = folds
-        self.seed = seed
+    standardize: bool = True
+    class_weight: Any = "balanced"
+    folds: int = 5
+    seed: int = 0
 
-    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Train on all rows, and return the score of each from the means of the other folds.
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[Ints, Floats]:
+        """Train on all rows, and score each by the means of the other folds; see `LogitClassifier.fit_scored`.
 
-        Returns
-        -------
-        rows : array, shape (m,)
-            All rows but those of a class that has one group only, and of a fold without which a class has no rows
-            (where groups are of several classes).
-        scores : array, shape (m,) for two classes, else (m, k)
-            As `decision_function` gives them.
-
-        Raises
-        ------
-        OptionError
-            If a parameter's value is not possible.
+        Not scored are rows of a class that has one group only, and of a fold without which a class has no rows.
         """
-        self._check_parameters()
+        checks.check(self, _RULES)
         rows, target, groups = checked(self, X, y, groups)
-        weights = self._weights(target)
+        weights = class_weights(self.class_weight, self.classes_, target)
         fold = grouped_folds(target, groups, self.folds, seed=self.seed)
         sums = _Sums(rows, target, fold, len(self.classes_), self.folds)
         self.coef_, self.intercept_ = sums.head(None, weights, self.standardize)
         heads = {
-            f: sums.head(f, self._weights(target[fold != f]), self.standardize)
+            f: sums.head(f, class_weights(self.class_weight, self.classes_, target[fold != f]), self.standardize)
             for f in range(self.folds)
             if sums.classes_left(f)
         }
@@ -84,37 +73,17 @@ class CentroidHead(LinearHead):
                 scores[which.start + np.flatnonzero(own == f)] = block[own == f] @ coef.T + intercept
         return scored, scores[:, 0] if len(self.coef_) == 1 else scores
 
-    def _weights(self, target: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        weights = class_weights(self.class_weight, self.classes_, target)
-        if not (weights > 0).all():
-            raise OptionError(f"Expected class_weight: above 0. Received: class_weight={self.class_weight!r}.")
-        return weights
 
-    def _check_parameters(self) -> None:
-        for name, expected, holds in (
-            ("standardize", "true or false", isinstance(self.standardize, bool | np.bool_)),
-            ("folds", "2 or more", isinstance(self.folds, int | np.integer) and self.folds >= 2),
-            ("seed", "0 or more", isinstance(self.seed, int | np.integer) and self.seed >= 0),
-        ):
-            if not holds:
-                raise OptionError(f"Expected {name}: {expected}. Received: {name}={getattr(self, name)!r}.")
+_RULES = {"standardize": checks.TRUE_OR_FALSE, "folds": checks.whole(2), "seed": checks.whole(0)}
 
 
 class _Sums:
     """Counts, sums and sums of squares of rows by fold and class, in float64, less the mean of the first block.
 
-    Parameters
-    ----------
-    rows : Rows, shape (n, d)
-    target : array, shape (n,)
-        Class numbers below `classes`.
-    fold : array, shape (n,)
-        -1 … folds - 1; -1 is in every sum.
+    Rows of fold -1 are in every sum.
     """
 
-    def __init__(
-        self, rows: Rows, target: npt.NDArray[np.int64], fold: npt.NDArray[np.int64], classes: int, folds: int
-    ) -> None:
+    def __init__(self, rows: Rows, target: Ints, fold: Ints, classes: int, folds: int) -> None:
         d = rows.shape[1]
         self._counts = np.zeros((folds + 1, classes), np.int64)
         np.add.at(self._counts, (fold, target), 1)  # fold -1 is the last
@@ -139,9 +108,7 @@ class _Sums:
         own = self._counts[without]
         return bool(own.any() and (self._counts.sum(axis=0) > own).all())
 
-    def head(
-        self, without: int | None, weights: npt.NDArray[np.float64], standardize: bool
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def head(self, without: int | None, weights: Floats, standardize: bool) -> tuple[Float32s, Float32s]:
         """Return coefficients and intercepts, shapes (k, d) and (k,) or (1, d) and (1,), from all folds but one."""
         counts, means, squares = self._counts.sum(axis=0), self._sums.sum(axis=0), self._squares.sum(axis=0)
         if without is not None:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import HeadError, OptionError
+from featcache.heads import checks, keras_training
+from featcache.heads.estimator import LogitClassifier, checked, class_weights, update_scaler
 from featcache.heads.folds import enough, held_out
-from featcache.heads.linear import as_probabilities, checked, class_weights, moments
-from featcache.heads.rows import WINDOW_BYTES, Rows
+from featcache.heads.rows import WINDOW_BYTES, Bools, Float32s, Floats, Ints, Rows
 from featcache.system.startup import import_tensorflow
 
-_NORMS = ("none", "batch", "standard")
-_OPTIMIZERS = ("adam", "sgd", "rmsprop")
-_SCHEDULES = ("constant", "cosine", "exponential", "plateau")
 _BATCH_NORM_MOMENTUM = 0.9
 """Keras' 0.99 takes hundreds of steps to forget its start, more than small data has in its first epochs."""
 
 
-class DenseClassifier(ClassifierMixin, BaseEstimator):
+@dataclass(eq=False, repr=False)
+class DenseClassifier(LogitClassifier):
     """Dense layers on features, trained with early stopping from rows that need not be in memory.
 
     Parameters
@@ -83,92 +82,40 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
         d.
     """
 
-    def __init__(
-        self,
-        hidden: int | Sequence[int] = (),
-        dropout: float | Sequence[float] = 0.0,
-        input_dropout: float = 0.0,
-        input_norm: str = "standard",
-        batch_norm: bool = False,
-        activation: str = "relu",
-        optimizer: str = "adam",
-        learning_rate: float = 0.001,
-        schedule: str = "constant",
-        momentum: float = 0.9,
-        l2: float = 0.0,
-        label_smoothing: float = 0.0,
-        class_weight: Any = None,
-        epochs: int = 100,
-        batch_size: int | str = "auto",
-        patience: int = 5,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        self.hidden = hidden
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.input_norm = input_norm
-        self.batch_norm = batch_norm
-        self.activation = activation
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.schedule = schedule
-        self.momentum = momentum
-        self.l2 = l2
-        self.label_smoothing = label_smoothing
-        self.class_weight = class_weight
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.seed = seed
+    hidden: int | Sequence[int] = ()
+    dropout: float | Sequence[float] = 0.0
+    input_dropout: float = 0.0
+    input_norm: str = "standard"
+    batch_norm: bool = False
+    activation: str = "relu"
+    optimizer: str = "adam"
+    learning_rate: float = 0.001
+    schedule: str = "constant"
+    momentum: float = 0.9
+    l2: float = 0.0
+    label_smoothing: float = 0.0
+    class_weight: Any = None
+    epochs: int = 100
+    batch_size: int | str = "auto"
+    patience: int = 5
+    validation_fraction: float = 0.1
+    seed: int = 0
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> DenseClassifier:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array, shape (n, d), or Rows
-            Features. They are read in blocks, and a window of about 64 MiB of them is in memory.
-        y : array, shape (n,)
-            Labels.
-        groups : array, shape (n,), optional
-            Rows of one group are on one side of the part held out for early stopping.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        OptionError
-            If a parameter's value is not possible.
-        """
-        self.fit_scored(X, y, groups)
-        return self
-
-    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Train as `fit` does, and return held-out scores to calibrate with.
-
-        Returns
-        -------
-        rows : array, shape (m,)
-            Which rows were held out for early stopping; none if `validation_fraction` is 0.
-        scores : array, shape (m,) for two classes, else (m, k)
-            Their logits.
-        """
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[Ints, Floats]:
+        """Train, and return the logits of the rows held out for early stopping; see `LogitClassifier.fit_scored`."""
         import_tensorflow()
         import keras
 
-        self._check_parameters()
+        checks.check(self, _RULES)
+        hidden = self._hidden_layers()
         rows, target, groups = checked(self, X, y, groups)
         held = held_out(target, groups, self.validation_fraction, seed=self.seed)
         if self.schedule == "plateau" and not held.any():
             raise OptionError(
                 "schedule='plateau' needs held-out rows, but validation_fraction is 0. Set validation_fraction above 0."
             )
-        weights = self._class_weights(target)[target].astype(np.float32)
-        network = self._network(rows.take(~held))
+        weights = class_weights(self.class_weight, self.classes_, target, zero=True)[target].astype(np.float32)
+        network = self._network(rows.take(~held), hidden)
         self._forward: Any = _logits_of(network)
         self._train(network, rows, target, weights, held)
         two = network.output_shape[1] == 1
@@ -178,7 +125,7 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
         scored = enough(np.flatnonzero(held), seed=self.seed)
         return scored, self._scores(rows.take(scored)).astype(np.float64)
 
-    def decision_function(self, X: Any) -> npt.NDArray[np.float32]:
+    def decision_function(self, X: Any) -> Float32s:
         """Return logits, shape (n,) for two classes (positive: the second), else (n, k)."""
         check_is_fitted(self)
         if not isinstance(X, Rows):
@@ -186,17 +133,6 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"Expected {self.n_features_in_} values per row. Received: {X.shape[1]}.")
         return self._scores(X)
-
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
-        """Return the probability of each class, shape (n, k), rows adding up to 1."""
-        return as_probabilities(self.decision_function(X))
-
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Return the most probable label of each row, shape (n,)."""
-        scores = self.decision_function(X)
-        best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        labels: npt.NDArray[Any] = self.classes_[best]
-        return labels
 
     @property
     def model_(self) -> Any:
@@ -230,7 +166,7 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return "_model" in self.__dict__
 
-    def _scores(self, rows: Rows) -> npt.NDArray[np.float32]:
+    def _scores(self, rows: Rows) -> Float32s:
         """Return logits of rows, read in blocks: shape (n,) for two classes, else (n, k)."""
         if self._forward is None:
             _ = self.model_
@@ -240,66 +176,17 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
             result[which] = self._forward(block)
         return result[:, 0] if count == 2 else result
 
-    def _layers(self) -> list[tuple[int, float]]:
+    def _hidden_layers(self) -> list[tuple[int, float]]:
         """Return (size, dropout) of each hidden layer."""
-        sizes = list(self.hidden) if isinstance(self.hidden, Sequence) else [self.hidden]
-        rates = list(self.dropout) if isinstance(self.dropout, Sequence) else [self.dropout] * len(sizes)
-        for name, values, kinds in (("hidden", sizes, int | np.integer), ("dropout", rates, int | float | np.number)):
-            if isinstance(getattr(self, name), str) or not all(isinstance(value, kinds) for value in values):
-                raise OptionError(f"Expected {name}: numbers. Received: {name}={getattr(self, name)!r}.")
+        sizes, rates = checks.as_list(self.hidden), checks.as_list(self.dropout)
+        if np.ndim(self.dropout) == 0:
+            rates *= len(sizes)
         if len(rates) != len(sizes):
             raise OptionError(
                 f"Expected one dropout, or one for each of the {len(sizes)} hidden layers. "
                 f"Received: dropout={self.dropout!r}."
             )
         return [(int(size), float(rate)) for size, rate in zip(sizes, rates, strict=True)]
-
-    def _check_parameters(self) -> None:
-        rules = [
-            ("hidden", "sizes of 1 or more", all(size >= 1 for size, _ in self._layers())),
-            ("dropout", "rates 0 <= x < 1", all(0 <= rate < 1 for _, rate in self._layers())),
-            ("input_dropout", "0 <= x < 1", 0 <= self._number("input_dropout") < 1),
-            ("input_norm", f"one of {', '.join(_NORMS)}", self.input_norm in _NORMS),
-            ("batch_norm", "true or false", isinstance(self.batch_norm, bool | np.bool_)),
-            ("activation", "the name of a Keras activation", _known_activation(self.activation)),
-            ("optimizer", f"one of {', '.join(_OPTIMIZERS)}", self.optimizer in _OPTIMIZERS),
-            ("learning_rate", "a number above 0", 0 < self._number("learning_rate") < math.inf),
-            ("schedule", f"one of {', '.join(_SCHEDULES)}", self.schedule in _SCHEDULES),
-            ("momentum", "0 <= x < 1", 0 <= self._number("momentum") < 1),
-            ("l2", "0 or more", 0 <= self._number("l2") < math.inf),
-            ("label_smoothing", "0 <= x < 1", 0 <= self._number("label_smoothing") < 1),
-            ("epochs", "1 or more", self._whole("epochs", 1)),
-            ("batch_size", "1 or more, or auto", self.batch_size == "auto" or self._whole("batch_size", 1)),
-            ("patience", "0 or more", self._whole("patience", 0)),
-            ("validation_fraction", "0 <= x < 1", 0 <= self._number("validation_fraction") < 1),
-            ("seed", "0 or more", self._whole("seed", 0)),
-        ]
-        for name, expected, holds in rules:
-            if not holds:
-                raise OptionError(f"Expected {name}: {expected}. Received: {name}={getattr(self, name)!r}.")
-
-    def _number(self, name: str) -> float:
-        """Return a parameter as a float; NaN, which no rule allows, if it is not a number."""
-        value = getattr(self, name)
-        return float(value) if isinstance(value, int | float | np.number) else math.nan
-
-    def _whole(self, name: str, least: int) -> bool:
-        value = getattr(self, name)
-        return isinstance(value, int | np.integer) and bool(value >= least)
-
-    def _class_weights(self, target: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return the weight of each class, shape (k,); all of them are 0 or more."""
-        try:
-            weights = class_weights(self.class_weight, self.classes_, target)
-            if not (weights >= 0).all():
-                raise ValueError("a weight is not 0 or more")
-        except OptionError:
-            raise
-        except (ValueError, TypeError) as error:
-            raise OptionError(
-                f"Expected class_weight: 0 or more by label. Received: class_weight={self.class_weight!r}: {error}."
-            ) from None
-        return weights
 
     def _rows_per_step(self, rows: Rows) -> int:
         """Return the batch size for these training rows."""
@@ -309,72 +196,51 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
         wanted = min(max(len(rows) // 300, 32), 1024)
         return max(1, min(wanted, fitting))
 
-    def _rate(self, epoch: int, halvings: int) -> float:
-        """Return the learning rate of an epoch."""
-        part = epoch / self.epochs
-        factors: dict[str, float] = {
-            "constant": 1.0,
-            "cosine": (1 + math.cos(math.pi * part)) / 2,
-            "exponential": math.pow(0.01, part),
-            "plateau": math.pow(0.5, halvings),
-        }
-        return float(self.learning_rate) * factors[self.schedule]
-
-    def _train(
-        self,
-        network: Any,
-        rows: Rows,
-        target: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32],
-        held: npt.NDArray[np.bool_],
-    ) -> None:
+    def _train(self, network: Any, rows: Rows, target: Ints, weights: Float32s, held: Bools) -> None:
         """Train until the epochs or the patience end, set ``history_`` and leave the best weights in the network."""
         rng = np.random.default_rng(self.seed)
-        optimizer = self._made_optimizer()
-        train_epoch = _epochs(network, optimizer, float(self.label_smoothing))
+        optimizer = keras_training.make_optimizer(self.optimizer, self.learning_rate, self.momentum)
+        smoothing = float(self.label_smoothing)
+        step = keras_training.training_step(network, partial(network, training=True), optimizer, smoothing=smoothing)
         training, batch_size = rows.take(~held), self._rows_per_step(rows.take(~held))
-        self.history_: dict[str, list[float]] = {}
-        lowest, since, halvings, kept = math.inf, 0, 0, None
+        course, halvings = keras_training.Course(), 0
         for epoch in range(self.epochs):
-            seen = {"learning_rate": self._rate(epoch, halvings)}
-            optimizer.learning_rate = seen["learning_rate"]
-            batches = training.shuffled(rng, batch_size)
-            seen["loss"], seen["accuracy"] = train_epoch(batches, target[~held], weights[~held])
+            factor = keras_training.decay(self.schedule, epoch / self.epochs)
+            if self.schedule == "plateau":
+                factor = 0.5**halvings
+            optimizer.learning_rate = rate = float(self.learning_rate) * factor
+            loss, accuracy = _train_epoch(step, training.shuffled(rng, batch_size), target[~held], weights[~held])
+            seen = {"learning_rate": rate, "loss": loss, "accuracy": accuracy}
             if held.any():
                 seen["val_loss"], seen["val_accuracy"] = self._measure(rows.take(held), target[held], weights[held])
-                since = 0 if seen["val_loss"] < lowest or kept is None else since + 1
-                if since == 0:
-                    lowest, kept = seen["val_loss"], network.get_weights()
-                halvings += since > 0 and since % max(1, self.patience // 2) == 0
-            for name, value in seen.items():
-                self.history_.setdefault(name, []).append(value)
-            if since >= max(1, self.patience):
+            course.note(seen, network.get_weights)
+            halvings += course.since > 0 and course.since % max(1, self.patience // 2) == 0
+            if course.since >= max(1, self.patience):
                 break
-        if kept is not None:
-            network.set_weights(kept)
+        self.history_ = course.history
+        if course.best:
+            network.set_weights(course.best)
 
-    def _measure(
-        self, rows: Rows, target: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
-    ) -> tuple[float, float]:
+    def _measure(self, rows: Rows, target: Ints, weights: Float32s) -> tuple[float, float]:
         """Return loss and accuracy on rows."""
         loss = correct = 0.0
         for which, block in rows.blocks():
             logits = self._forward(block)
-            losses, right = _losses(logits, target[which], float(self.label_smoothing))
-            loss += float(np.asarray(losses, np.float64) @ weights[which])
+            row_losses, right = keras_training.losses(logits, target[which], float(self.label_smoothing))
+            loss += float(np.asarray(row_losses, np.float64) @ weights[which])
             correct += float(np.sum(right))
         return loss / len(rows), correct / len(rows)
 
-    def _network(self, rows: Rows) -> Any:
+    def _network(self, rows: Rows, hidden: list[tuple[int, float]]) -> Any:
         """Return the network from features to logits."""
         import keras
 
         layers = keras.layers
         penalty = keras.regularizers.L2(self.l2) if self.l2 else None
-        seeds = iter(np.random.SeedSequence(self.seed).generate_state(2 * len(self._layers()) + 2).tolist())
+        seeds = iter(np.random.SeedSequence(self.seed).generate_state(2 * len(hidden) + 2).tolist())
 
         def dense(size: int, activation: str | None, name: str) -> Any:
-            start = keras.initializers.GlorotUniform(seed=next(seeds)) if self._layers() else "zeros"
+            start = keras.initializers.GlorotUniform(seed=next(seeds)) if hidden else "zeros"
             return layers.Dense(size, activation, kernel_initializer=start, kernel_regularizer=penalty, name=name)
 
         inputs = keras.Input((rows.shape[1],), name="features")
@@ -385,7 +251,7 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
             x = layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, name="batch_norm")(x)
         if self.input_dropout:
             x = layers.Dropout(self.input_dropout, seed=next(seeds), name="input_dropout")(x)
-        for i, (size, rate) in enumerate(self._layers(), 1):
+        for i, (size, rate) in enumerate(hidden, 1):
             x = dense(size, None if self.batch_norm else self.activation, f"dense_{i}")(x)
             if self.batch_norm:
                 x = layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, name=f"batch_norm_{i}")(x)
@@ -395,16 +261,8 @@ class DenseClassifier(ClassifierMixin, BaseEstimator):
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         return keras.Model(inputs, dense(outputs, None, "logits")(x))
 
-    def _made_optimizer(self) -> Any:
-        import keras
 
-        if self.optimizer == "sgd":
-            return keras.optimizers.SGD(self.learning_rate, momentum=self.momentum)
-        kinds = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
-        return kinds[self.optimizer](self.learning_rate)
-
-
-_UNSAVED = {"_model", "_forward", "_model_file"}
+_UNSAVED = ("_model", "_forward", "_model_file")
 
 
 def _known_activation(name: Any) -> bool:
@@ -416,101 +274,61 @@ def _known_activation(name: Any) -> bool:
         return False
 
 
+_RULES = {
+    "hidden": checks.each(checks.whole(1), "sizes of 1 or more"),
+    "dropout": checks.each(checks.BELOW_ONE, "rates 0 <= x < 1"),
+    "input_dropout": checks.BELOW_ONE,
+    "input_norm": checks.one_of("none", "batch", "standard"),
+    "batch_norm": checks.TRUE_OR_FALSE,
+    "activation": checks.Rule("the name of a Keras activation", _known_activation),
+    "optimizer": checks.one_of(*keras_training.OPTIMIZERS),
+    "learning_rate": checks.POSITIVE,
+    "schedule": checks.one_of(*keras_training.SCHEDULES, "plateau"),
+    "momentum": checks.BELOW_ONE,
+    "l2": checks.NOT_NEGATIVE,
+    "label_smoothing": checks.BELOW_ONE,
+    "epochs": checks.whole(1),
+    "batch_size": checks.Rule("1 or more, or auto", lambda value: value == "auto" or checks.whole(1).holds(value)),
+    "patience": checks.whole(0),
+    "validation_fraction": checks.BELOW_ONE,
+    "seed": checks.whole(0),
+}
+
+
 def _standardization(rows: Rows) -> Any:
     """Return a layer that subtracts the rows' mean and divides by their standard deviation."""
     import keras
 
-    mean, scale = moments(rows)
+    scaler = update_scaler(StandardScaler(), rows)
     layer = keras.layers.Normalization(name="standardize")
     layer.build((None, rows.shape[1]))
-    layer.adapt_mean.assign(mean)  # as arguments, they would go into the model file as text
-    layer.adapt_variance.assign(scale**2)
+    layer.adapt_mean.assign(scaler.mean_)  # as arguments, they would go into the model file as text
+    layer.adapt_variance.assign(scaler.scale_**2)
     layer.finalize_state()
     return layer
 
 
 def _logits_of(network: Any) -> Callable[[Any], Any]:
     """Return a function from features (n, d) to the network's output, compiled once for any n."""
-    import tensorflow as tf
-
-    def forward(x: Any) -> Any:
-        return network(x, training=False)
-
-    compiled: Callable[[Any], Any] = tf.function(
-        forward, input_signature=[tf.TensorSpec((None, network.input_shape[1]), tf.float32)], autograph=False
-    )
-    return compiled
+    return keras_training.compiled(lambda x: network(x, training=False), (None, network.input_shape[1]))
 
 
-def _losses(logits: Any, target: Any, smoothing: float) -> tuple[Any, Any]:
-    """Return the cross-entropy of each row, shape (n,), and whether its highest logit is the target's.
+def _train_epoch(step: Any, batches: Any, target: Ints, weights: Float32s) -> tuple[float, float]:
+    """Train for an epoch on batches, as `Rows.shuffled` yields them, and return mean loss and accuracy.
 
-    Parameters
-    ----------
-    logits : tensor, shape (n, 1) for two classes, else (n, k)
-    target : tensor or array of int, shape (n,)
-        Class numbers.
-    smoothing : float
-        Of the labels.
+    The compiled step is called with each batch itself: Keras' ``fit`` takes several times as long for batches this
+    small, and reads ahead, while batches of `Rows.shuffled` are valid until the next.
     """
     import tensorflow as tf
 
-    if logits.shape[1] == 1:
-        score, labels = logits[:, 0], tf.cast(target, tf.float32)
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels * (1 - smoothing) + smoothing / 2, score)
-        return losses, tf.equal(score > 0, tf.cast(target, tf.bool))
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)
-    if smoothing:
-        spread = tf.reduce_logsumexp(logits, axis=1) - tf.reduce_mean(logits, axis=1)
-        losses = (1 - smoothing) * losses + smoothing * spread
-    return losses, tf.equal(tf.argmax(logits, axis=1), tf.cast(target, tf.int64))
-
-
-def _epochs(network: Any, optimizer: Any, smoothing: float) -> Callable[..., tuple[float, float]]:
-    """Return a function that trains a network for an epoch.
-
-    A compiled step is called with each batch itself: Keras' ``fit`` takes several times as long for batches
-    this small, and reads ahead, while batches of `Rows.shuffled` are valid until the next.
-
-    Returns
-    -------
-    callable
-        From batches (as of `Rows.shuffled`), class numbers (n,) and weights (n,) to mean loss and accuracy.
-    """
-    import tensorflow as tf
-
-    totals = tf.Variable(tf.zeros(2, tf.float64))
-    optimizer.build(network.trainable_variables)
-
-    def step(x: Any, target: Any, weights: Any) -> None:
-        with tf.GradientTape() as tape:
-            losses, right = _losses(network(x, training=True), target, smoothing)
-            losses *= weights
-            goal = tf.add_n([tf.reduce_mean(losses), *network.losses])
-        variables = network.trainable_variables
-        optimizer.apply(tape.gradient(goal, variables), variables)
-        totals.assign_add(tf.cast(tf.stack([tf.reduce_sum(losses), tf.math.count_nonzero(right, dtype=tf.float32)]),
-                                  tf.float64))  # fmt: skip
-
-    compiled = tf.function(
-        step,
-        input_signature=[
-            tf.TensorSpec((None, network.input_shape[1]), tf.float32),
-            tf.TensorSpec((None,), tf.int64),
-            tf.TensorSpec((None,), tf.float32),
-        ],
-        autograph=False,
-    ).get_concrete_function()
-
-    def epoch(batches: Any, target: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]) -> tuple[float, float]:
-        totals.assign(np.zeros(2))
-        for numbers, x in batches:
-            batch = x.copy(), target[numbers], weights[numbers]  # tensors may share an array's memory
-            compiled(*(tf.convert_to_tensor(values) for values in batch))
-        loss, correct = totals.numpy() / len(target)
-        return float(loss), float(correct)
-
-    return epoch
+    steps = []
+    for numbers, x in batches:
+        batch = x.copy(), target[numbers], weights[numbers]  # tensors may share an array's memory
+        steps.append(step(*map(tf.convert_to_tensor, batch)))
+    loss = correct = 0.0
+    for batch_loss, right in steps:  # read in the end, as a GPU works on meanwhile
+        loss, correct = loss + float(batch_loss), correct + float(right)
+    return loss / len(target), correct / len(target)
 
 
 def _archive(model: Any) -> bytes:
@@ -524,10 +342,7 @@ def _archive(model: Any) -> bytes:
 def _loaded(content: bytes, features: int, classes: int) -> Any:
     """Return the model of a ``.keras`` file's bytes, without running anything from it.
 
-    Raises
-    ------
-    HeadError
-        If it is no model from `features` values to probabilities of `classes`.
+    It raises HeadError if that is no model from `features` values to probabilities of `classes`.
     """
     import_tensorflow()
     import keras

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import HeadError
+from featcache.heads.rows import Float32s
 from featcache.heads.store import Head
 
 
@@ -16,38 +16,23 @@ from featcache.heads.store import Head
 class Expression:
     """Probabilities as a function of scores: ``activation(scale * scores + shift)``.
 
-    Attributes
-    ----------
-    kernel : array, shape (d, k), or (d, 1) for two classes; None of a dense head
-        float32; scores are ``features @ kernel + bias``.
-    bias : array, shape (k,) or (1,); None of a dense head
-    scale, shift : array, shape (k,) or (1,)
-        The calibration.
-    activation : {"sigmoid", "softmax", "normalized"}
-        ``sigmoid`` gives the probability of the second of two classes; ``normalized`` is one sigmoid for each
-        class, divided by their sum.
+    Scores are ``features @ kernel + bias``, with kernel (d, k) or, for two classes, (d, 1); both are None of a dense
+    head. `scale` and `shift` (k,) or (1,) are the calibration. `activation` is "softmax", "sigmoid" (of the second of
+    two classes) or "normalized" (one sigmoid for each class, divided by their sum).
     """
 
-    kernel: npt.NDArray[np.float32] | None
-    bias: npt.NDArray[np.float32] | None
-    scale: npt.NDArray[np.float32]
-    shift: npt.NDArray[np.float32]
+    kernel: Float32s | None
+    bias: Float32s | None
+    scale: Float32s
+    shift: Float32s
     activation: str
 
 
 def expressed(head: Head) -> Expression:
     """Return a head as a linear function of features and what makes probabilities of its scores.
 
-    Parameters
-    ----------
-    head : Head
-        ``logreg``, ``linear-svm``, ``ridge``, ``sgd`` or ``centroid`` with its scaler, or ``dense``, whose
-        network gives the scores; calibrated by temperature, by a sigmoid or not at all.
-
-    Raises
-    ------
-    HeadError
-        If no network can express it: ``knn``, ``svm``, isotonic calibration.
+    Of a ``dense`` head the network gives the scores. It raises HeadError if no network can express the head: ``knn``,
+    ``svm``, isotonic calibration.
     """
     estimator = head.estimator
     kernel, bias = (None, None) if head.clf == "dense" else _linear(head.clf, estimator.estimator_)
@@ -63,7 +48,7 @@ def expressed(head: Head) -> Expression:
     return Expression(kernel, bias, scale.astype(np.float32), shift.astype(np.float32), activation)
 
 
-def _linear(clf: str, estimator: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _linear(clf: str, estimator: Any) -> tuple[Float32s, Float32s]:
     """Return kernel (d, outputs) and bias (outputs,) for features as they are."""
     scaler, model = estimator if hasattr(estimator, "steps") else (None, estimator)
     if not hasattr(model, "coef_") or clf in ("svm", "knn"):

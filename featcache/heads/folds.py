@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from featcache.heads.rows import Bools, Ints
 
 ENOUGH = 20_000
 """Held-out rows that suffice to calibrate with."""
 
 
-def grouped_folds(
-    target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], folds: int, *, seed: int
-) -> npt.NDArray[np.int64]:
+def grouped_folds(target: Ints, groups: Ints, folds: int, *, seed: int) -> Ints:
     """Return the fold of each row: stratified by class, whole groups, seeded.
 
     The groups of each class (a group's class is that of its first row) are shuffled, sorted by size and dealt to
     the folds in turn, so that folds are alike in classes and sizes. It does what scikit-learn's
-    `StratifiedGroupKFold` does, which takes 100 µs a group.
-
-    Parameters
-    ----------
-    target : array, shape (n,)
-        Class numbers from 0.
-    groups : array, shape (n,)
-        Any numbers, equal for rows that belong together.
-    folds : int
-        How many, at least 2.
-    seed : int
-        Decides the folds together with the order of the rows.
-
-    Returns
-    -------
-    array, shape (n,)
-        0 … folds - 1; -1 for rows that are always trained on: those of a class that has one group only, and groups
-        without which a class would be missing.
+    `StratifiedGroupKFold` does, which takes 100 µs a group. Equal `groups` belong together. Fold -1 is of rows that
+    are always trained on: those of a class that has one group only, and groups without which a class would be missing.
     """
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
     sizes = np.bincount(member)
@@ -47,7 +30,7 @@ def grouped_folds(
         own = own[np.argsort(-sizes[own], kind="stable")]
         number[own] = (dealt + np.arange(len(own))) % folds
         dealt += len(own)
-    result: npt.NDArray[np.int64] = number[member]
+    result: Ints = number[member]
     for label in np.unique(target):
         own = target == label
         if (alone := result[own][0]) >= 0 and (result[own] == alone).all():
@@ -55,9 +38,7 @@ def grouped_folds(
     return result
 
 
-def held_out(
-    target: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], fraction: float, *, seed: int
-) -> npt.NDArray[np.bool_]:
+def held_out(target: Ints, groups: Ints, fraction: float, *, seed: int) -> Bools:
     """Return which rows to hold out, shape (n,): of each class about a fraction of its groups.
 
     Each class keeps at least one group to train on, and with a fraction above 0 gives one if it has two.
@@ -69,14 +50,14 @@ def held_out(
         own = rng.permutation(np.flatnonzero(target[first] == label))
         count = max(round(fraction * len(own)), 1 if fraction > 0 else 0)
         held[own[: min(count, len(own) - 1)]] = True
-    result: npt.NDArray[np.bool_] = held[member]
+    result: Bools = held[member]
     for label in np.unique(target):
         if result[target == label].all():  # its groups pass for another class: keep them
             result[np.isin(groups, groups[target == label])] = False
     return result
 
 
-def enough(rows: npt.NDArray[np.int64], *, seed: int) -> npt.NDArray[np.int64]:
+def enough(rows: Ints, *, seed: int) -> Ints:
     """Return at most 20,000 of some rows' indices, drawn at random, in order."""
     if len(rows) <= ENOUGH:
         return rows

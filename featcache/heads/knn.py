@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import OptionError
-from featcache.heads.linear import class_weights
+from featcache.heads import checks
+from featcache.heads.estimator import checked, class_weights
+from featcache.heads.rows import Array, Floats
 
-_WEIGHTS = ("distance", "uniform")
+_RULES = {"n_neighbors": checks.whole(1), "weights": checks.one_of("distance", "uniform")}
 
 
+@dataclass(eq=False, repr=False)
 class KNNHead(ClassifierMixin, BaseEstimator):
     """Votes of the k training rows with the largest cosine similarity, found exactly.
 
@@ -46,10 +48,9 @@ class KNNHead(ClassifierMixin, BaseEstimator):
         d.
     """
 
-    def __init__(self, n_neighbors: int = 10, weights: str = "distance", class_weight: Any = None) -> None:
-        self.n_neighbors = n_neighbors
-        self.weights = weights
-        self.class_weight = class_weight
+    n_neighbors: int = 10
+    weights: str = "distance"
+    class_weight: Any = None
 
     def fit(self, X: Any, y: Any) -> KNNHead:
         """Keep the training rows.
@@ -70,37 +71,27 @@ class KNNHead(ClassifierMixin, BaseEstimator):
         OptionError
             If a parameter's value is not possible.
         """
-        if not (isinstance(self.n_neighbors, int | np.integer) and self.n_neighbors >= 1):
-            raise OptionError(f"Expected n_neighbors: 1 or more. Received: n_neighbors={self.n_neighbors!r}.")
-        if self.weights not in _WEIGHTS:
-            raise OptionError(f"Expected weights: one of {', '.join(_WEIGHTS)}. Received: weights={self.weights!r}.")
-        X, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
-        self.classes_, target = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"Expected at least 2 classes. Received: {len(self.classes_)} class.")
-        if self.n_neighbors > len(X):
+        checks.check(self, _RULES)
+        rows, target, _ = checked(self, X, y, None)
+        if self.n_neighbors > len(rows):
             raise OptionError(
-                f"Expected n_neighbors: at most the {len(X)} training rows (n_samples = {len(X)}). "
+                f"Expected n_neighbors: at most the {len(rows)} training rows (n_samples = {len(rows)}). "
                 f"Received: n_neighbors={self.n_neighbors!r}."
             )
         self.class_weight_ = class_weights(self.class_weight, self.classes_, target)
-        if not (self.class_weight_ > 0).all():
-            raise OptionError(f"Expected class_weight: above 0. Received: class_weight={self.class_weight!r}.")
         search = KNeighborsClassifier(self.n_neighbors, weights=self.weights, algorithm="brute", metric="euclidean")
-        self.neighbors_ = search.fit(normalize(X), target)
+        self.neighbors_ = search.fit(normalize(rows[:]), target)
         return self
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: Any) -> Floats:
         """Return the share of each class in the votes, shape (n, k), rows adding up to 1."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        votes: npt.NDArray[np.float64] = self.neighbors_.predict_proba(normalize(X)) * self.class_weight_
+        votes: Floats = self.neighbors_.predict_proba(normalize(X)) * self.class_weight_
         votes /= votes.sum(axis=1, keepdims=True)
         return votes
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
+    def predict(self, X: Any) -> Array:
         """Return the label with the largest share, shape (n,)."""
-        shares = self.predict_proba(X)
-        labels: npt.NDArray[Any] = self.classes_[shares.argmax(axis=1)]
-        return labels
+        best = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])

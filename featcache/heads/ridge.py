@@ -6,17 +6,17 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from featcache.errors import OptionError
+from featcache.heads import checks
+from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
-from featcache.heads.linear import LinearHead, checked, class_weights
-from featcache.heads.rows import Rows
+from featcache.heads.rows import Float32s, Floats, Ints, Rows
 from featcache.heads.threads import one_thread
 
 CHUNK_BYTES = 2**26
@@ -29,6 +29,7 @@ NARROW = 2048
 """Matrices of up to so many columns are factored by one thread."""
 
 
+@dataclass(eq=False, repr=False)
 class RidgeHead(LinearHead):
     """One-vs-rest ridge regression on targets of ±1, its penalty chosen by grouped cross-validation.
 
@@ -63,50 +64,41 @@ class RidgeHead(LinearHead):
         See `LinearHead`.
     """
 
-    def __init__(
-        self,
-        alphas: float | Sequence[float] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
-        standardize: bool = True,
-        class_weight: Any = None,
-        folds: int = 5,
-        seed: int = 0,
-    ) -> None:
-        self.alphas = alphas
-        self.standardize = standardize
-        self.class_weight = class_weight
-        self.folds = folds
-        self.seed = seed
+    alphas: float | Sequence[float] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+    standardize: bool = True
+    class_weight: Any = None
+    folds: int = 5
+    seed: int = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> RidgeHead:
-        """Train; see `LinearHead.fit`. It spares the pass over the rows that `fit_scored` makes for scores."""
+        """Train; see `LogitClassifier.fit`. It spares the pass over the rows that `fit_scored` makes for scores."""
         self._train(X, y, groups)
         return self
 
-    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Train, and return held-out scores of the chosen penalty; see `LinearHead.fit_scored`."""
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[Ints, Floats]:
+        """Train, and return held-out scores of the chosen penalty; see `LogitClassifier.fit_scored`."""
         fold, form, best = self._train(X, y, groups)
         rows = enough(np.flatnonzero(fold >= 0), seed=self.seed)
         outputs = len(self.coef_)
         scores = form.scores(best, rows) if len(rows) else np.empty((0, outputs))
         return rows, scores[:, 0] if outputs == 1 else scores
 
-    def _train(self, X: Any, y: Any, groups: Any) -> tuple[npt.NDArray[np.int64], _Primal | _Dual, int]:
+    def _train(self, X: Any, y: Any, groups: Any) -> tuple[Ints, _Primal | _Dual, int]:
         """Set the attributes, return the fold of each row, the solved form and the index of the chosen penalty."""
-        alphas = self._checked_parameters()
+        checks.check(self, _RULES)
+        alphas = [float(alpha) for alpha in checks.as_list(self.alphas)]
         rows, target, groups = checked(self, X, y, groups)
         weights = class_weights(self.class_weight, self.classes_, target)
-        if not (weights > 0).all():
-            raise OptionError(f"Expected class_weight: numbers above 0. Received: class_weight={self.class_weight!r}.")
         fold = grouped_folds(target, groups, self.folds, seed=self.seed)
         kind = _Dual if len(rows) < rows.shape[1] else _Primal
         form = kind(rows, target, fold, weights, self.standardize)
-        with _threads(min(rows.shape)):
+        with one_thread() if min(rows.shape) <= NARROW else nullcontext():
             best = self._select(alphas, form, weights[target[fold >= 0]])
             coef, intercept = form.solution(self.alpha_)
         self.coef_, self.intercept_ = coef.astype(np.float32), intercept.astype(np.float32)
         return fold, form, best
 
-    def _select(self, alphas: list[float], form: _Primal | _Dual, held: npt.NDArray[np.float64]) -> int:
+    def _select(self, alphas: list[float], form: _Primal | _Dual, held: Floats) -> int:
         """Set ``errors_`` and ``alpha_``, return the chosen penalty's index; `held`: the held-out rows' weights."""
         if len(held):
             self.errors_ = form.errors(alphas) / held.sum()
@@ -122,49 +114,20 @@ class RidgeHead(LinearHead):
         self.alpha_ = alphas[best]
         return best
 
-    def _checked_parameters(self) -> list[float]:
-        """Return the penalties, or raise OptionError."""
-        several = isinstance(self.alphas, Sequence | np.ndarray) and not isinstance(self.alphas, str)
-        alphas: list[Any] = list(self.alphas) if several else [self.alphas]  # type: ignore[arg-type]
 
-        def whole(value: Any, least: int) -> bool:
-            return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
-
-        def penalty(value: Any) -> bool:
-            number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-            return number and 0 < float(value) < math.inf
-
-        rules = [
-            ("alphas", "numbers above 0", len(alphas) > 0 and all(map(penalty, alphas))),
-            ("standardize", "true or false", isinstance(self.standardize, bool | np.bool_)),
-            ("folds", "2 or more", whole(self.folds, 2)),
-            ("seed", "0 or more", whole(self.seed, 0)),
-        ]
-        for name, expected, holds in rules:
-            if not holds:
-                raise OptionError(f"Expected {name}: {expected}. Received: {name}={getattr(self, name)!r}.")
-        return [float(alpha) for alpha in alphas]
+_RULES = {
+    "alphas": checks.each(checks.POSITIVE, "numbers above 0", least=1),
+    "standardize": checks.TRUE_OR_FALSE,
+    "folds": checks.whole(2),
+    "seed": checks.whole(0),
+}
 
 
 def memory_bytes(n: int, d: int, folds: int, *, outputs: int = 1, penalties: int = 6) -> int:
-    """Return about how much memory `RidgeHead` needs besides the rows that are read.
+    """Return about how much memory in bytes `RidgeHead` needs for n rows of d features, besides the rows it reads.
 
-    Parameters
-    ----------
-    n, d : int
-        Number of rows and of features.
-    folds : int
-        As `RidgeHead` has it.
-    outputs : int
-        Number of classes, 1 for two.
-    penalties : int
-        How many are tried.
-
-    Returns
-    -------
-    int
-        ``(folds + 3) d²`` float64 values, or ``4 n²`` for fewer rows than features, two pieces of rows, and
-        the models, which count with many classes only.
+    That is ``(folds + 3) d²`` float64 values, or ``4 n²`` for fewer rows than features, two pieces of rows, and the
+    models, which count with many classes only. `outputs` is 1 for two classes.
     """
     piece = min(max(CHUNK_BYTES, 4 * d), 4 * n * d)
     if n < d:
@@ -179,14 +142,7 @@ class _Primal:
     Features are used less their mean over the first block, so that no digits are lost to a large mean.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        target: npt.NDArray[np.int64],
-        fold: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float64],
-        standardize: bool,
-    ) -> None:
+    def __init__(self, rows: Rows, target: Ints, fold: Ints, weights: Floats, standardize: bool) -> None:
         (n, d), k, folds = rows.shape, len(weights), int(fold.max()) + 1
         self._rows, self._fold = rows, np.where(fold < 0, folds, fold)
         self._size = max(1, min(SUMMED * (folds + 1), CHUNK_BYTES // (4 * d)))
@@ -203,7 +159,7 @@ class _Primal:
             for part in parts[:-1]:
                 parts[-1] += part
 
-    def _add_up(self, key: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _add_up(self, key: Ints, weights: Floats) -> Floats:
         """Add up the weighted products by fold and the sums by fold and class; return the sums of squares, (d,)."""
         d, k = self._rows.shape[1], len(weights)
         root = None if (weights == 1).all() else np.sqrt(weights).astype(np.float32)
@@ -221,7 +177,7 @@ class _Primal:
                     self._gram[number] += product
         return squares
 
-    def errors(self, alphas: list[float]) -> npt.NDArray[np.float64]:
+    def errors(self, alphas: list[float]) -> Floats:
         """Train without each fold, return the sum of the held-out rows' errors of each penalty."""
         folds, (_, k), d = len(self._gram) - 1, self._counts.shape, self._rows.shape[1]
         outputs = 1 if k == 2 else k
@@ -234,7 +190,7 @@ class _Primal:
             self._models[fold], self._offsets[fold] = coef, offset
         return errors
 
-    def scores(self, best: int, held: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def scores(self, best: int, held: Ints) -> Floats:
         """Return scores (m, outputs) with one penalty, of some rows, each from the model without its fold."""
         scores, folds = np.empty((len(held), self._models.shape[2])), self._fold[held]
         for numbers, block in _chunks(self._rows.take(held), self._shift, folds, self._size):
@@ -243,14 +199,12 @@ class _Primal:
                 scores[numbers[part]] = own + self._offsets[fold, best]
         return scores
 
-    def solution(self, alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def solution(self, alpha: float) -> tuple[Floats, Floats]:
         """Return coefficients (outputs, d) and intercepts (outputs,) of training on all rows."""
         coef, offset = self._trained([alpha], None)
         return coef[0], offset[0] - coef[0] @ self._shift.astype(np.float64)
 
-    def _trained(
-        self, alphas: list[float], held: int | None
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _trained(self, alphas: list[float], held: int | None) -> tuple[Floats, Floats]:
         """Return the models (penalties, outputs, d) and (penalties, outputs) without a fold, for shifted features."""
         gram, sums, counts = (
             parts[-1].copy() if held is None else parts[-1] - parts[held]
@@ -266,30 +220,20 @@ class _Primal:
         coef = np.stack([each.T for each in _solutions(gram, right.T, alphas)]) / self._scale
         return coef, _signed(counts) / total - coef @ mean
 
-    def _errors_on(
-        self, fold: int, coef: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float64]:
+    def _errors_on(self, fold: int, coef: Floats, offset: Floats) -> Floats:
         """Return the sum over a fold's rows of ``‖y - Wx - b‖²`` for each model, multiplied out."""
         sums, counts = self._sums[fold], self._counts[fold]
         total, x, y = counts.sum(), sums.sum(axis=0), _signed(counts)
         turned = (coef.reshape(-1, coef.shape[2]) @ self._gram[fold]).reshape(coef.shape)
         of_coef = (coef * (turned - 2 * _signed(sums))).sum(axis=(1, 2))
         of_offset = (offset * (total * offset + 2 * (coef @ x) - 2 * y)).sum(axis=1)
-        errors: npt.NDArray[np.float64] = total * len(y) + of_coef + of_offset
-        return errors
+        return np.asarray(total * len(y) + of_coef + of_offset)
 
 
 class _Dual:
     """Ridge regression from ``XXᵀ``, (n, n): a model is a mixture (n, outputs) of the rows, less their mean."""
 
-    def __init__(
-        self,
-        rows: Rows,
-        target: npt.NDArray[np.int64],
-        fold: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float64],
-        standardize: bool,
-    ) -> None:
+    def __init__(self, rows: Rows, target: Ints, fold: Ints, weights: Floats, standardize: bool) -> None:
         n, d = rows.shape
         self._rows, self._fold, self._weights = rows, fold, weights[target]
         self._targets = _signed(np.eye(len(weights)))[:, target].T
@@ -303,7 +247,7 @@ class _Dual:
         self._shift = (first + sums / n).astype(np.float32)
         self._kernel = self._products()
 
-    def _products(self) -> npt.NDArray[np.float64]:
+    def _products(self) -> Floats:
         """Return ``XXᵀ`` of the shifted and scaled rows, a pair of pieces at a time."""
         (n, d), size = self._rows.shape, self._size
         kernel = np.empty((n, n))
@@ -319,14 +263,14 @@ class _Dual:
                 kernel[j : j + size, i : i + size] = pair.T
         return kernel
 
-    def _piece(self, start: int, buffer: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _piece(self, start: int, buffer: Float32s) -> Float32s:
         """Return shifted and scaled rows from `start` on, as many as `buffer` takes."""
         piece = buffer[: len(self._rows) - start]
         _read(self._rows, start, self._shift, piece, np.arange(len(piece)))
         piece /= self._scale.astype(np.float32)
         return piece
 
-    def errors(self, alphas: list[float]) -> npt.NDArray[np.float64]:
+    def errors(self, alphas: list[float]) -> Floats:
         """Train without each fold, return the sum of the held-out rows' errors of each penalty."""
         self._scores = np.empty((len(alphas), *self._targets.shape))
         for fold in range(int(self._fold.max()) + 1):
@@ -335,15 +279,13 @@ class _Dual:
             self._scores[:, held] = (self._kernel[np.ix_(held, own)] - mean) @ mixtures + offset
         held = np.flatnonzero(self._fold >= 0)
         squares = ((self._targets[held] - self._scores[:, held]) ** 2).sum(axis=2)
-        errors: npt.NDArray[np.float64] = squares @ self._weights[held]
-        return errors
+        return np.asarray(squares @ self._weights[held])
 
-    def scores(self, best: int, held: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def scores(self, best: int, held: Ints) -> Floats:
         """Return scores (m, outputs) with one penalty, of some rows, each from the model without its fold."""
-        scores: npt.NDArray[np.float64] = self._scores[best][held]
-        return scores
+        return np.asarray(self._scores[best][held])
 
-    def solution(self, alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def solution(self, alpha: float) -> tuple[Floats, Floats]:
         """Return coefficients (outputs, d) and intercepts (outputs,) of training on all rows."""
         mixtures, _, offset = self._trained([alpha], np.arange(len(self._rows)))
         shares = np.column_stack([mixtures[0], self._weights / self._weights.sum()]).astype(np.float32)
@@ -355,9 +297,7 @@ class _Dual:
         coef, mean = total[:-1] / self._scale, total[-1] * self._scale + self._shift
         return coef, offset - coef @ mean
 
-    def _trained(
-        self, alphas: list[float], own: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _trained(self, alphas: list[float], own: Ints) -> tuple[Floats, Floats, Floats]:
         """Return mixtures (penalties, m, outputs) of some rows, their mean's products (m,) and offsets (outputs,)."""
         kernel, weights, targets = self._kernel[np.ix_(own, own)], self._weights[own], self._targets[own]
         share = weights / weights.sum()
@@ -372,9 +312,7 @@ class _Dual:
         return mixtures, mean, offset
 
 
-def _solutions(
-    gram: npt.NDArray[np.float64], right: npt.NDArray[np.float64], alphas: list[float]
-) -> list[npt.NDArray[np.float64]]:
+def _solutions(gram: Floats, right: Floats, alphas: list[float]) -> list[Floats]:
     """Return ``(gram + alpha I)⁻¹ right`` for each penalty; `gram` is lost."""
     if len(alphas) <= FEW:
         try:
@@ -387,46 +325,31 @@ def _solutions(
     return [vectors @ (turned / (np.maximum(values, 0) + alpha)[:, None]) for alpha in alphas]
 
 
-def _cholesky(
-    gram: npt.NDArray[np.float64], right: npt.NDArray[np.float64], alpha: float, factor: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _cholesky(gram: Floats, right: Floats, alpha: float, factor: Floats) -> Floats:
     """Return ``(gram + alpha I)⁻¹ right``, in the memory of `factor`."""
     np.copyto(factor, gram)
     factor.flat[:: len(gram) + 1] += alpha
     # LAPACK has columns in a row: the transpose, which is the same matrix, is factored without a copy.
     found = cho_factor(factor.T, lower=True, overwrite_a=True, check_finite=False)
-    solution: npt.NDArray[np.float64] = cho_solve(found, right, check_finite=False)
-    return solution
+    return np.asarray(cho_solve(found, right, check_finite=False))
 
 
-def _threads(size: int) -> AbstractContextManager[Any]:
-    """Return a context in which matrices of this size are factored and multiplied."""
-    return one_thread() if size <= NARROW else nullcontext()
-
-
-def _signed(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _signed(sums: Floats) -> Floats:
     """Return sums by class (k, …) as sums over all rows times their target: (1, …) for two classes, else (k, …)."""
     return sums[1:] - sums[:1] if len(sums) == 2 else 2 * sums - sums.sum(axis=0)
 
 
-def _deviation(variance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _deviation(variance: Floats) -> Floats:
     """Return the standard deviation, 1 where it is 0."""
     return np.sqrt(np.where(variance > 0, variance, 1))
 
 
-def _first_mean(rows: Rows) -> npt.NDArray[np.float32]:
+def _first_mean(rows: Rows) -> Float32s:
     """Return the first block's mean (d,); less it, a constant feature is exactly 0."""
-    mean: npt.NDArray[np.float64] = rows[: rows.block_rows].mean(axis=0, dtype=np.float64)
-    return mean.astype(np.float32)
+    return np.asarray(rows[: rows.block_rows].mean(axis=0, dtype=np.float64), np.float32)
 
 
-def _read(
-    rows: Rows,
-    start: int,
-    shift: npt.NDArray[np.float32],
-    out: npt.NDArray[np.float32],
-    places: npt.NDArray[np.int64],
-) -> None:
+def _read(rows: Rows, start: int, shift: Float32s, out: Float32s, places: Ints) -> None:
     """Copy the rows from `start` on, less `shift`, to these places of `out`, a block at a time."""
     step = rows.block_rows
     for first in range(0, len(places), step):
@@ -434,9 +357,7 @@ def _read(
         out[at] = rows[start + first : start + first + len(at)] - shift
 
 
-def _chunks(
-    rows: Rows, shift: npt.NDArray[np.float32], key: npt.NDArray[np.int64], size: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+def _chunks(rows: Rows, shift: Float32s, key: Ints, size: int) -> Iterator[tuple[Ints, Float32s]]:
     """Yield (indices (m,), features less `shift` (m, d)) of all rows, `size` at a time, each chunk sorted by `key`.
 
     The features may be written to, and are valid until the next chunk.
@@ -450,7 +371,7 @@ def _chunks(
         yield start + order, buffer[: len(order)]
 
 
-def _runs(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+def _runs(values: Ints) -> Iterator[tuple[int, slice]]:
     """Yield (value, where) for each run of equal values."""
     bounds = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     for start, stop in itertools.pairwise(bounds):

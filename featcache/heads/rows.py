@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+
 BLOCK_BYTES = 2**22
 """What is read in one piece."""
 AHEAD = 2
@@ -20,22 +26,12 @@ WINDOW_BYTES = 2**26
 class Rows:
     """The features of n images, d float32 values each, read when they are asked for.
 
-    Parameters
-    ----------
-    source : array-like with ``shape`` (n, …)
-        An array, a `numpy.memmap` or anything that gives rows for a slice or an array of integers, such as
-        `featcache.cache.reader.FeatureRows`. Further axes are flattened. Where it has ``read(rows, out, at)``,
-        that is used to copy once.
-    chosen : array of int, optional
-        Which rows of `source`, in this order; default: all.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        n and d.
+    `source` (n, …) is an array, a `numpy.memmap` or anything that gives rows for a slice or an array of integers, such
+    as `featcache.cache.reader.FeatureRows`. Further axes are flattened. Where it has ``read(rows, out, at)``, that is
+    used to copy once. `chosen` says which of its rows, in this order; default: all.
     """
 
-    def __init__(self, source: Any, chosen: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, source: Any, chosen: Ints | None = None) -> None:
         self._source, self._chosen = source, chosen
         count = source.shape[0] if chosen is None else len(chosen)
         self.shape = (int(count), math.prod(source.shape[1:]))
@@ -43,17 +39,17 @@ class Rows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def __getitem__(self, rows: slice | Ints) -> Float32s:
         """Return rows as an array of shape (k, d); a view where the source is an array of float32."""
         values = np.asarray(self._source[rows if self._chosen is None else self._chosen[rows]])
-        flat: npt.NDArray[np.float32] = values.reshape(len(values), self.shape[1]).astype(np.float32, copy=False)
+        flat: Float32s = values.reshape(len(values), self.shape[1]).astype(np.float32, copy=False)
         return flat
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         rows = self[:]
         return rows if dtype is None else rows.astype(dtype, copy=False)
 
-    def take(self, rows: npt.NDArray[Any]) -> Rows:
+    def take(self, rows: Array) -> Rows:
         """Return some rows, by their indices (n,) or a mask (n,)."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Rows(self._source, rows if self._chosen is None else self._chosen[rows])
@@ -72,26 +68,17 @@ class Rows:
         rows: int = max(1, BLOCK_BYTES // max(4 * self.shape[1], 1))
         return rows
 
-    def blocks(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    def blocks(self) -> Iterator[tuple[slice, Float32s]]:
         """Yield (which rows, their features of shape (k, d)) for all rows in order."""
         for start in range(0, len(self), self.block_rows):
             rows = slice(start, min(start + self.block_rows, len(self)))
             yield rows, self[rows]
 
-    def shuffled(
-        self, rng: np.random.Generator, batch_size: int
-    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    def shuffled(self, rng: np.random.Generator, batch_size: int) -> Iterator[tuple[Ints, Float32s]]:
         """Yield (indices (k,), features (k, d)) of all rows once, in random order, a batch at a time.
 
         Blocks of about 4 MiB are drawn at random, and the rows of as many blocks as fill a window of about 64 MiB
-        are mixed. What is yielded is valid until the next batch.
-
-        Parameters
-        ----------
-        rng : numpy.random.Generator
-            Decides the order alone.
-        batch_size : int
-            k, but for the last batch.
+        are mixed; `rng` alone decides the order. What is yielded is valid until the next batch.
         """
         n, step = len(self), self.block_rows
         starts = rng.permutation(np.arange(0, n, step))
@@ -130,7 +117,7 @@ class Rows:
         if hasattr(self._source, "expect"):
             self._source.expect(rows if self._chosen is None else self._chosen[rows])
 
-    def _read(self, rows: slice, out: npt.NDArray[np.float32], at: npt.NDArray[np.int64]) -> None:
+    def _read(self, rows: slice, out: Float32s, at: Ints) -> None:
         """Copy rows to the places `at` of `out`, if possible without another copy between."""
         if hasattr(self._source, "read"):
             wanted = rows if self._chosen is None else self._chosen[rows]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, log_softmax
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import validate_data
 
 from featcache.errors import OptionError
+from featcache.heads import checks
 from featcache.heads import rows as reading
+from featcache.heads.estimator import LinearHead, checked, class_weights, update_scaler
 from featcache.heads.folds import enough, held_out
-from featcache.heads.linear import LinearHead, checked, class_weights
-from featcache.heads.rows import Rows
+from featcache.heads.rows import Float32s, Floats, Ints, Rows
 from featcache.heads.threads import fitting_threads
 
-_SCHEDULES = ("cosine", "constant")
 
-
+@dataclass(eq=False, repr=False)
 class SGDHead(LinearHead):
     """Multinomial logistic regression, trained by gradient descent on batches of rows.
 
@@ -70,58 +70,30 @@ class SGDHead(LinearHead):
     of 1,280 features in 10 classes, 20 epochs take it 5.3 s after scaling, and this class 1.0 s with it, on 2 cores.
     """
 
-    classes_: npt.NDArray[Any]
-    n_features_in_: int
-
-    def __init__(
-        self,
-        alpha: float = 1e-4,
-        learning_rate: float = 2.0,
-        momentum: float = 0.9,
-        schedule: str = "cosine",
-        epochs: int = 20,
-        batch_size: int = 256,
-        standardize: bool = True,
-        class_weight: Any = None,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        self.alpha = alpha
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.schedule = schedule
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.standardize = standardize
-        self.class_weight = class_weight
-        self.validation_fraction = validation_fraction
-        self.seed = seed
+    alpha: float = 1e-4
+    learning_rate: float = 2.0
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    epochs: int = 20
+    batch_size: int = 256
+    standardize: bool = True
+    class_weight: Any = None
+    validation_fraction: float = 0.1
+    seed: int = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> SGDHead:
-        """Train on all rows; see `LinearHead.fit`. It spares the training that `fit_scored` makes for scores."""
-        self._check_parameters()
+        """Train on all rows; see `LogitClassifier.fit`. It spares the training that `fit_scored` makes for scores."""
+        checks.check(self, _RULES)
         rows, target, _ = checked(self, X, y, groups)
         self._train(rows, target)
         return self
 
-    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Train without some rows to get their scores, then on all rows.
+    def fit_scored(self, X: Any, y: Any, groups: Any = None) -> tuple[Ints, Floats]:
+        """Train without some rows to get their scores, then on all rows; see `LogitClassifier.fit_scored`.
 
-        Returns
-        -------
-        rows : array, shape (m,)
-            The held-out rows, none of a class that has one group only.
-        scores : array, shape (m,) for two classes, else (m, k)
-            As `decision_function` gives them.
-
-        Raises
-        ------
-        OptionError
-            If a parameter's value is not possible.
-        ValueError
-            If training diverges.
+        None of these rows is of a class that has one group only. It raises ValueError if training diverges.
         """
-        self._check_parameters()
+        checks.check(self, _RULES)
         rows, target, groups = checked(self, X, y, groups)
         held = held_out(target, groups, self.validation_fraction, seed=self.seed)
         scored = enough(np.flatnonzero(held), seed=self.seed)
@@ -132,11 +104,11 @@ class SGDHead(LinearHead):
         self._train(rows, target)
         return scored, scores
 
-    def _train(self, rows: Rows, target: npt.NDArray[np.int64]) -> None:
+    def _train(self, rows: Rows, target: Ints) -> None:
         """Set the fitted attributes from some rows."""
-        weights = class_weights(self.class_weight, self.classes_, target).astype(np.float32)
+        weights = class_weights(self.class_weight, self.classes_, target, zero=True).astype(np.float32)
         self._start()
-        self._update_moments(rows)
+        update_scaler(self.scaler_, rows)
         size = min(self.batch_size, max(16, len(rows) // 16))
         with fitting_threads(size, rows.shape[1]):
             self._descend(rows, target, weights[target], size, self.epochs, self.schedule)
@@ -167,7 +139,7 @@ class SGDHead(LinearHead):
         ValueError
             If `classes` lacks or differs from the first call's, a label is not one of them, or training diverges.
         """
-        self._check_parameters()
+        checks.check(self, _RULES)
         if isinstance(self.class_weight, str):
             raise OptionError(
                 "Expected class_weight: none or a dict, since partial_fit sees a part of the rows. "
@@ -193,10 +165,10 @@ class SGDHead(LinearHead):
             raise ValueError(f"Expected labels: {known}. Received: {np.setdiff1d(y, known)}.")
         self.classes_ = known
         target = np.searchsorted(known, y)
-        weights = class_weights(self.class_weight, known, target).astype(np.float32)
+        weights = class_weights(self.class_weight, known, target, zero=True).astype(np.float32)
         if first:
             self._start()
-        self._update_moments(X)
+        update_scaler(self.scaler_, X)
         self._descend(X, target, weights[target], self.batch_size, 1, "constant")
         return self
 
@@ -205,23 +177,11 @@ class SGDHead(LinearHead):
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         self.coef_ = np.zeros((outputs, self.n_features_in_), np.float32)
         self.intercept_ = np.zeros(outputs, np.float32)
-        self.scaler_ = StandardScaler()
+        self.scaler_: Any = StandardScaler()
         self.loss_: list[float] = []
         self.n_iter_ = 0
 
-    def _update_moments(self, rows: Rows) -> None:
-        for _, block in rows.blocks():
-            self.scaler_.partial_fit(block)
-
-    def _descend(
-        self,
-        rows: Rows,
-        target: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32],
-        size: int,
-        epochs: int,
-        schedule: str,
-    ) -> None:
+    def _descend(self, rows: Rows, target: Ints, weights: Float32s, size: int, epochs: int, schedule: str) -> None:
         """Improve ``coef_`` and ``intercept_`` in some epochs; `weights` are the rows', shape (n,)."""
         n, d = rows.shape
         size = min(size, n, max(1, reading.WINDOW_BYTES // max(4 * d, 1)))
@@ -259,7 +219,7 @@ class SGDHead(LinearHead):
         self.coef_ = w / scale
         self.intercept_ = b - _dot(self.coef_, mean)
 
-    def _scaling(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]:
+    def _scaling(self) -> tuple[Float32s, Float32s, float]:
         """Return what features are shifted and divided by, shapes (d,), and the mean squared norm of rows then."""
         mean, variance, scale = self.scaler_.mean_, self.scaler_.var_, self.scaler_.scale_
         if self.standardize:
@@ -269,45 +229,33 @@ class SGDHead(LinearHead):
             mean, scale = np.zeros_like(mean), np.ones_like(scale)
         return mean.astype(np.float32), scale.astype(np.float32), norm or 1.0
 
-    def _scores(self, rows: Rows) -> npt.NDArray[np.float64]:
+    def _scores(self, rows: Rows) -> Floats:
         scores = np.empty((len(rows), len(self.coef_)))
         for which, block in rows.blocks():
             scores[which] = block @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.coef_) == 1 else scores
 
-    def _check_parameters(self) -> None:
-        def number(name: str) -> float:
-            value = getattr(self, name)
-            return float(value) if isinstance(value, int | float | np.number) else math.nan
 
-        def whole(name: str) -> bool:
-            return isinstance(getattr(self, name), int | np.integer)
-
-        rules = [
-            ("alpha", "0 or more", 0 <= number("alpha") < math.inf),
-            ("learning_rate", "a number above 0", 0 < number("learning_rate") < math.inf),
-            ("momentum", "0 <= x < 1", 0 <= number("momentum") < 1),
-            ("schedule", f"one of {', '.join(_SCHEDULES)}", self.schedule in _SCHEDULES),
-            ("epochs", "1 or more", whole("epochs") and self.epochs >= 1),
-            ("batch_size", "1 or more", whole("batch_size") and self.batch_size >= 1),
-            ("standardize", "true or false", isinstance(self.standardize, bool | np.bool_)),
-            ("validation_fraction", "0 <= x < 1", 0 <= number("validation_fraction") < 1),
-            ("seed", "0 or more", whole("seed") and self.seed >= 0),
-        ]
-        for name, expected, holds in rules:
-            if not holds:
-                raise OptionError(f"Expected {name}: {expected}. Received: {name}={getattr(self, name)!r}.")
+_RULES = {
+    "alpha": checks.NOT_NEGATIVE,
+    "learning_rate": checks.POSITIVE,
+    "momentum": checks.BELOW_ONE,
+    "schedule": checks.one_of("cosine", "constant"),
+    "epochs": checks.whole(1),
+    "batch_size": checks.whole(1),
+    "standardize": checks.TRUE_OR_FALSE,
+    "validation_fraction": checks.BELOW_ONE,
+    "seed": checks.whole(0),
+}
 
 
-def _dot(coef: npt.NDArray[np.float32], mean: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _dot(coef: Float32s, mean: Float32s) -> Float32s:
     """Return ``coef @ mean``, shape (k,), summed in float64 without a copy of all coefficients."""
     wide = mean.astype(np.float64)
     return np.array([row.astype(np.float64) @ wide for row in coef], np.float32)
 
 
-def _losses(
-    scores: npt.NDArray[np.float32], target: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _losses(scores: Float32s, target: Ints) -> tuple[Float32s, Float32s]:
     """Return each row's logistic loss, shape (n,), and its slope by each score, shape (n, k) or (n, 1)."""
     if scores.shape[1] == 1:
         sign = (2 * target - 1).astype(np.float32)

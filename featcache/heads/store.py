@@ -18,6 +18,7 @@ import numpy.typing as npt
 from featcache.errors import HeadError, one_line
 from featcache.files.reading import trouble
 from featcache.heads.build import HEADS
+from featcache.heads.rows import Array, Float32s, Floats
 from featcache.saved.base import NAME, copy
 from featcache.saved.cards import HEAD
 from featcache.saved.signed import SignedFolder
@@ -77,7 +78,7 @@ class Head:
         """Scores by split, as measured when it was trained."""
         return dict(self.card.get("metrics", {}))
 
-    def predict_proba(self, X: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: Array) -> Floats:
         """Return the probability of each class, shape (n, len(class_names)).
 
         Parameters
@@ -105,11 +106,11 @@ class Head:
             )
         return result
 
-    def _answers(self, flat: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    def _answers(self, flat: Float32s) -> Array:
         """Return the probabilities of the estimator's classes, in the shape that they must have."""
         wanted = len(flat), len(self.estimator.classes_)
         try:
-            answers: npt.NDArray[Any] = self.estimator.predict_proba(flat)
+            answers: Array = self.estimator.predict_proba(flat)
             if np.shape(answers) != wanted:
                 raise ValueError(f"its answers have the shape {np.shape(answers)}, not {wanted}")
         except (MemoryError, HeadError):
@@ -123,7 +124,7 @@ class Head:
             ) from None
         return answers
 
-    def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
+    def predict(self, X: Array) -> npt.NDArray[np.str_]:
         """Return the most probable class name of each row of `X`, shape (n,), as `predict_proba` takes them."""
         names: npt.NDArray[np.str_] = np.array(self.class_names)[self.predict_proba(X).argmax(axis=1)]
         return names

@@ -11,15 +11,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.files.publishing import csv_text
 from featcache.heads import HEADS, Head
+from featcache.heads.rows import Bools
 from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
 from featcache.sources import Digests
@@ -48,8 +48,9 @@ SLOW = ("linear-svm", "svm", "knn")
 """Heads that take minutes of so many images: beyond `SLOW_ROWS`, only if they are named."""
 SLOW_ROWS = 20_000
 
-_COLUMNS = ("cache", "layer", "clf", "params", "accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece",
-            "fit_seconds", "p_value", "distinguishable", "selected_on")  # fmt: skip
+_SCORES = ("accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece")
+_CHOICE = ("fit_seconds", "p_value", "distinguishable", "selected_on")
+_COLUMNS = ("cache", "layer", "clf", "params", *_SCORES, *_CHOICE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,6 @@ class _Task:
     """One head of the table."""
 
     cache: FeatureCache = field(repr=False)
-    layer: str
     plan: Plan
     tune: bool
     cv: int | None
@@ -207,8 +207,8 @@ def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
         theirs[(theirs < 0) & (cache.usable.labels.codes >= 0)] = -2  # a class that the first has not
         differ = int((labels[at[at >= 0]] != theirs[at >= 0]).sum())
         if differ:
-            log.warning("%d images have another label in %s than in %s, whose labels count",
-                        differ, cache.path, first.path)  # fmt: skip
+            text = "%d images have another label in %s than in %s, whose labels count"
+            log.warning(text, differ, cache.path, first.path)
     return [cache.with_listing(shared) for cache in caches]
 
 
@@ -219,8 +219,8 @@ def _opened(caches: Any) -> list[FeatureCache]:
     distinct = list({cache.path.resolve(): cache for cache in opened}.values())
     for cache in distinct:
         if cache.missing:
-            log.warning("%d of %d images of %s have no features yet: run extract again to go on with them",
-                        cache.missing, len(cache.entries), cache.path)  # fmt: skip
+            text = "%d of %d images of %s have no features yet: run extract again to go on with them"
+            log.warning(text, cache.missing, len(cache.entries), cache.path)
     return distinct
 
 
@@ -246,7 +246,7 @@ def _tasks(cache: FeatureCache, rows: str, layer: str, clf: list[str], options: 
         plan = Plan(name, layer, cache.class_names, {}, options.calibrate, options.seed)
         settings = {**dataclasses.asdict(plan), "tune": tune, "cv": cv}
         described = {"rows": rows, "layer": layer, "settings": settings, "versions": versions()}
-        yield _Task(cache, layer, plan, tune, cv, described)
+        yield _Task(cache, plan, tune, cv, described)
 
 
 def rows_digest(cache: FeatureCache) -> str:
@@ -265,7 +265,7 @@ def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progres
     layers: dict[tuple[Path, str], list[int]] = {}
     for i, task in enumerate(tasks):
         if found[i] is None:
-            layers.setdefault((task.cache.path, task.layer), []).append(i)
+            layers.setdefault((task.cache.path, task.plan.layer), []).append(i)
 
     def take(i: int, result: Any) -> None:
         found[i] = result
@@ -278,8 +278,8 @@ def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progres
         first = tasks[numbers[0]]
         try:
             with contextlib.ExitStack() as stack:
-                laid_out = _laid_out(first.cache, first.layer, stack)
-                works = {i: _work(tasks[i], *laid_out) for i in numbers}
+                laid_out = _laid_out(first.cache, first.plan.layer, stack)
+                works = {i: _Work(tasks[i].plan, tasks[i].tune, tasks[i].cv, *laid_out) for i in numbers}
                 sound = [i for i in numbers if not _refused(works[i], i, take)]
                 workers = _affordable([works[i] for i in sound], min(jobs or cores(), max(len(sound), 1)))
                 run_all(
@@ -306,10 +306,6 @@ def _laid_out(cache: FeatureCache, layer: str, stack: contextlib.ExitStack) -> t
     return ready, others
 
 
-def _work(task: _Task, train: Examples, others: dict[str, Examples]) -> _Work:
-    return _Work(task.plan, task.tune, task.cv, train, others)
-
-
 def _refused(work: _Work, number: int, take: Callable[[int, Any], None]) -> bool:
     """Say whether memory does not suffice for a head, and take that as its result."""
     try:
@@ -332,17 +328,18 @@ def _result(work: _Work) -> dict[str, Any]:
     """Train and score one head."""
     prepare(work.plan)
     tuned = search.trained(work.plan, work.train, tuned=work.tune)
+    if work.cv is not None:
+        metrics, right = search.cross_validate(work.plan, work.train, work.cv, tuned=work.tune)
+    else:
+        metrics, right = _scored(tuned.head, work.others["validation"])
     row: dict[str, Any] = {
         "params": tuned.head.card["params"],
         "fit_seconds": tuned.head.card["fit_seconds"],
         "sweep": tuned.sweep,
+        "selected_on": "validation" if work.cv is None else "cross-validation",
+        "metrics": metrics,
+        "right": _packed_bits(right),
     }
-    if work.cv is not None:
-        metrics, right = search.cross_validate(work.plan, work.train, work.cv, tuned=work.tune)
-        row |= {"selected_on": "cross-validation", "metrics": metrics, "right": _packed_bits(right)}
-    else:
-        metrics, right = _scored(tuned.head, work.others["validation"])
-        row |= {"selected_on": "validation", "metrics": metrics, "right": _packed_bits(right)}
     for heavy in ("confusion", "per_class"):  # k x k numbers that the table has no use for
         del row["metrics"][heavy]
     return row
@@ -356,15 +353,14 @@ def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, A
     known = None if fresh else kept(task.cache.path, of)
     if known is None:
         with contextlib.ExitStack() as stack:
-            train, others = _laid_out(task.cache, task.layer, stack)
+            train, others = _laid_out(task.cache, task.plan.layer, stack)
             work = _Work(replace(task.plan, params=params), False, None, train, {"test": others["test"]})
             (found,) = run_all(_test_metrics, [work])
         if isinstance(found, Failure):
             raise HeadError(found.reason)
         known = {"test": found}
         keep(task.cache.path, of, known)
-    metrics: dict[str, Any] | None = known["test"]
-    return metrics
+    return cast("dict[str, Any] | None", known["test"])
 
 
 def _test_metrics(work: _Work) -> dict[str, Any] | None:
@@ -373,7 +369,7 @@ def _test_metrics(work: _Work) -> dict[str, Any] | None:
     return scores(test, probabilities(head, test.rows), head.class_names)
 
 
-def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
+def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], Bools]:
     shares = probabilities(head, examples.rows)
     metrics = scores(examples, shares, head.class_names)
     assert metrics is not None  # else folds are scored
@@ -381,11 +377,11 @@ def _scored(head: Head, examples: Examples) -> tuple[dict[str, Any], npt.NDArray
     return metrics, right[examples.scored[np.argsort(examples.images)]]
 
 
-def _packed_bits(right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _packed_bits(right: Bools) -> dict[str, Any]:
     return {"n": len(right), "bits": np.packbits(right).tobytes().hex()}
 
 
-def _unpacked(packed_bits: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+def _unpacked(packed_bits: Mapping[str, Any]) -> Bools:
     bits = np.frombuffer(bytes.fromhex(packed_bits["bits"]), np.uint8)
     return np.unpackbits(bits, count=packed_bits["n"]).astype(bool)
 
@@ -393,7 +389,7 @@ def _unpacked(packed_bits: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
 def _ranked(tasks: list[_Task], found: list[Any], images: int, *, fresh: bool) -> Comparison:
     pairs = list(zip(tasks, found, strict=True))
     failed = [
-        {"cache": str(task.cache.path), "layer": task.layer, "clf": task.plan.clf, "error": result.reason}
+        {"cache": str(task.cache.path), "layer": task.plan.layer, "clf": task.plan.clf, "error": result.reason}
         for task, result in pairs
         if isinstance(result, Failure)
     ]
@@ -413,22 +409,10 @@ def _row(task: _Task, result: Mapping[str, Any], p_value: float | None) -> dict[
     metrics = result["metrics"]
     return {
         "cache": str(task.cache.path),
-        "layer": task.layer,
+        "layer": task.plan.layer,
         "clf": task.plan.clf,
         "params": result["params"],
-        **{
-            key: metrics[key]
-            for key in (
-                "accuracy",
-                "accuracy_ci95",
-                "n",
-                "macro_f1",
-                "log_loss",
-                "ece",
-                "copies_left_out",
-                "group_members_left_out",
-            )
-        },
+        **{key: metrics[key] for key in (*_SCORES, "copies_left_out", "group_members_left_out")},
         "fit_seconds": result["fit_seconds"],
         "p_value": p_value,
         "distinguishable": p_value is not None and p_value < 0.05,

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.cache import FeatureCache
 from featcache.errors import HeadError
 from featcache.heads import Head, Rows
+from featcache.heads.rows import Array, Bools, Float32s, Ints
 from featcache.sources import Digests, DigestSet, group_identity
 from featcache.training.metrics import left_out_text, split_metrics
 
@@ -29,49 +29,29 @@ FOLDS = 5
 class Examples:
     """Rows of one split, in order of storage, which is the order heads see them in.
 
-    Attributes
-    ----------
-    rows : Rows
-        Features, n rows of d values.
-    labels : array, shape (n,)
-        Indices into the class names.
-    groups : array, shape (n,)
-        Equal for rows that must not be on two sides of a split.
-    images : array, shape (n,)
-        Which image a row is of.
-    scored : array of bool, shape (n,)
-        Whether a row may count in metrics: no augmented view, no copy of a training image and no image of a group
-        that has training images may.
-    copies : array of bool, shape (n,)
-        Whether a row of another split is a copy of a training image.
+    `labels` (n,) are indices into the class names, `groups` equal for rows that must not be on two sides of a split;
+    `images` says which image a row is of. `scored` is False where a row may not count in metrics: of an augmented view,
+    of a copy of a training image (`copies`), and of an image of a group that has training images.
     """
 
     rows: Rows
-    labels: npt.NDArray[np.int64]
-    groups: npt.NDArray[np.int64]
-    images: npt.NDArray[np.int64]
-    scored: npt.NDArray[np.bool_]
-    copies: npt.NDArray[np.bool_]
+    labels: Ints
+    groups: Ints
+    images: Ints
+    scored: Bools
+    copies: Bools
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, chosen: npt.NDArray[Any]) -> Examples:
+    def take(self, chosen: Array) -> Examples:
         """Return some of the rows, by indices or a mask."""
-        return Examples(
-            self.rows.take(chosen), self.labels[chosen], self.groups[chosen], self.images[chosen],
-            self.scored[chosen], self.copies[chosen],
-        )  # fmt: skip
+        columns: Any = (self.labels, self.groups, self.images, self.scored, self.copies)
+        return Examples(self.rows.take(chosen), *(column[chosen] for column in columns))
 
 
 def training_examples(cache: FeatureCache, layer: str) -> Examples:
-    """Return the training rows of a cache, augmented views included.
-
-    Raises
-    ------
-    HeadError
-        If there are none, or an image has no class.
-    """
+    """Return the training rows of a cache, augmented views included."""
     if "train" not in cache.splits:
         raise HeadError(
             f"No training images in {str(cache.path)!r}: it has {cache.splits or 'no rows'}. Extract images "
@@ -130,7 +110,7 @@ def trained_on(cache: FeatureCache) -> DigestSet:
     return DigestSet(np.concatenate([digests, cache.digest_rows()[near & ~grouped], identities.rows]))
 
 
-def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float32]:
+def probabilities(head: Head, rows: Rows) -> Float32s:
     """Return a head's probabilities of rows that need not be in memory, shape (n, k)."""
     shares = np.empty((len(rows), len(head.class_names)), np.float32)
     for part, block in rows.blocks():
@@ -138,7 +118,7 @@ def probabilities(head: Head, rows: Rows) -> npt.NDArray[np.float32]:
     return shares
 
 
-def scores(examples: Examples, shares: npt.NDArray[Any], class_names: list[str]) -> dict[str, Any] | None:
+def scores(examples: Examples, shares: Array, class_names: list[str]) -> dict[str, Any] | None:
     """Return the metrics of probabilities (n, k) over the rows that count, None if none does."""
     return split_metrics(examples.labels, shares, class_names, examples.groups, examples.scored, examples.copies)
 
@@ -147,17 +127,7 @@ def scores(examples: Examples, shares: npt.NDArray[Any], class_names: list[str])
 def packed(examples: Examples, folder: Path) -> Iterator[Examples]:
     """Copy features to one contiguous float32 file, which all processes can map, and which is gone afterwards.
 
-    Parameters
-    ----------
-    examples : Examples
-        Their rows may lie in many shards, or be float16.
-    folder : Path
-        Where; if it cannot be written to, where temporary files go.
-
-    Raises
-    ------
-    HeadError
-        If the disk has no room for them.
+    It lies in a folder, or where temporary files go if that cannot be written to. HeadError says that there is no room.
     """
     n, d = examples.rows.shape
     place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())

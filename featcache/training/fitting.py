@@ -56,8 +56,8 @@ def fit_head(options: FitHeadOptions) -> Head:
     """
     opened = options.cache if isinstance(options.cache, FeatureCache) else FeatureCache(options.cache)
     if opened.missing:
-        log.warning("%d of %d images have no features yet: run extract again to go on with them",
-                    opened.missing, len(opened.entries))  # fmt: skip
+        text = "%d of %d images have no features yet: run extract again to go on with them"
+        log.warning(text, opened.missing, len(opened.entries))
     chosen = opened.layer_name(options.layer)
     plan = Plan(options.clf, chosen, opened.class_names, dict(options.params or {}), options.calibrate, options.seed)
     target = opened.path / "heads" / folder_name(f"{plan.clf}-{chosen}") if options.out is None else Path(options.out)

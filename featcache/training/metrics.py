@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import OptionError
+from featcache.heads.rows import Array, Bools, Ints
 
 RESAMPLES = 1000
 COVERAGE_STEPS = (100, 99, 95, 90, 80, 70, 60, 50)
@@ -26,36 +26,15 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 
 def classification_metrics(
-    truth: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[Any],
-    class_names: Sequence[str],
-    groups: npt.NDArray[np.int64] | None = None,
+    truth: Ints, probabilities: Array, class_names: Sequence[str], groups: Ints | None = None
 ) -> dict[str, Any]:
-    """Return the scores of predicted probabilities.
+    """Return the scores of predicted probabilities (n, k) for the classes `truth` (n,), n ≥ 1.
 
-    Parameters
-    ----------
-    truth : array, shape (n,), n ≥ 1
-        Indices into `class_names`.
-    probabilities : array, shape (n, k)
-        Of each class; the predicted one has the highest.
-    class_names : sequence of str
-        All k classes.
-    groups : array, shape (n,), optional
-        Equal for images that belong together, such as copies of one; what is resampled is groups.
-
-    Returns
-    -------
-    dict
-        ``n``; ``accuracy`` with its Wilson interval ``accuracy_ci95``; ``macro_f1`` over the classes
-        that are true or predicted somewhere, with a bootstrap interval ``macro_f1_ci95`` (percentiles of
-        1,000 resamples of groups, seeded); ``log_loss``; ``ece``, see `calibration_error`; ``per_class``
-        with precision, recall, f1 and n; and ``confusion``, rows the true class, columns the predicted.
-
-    Raises
-    ------
-    OptionError
-        If there is nothing to score.
+    These are ``n``; ``accuracy`` with its Wilson interval ``accuracy_ci95``; ``macro_f1`` over the classes that are
+    true or predicted somewhere, with a bootstrap interval ``macro_f1_ci95`` (percentiles of 1,000 resamples, seeded, of
+    `groups`: equal for images that belong together, such as copies of one); ``log_loss``; ``ece``, see
+    `calibration_error`; ``per_class``, see `class_scores`; and ``confusion``, rows the true class, columns the
+    predicted one.
     """
     n = len(truth)
     if n == 0:
@@ -76,21 +55,15 @@ def classification_metrics(
     }
 
 
-def class_scores(confusion: npt.NDArray[Any], class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def class_scores(confusion: Array, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return precision, recall, f1 and n of each class from a confusion matrix (k, k), rows the true class."""
-    precision, recall, f1 = _per_class(confusion)
     return {
-        name: {
-            "precision": float(precision[i]),
-            "recall": float(recall[i]),
-            "f1": float(f1[i]),
-            "n": int(confusion[i].sum()),
-        }
-        for i, name in enumerate(class_names)
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(n)}
+        for name, p, r, f, n in zip(class_names, *_per_class(confusion), confusion.sum(axis=1), strict=True)
     }
 
 
-def absent_classes(split: str, truth: npt.NDArray[np.int64], class_names: Sequence[str]) -> str | None:
+def absent_classes(split: str, truth: Ints, class_names: Sequence[str]) -> str | None:
     """Return a line that names the classes of which a split has no image to score; None if it has all."""
     absent = np.flatnonzero(np.bincount(truth[truth >= 0], minlength=len(class_names)) == 0)
     if not len(absent):
@@ -100,12 +73,7 @@ def absent_classes(split: str, truth: npt.NDArray[np.int64], class_names: Sequen
 
 
 def split_metrics(
-    truth: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[Any],
-    class_names: Sequence[str],
-    groups: npt.NDArray[np.int64],
-    scored: npt.NDArray[np.bool_],
-    copies: npt.NDArray[np.bool_],
+    truth: Ints, probabilities: Array, class_names: Sequence[str], groups: Ints, scored: Bools, copies: Bools
 ) -> dict[str, Any] | None:
     """Return `classification_metrics` of the images that count, None if none does.
 
@@ -135,27 +103,13 @@ def left_out_text(split: str, copies: int, members: int, of: int) -> str | None:
     return f"{copies + members:,} of {of:,} {what} do not count in scores: {' and '.join(reasons)}"
 
 
-def coverage_table(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> list[dict[str, Any]]:
+def coverage_table(truth: Ints, probabilities: Array) -> list[dict[str, Any]]:
     """Return what thresholds give: how many images are answered, and how many of these answers are right.
 
-    Parameters
-    ----------
-    truth : array, shape (n,), n ≥ 1
-        Indices of classes.
-    probabilities : array, shape (n, k)
-        Of each class; an image is answered if its highest is at least the threshold.
-
-    Returns
-    -------
-    list of dict
-        For each of `COVERAGE_STEPS` the highest threshold of six decimals that answers so many images or more,
-        lowest first, each once; with ``coverage``, the part that is answered; ``n``, their number; their
-        ``accuracy``; and its Wilson interval ``accuracy_ci95``. The first threshold is 0.
-
-    Raises
-    ------
-    OptionError
-        If there is no image.
+    An image is answered if the highest of its probabilities (n, k) is at least the threshold. For each of
+    `COVERAGE_STEPS` there is the highest ``threshold`` of six decimals that answers so many images or more, lowest
+    first, each once, the first of them 0; with ``coverage``, the part that is answered, ``n``, their number, and their
+    ``accuracy`` with its Wilson interval ``accuracy_ci95``.
     """
     n = len(truth)
     if n == 0:
@@ -168,13 +122,8 @@ def coverage_table(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]
     for threshold in sorted(thresholds | {0.0}):
         answered = confidence >= threshold
         count, correct = int(answered.sum()), int(right[answered].sum())
-        table.append({
-            "threshold": threshold,
-            "coverage": count / n,
-            "n": count,
-            "accuracy": correct / count,
-            "accuracy_ci95": list(wilson_interval(correct, count)),
-        })  # fmt: skip
+        row = {"threshold": threshold, "coverage": count / n, "n": count, "accuracy": correct / count}
+        table.append({**row, "accuracy_ci95": list(wilson_interval(correct, count))})
     return table
 
 
@@ -185,13 +134,13 @@ def _rounded_down(probability: float) -> float:
     return steps / unit if steps / unit <= probability else (steps - 1) / unit
 
 
-def log_loss(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> float:
+def log_loss(truth: Ints, probabilities: Array) -> float:
     """Return the mean negative logarithm of the true class's probability, taken as 1e-15 at least."""
     own = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     return float(np.abs(np.log(np.maximum(own, 1e-15))).mean())
 
 
-def calibration_error(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> float:
+def calibration_error(truth: Ints, probabilities: Array) -> float:
     """Return the expected calibration error: how far confidence is from accuracy.
 
     Images are put into 15 bins of equal width by the probability of their predicted class; the differences between
@@ -201,15 +150,10 @@ def calibration_error(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[A
     return float(sum(abs(one["confidence"] - one["accuracy"]) * one["n"] for one in bins) / len(truth))
 
 
-def calibration_bins(confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
+def calibration_bins(confidence: Array, right: Bools) -> list[dict[str, Any]]:
     """Return mean ``confidence``, ``accuracy`` and ``n`` of each of 15 bins of equal width that is not empty.
 
-    Parameters
-    ----------
-    confidence : array, shape (n,)
-        Probability of each predicted class.
-    right : array of bool, shape (n,)
-        Whether it is the true one.
+    `confidence` (n,) is the probability of each predicted class, `right` (n,) whether it is the true one.
     """
     exact = confidence.astype(np.float64)
     number = np.minimum((exact * ECE_BINS).astype(int), ECE_BINS - 1)
@@ -222,18 +166,14 @@ def calibration_bins(confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_])
     ]
 
 
-def _per_class(confusion: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+def _per_class(confusion: Array) -> tuple[Array, Array, Array]:
     """Return precision, recall and F1 of shape (…, classes); 0 where nothing was predicted or true."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     predicted, true = confusion.sum(axis=-2), confusion.sum(axis=-1)
-    return (
-        hits / np.maximum(predicted, 1),
-        hits / np.maximum(true, 1),
-        2 * hits / np.maximum(predicted + true, 1),
-    )
+    return hits / np.maximum(predicted, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(predicted + true, 1)
 
 
-def _bootstrap(cells: npt.NDArray[np.int64], size: int, groups: npt.NDArray[np.int64] | None) -> list[float]:
+def _bootstrap(cells: Ints, size: int, groups: Ints | None) -> list[float]:
     """Return an interval of the macro F1 from resampled groups; `cells` are rows of the flat confusion matrix."""
     rng = np.random.default_rng(0)
     n = len(cells)
@@ -253,7 +193,7 @@ def _bootstrap(cells: npt.NDArray[np.int64], size: int, groups: npt.NDArray[np.i
     return [float(low), float(high)]
 
 
-def _macro_f1_of_cells(cells: npt.NDArray[np.int64], weights: npt.NDArray[Any], size: int) -> float:
+def _macro_f1_of_cells(cells: Ints, weights: Array, size: int) -> float:
     """Return the mean F1 over the classes that occur, from the occupied cells of a confusion matrix."""
     true, predicted = np.divmod(cells, size)
     both = np.bincount(true, weights, size) + np.bincount(predicted, weights, size)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -18,20 +21,12 @@ from featcache.system.startup import safe_children
 
 log = logging.getLogger(__name__)
 
-"""Called with (done, to do)."""
 
-
+@dataclass(frozen=True)
 class Failure:
-    """What a task ended with instead of a result.
+    """What a task ended with instead of a result, and why, in one line."""
 
-    Attributes
-    ----------
-    reason : str
-        One line.
-    """
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    reason: str
 
 
 def run_all(
@@ -43,40 +38,32 @@ def run_all(
 ) -> list[Any]:
     """Return what a function makes of each task, in order; a `Failure` where it raised or its process died.
 
-    Parameters
-    ----------
-    function : callable
-        A function of a module, for one task.
-    tasks : sequence
-        Arrays in them are mapped by the processes, not copied.
-    jobs : int
-        Processes; 1: this one. Each has an equal part of the machine's threads.
-    done : callable, optional
-        Called with a task's index and result as soon as it is there.
+    Each of `jobs` processes (1: this one) has an equal part of the machine's threads, maps the arrays in tasks, and
+    imports the function from its module. `done` is called with a task's index and result as soon as it is there.
     """
     results: dict[int, Any] = {}
 
-    def take(found: tuple[int, Any, list[tuple[int, str]]]) -> None:
-        number, results[number], said = found
+    def take(number: int, result: Any, said: Iterable[tuple[int, str]] = ()) -> None:
+        results[number] = result
         for level, text in said:
             log.log(level, "%s", text)
-        done(number, results[number])
+        done(number, result)
 
     if jobs == 1:
         for i, task in enumerate(tasks):
-            take(_attempt(i, function, task))
+            take(i, _attempt(function, task))
         return [results[i] for i in range(len(tasks))]
     try:
         for found in _parallel(function, list(enumerate(tasks)), jobs):
-            take(found)
+            take(*found)
     except TerminatedWorkerError:
         for i, task in enumerate(tasks):  # one of them kills its process: each alone
             if i in results:
                 continue
             try:
-                take(next(iter(_parallel(function, [(i, task)], 2))))
+                take(*next(iter(_parallel(function, [(i, task)], 2))))
             except TerminatedWorkerError:
-                take((i, Failure("its process was killed, as happens when memory runs out"), []))
+                take(i, Failure("its process was killed, as happens when memory runs out"))
     return [results[i] for i in range(len(tasks))]
 
 
@@ -115,30 +102,21 @@ def _in_worker(
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))  # TensorFlow heeds no other limit
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    records = _Records()
+    records = logging.handlers.BufferingHandler(sys.maxsize)
     library = logging.getLogger("featcache")
     library.handlers, library.propagate = [records], False
     library.setLevel(logging.INFO)
-    number, result, _ = _attempt(number, function, task)
-    return number, result, records.said
+    result = _attempt(function, task)
+    return number, result, [(one.levelno, one.getMessage().strip()) for one in records.buffer]
 
 
-class _Records(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[tuple[int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append((record.levelno, record.getMessage().strip()))
-
-
-def _attempt(number: int, function: Callable[[Any], Any], task: Any) -> tuple[int, Any, list[tuple[int, str]]]:
-    """Return a task's number and its result; where it raised, the reason."""
+def _attempt(function: Callable[[Any], Any], task: Any) -> Any:
+    """Return a task's result; where it raised, a `Failure`."""
     try:
-        return number, function(task), []
+        return function(task)
     except FeatcacheError as error:
-        return number, Failure(str(error)), []
+        return Failure(str(error))
     except MemoryError:
-        return number, Failure("out of memory"), []
+        return Failure("out of memory")
     except Exception as error:  # one head that fails must not take the others with it
-        return number, Failure(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"), []
+        return Failure(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -21,17 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def keep(cache: Path, of: Mapping[str, Any], result: dict[str, Any]) -> None:
-    """Keep what came out of a task; in a cache that cannot be written to nothing is kept.
-
-    Parameters
-    ----------
-    cache : Path
-        The cache's folder.
-    of : mapping
-        Everything that decides the result, fit for JSON.
-    result : dict
-        Fit for JSON.
-    """
+    """Keep what came out of a task, and all that decides it, as JSON; not in a cache that cannot be written to."""
     with contextlib.suppress(OSError):
         file = _file(cache, of)
         file.parent.mkdir(exist_ok=True)
@@ -41,10 +31,7 @@ def keep(cache: Path, of: Mapping[str, Any], result: dict[str, Any]) -> None:
 def kept(cache: Path, of: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a result, None if there is none, or it is not what was kept.
 
-    Raises
-    ------
-    CacheError
-        If it cannot be read for a reason that says nothing of it, such as too many open files.
+    CacheError says that it cannot be read for a reason that says nothing of it, such as too many open files.
     """
     found = _read(_file(cache, of))
     return None if found is None or _digest(found[0]) != _digest(of) else found[1]

@@ -9,16 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import HeadError, OptionError
 from featcache.heads import Head, kind_of, parameters
 from featcache.heads.folds import grouped_folds
+from featcache.heads.rows import Bools, Float32s, Ints
 from featcache.training.examples import Examples, probabilities, scores
 from featcache.training.parallel import Failure, run_all
 from featcache.training.single import Plan, train
 
 TUNE_FOLDS = 5
+_TUNING = "Tuning", ", or leave out `tune`"
 MOST_FOLDS = 100_000
 KNN_NEIGHBORS = 10
 FINER = (10**-0.5, 10**0.5)
@@ -27,17 +28,10 @@ FINER = (10**-0.5, 10**0.5)
 
 @dataclass(frozen=True)
 class Tuned:
-    """A head with the parameters that did best on folds of the training images.
+    """A head that was trained on all training rows, with its parameters and what was tried on folds of these rows.
 
-    Attributes
-    ----------
-    head : Head
-        Trained on all training rows.
-    plan : Plan
-        With the chosen parameters.
-    sweep : list of dict
-        ``params``, ``accuracy`` (mean over the folds) and ``accuracy_folds`` of everything that was tried; of ridge,
-        which searches its penalty itself, ``params`` and ``squared_error``.
+    Each of `sweep` has ``params``, ``accuracy`` (mean over the folds) and ``accuracy_folds``; of ridge, which searches
+    its penalty itself, ``params`` and ``squared_error``.
     """
 
     head: Head
@@ -58,19 +52,7 @@ class _Trial:
 def tune(plan: Plan, examples: Examples, *, jobs: int = 1) -> Tuned:
     """Train a head with the best parameters of its grid, chosen on folds of the training images alone.
 
-    Parameters
-    ----------
-    plan : Plan
-        Parameters that it sets already are not searched.
-    examples : Examples
-        The training rows.
-    jobs : int
-        Processes.
-
-    Raises
-    ------
-    HeadError
-        If nothing that was tried can be trained.
+    Parameters that the plan sets are not searched. HeadError says that nothing that was tried can be trained.
     """
     kind = kind_of(plan.clf)
     if plan.clf == "ridge":
@@ -93,43 +75,15 @@ def trained(plan: Plan, examples: Examples, *, tuned: bool, jobs: int = 1) -> Tu
 
 def cross_validate(
     plan: Plan, examples: Examples, folds: int, *, tuned: bool = False, jobs: int = 1
-) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
+) -> tuple[dict[str, Any], Bools]:
     """Score a head on folds of the training images, stratified and by group.
 
-    Parameters
-    ----------
-    plan : Plan
-        The head.
-    examples : Examples
-        The training rows; augmented views are trained on with the image they are of, and never scored.
-    folds : int
-        How many, at least 2.
-    tuned : bool
-        Search the parameters within each fold's training rows.
-    jobs : int
-        Processes.
-
-    Returns
-    -------
-    dict
-        Metrics of all held-out predictions together, ``folds`` and ``accuracy_folds``.
-    array, shape (m,)
-        Whether each scored image's class was found, in the source's order.
-
-    Raises
-    ------
-    OptionError
-        If `folds` is no number of folds.
-    HeadError
-        If a fold's head cannot be trained, or nothing can be held out.
+    Augmented views are trained on with the image they are of, and never scored. If `tuned`, the parameters are searched
+    within each fold's training rows. Returned are metrics of all held-out predictions together with ``folds`` and
+    ``accuracy_folds``, and whether each scored image's class was found (m,), in the source's order.
     """
     check_protocols(cv=folds)
-    fold = _folds(examples, folds, plan.seed)
-    used = [number for number in range(folds) if (fold == number).any()]
-    if len(used) < 2:
-        raise HeadError(
-            "Cross-validation needs at least 2 different images of a class, but no class has them. Add images."
-        )
+    fold, used = _used_folds(examples, folds, plan.seed, "Cross-validation", "")
     trials = [_trial(plan, examples, fold, number, tuned) for number in used]
     found = run_all(_shares, trials, jobs=jobs)
     held = np.concatenate([np.flatnonzero((fold == number) & examples.scored) for number in used])
@@ -145,32 +99,11 @@ def cross_validate(
 def few_shot(
     plan: Plan, examples: Examples, validation: Examples, shots: Sequence[int], tries: int, *, jobs: int = 1
 ) -> list[dict[str, Any]]:
-    """Score a head that was trained on a few images of each class.
+    """Score a head that was trained on a few images of each class, drawn `tries` times for each of `shots`.
 
-    Parameters
-    ----------
-    plan : Plan
-        The head.
-    examples : Examples
-        The training rows; what is drawn is distinct images, of different groups, with their views.
-    validation : Examples
-        What is scored, and never drawn from.
-    shots : sequence of int
-        Images of each class.
-    tries : int
-        How often each number is drawn anew.
-    jobs : int
-        Processes.
-
-    Returns
-    -------
-    list of dict
-        ``shots``, ``accuracy`` (mean), ``accuracy_sd`` (over the tries, 0 for one) and ``accuracies``.
-
-    Raises
-    ------
-    OptionError
-        If a class has too few images.
+    Drawn are distinct images of different groups, with their views; what is scored is `validation`. Each result has
+    ``shots``, ``accuracy`` (mean), ``accuracy_sd`` (over the tries, 0 for one) and ``accuracies``. It raises
+    OptionError if a class has too few images.
     """
     check_protocols(shots=shots, tries=tries)
     trials = []
@@ -210,7 +143,7 @@ def _of_few(plan: Plan, rows: int) -> Plan:
     return replace(plan, params=params, calibrate="none")
 
 
-def _folds(examples: Examples, count: int, seed: int) -> npt.NDArray[np.int64]:
+def _folds(examples: Examples, count: int, seed: int) -> Ints:
     """Return the fold of each row, decided by the images alone: the same whatever the layer, base or views."""
     own = np.flatnonzero(examples.scored)
     own = own[np.argsort(examples.images[own])]
@@ -218,11 +151,11 @@ def _folds(examples: Examples, count: int, seed: int) -> npt.NDArray[np.int64]:
     groups, member = np.unique(examples.groups, return_inverse=True)
     of_group = np.full(len(groups), -1)
     of_group[np.searchsorted(groups, examples.groups[own])] = fold
-    result: npt.NDArray[np.int64] = of_group[member]
+    result: Ints = of_group[member]
     return result
 
 
-def _drawn(examples: Examples, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _drawn(examples: Examples, count: int, rng: np.random.Generator) -> Ints:
     """Return the rows of `count` images of each class, of different groups, with their views."""
     images: list[int] = []
     for label in np.unique(examples.labels):
@@ -237,11 +170,11 @@ def _drawn(examples: Examples, count: int, rng: np.random.Generator) -> npt.NDAr
     return np.flatnonzero(np.isin(examples.images, images))
 
 
-def _trial(plan: Plan, examples: Examples, fold: npt.NDArray[np.int64], number: int, tuned: bool = False) -> _Trial:
+def _trial(plan: Plan, examples: Examples, fold: Ints, number: int, tuned: bool = False) -> _Trial:
     return _Trial(plan, examples.take(fold != number), examples.take((fold == number) & examples.scored), tuned)
 
 
-def _shares(trial: _Trial) -> npt.NDArray[np.float32]:
+def _shares(trial: _Trial) -> Float32s:
     return probabilities(trained(trial.plan, trial.train, tuned=trial.tune).head, trial.test.rows)
 
 
@@ -258,7 +191,7 @@ def _sound(found: Any) -> Any:
 
 def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, jobs: int) -> list[dict[str, Any]]:
     """Return each candidate with its accuracy on folds of the training images."""
-    fold, used = _tuning_folds(plan, examples)
+    fold, used = _used_folds(examples, TUNE_FOLDS, plan.seed, *_TUNING)
     trials = [
         _trial(replace(plan, params={**plan.params, **params}, calibrate="none"), examples, fold, number)
         for params in candidates
@@ -274,13 +207,13 @@ def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, job
     return rows
 
 
-def _tuning_folds(plan: Plan, examples: Examples) -> tuple[npt.NDArray[np.int64], list[int]]:
-    fold = _folds(examples, TUNE_FOLDS, plan.seed)
-    used = [number for number in range(TUNE_FOLDS) if (fold == number).any()]
+def _used_folds(examples: Examples, count: int, seed: int, what: str, instead: str) -> tuple[Ints, list[int]]:
+    """Return the fold of each row, and which folds have rows; at least two have."""
+    fold = _folds(examples, count, seed)
+    used = [number for number in range(count) if (fold == number).any()]
     if len(used) < 2:
         raise HeadError(
-            "Tuning needs at least 2 different images of a class, but no class has them. Add images, or "
-            "leave out `tune`."
+            f"{what} needs at least 2 different images of a class, but no class has them. Add images{instead}."
         )
     return fold, used
 
@@ -297,7 +230,7 @@ def _tune_ridge(plan: Plan, examples: Examples) -> Tuned:
     """Let ridge choose among its penalties, then among those around the best: it holds out folds by itself."""
     if "alphas" in plan.params:
         return Tuned(train(plan, examples), plan)
-    _tuning_folds(plan, examples)
+    _used_folds(examples, TUNE_FOLDS, plan.seed, *_TUNING)
     coarse = replace(plan, params={**plan.params, "alphas": kind_of("ridge").grid["alphas"]})
     first = train(coarse, examples).estimator.estimator_
     finer = tuple(sorted(first.alpha_ * factor for factor in (10**-0.5, 10**-0.25, 1, 10**0.25, 10**0.5)))

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import OptionError
+from featcache.heads.rows import Array
 
 
-def mcnemar(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -> float:
+def mcnemar(first_correct: Array, second_correct: Array) -> float:
     """Return the exact two-sided p-value of McNemar's test (McNemar 1947).
 
     Of the images that only one of two classifiers has right, each has half of them by chance: a binomial test.
 
-    Parameters
-    ----------
-    first_correct, second_correct : array of bool, shape (n,)
-        Which of the same images each classifier has right.
-
-    Returns
-    -------
-    float
-        In (0, 1]; 1 where the classifiers are right on the same images.
-
-    Raises
-    ------
-    OptionError
-        If the arrays do not have the same length.
+    Both arrays (n,) say which of the same images a classifier has right; if these are the same images, it is 1.
     """
     from scipy.stats import binomtest
 
@@ -42,15 +28,10 @@ def mcnemar(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def paired_difference(first_correct: npt.NDArray[Any], second_correct: npt.NDArray[Any]) -> tuple[float, float]:
+def paired_difference(first_correct: Array, second_correct: Array) -> tuple[float, float]:
     """Return how much more accurate the second of two classifiers is on the same images, and its standard error.
 
     The error is that of the mean of the n differences (each -1, 0 or 1): their standard deviation over √n.
-
-    Parameters
-    ----------
-    first_correct, second_correct : array of bool, shape (n,), n ≥ 2
-        Which of the same images each classifier has right.
     """
     differences = np.asarray(second_correct, float) - np.asarray(first_correct, float)
     return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
@@ -67,20 +48,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     To reject what has an adjusted value of at most 0.05 keeps the chance of any false rejection at or below 5 %,
     however the tests depend on each other.
 
-    Parameters
-    ----------
-    p_values : sequence of float, length m
-        In [0, 1].
-
-    Returns
-    -------
-    list of float
-        In the order of `p_values`: the k-th smallest times m + 1 - k, at least the one before, at most 1.
-
-    Raises
-    ------
-    OptionError
-        If a value is not in [0, 1].
+    The order stays: the k-th smallest of m becomes m + 1 - k times as large, at least the one before, at most 1.
     """
     values = np.asarray(p_values, dtype=np.float64).reshape(-1)
     wrong = values[~((values >= 0) & (values <= 1))]

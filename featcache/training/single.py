@@ -22,23 +22,7 @@ _LARGE = 10**8
 
 @dataclass(frozen=True)
 class Plan:
-    """A head to be trained.
-
-    Attributes
-    ----------
-    clf : str
-        A name of `featcache.heads.HEADS`.
-    layer : str
-        Whose features it takes.
-    class_names : list of str
-        What labels index.
-    params : mapping
-        Of the head.
-    calibrate : str
-        See `featcache.heads.calibration.CalibratedHead`.
-    seed : int
-        For everything random.
-    """
+    """A head to be trained: a name of `HEADS`, the layer whose features it takes, and what labels index."""
 
     clf: str
     layer: str
@@ -56,16 +40,9 @@ def check_plan(plan: Plan) -> None:
 
 
 def train(plan: Plan, examples: Examples) -> Head:
-    """Train a head.
+    """Train a head; HeadError says that it needs more memory than there is, or cannot be trained on these rows.
 
     Its card has ``fit_seconds``, and ``params``, with which the same head can be made again.
-
-    Raises
-    ------
-    OptionError
-        If a name or a value is wrong.
-    HeadError
-        If it needs more memory than there is, or cannot be trained on these rows.
     """
     estimator = build(plan.clf, plan.params, seed=plan.seed, calibrate=plan.calibrate)
     check_memory(plan, examples)
@@ -91,13 +68,7 @@ def prepare(plan: Plan) -> None:
 
 
 def check_memory(plan: Plan, examples: Examples) -> int:
-    """Return how many bytes a head needs.
-
-    Raises
-    ------
-    HeadError
-        If there is less.
-    """
+    """Return how many bytes a head needs, or raise HeadError if there are fewer."""
     n, d = examples.rows.shape
     classes = len(plan.class_names)
     needed, free = memory_needed(plan.clf, n, d, plan.params, classes=classes), available()

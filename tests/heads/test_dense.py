@@ -15,6 +15,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featcache.errors import HeadError, OptionError
+from featcache.heads import keras_training
 from featcache.heads import rows as rows_module
 from featcache.heads.dense import DenseClassifier, _archive
 from featcache.heads.rows import Rows
@@ -248,8 +249,8 @@ def test_smoothing_tempers_probabilities() -> None:
 def test_the_rate_follows_its_schedule(monkeypatch: pytest.MonkeyPatch, schedule: str, expected: list[float]) -> None:
     """Cosine falls to 0 over the epochs, exponential to 1 %; the optimizer has what the history says."""
     made = []
-    make = DenseClassifier._made_optimizer
-    monkeypatch.setattr(DenseClassifier, "_made_optimizer", lambda self: made.append(make(self)) or made[-1])
+    make = keras_training.make_optimizer
+    monkeypatch.setattr(keras_training, "make_optimizer", lambda *args: made.append(make(*args)) or made[-1])
     model = DenseClassifier(schedule=schedule, learning_rate=0.1, epochs=4, validation_fraction=0.0).fit(X, Y)
     assert model.history_["learning_rate"] == pytest.approx(expected)
     assert float(made[0].learning_rate) == pytest.approx(expected[-1])

@@ -23,29 +23,9 @@ STUDENTS = ("ridge", "dense")
 def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str, Any]]:
     """Train a head on the classes that another one predicts for the training rows of its cache.
 
-    Parameters
-    ----------
-    teacher : Head
-        Any head that was trained on a cache which is still there.
-    clf : {"ridge", "dense"}
-        What to train.
-    seed : int
-        For everything random.
-
-    Returns
-    -------
-    Head
-        Not saved; its metrics are on the true classes.
-    dict
-        ``teacher``, ``student``, ``metrics`` of the teacher, and ``agreement``: by split, ``n`` and the part for
-        which both predict the same.
-
-    Raises
-    ------
-    OptionError
-        If `clf` is something else.
-    HeadError, CacheError
-        If the cache is gone or holds other features.
+    The head is not saved, and its metrics are on the true classes. The dict has ``teacher``, ``student``, ``metrics``
+    of the teacher, and ``agreement``: by split, ``n`` and the part for which both predict the same. HeadError or
+    CacheError say that the cache is gone or holds other features.
     """
     if clf not in STUDENTS:
         raise OptionError(f"Expected to distil into {' or '.join(STUDENTS)}. Received: {clf!r}.")
@@ -74,8 +54,8 @@ def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str
     agreement = {
         split: _agreement(teacher, student, evaluation_examples(cache, split, teacher.layer)) for split in cache.splits
     }
-    log.info("%s distilled into %s: %s", teacher.clf, clf,
-             ", ".join(f"{found['part']:.4f} of {split} agree" for split, found in agreement.items()))  # fmt: skip
+    agree = ", ".join(f"{found['part']:.4f} of {split} agree" for split, found in agreement.items())
+    log.info("%s distilled into %s: %s", teacher.clf, clf, agree)
     return student, {"teacher": teacher.clf, "student": clf, "metrics": teacher.metrics, "agreement": agreement}
 
 

@@ -12,25 +12,10 @@ from featcache.errors import OptionError, nearest
 
 @dataclass(frozen=True)
 class Unfreezing:
-    """Where a base begins to train; exactly one is given.
+    """Where a base begins to train; exactly one is given, see `featcache.fine_tune`.
 
-    Parameters
-    ----------
-    from_layer : str, optional
-        From this layer on; ``outer/inner`` begins inside a nested model.
-    from_index : int, optional
-        From this index into the base's ``layers`` on, which begin with its input layer, as Keras counts them.
-    last : int, optional
-        This many layers at the end.
-    all_layers : bool
-        All of it.
-    reinitialise : bool
-        All of it, from fresh weights.
-
-    Raises
-    ------
-    OptionError
-        If none or several are given, or a number is negative.
+    `from_index` counts the base's ``layers``, which begin with its input layer, as Keras does. `reinitialise` is all
+    of it, from fresh weights.
     """
 
     from_layer: str | None = None
@@ -40,8 +25,13 @@ class Unfreezing:
     reinitialise: bool = False
 
     def __post_init__(self) -> None:
-        values = {"--from-layer": self.from_layer, "--from-index": self.from_index, "--last": self.last,
-                  "--all": self.all_layers or None, "--reinitialise": self.reinitialise or None}  # fmt: skip
+        values = {
+            "--from-layer": self.from_layer,
+            "--from-index": self.from_index,
+            "--last": self.last,
+            "--all": self.all_layers or None,
+            "--reinitialise": self.reinitialise or None,
+        }
         given = [name for name, value in values.items() if value is not None]
         if len(given) != 1:
             raise OptionError(
@@ -56,31 +46,18 @@ class Unfreezing:
 def unfreeze(network: Any, which: Unfreezing, *, numbered_anew: bool) -> None:
     """Make the layers of a base train that are asked for, and no others.
 
-    Parameters
-    ----------
-    network : keras.Model
-        The base, changed in place.
-    which : Unfreezing
-    numbered_anew : bool
-        Whether a name means the layer's canonical name first (as of applications), not the one it has here.
-
-    Raises
-    ------
-    OptionError
-        If there is no such layer, or no layer that could train.
+    `numbered_anew` says whether a name means the layer's canonical name first (as of applications), not the one it has
+    here. It raises OptionError if there is no such layer, or no layer that could train.
     """
     if which.from_layer is not None:
         _from_name(network, which.from_layer, numbered_anew)
     else:
         count = len(network.layers)
-        first = 0
-        if which.from_index is not None:
-            first = which.from_index
-        elif which.last is not None:
-            first = max(0, count - which.last)
+        first = which.from_index or (0 if which.last is None else max(0, count - which.last))
         if first >= count:
-            raise OptionError(f"Expected --from-index below {count}, the number of the base's layers. "
-                              f"Received: {first}.")  # fmt: skip
+            raise OptionError(
+                f"Expected --from-index below {count}, the number of the base's layers. Received: {first}."
+            )
         _from_index(network, first)
     if not network.trainable_variables:
         raise OptionError(

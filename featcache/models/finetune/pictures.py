@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import ImageError, OptionError, about_image
 from featcache.extraction.extractor import mapped_ahead
+from featcache.heads.rows import Float32s, Ints
 from featcache.images.augmentation import Augmentation
 from featcache.images.decoding import PixelSpec, load
 from featcache.images.poison import Journal
@@ -25,19 +25,7 @@ _AHEAD = 64
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that was read.
-
-    Attributes
-    ----------
-    item : Item
-        Where it is.
-    digest : bytes
-        SHA-256.
-    label : int
-        Index into the class names.
-    group : int
-        Equal for images that belong together.
-    """
+    """An image that was read; its label is an index into the class names, its group equal for what belongs together."""
 
     item: Item
     digest: bytes
@@ -47,18 +35,9 @@ class Picture:
 
 @dataclass
 class Pictures:
-    """All images of a source, by split.
+    """All images of a source, by split, in its order.
 
-    Attributes
-    ----------
-    source : Source
-        Reads them.
-    spec : PixelSpec
-        How they must look.
-    by_split : dict
-        In the source's order.
-    skipped : dict
-        Path and reason of each that cannot be read; it grows as images are decoded.
+    `skipped` has path and reason of each that cannot be read; it grows as images are decoded.
     """
 
     source: Source
@@ -71,29 +50,20 @@ class Pictures:
         split: str,
         size: int,
         *,
-        order: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        order: Sequence[int] | Ints | None = None,
         augmentation: Augmentation | None = None,
         view: int = 0,
-    ) -> Iterator[tuple[list[Picture], npt.NDArray[np.float32]]]:
-        """Yield the pictures of a split with their pixels, (n, height, width, channels), `size` at a time.
+    ) -> Iterator[tuple[list[Picture], Float32s]]:
+        """Yield the pictures of a split with their pixels, (n, height, width, channels), at most `size` at a time.
 
-        Parameters
-        ----------
-        split : str
-        size : int
-            The last batch may be smaller.
-        order : sequence of int, optional
-            Indices into the split's pictures; default: the source's order.
-        augmentation : Augmentation, optional
-            What is drawn is decided by a picture's digest and `view`.
-        view : int
-            1 or more.
+        `order` has indices into the split's pictures; default: the source's order. What is drawn for an augmentation is
+        decided by a picture's digest and `view`, 1 or more.
         """
         pictures = self.by_split[split]
         chosen = [pictures[i] for i in (range(len(pictures)) if order is None else order)]
         journal = Journal()
 
-        def prepare(picture: Picture) -> tuple[Picture, npt.NDArray[np.float32] | None, str]:
+        def prepare(picture: Picture) -> tuple[Picture, Float32s | None, str]:
             try:
                 content = read_image(self.source, picture.item)
                 with journal.decoding(picture.item.path):
@@ -108,17 +78,19 @@ class Pictures:
         known = [picture for picture in chosen if picture.item.path not in self.skipped]
         threads = decoding_threads()
         with contextlib.closing(mapped_ahead(threads, prepare, known, 3 * size, journal.check)) as prepared:
-            some: list[tuple[Picture, npt.NDArray[np.float32]]] = []
+            batch: list[Picture] = []
+            values: list[Float32s] = []
             for picture, pixels, reason in prepared:
                 if pixels is None:
                     self.skip(picture.item, reason)
                     continue
-                some.append((picture, pixels))
-                if len(some) == size:
-                    yield [one for one, _ in some], np.stack([values for _, values in some])
-                    some = []
-            if some:
-                yield [one for one, _ in some], np.stack([values for _, values in some])
+                batch.append(picture)
+                values.append(pixels)
+                if len(batch) == size:
+                    yield batch, np.stack(values)
+                    batch, values = [], []
+            if batch:
+                yield batch, np.stack(values)
 
     def skip(self, item: Item, reason: str) -> None:
         """Note that an image cannot be used."""
@@ -131,20 +103,8 @@ def listed(
 ) -> Pictures:
     """Read and hash every image once, and return them by split.
 
-    Parameters
-    ----------
-    source, policy : Source, SplitPolicy
-        As a head's cache was extracted.
-    spec : PixelSpec
-    class_names : sequence of str
-        All classes that may occur.
-    known : dict
-        Path and reason of images that are known to be unreadable: they are left alone.
-
-    Raises
-    ------
-    OptionError
-        If an image has no class, or one that is not in `class_names`.
+    Source and policy are those of a head's cache, `class_names` all classes that may occur, `known` path and reason of
+    images that are known to be unreadable: they are left alone. OptionError says that an image has another class.
     """
     number = {name: i for i, name in enumerate(class_names)}
     odd = sorted({str(item.label) for item in source.items if item.label not in number})

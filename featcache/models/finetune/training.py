@@ -9,17 +9,19 @@ import logging
 import math
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.errors import OptionError
 from featcache.files.publishing import publish
 from featcache.files.reading import parsed
 from featcache.files.values import maybe, measured, record, text, whole
+from featcache.heads import checks
+from featcache.heads.keras_training import OPTIMIZERS, SCHEDULES, Course, compiled, decay, make_optimizer, training_step
+from featcache.heads.rows import Array, Float32s, Floats
 from featcache.images.augmentation import Augmentation
 from featcache.models.composition import Composition
 from featcache.models.finetune.pictures import Picture, Pictures
@@ -27,12 +29,9 @@ from featcache.saved.cards import HISTORY
 
 log = logging.getLogger(__name__)
 
-_OPTIMIZERS = ("adam", "sgd", "rmsprop")
-_SCHEDULES = ("constant", "cosine", "exponential")
+_SCALARS = ("loss", "accuracy", "val_loss", "val_accuracy")
 _EXPLODED = 10.0
 """A loss of so many times what it was before training, or that of guessing, is the end."""
-
-Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -54,81 +53,58 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rules = [
-            ("learning_rate", "a number above 0", 0 < self.learning_rate < math.inf),
-            ("epochs", "1 or more", self.epochs >= 1),
-            ("optimizer", f"one of {', '.join(_OPTIMIZERS)}", self.optimizer in _OPTIMIZERS),
-            ("momentum", "0 <= x < 1", 0 <= self.momentum < 1),
-            ("schedule", f"one of {', '.join(_SCHEDULES)}", self.schedule in _SCHEDULES),
-            ("weight_decay", "0 or more", 0 <= self.weight_decay < math.inf),
-            ("batch_size", "1 or more", self.batch_size >= 1),
-            ("class_weight", "balanced, or none", self.class_weight in (None, "balanced")),
-            ("patience", "1 or more", self.patience >= 1),
-            ("seed", "0 or more", self.seed >= 0),
-        ]
-        for name, expected, holds in rules:
-            if not holds:
-                raise OptionError(f"Expected {name}: {expected}. Received: {name}={getattr(self, name)!r}.")
+        checks.check(self, _RULES)
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0."""
-        part = epoch / self.epochs
-        factors: dict[str, float] = {
-            "constant": 1.0,
-            "cosine": (1 + math.cos(math.pi * part)) / 2,
-            "exponential": math.pow(0.01, part),
-        }
-        return self.learning_rate * factors[self.schedule]
+        return self.learning_rate * decay(self.schedule, epoch / self.epochs)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return them as JSON-ready values."""
-        return asdict(self)
+
+_RULES = {
+    "learning_rate": checks.POSITIVE,
+    "epochs": checks.whole(1),
+    "optimizer": checks.one_of(*OPTIMIZERS),
+    "momentum": checks.BELOW_ONE,
+    "schedule": checks.one_of(*SCHEDULES),
+    "weight_decay": checks.NOT_NEGATIVE,
+    "batch_size": checks.whole(1),
+    "class_weight": checks.Rule("balanced, or none", lambda value: value in (None, "balanced")),
+    "patience": checks.whole(1),
+    "seed": checks.whole(0),
+}
 
 
 @dataclass
-class State:
-    """How far training is.
+class State(Course):
+    """How far training is: epochs done, and ``reason`` and ``epoch`` where it ended before its last one.
 
-    Attributes
-    ----------
-    epoch : int
-        Whole epochs done.
-    history : dict
-        Per epoch ``epoch`` (counted on from the head's), ``loss`` and ``accuracy`` while training, ``val_loss``,
-        ``val_accuracy`` and ``learning_rate``.
-    lowest : float
-        The lowest ``val_loss``, of the weights `best`.
-    since : int
-        Epochs since then.
-    stopped : dict or None
-        ``reason`` and ``epoch``, where training ended before its last epoch.
-    best : list of arrays
-        Values of all variables; empty before the first epoch.
+    The history has per epoch ``epoch`` (counted on from the head's), ``loss`` and ``accuracy`` while training,
+    ``val_loss``, ``val_accuracy`` and ``learning_rate``; `best` has the values of all variables.
     """
 
     epoch: int = 0
-    history: dict[str, list[float]] = field(default_factory=dict)
-    lowest: float = math.inf
-    since: int = 0
     stopped: dict[str, Any] | None = None
-    best: list[npt.NDArray[Any]] = field(default_factory=list)
 
 
-_TOLD = record({"key": text, "epoch": whole(), "since": whole(), "lowest": measured, "history": HISTORY,
-                "stopped": maybe(record({"reason": text, "epoch": whole()}))})  # fmt: skip
+_TOLD = record(
+    {
+        "key": text,
+        "epoch": whole(),
+        "since": whole(),
+        "lowest": measured,
+        "history": HISTORY,
+        "stopped": maybe(record({"reason": text, "epoch": whole()})),
+    }
+)
+_KEPT = ("epoch", "history", "lowest", "since", "stopped")
+"""What a file says of a `State`, in their order there."""
 
 
 class Checkpoint:
     """One file that holds a whole `State`, the weights and the optimizer's; replaced as a whole.
 
-    Parameters
-    ----------
-    path : Path
-        Where.
-    key : str
-        Digest of all that decides what training does: a file of another key is of another training.
-    check : callable, optional
-        Called before the file is written; raises `CacheBusyError` if another process writes it now.
+    `key` is a digest of all that decides what training does: a file of another key is of another training. `check` is
+    called before the file is written, and raises `CacheBusyError` if another process writes it now.
     """
 
     def __init__(self, path: Path, key: str, check: Callable[[], None] = lambda: None) -> None:
@@ -136,12 +112,10 @@ class Checkpoint:
 
     def save(self, state: State, variables: list[Any], optimizer: Any) -> None:
         """Publish everything that going on needs."""
-        told = {"key": self._key, "epoch": state.epoch, "history": state.history, "lowest": state.lowest,
-                "since": state.since, "stopped": state.stopped}  # fmt: skip
+        told = {"key": self._key, **{name: getattr(state, name) for name in _KEPT}}
         arrays = {"state": np.frombuffer(json.dumps(told).encode(), np.uint8)}
-        groups = (("now", [v.numpy() for v in variables]), ("best", state.best),
-                  ("optimizer", [v.numpy() for v in optimizer.variables]))  # fmt: skip
-        for name, values in groups:
+        groups = {"now": _values(variables), "best": state.best, "optimizer": _values(optimizer.variables)}
+        for name, values in groups.items():
             arrays |= {f"{name}{i}": value for i, value in enumerate(values)}
         content = io.BytesIO()
         np.savez(content, **arrays)  # type: ignore[arg-type]
@@ -153,19 +127,21 @@ class Checkpoint:
         """Put the weights of a former run back and return how far it was; a new state if there is none."""
         if not self.path.exists():
             return State()
+        arrays: dict[str, list[Array]]
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 told = parsed(stored["state"].tobytes())
                 _TOLD(told, "")
-                if set(told) != {"key", "epoch", "since", "lowest", "history", "stopped"}:
+                if set(told) != {"key", *_KEPT}:
                     raise ValueError(f"it says {sorted(told)}")
-                same = told["key"] == self._key
-                arrays = {name: [stored[f"{name}{i}"] for i in range(len(stored.files)) if f"{name}{i}" in stored.files]
-                          for name in ("now", "best", "optimizer")}  # fmt: skip
+                arrays = {name: [] for name in ("now", "best", "optimizer")}
+                for name, values in arrays.items():
+                    while (key := f"{name}{len(values)}") in stored.files:
+                        values.append(stored[key])
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             log.warning("%s cannot be read (%s): beginning anew", self.path, error)
             return State()
-        if not same:
+        if told["key"] != self._key:
             raise OptionError(
                 f"Expected the options and images of the fine-tuning that {str(self.path)!r} is of, which stopped "
                 f"after epoch {told['epoch']}. Received others. Take the same to go on with it, delete the file to "
@@ -181,16 +157,14 @@ class Checkpoint:
         put(variables, arrays["now"])
         put(optimizer.variables, arrays["optimizer"])
         log.info("going on after epoch %d of %s", told["epoch"], self.path)
-        return State(
-            best=arrays["best"], **{name: told[name] for name in ("epoch", "history", "lowest", "since", "stopped")}
-        )
+        return State(best=arrays["best"], **{name: told[name] for name in _KEPT})
 
     def remove(self) -> None:
         """Delete the file."""
         self.path.unlink(missing_ok=True)
 
 
-def put(variables: list[Any], values: list[npt.NDArray[Any]]) -> None:
+def put(variables: list[Any], values: list[Array]) -> None:
     """Assign values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
@@ -199,17 +173,8 @@ def put(variables: list[Any], values: list[npt.NDArray[Any]]) -> None:
 class Trainer:
     """A composed model and the images it is trained on.
 
-    Parameters
-    ----------
-    parts : Composition
-        Its trainable weights are those that train.
-    pictures : Pictures
-        ``train`` to train on, ``validation`` to choose the epoch by.
-    columns : list of int
-        Which class each of the model's outputs is of.
-    options : Options
-    unseen : callable
-        Whether an image may count in validation.
+    The trainable weights of `parts` train, on the pictures of ``train``; those of ``validation`` that are `unseen`
+    choose the epoch. `columns` says which class each of the model's outputs is of.
     """
 
     def __init__(
@@ -226,21 +191,22 @@ class Trainer:
         self._logits = _forward(parts)
 
     def run(
-        self, checkpoint: Checkpoint, *, initial_epoch: int, tensorboard: Path | None = None,
+        self,
+        checkpoint: Checkpoint,
+        *,
+        initial_epoch: int,
+        tensorboard: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> State:  # fmt: skip
+    ) -> State:
         """Train, and leave the weights of the epoch with the lowest validation loss in the model.
 
-        Returns
-        -------
-        State
-            Its `best` is empty if no epoch ended well; the model's weights then are those it began with.
+        The state's `best` is empty if no epoch ended well; the model's weights then are those it began with.
         """
         write = _summary_writer(tensorboard)
         options, variables = self.options, self.parts.model.variables
-        optimizer = _optimizer(options)
-        optimizer.build(self.parts.model.trainable_variables)
-        start = [variable.numpy() for variable in variables]
+        rate, decay_by = options.learning_rate, options.weight_decay
+        optimizer = make_optimizer(options.optimizer, rate, options.momentum, weight_decay=decay_by)
+        start = _values(variables)
         limit = _EXPLODED * max(self.validation()[0], math.log(max(2, len(self._column))))
         step = _step(self.parts, optimizer, options)
         state = checkpoint.restore(variables, optimizer)
@@ -248,34 +214,25 @@ class Trainer:
         while state.epoch < options.epochs and state.since < options.patience and state.stopped is None:
             optimizer.learning_rate = options.rate(state.epoch)
             shown = progress and _within(progress, state.epoch * count, options.epochs * count)
-            seen = {"epoch": float(initial_epoch + state.epoch), **self._epoch(step, state.epoch, shown)}
+            epoch = initial_epoch + state.epoch
+            seen = {"epoch": epoch, **self._epoch(step, state.epoch, shown)}
             if math.isfinite(seen["loss"]):
                 seen["val_loss"], seen["val_accuracy"] = self.validation()
             worst = max(seen["loss"], seen.get("val_loss", math.nan))
             if not math.isfinite(seen["loss"] + seen.get("val_loss", 0.0)) or worst > limit:
                 what = f"the loss went to {worst:.4g}" if math.isfinite(worst) else "the loss was not finite"
-                state.stopped = {"reason": what, "epoch": int(seen["epoch"])}
+                state.stopped = {"reason": what, "epoch": epoch}
                 break
-            self._note(state, {**seen, "learning_rate": options.rate(state.epoch)}, variables)
+            state.note({**seen, "learning_rate": options.rate(state.epoch)}, lambda: _values(variables))
+            state.epoch += 1
+            what = "epoch %d: loss %.4f, accuracy %.4f; on validation %.4f, %.4f"
+            log.info(what, epoch, *(seen[name] for name in _SCALARS))
+            if state.since == options.patience and state.epoch < options.epochs:
+                state.stopped = {"reason": f"no better validation loss for {state.since} epochs", "epoch": epoch}
             write(seen)
             checkpoint.save(state, variables, optimizer)
         put(variables, state.best or start)
         return state
-
-    def _note(self, state: State, seen: dict[str, float], variables: list[Any]) -> None:
-        """Add an epoch to the history and keep its weights if it is the best."""
-        state.epoch += 1
-        state.since += 1
-        if seen["val_loss"] < state.lowest:
-            state.lowest, state.since = seen["val_loss"], 0
-            state.best = [variable.numpy() for variable in variables]
-        for name, value in seen.items():
-            state.history.setdefault(name, []).append(int(value) if name == "epoch" else value)
-        log.info("epoch %d: loss %.4f, accuracy %.4f; on validation %.4f, %.4f", seen["epoch"],
-                 seen["loss"], seen["accuracy"], seen["val_loss"], seen["val_accuracy"])  # fmt: skip
-        if state.since == self.options.patience and state.epoch < self.options.epochs:
-            reason = f"no better validation loss for {state.since} epochs"
-            state.stopped = {"reason": reason, "epoch": int(seen["epoch"])}
 
     def _epoch(self, step: Any, epoch: int, progress: Callable[[int], None] | None) -> dict[str, float]:
         """Train for an epoch and return loss and accuracy; ends at once where the loss is not finite."""
@@ -310,7 +267,7 @@ class Trainer:
                     correct += column is not None and int(row.argmax()) == column
         return loss / count, correct / count
 
-    def _class_weights(self) -> npt.NDArray[np.float32]:
+    def _class_weights(self) -> Float32s:
         labels = [self._column[one.label] for one in self.pictures.by_split["train"]]
         if self.options.class_weight is None:
             return np.ones(len(self._column), np.float32)
@@ -318,18 +275,21 @@ class Trainer:
         return (len(labels) / (len(self._column) * np.maximum(images, 1))).astype(np.float32)
 
 
+def _values(variables: list[Any]) -> list[Array]:
+    return [variable.numpy() for variable in variables]
+
+
 def _within(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
     """Return what reports an epoch's progress as a part of all."""
     return lambda done: progress(before + done, total)
 
 
-def _log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def _log_probabilities(logits: Float32s) -> Floats:
     """Return the logarithms of probabilities, (n, k), of logits (n, k), or (n, 1) of the second of two classes."""
     exact = logits.astype(np.float64)
     if exact.shape[1] == 1:
         exact = np.hstack([np.zeros_like(exact), exact])
-    logarithms: npt.NDArray[np.float64] = exact - np.logaddexp.reduce(exact, axis=1, keepdims=True)
-    return logarithms
+    return np.asarray(exact - np.logaddexp.reduce(exact, axis=1, keepdims=True))
 
 
 def _calibrated(parts: Composition, scores: Any) -> Any:
@@ -340,50 +300,25 @@ def _calibrated(parts: Composition, scores: Any) -> Any:
     return tf.math.log_sigmoid(logits) if parts.expression.activation == "normalized" else logits
 
 
-def _forward(parts: Composition) -> Forward:
+def _forward(parts: Composition) -> Callable[[Float32s], Float32s]:
     """Return a compiled function from pixels to logits, in inference mode."""
-    import tensorflow as tf
 
     def logits(pixels: Any) -> Any:
         return _calibrated(parts, parts.scores(parts.features(pixels, training=False), training=False))
 
-    signature = tf.TensorSpec(parts.model.inputs[0].shape, tf.float32)
-    compiled = tf.function(logits, input_signature=[signature], autograph=False).get_concrete_function()
-    return lambda pixels: np.asarray(compiled(tf.convert_to_tensor(pixels)))
+    forward = compiled(logits, parts.model.inputs[0].shape)
+    return lambda pixels: np.asarray(forward(pixels))
 
 
 def _step(parts: Composition, optimizer: Any, options: Options) -> Any:
-    """Return a compiled function that trains on a batch: from pixels, columns and weights to loss and hits."""
-    import tensorflow as tf
+    """Return a compiled function that trains on a batch of pixels, see `training_step`."""
+    scoring = _training_scores(parts.scores, options.train_batch_norm)
 
-    variables, scoring = parts.model.trainable_variables, _training_scores(parts.scores, options.train_batch_norm)
+    def logits(pixels: Any) -> Any:
+        return _calibrated(parts, scoring(parts.features(pixels, training=options.train_batch_norm)))
 
-    def step(pixels: Any, target: Any, weights: Any) -> tuple[Any, Any]:
-        with tf.GradientTape() as tape:
-            features = parts.features(pixels, training=options.train_batch_norm)
-            logits = _calibrated(parts, scoring(features))
-            losses, right = _losses(logits, target)
-            losses *= weights
-            goal = tf.add_n([tf.reduce_mean(losses), *parts.model.losses])
-        optimizer.apply(tape.gradient(goal, variables), variables)
-        return tf.reduce_sum(losses), tf.math.count_nonzero(right)
-
-    signature = [tf.TensorSpec(parts.model.inputs[0].shape, tf.float32), tf.TensorSpec((None,), tf.int64),
-                 tf.TensorSpec((None,), tf.float32)]  # fmt: skip
     with _mixed(parts.network) if options.mixed_precision else contextlib.nullcontext():
-        return tf.function(step, input_signature=signature, autograph=False).get_concrete_function()
-
-
-def _losses(logits: Any, target: Any) -> tuple[Any, Any]:
-    """Return cross-entropies and hits."""
-    import tensorflow as tf
-
-    if logits.shape[1] == 1:
-        score = logits[:, 0]
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(target, tf.float32), score)
-        return losses, tf.equal(score > 0, tf.cast(target, tf.bool))
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)
-    return losses, tf.equal(tf.argmax(logits, axis=1), target)
+        return training_step(parts.model, logits, optimizer)
 
 
 def _training_scores(scoring: Any, train_batch_norm: bool) -> Any:
@@ -428,21 +363,6 @@ def _mixed(network: Any) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-def _optimizer(options: Options) -> Any:
-    import keras
-
-    common = {"learning_rate": options.learning_rate, "weight_decay": options.weight_decay or None}
-    if options.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(**common)
-    elif options.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=options.momentum, **common)
-    else:
-        optimizer = keras.optimizers.RMSprop(**common)
-    if options.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
-
-
 def _summary_writer(folder: Path | None) -> Callable[[dict[str, float]], None]:
     """Return a function that writes an epoch's scalars for TensorBoard; without a folder, it does nothing."""
     if folder is None:
@@ -459,7 +379,7 @@ def _summary_writer(folder: Path | None) -> Callable[[dict[str, float]], None]:
 
     def write(seen: dict[str, float]) -> None:
         # `tf.summary.scalar` needs the package tensorboard to write what only tensorboard reads
-        for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        for name in _SCALARS:
             tf.raw_ops.WriteScalarSummary(
                 writer=writer._resource, step=np.int64(seen["epoch"]), tag=f"epoch_{name}", value=np.float32(seen[name])
             )

@@ -8,13 +8,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache import charts
 from featcache.bases import fresh_weights
@@ -24,6 +23,8 @@ from featcache.cache.lock import Lock, writer_lock
 from featcache.errors import CacheError, HeadError, OptionError
 from featcache.files.publishing import TEMPORARY
 from featcache.heads import Head
+from featcache.heads.keras_training import compiled
+from featcache.heads.rows import Bools, Float32s, Floats
 from featcache.images.augmentation import Augmentation
 from featcache.models.classifier import ImageClassifier, own_source
 from featcache.models.composition import Composition, composition
@@ -110,19 +111,16 @@ def fine_tune(options: FineTuneOptions) -> FineTuned:
         If a value is not possible, or the head, its base, its images or its cache cannot be used.
     """
     begun = time.monotonic()
-    which = subset(options, Unfreezing)
+    which, augment, seed = subset(options, Unfreezing), options.augment, options.seed
     teacher = _opened(options.head)
     target = _target(teacher, options.out)
-    distill, rate, augment = options.distill, options.learning_rate, options.augment
-    student, lesson = (teacher, None) if distill is None else distilled(teacher, distill, seed=options.seed)
-    training = subset(
-        options,
-        Options,
-        learning_rate=_default_rate(student, options.reinitialise) if rate is None else rate,
-        augmentation=(
-            Augmentation.parse(augment, fill=options.fill, seed=options.seed) if isinstance(augment, str) else augment
-        ),
-    )
+    distill, rate = options.distill, options.learning_rate
+    student, lesson = (teacher, None) if distill is None else distilled(teacher, distill, seed=seed)
+    if rate is None:
+        rate = _default_rate(student, options.reinitialise)
+    if isinstance(augment, str):
+        augment = Augmentation.parse(augment, fill=options.fill, seed=seed)
+    training = subset(options, Options, learning_rate=rate, augmentation=augment)
     classifier = ImageClassifier(student, base=options.base, weights=options.weights)
     run = _Run(student, classifier, which, training)
     result = FineTuned(*counts(run.parts.model), layers=run.layers, distilled=lesson)
@@ -131,7 +129,9 @@ def fine_tune(options: FineTuneOptions) -> FineTuned:
     run.read()
     described = [run.identity(), _head_digest(teacher), distill, options.initial_epoch]
     key = hashlib.sha256(canonical_json(described).encode())
-    first = _epochs_of(student) if options.initial_epoch is None else options.initial_epoch
+    first = options.initial_epoch
+    if first is None:  # counted on from the head's epochs
+        first = len(student.card.get("history", {}).get("loss", []))
     folder = None if options.tensorboard is None else Path(options.tensorboard)
     with _alone(target.with_name(target.name + ".checkpoint")) as lock:
         checkpoint = Checkpoint(lock.folder / "state.npz", key.hexdigest(), lock.check)
@@ -174,8 +174,8 @@ def _warn_if_below(teacher: Head, result: FineTuned) -> None:
     stated = teacher.metrics.get("validation", {}).get("accuracy")
     reached = (result.after if result.kept == "tuned" else result.before)["validation"]["accuracy"]
     if stated is not None and reached < stated:
-        log.warning("the model is worse than the %s head it was distilled from: accuracy %.4f on validation, that one "
-                    "%.4f", teacher.clf, reached, stated)  # fmt: skip
+        text = "the model is worse than the %s head it was distilled from: accuracy %.4f on validation, that one %.4f"
+        log.warning(text, teacher.clf, reached, stated)
 
 
 def _opened(head: Head | str | os.PathLike[str]) -> Head:
@@ -187,11 +187,12 @@ def _opened(head: Head | str | os.PathLike[str]) -> Head:
 
 
 def _target(head: Head, out: str | os.PathLike[str] | None) -> Path:
-    if out is None and head.path is None:
+    if out is not None:
+        target = Path(out)
+    elif head.path is not None:
+        target = head.path.with_name(f"{head.path.name}-finetuned")
+    else:
         raise OptionError("Expected out=…, as this head was never saved. Received: none.")
-    target = (
-        Path(out) if out is not None else Path(head.path or "").with_name(f"{Path(head.path or '').name}-finetuned")
-    )
     FOLDER.check_target(target)
     return target
 
@@ -201,10 +202,6 @@ def _default_rate(head: Head, reinitialise: bool) -> float:
         return _FRESH_RATE
     stated = head.card.get("all_params", {}).get("learning_rate") if head.clf == "dense" else None
     return _RATE if stated is None else float(stated) / 10
-
-
-def _epochs_of(head: Head) -> int:
-    return len(head.card.get("history", {}).get("loss", []))
 
 
 def _head_digest(head: Head) -> str:
@@ -225,18 +222,8 @@ class _Run:
         unfreeze(self.parts.network, which, numbered_anew=numbered_anew)
         self.layers = layer_table(self.parts.network, numbered_anew=numbered_anew)
         self.columns = [int(label) for label in head.estimator.classes_]
+        self.spec = self._extractor.spec
         self._probabilities = _compiled(self.parts.model)
-
-    @property
-    def spec(self) -> Any:
-        """How images become pixels."""
-        return self._extractor.spec
-
-    @property
-    def request_of_base(self) -> Request | None:
-        """Where the base came from, None if it was a model in memory."""
-        described = self.head.card.get("request")
-        return None if described is None else Request.from_dict(described)
 
     def read(self) -> None:
         """List the head's images, as its cache did."""
@@ -247,8 +234,8 @@ class _Run:
         self.trained_on = self.head.trained_on | {one.digest for one in train} | groups
         others = sum(one.digest not in self.head.trained_on for one in train)
         if others and self.head.trained_on:
-            log.warning("%d of %d training images are not those that the head was trained on: they have changed, or "
-                        "came later", others, len(train))  # fmt: skip
+            text = "%d of %d training images are not those that the head was trained on: they have changed, or came"
+            log.warning(f"{text} later", others, len(train))
         for split in ("train", "validation"):
             if not any(split == "train" or self._unseen(one) for one in self.pictures.by_split.get(split, [])):
                 there = len(self.pictures.by_split.get(split, []))
@@ -260,8 +247,10 @@ class _Run:
         odd = {one.label for one in self.pictures.by_split["train"]} - set(self.columns)
         if odd:
             names = ", ".join(self.head.class_names[label] for label in sorted(odd))
-            raise OptionError(f"Expected training images of the head's classes. Received: {names}, which it was not "
-                              "trained on. Train the head again.")  # fmt: skip
+            raise OptionError(
+                f"Expected training images of the head's classes. Received: {names}, which it was not trained on. "
+                "Train the head again."
+            )
 
     def _unseen(self, one: Picture) -> bool:
         return why_left_out(self.trained_on, one.item, one.digest) is None
@@ -274,24 +263,25 @@ class _Run:
                 images.update(one.digest + one.label.to_bytes(4, "big"))
         from keras import __version__
 
-        return {"options": self.options.to_dict(), "layers": self.layers, "reinitialise": self.which.reinitialise,
-                "recipe": self.recipe.fingerprint, "images": images.hexdigest(), "keras": __version__}  # fmt: skip
+        return {
+            "options": asdict(self.options),
+            "layers": self.layers,
+            "reinitialise": self.which.reinitialise,
+            "recipe": self.recipe.fingerprint,
+            "images": images.hexdigest(),
+            "keras": __version__,
+        }
 
     def compared(self) -> tuple[dict[str, Any], float, float]:
         """Return metrics on validation, the composed model's accuracy, and how far its probabilities are off.
 
         The metrics are the head's. Where its cache was computed in less than float32 they are the composed model's,
-        which is another classifier then.
-
-        Raises
-        ------
-        HeadError
-            If probabilities are farther apart than rounding explains; in less than float32, if the composed model is
-            less accurate by more than one standard error of the paired difference.
+        which is another classifier then; HeadError says that it is less accurate by more than one standard error of
+        the paired difference. Otherwise it says that probabilities are farther apart than rounding explains.
         """
         index = int(self.head.card["layer_index"])
 
-        def by_head(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        def by_head(pixels: Float32s) -> Floats:
             return self.head.predict_proba(list(self._extractor.features(pixels).values())[index])
 
         metrics, expected, right = self._scored("validation", by_head)
@@ -306,14 +296,13 @@ class _Run:
                 f"Expected base and head as one model to say what the head says, within {tolerance}. "
                 f"Received: a probability that differs by {difference:.2g}. Report it, with this head."
             )
-        log.info("before training: accuracy %.4f of the head, %.4f as one model; probabilities differ by %.1e at most",
-                 metrics["accuracy"], composed["accuracy"], difference)  # fmt: skip
+        text = "before training: accuracy %.4f of the head, %.4f as one model; probabilities differ by %.1e at most"
+        log.info(text, metrics["accuracy"], composed["accuracy"], difference)
         return {"validation": metrics}, composed["accuracy"], difference
 
     def _check_other_precision(
-        self, head: dict[str, Any], model: dict[str, Any], right: npt.NDArray[np.bool_],
-        still_right: npt.NDArray[np.bool_],
-    ) -> None:  # fmt: skip
+        self, head: dict[str, Any], model: dict[str, Any], right: Bools, still_right: Bools
+    ) -> None:
         """Say how base and head score in float32, and raise `HeadError` if that is clearly less."""
         difference, deviation = paired_difference(right, still_right) if len(right) > 1 else (0.0, 0.0)
         scores = (
@@ -328,22 +317,20 @@ class _Run:
             )
         log.warning("%s", scores)
 
-    def _by_model(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _by_model(self, pixels: Float32s) -> Floats:
         return self.pixel_model().predict_proba(self._probabilities(pixels))
 
     def pixel_model(self) -> PixelModel:
         """Return the model as it is now."""
         return PixelModel(self.parts.model, self.head.class_names, self.columns, self.spec, trained_on=self.trained_on)
 
-    def _scored(
-        self, split: str, predict: Callable[[Any], Any]
-    ) -> tuple[dict[str, Any], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    def _scored(self, split: str, predict: Callable[[Any], Any]) -> tuple[dict[str, Any], Floats, Bools]:
         """Return metrics and probabilities of a split, and which images are right.
 
         Copies of training images, and images of their groups, are left out of the metrics and of the last.
         """
         seen: list[Picture] = []
-        rows: list[npt.NDArray[np.float64]] = []
+        rows: list[Floats] = []
         for pictures, pixels in self.pictures.batches(split, BATCH_SIZE):
             seen += pictures
             rows.append(predict(pixels))
@@ -355,8 +342,10 @@ class _Run:
         copies = np.array([one.digest in self.trained_on for one in seen], bool)
         found = split_metrics(truth, shares, self.head.class_names, groups, counted, copies)
         if found is None:
-            raise OptionError(f"No readable image of {split} can be scored: all are copies of training images or of "
-                              "their groups. Add other images.")  # fmt: skip
+            raise OptionError(
+                f"No readable image of {split} can be scored: all are copies of training images or of their groups. "
+                "Add other images."
+            )
         return found, shares, np.equal(shares.argmax(axis=1), truth)[counted]
 
     def trained(self, checkpoint: Checkpoint, **how: Any) -> State:
@@ -389,14 +378,11 @@ class _Run:
         return after, kept
 
 
-def _compiled(model: Any) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+def _compiled(model: Any) -> Callable[[Float32s], Float32s]:
     """Return a model as a function of up to `BATCH_SIZE` images, padded as extraction pads them."""
-    import tensorflow as tf
+    forward = compiled(lambda pixels: model(pixels, training=False), model.inputs[0].shape)
 
-    signature = tf.TensorSpec(model.inputs[0].shape, tf.float32)
-    forward = tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
-
-    def run(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def run(pixels: Float32s) -> Float32s:
         padding = np.broadcast_to(pixels[:1], (BATCH_SIZE - len(pixels), *pixels.shape[1:]))
         return np.asarray(forward(np.concatenate([pixels, padding])))[: len(pixels)]
 
@@ -425,30 +411,33 @@ def _known_bad(head: Head) -> dict[str, str]:
     return {entries.paths[i]: reason for i, reason in entries.reasons.items()}
 
 
+_REPORTED = (
+    *("before", "after", "kept", "stopped", "distilled", "composed_accuracy", "difference"),
+    *("trainable", "non_trainable", "total", "skipped", "seconds"),
+)
+
+
 def _saved(run: _Run, head: Head, result: FineTuned, target: Path) -> PixelModel:
     """Write the model's folder, with curves beside the model."""
-    model = run.pixel_model()
-    kept = result.after if result.kept == "tuned" else result.before
+    model, described = run.pixel_model(), run.head.card.get("request")
     model.card = {
         **{key: run.head.card[key] for key in ("source", "listing", "recipe", "request", "cache")},
-        "head": {"path": None if head.path is None else str(head.path.absolute()), "sha256": _head_digest(head),
-                 "clf": head.clf, "layer": head.layer, "params": head.card.get("params", {})},
-        "licence": DRAWN if run.which.reinitialise else licence(run.request_of_base),
-        "distilled": result.distilled,
-        "metrics": kept,
+        "head": {
+            "path": None if head.path is None else str(head.path.absolute()),
+            "sha256": _head_digest(head),
+            "clf": head.clf,
+            "layer": head.layer,
+            "params": head.card.get("params", {}),
+        },
+        "licence": DRAWN if run.which.reinitialise else licence(described and Request.from_dict(described)),
+        "metrics": result.after if result.kept == "tuned" else result.before,
         "selected_on": "validation",
-        "kept": result.kept,
-        "before": result.before,
-        "after": result.after,
-        "composed_accuracy": result.composed_accuracy,
-        "difference": result.difference,
         "history": {"head": run.head.card.get("history", {}), "fine_tune": result.history},
-        "stopped": result.stopped,
-        "options": {**run.options.to_dict(), **vars(run.which)},
-        **{name: getattr(result, name) for name in ("trainable", "non_trainable", "total", "skipped", "seconds")},
+        "options": {**asdict(run.options), **vars(run.which)},
+        **{name: getattr(result, name) for name in _REPORTED},
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-    }  # fmt: skip
+    }
     model.save(target)
     phases = {"head": run.head.card.get("history", {}), "fine-tune": result.history}
     note = "The head's validation: training images that were held out. Fine-tuning's: the validation set."
