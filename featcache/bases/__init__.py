@@ -5,25 +5,18 @@ Keras' automatic number counted from the start of its own model (``conv2d_7`` â†
 building the same base twice gives the same recipe.
 """
 
-from featcache.bases.cutting import canonical_names, custom_layers
-from featcache.bases.digests import architecture_digest, weights_digest
-from featcache.bases.keras_applications import Application, applications, find_application
-from featcache.bases.loading import Base, Layer, copied, list_layers, load_base
-from featcache.bases.weights import fresh_weights, load_weights_by_name
+from featcache.bases.cutting import custom_layers
+from featcache.bases.keras_applications import applications, find_application
+from featcache.bases.loading import Base, copied, list_layers, load_base
+from featcache.bases.weights import fresh_weights
 
 __all__ = [
-    "Application",
     "Base",
-    "Layer",
     "applications",
-    "architecture_digest",
-    "canonical_names",
     "copied",
     "custom_layers",
     "find_application",
     "fresh_weights",
     "list_layers",
     "load_base",
-    "load_weights_by_name",
-    "weights_digest",
 ]

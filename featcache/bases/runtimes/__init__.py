@@ -24,29 +24,16 @@ _CPU_FLAGS = Path("/proc/cpuinfo")
 class Runtime(Protocol):
     """A base, compiled: preprocessing, network and pooling in one function.
 
-    Attributes
-    ----------
-    shapes : dict
-        Shape of one image's features for each layer.
-    passes : int
-        Calls, from as many threads, that are best made at once.
+    `shapes` has that of one image's features for each layer; `passes` calls are best made at once.
     """
 
     shapes: dict[str, tuple[int, ...]]
     passes: int
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the features of a batch.
+        """Return float32 features by layer of a batch (n, height, width, channels) of values in 0…255.
 
-        Parameters
-        ----------
-        pixels : array, shape (n, height, width, channels), float32
-            Values in 0…255.
-
-        Returns
-        -------
-        dict of arrays, shape (n, …), float32
-            One per layer, in the order of `shapes`. Each n has kernels of its own, and so other last bits.
+        Each n has kernels of its own, and so other last bits.
         """
         ...
 
@@ -54,20 +41,8 @@ class Runtime(Protocol):
 def compiled(base: Base, request: Request, file: Path | None = None) -> Runtime:
     """Return a base, compiled for the runtime, precision and pooling of a request.
 
-    Parameters
-    ----------
-    base : Base
-    request : Request
-    file : Path, optional
-        The file it was loaded from, if that is not the request's: OpenVINO's form of it is kept beside the weights,
-        and beside this where these are gone.
-
-    Raises
-    ------
-    BaseError
-        If the runtime cannot run the base.
-    OptionError
-        If the runtime is not installed, or the machine does not compute in the precision.
+    `file` is what the base was loaded from, if not from the request's: OpenVINO's form of the network is kept beside
+    the weights, and beside this if they are gone.
     """
     if request.runtime == "openvino":
         beside = _weights_file(request)

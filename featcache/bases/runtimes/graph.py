@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featcache.bases import Base
-from featcache.errors import BaseError
+from featcache.errors import BaseError, one_line
 from featcache.options import Pooling, Precision, Preprocess
 
 _CALLS = ("Call", "While", "If", "Case")  # ends of the operations that hold functions: loops, nested models
@@ -18,20 +18,7 @@ _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def preprocessed(pixels: Any, mode: Preprocess) -> Any:
-    """Scale pixels for a base: the operations of ``imagenet_utils.preprocess_input``, in its order.
-
-    Parameters
-    ----------
-    pixels : tensor, shape (n, height, width, channels), float32
-        Values in 0…255; left untouched.
-    mode : str
-        ``caffe``: BGR minus ImageNet's mean; ``torch``: 0…1, then ImageNet's mean and deviation;
-        ``tf``: -1…1; ``rescale``: 0…1; ``none``.
-
-    Returns
-    -------
-    tensor of the same shape
-    """
+    """Scale float32 pixels in 0…255 for a base: the operations of ``imagenet_utils.preprocess_input``, in its order."""
     if mode == "caffe":
         return pixels[..., ::-1] - np.array(_CAFFE_MEAN, np.float32)
     if mode == "torch":
@@ -42,18 +29,7 @@ def preprocessed(pixels: Any, mode: Preprocess) -> Any:
 
 
 def pooled(features: Any, pooling: Pooling) -> Any:
-    """Reduce maps to one row per image: over all axes between the first and the last, or flattened.
-
-    Parameters
-    ----------
-    features : tensor, shape (n, …, channels)
-        A tensor of shape (n, channels) has nothing to pool and is returned as it is.
-    pooling : {"avg", "max", "flatten", "none"}
-
-    Returns
-    -------
-    tensor, shape (n, channels), (n, values) or as it came
-    """
+    """Reduce maps to one row per image: over all axes between the first and the last, or flattened."""
     import keras
 
     if pooling == "none" or len(features.shape) <= 2:
@@ -67,26 +43,8 @@ def pooled(features: Any, pooling: Pooling) -> Any:
 def frozen(base: Base, pooling: Pooling, precision: Precision) -> tuple[Any, dict[str, tuple[int, ...]]]:
     """Trace a base once, with its variables as constants, so that batch normalisation folds into convolutions.
 
-    Parameters
-    ----------
-    base : Base
-    pooling : {"avg", "max", "flatten", "none"}
-        What becomes of spatial maps, in float32.
-    precision : {"float32", "bfloat16", "float16"}
-        In what the network computes.
-
-    Returns
-    -------
-    function
-        TensorFlow's, from float32 pixels (n, height, width, channels) in 0…255 to a list of float32 tensors, one
-        for each layer, whatever n is.
-    shapes : dict
-        Of one image's features by layer.
-
-    Raises
-    ------
-    BaseError
-        If TensorFlow cannot run the base, or the size of a layer's output is not known.
+    Returns TensorFlow's function, from float32 pixels (n, height, width, channels) in 0…255 to a list of float32
+    tensors, and the shape of one image's features, for each layer. The network computes in `precision`.
     """
     import keras
     import tensorflow as tf
@@ -109,8 +67,7 @@ def frozen(base: Base, pooling: Pooling, precision: Precision) -> tuple[Any, dic
         if traced.captured_inputs or any(op.type.endswith(_CALLS) for op in traced.graph.get_operations()):
             function = convert_variables_to_constants_v2(traced)  # slow, and most networks have nothing for it to do
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        raise BaseError(f"TensorFlow cannot run the base {base.name!r}: {text}") from None
+        raise BaseError(f"TensorFlow cannot run the base {base.name!r}: {one_line(error)}") from None
     shapes = {}
     for layer, output in zip(base.layers, traced.outputs, strict=True):
         shape = tuple(output.shape[1:])

@@ -14,24 +14,7 @@ from featcache.system import processors
 
 
 class TensorFlowRuntime:
-    """A base, compiled once for batches of any size.
-
-    Parameters
-    ----------
-    base : Base
-        What to run.
-    pooling : {"avg", "max", "flatten", "none"}
-        What becomes of spatial maps.
-    precision : {"float32", "bfloat16", "float16"}
-        In what the network computes.
-
-    Attributes
-    ----------
-    shapes : dict
-        Shape of one image's features for each layer.
-    passes : int
-        Calls that are best made at once.
-    """
+    """A base, compiled once for batches of any size."""
 
     def __init__(self, base: Base, pooling: Pooling, precision: Precision = "float32") -> None:
         import tensorflow as tf
@@ -49,7 +32,7 @@ class TensorFlowRuntime:
         self._optimised, self._optimising = False, threading.Lock()
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the features of a batch, see `featcache.bases.runtimes.Runtime`."""
+        """Return the features of a batch, as `featcache.bases.runtimes.Runtime` says."""
         import tensorflow as tf
 
         with self._optimising:  # TensorFlow optimises a graph in its first call, and in each that comes before its end
