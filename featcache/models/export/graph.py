@@ -13,20 +13,7 @@ _MIRRORED = (False, False, True, False, True, True, False, True, False)  # … t
 
 
 def loaded(content: Any, spec: PixelSpec) -> Any:
-    """Return one encoded image as the base's pixels, as `featcache.images.decoding.load` does.
-
-    Parameters
-    ----------
-    content : tensor, string scalar
-        JPEG or PNG; of other formats that TensorFlow decodes the orientation is not looked for.
-    spec : PixelSpec
-        What to make of it.
-
-    Returns
-    -------
-    tensor, shape (spec.height, spec.width, spec.channels), float32
-        Values in 0…255.
-    """
+    """Return one encoded image as the base's pixels, as `featcache.images.decoding.load` does."""
     import tensorflow as tf
 
     number = orientation(content)
@@ -136,17 +123,7 @@ def within(length: Any, room: int, other_length: Any, other_room: int, ops: Any)
 
 
 def orientation(content: Any) -> Any:
-    """Return the EXIF orientation of a JPEG or PNG, 1 where there is none or no valid one.
-
-    Parameters
-    ----------
-    content : tensor, string scalar
-        Encoded image.
-
-    Returns
-    -------
-    tensor, int32 scalar, 1…8
-    """
+    """Return the EXIF orientation of a JPEG or PNG, 1 where there is none or no valid one."""
     import tensorflow as tf
 
     one = tf.constant(1)

@@ -17,25 +17,8 @@ _OF_KERAS = (*_EVERYWHERE, "bicubic", "lanczos3", "lanczos5")
 def taking_any_size(model: Any, spec: PixelSpec, kind: str = "keras") -> Any:
     """Return a model that resizes, crops or pads pictures as `featcache.images.decoding.load` does, and asks `model`.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Takes pixels of the size of `spec`.
-    spec : PixelSpec
-        How pictures become such pixels.
-    kind : {"keras", "tflite", "onnx"}
-        What it is to be written as.
-
-    Returns
-    -------
-    keras.Model
-        Takes ``pixels`` (n, any height, any width, channels), values in 0…255, and gives what `model` gives. It is
-        made of Keras' own layers and operations only.
-
-    Raises
-    ------
-    OptionError
-        If the format cannot resize in this way.
+    It takes ``pixels`` (n, any height, any width, channels), values in 0…255, and is made of Keras' own layers and
+    operations only. `kind` is the format it is to be written in; `OptionError` if that cannot resize in this way.
     """
     import keras
 
@@ -50,10 +33,8 @@ def taking_any_size(model: Any, spec: PixelSpec, kind: str = "keras") -> Any:
     if spec.resize == "pad" or spec.crop < 1:
         fitted = _placing(spec)(pixels)
     else:
-        fitted = keras.layers.Resizing(
-            spec.height, spec.width, interpolation=spec.interpolation, crop_to_aspect_ratio=spec.resize == "crop",
-            data_format="channels_last", name="fitting",
-        )(pixels)  # fmt: skip
+        crop = {"crop_to_aspect_ratio": spec.resize == "crop", "data_format": "channels_last"}
+        fitted = keras.layers.Resizing(spec.height, spec.width, spec.interpolation, name="fitting", **crop)(pixels)
     return keras.Model(pixels, model(fitted), name="classifier")
 
 
