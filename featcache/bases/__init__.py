@@ -5,7 +5,7 @@ Keras' automatic number counted from the start of its own model (``conv2d_7`` â†
 building the same base twice gives the same recipe.
 """
 
-from featcache.bases.cutting import custom_layers
+from featcache.bases.cutting import canonical_names, custom_layers
 from featcache.bases.keras_applications import applications, find_application
 from featcache.bases.loading import Base, copied, list_layers, load_base
 from featcache.bases.weights import fresh_weights
@@ -13,6 +13,7 @@ from featcache.bases.weights import fresh_weights
 __all__ = [
     "Base",
     "applications",
+    "canonical_names",
     "copied",
     "custom_layers",
     "find_application",
