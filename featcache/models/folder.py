@@ -64,6 +64,7 @@ class PixelModel:
         spec, layers = self.spec, (self.model.layers[-1].name,)
         fitted: dict[str, Any] = {"resize": spec.resize, "interpolation": spec.interpolation}
         fitted |= {"image_size": (spec.height, spec.width), "fast_decode": spec.decode == "reduced"}
+        fitted |= {"crop": spec.crop} if spec.crop < 1 else {}
         return Request(self.model, layers=layers, pooling="none", preprocess="none", **fitted)
 
     def predict_proba(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
