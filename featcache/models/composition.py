@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.bases import Base, copied
-from featcache.bases.runtimes.graph import pooled, preprocessed
+from featcache.bases.runtimes.tensorflow import pooled, preprocessed
 from featcache.heads import Head
 from featcache.heads.expression import Expression, expressed
 from featcache.recipe import Recipe

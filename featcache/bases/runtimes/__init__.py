@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from featcache.bases import Base
 from featcache.bases.runtimes.openvino import OpenVINORuntime
@@ -16,29 +13,12 @@ from featcache.bases.runtimes.tensorflow import TensorFlowRuntime
 from featcache.recipe import Request
 from featcache.system.startup import import_tensorflow
 
-__all__ = ["OpenVINORuntime", "Runtime", "TensorFlowRuntime", "compiled", "faster_on_this_cpu"]
+__all__ = ["OpenVINORuntime", "TensorFlowRuntime", "compiled", "faster_on_this_cpu"]
 
 _CPU_FLAGS = Path("/proc/cpuinfo")
 
 
-class Runtime(Protocol):
-    """A base, compiled: preprocessing, network and pooling in one function.
-
-    `shapes` has that of one image's features for each layer; `passes` calls are best made at once.
-    """
-
-    shapes: dict[str, tuple[int, ...]]
-    passes: int
-
-    def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-        """Return float32 features by layer of a batch (n, height, width, channels) of values in 0…255.
-
-        Each n has kernels of its own, and so other last bits.
-        """
-        ...
-
-
-def compiled(base: Base, request: Request, file: Path | None = None) -> Runtime:
+def compiled(base: Base, request: Request, file: Path | None = None) -> TensorFlowRuntime | OpenVINORuntime:
     """Return a base, compiled for the runtime, precision and pooling of a request.
 
     `file` is what the base was loaded from, if not from the request's: OpenVINO's form of the network is kept beside
@@ -72,12 +52,10 @@ def faster_on_this_cpu(request: Request) -> str | None:
     if request.runtime != "tensorflow" or tf.config.list_physical_devices("GPU"):
         return None
     option, factor, networks = "--runtime openvino", "1.1 to 1.4", "three networks' forward passes"
-    price = ""
-    try:
-        low = "avx512_bf16" in _CPU_FLAGS.read_text()
-    except OSError:
-        low = False
-    if low:
+    flags, price = "", ""
+    with contextlib.suppress(OSError):
+        flags = _CPU_FLAGS.read_text()
+    if "avx512_bf16" in flags:
         option, factor, networks = f"{option} --precision bfloat16", "1.6 to 2.2", "four networks"
         price = (
             "; its price: export and fine-tune compute in float32, so what they make of its heads is another "

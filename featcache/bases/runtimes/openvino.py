@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.bases import Base
-from featcache.bases.runtimes import graph
-from featcache.bases.runtimes.graph import frozen
+from featcache.bases.runtimes import tensorflow
+from featcache.bases.runtimes.tensorflow import frozen
 from featcache.errors import BaseError, OptionError, one_line
 from featcache.files.publishing import publish
 from featcache.files.reading import open_plain, parsed, trouble
@@ -77,7 +77,7 @@ class OpenVINORuntime:
         self._one_at_a_time = threading.Lock()  # two threads in OpenVINO's Python part can wait for each other for ever
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the features of a batch, see `featcache.bases.runtimes.Runtime`."""
+        """Return the features of a batch, as `featcache.bases.runtimes.TensorFlowRuntime` does."""
         with self._one_at_a_time:
             if len(pixels) not in self._requests:
                 self._model.reshape(list(pixels.shape))  # a fixed size is faster, and as fast to compile as a free one
@@ -116,7 +116,7 @@ def _made_of(base: Base, pooling: Pooling) -> dict[str, Any]:
         "pooling": pooling,
         "pixels": [base.height, base.width, base.channels, base.squeeze],
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "openvino": openvino.__version__},
-        "code": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (graph.__file__, __file__)],
+        "code": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (tensorflow.__file__, __file__)],
     }
 
 

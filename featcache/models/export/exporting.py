@@ -24,8 +24,8 @@ from featcache.models.classifier import ImageClassifier
 from featcache.models.composition import compose
 from featcache.models.export.comparison import Images, difference, images_for
 from featcache.models.export.formats import described_input, format_of, with_every_class, write
+from featcache.models.export.graph import taking_any_size
 from featcache.models.export.rescoring import answers, in_words, scored_in_float32
-from featcache.models.export.resizing import taking_any_size
 from featcache.recipe import Recipe, Request, choices, fitting
 from featcache.system.versions import versions
 
@@ -150,7 +150,7 @@ def export_model(
     if own_score is not None:  # the export is held to what base and head say in float32
         tolerance, pixels = TOLERANCE, np.stack([load(content, spec) for content in shown.contents])
         shown = replace(shown, expected=answers(whole, pixels))
-    if input == "any" and kind != "savedmodel":  # which has graph.py for it
+    if input == "any" and kind != "savedmodel":  # which resizes by itself
         whole = taking_any_size(whole, spec, kind)
     draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
