@@ -133,7 +133,7 @@ def licence(request: Request | None) -> str:
         return "licence of the weights: not known, as nothing is recorded of where the base came from"
     if request.weights == "none":
         return DRAWN
-    file = _weights_file(request)
+    file = weights_file(request)
     if file is not None:
         return f"licence of the weights: that of {file.name}, which is yours to check"
     name = request.base_name
@@ -145,7 +145,7 @@ def licence(request: Request | None) -> str:
     )
 
 
-def _weights_file(request: Request) -> Path | None:
+def weights_file(request: Request) -> Path | None:
     """Return the file of the user's that a base has its weights from, None if there is none."""
     file = request.base if request.is_file and request.weights is None else request.weights
     return None if file in (None, "imagenet", "none") else Path(str(file))
@@ -154,7 +154,7 @@ def _weights_file(request: Request) -> Path | None:
 def _about(base: Base, request: Request) -> dict[str, Any]:
     """Return what the card of a base's folder says: what it is, and where its weights are from."""
     named = None if request.in_memory else request
-    file = None if named is None else _weights_file(named)
+    file = None if named is None else weights_file(named)
     return {
         **{field: getattr(base, field) for field in ("name", "architecture", "weights", "layers", "parameters")},
         "source": {

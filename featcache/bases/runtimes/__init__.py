@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from featcache.bases import Base
+from featcache.bases.finding import weights_file
 from featcache.bases.runtimes.openvino import OpenVINORuntime
 from featcache.bases.runtimes.tensorflow import TensorFlowRuntime
 from featcache.recipe import Request
@@ -25,21 +26,19 @@ def compiled(base: Base, request: Request, file: Path | None = None) -> TensorFl
     the weights, and beside this if they are gone.
     """
     if request.runtime == "openvino":
-        beside = _weights_file(request)
+        beside = _file_of_weights(request)
         if file is not None and (beside is None or not beside.parent.is_dir()):
             beside = file
         return OpenVINORuntime(base, request.pooling, request.precision, beside)
     return TensorFlowRuntime(base, request.pooling, request.precision)
 
 
-def _weights_file(request: Request) -> Path | None:
+def _file_of_weights(request: Request) -> Path | None:
     """Return the file that a base's weights are from; of downloaded ones, what could be its name; else None."""
     if request.in_memory or request.weights == "none":
         return None
-    if request.weights not in (None, "imagenet"):
-        return Path(str(request.weights))
-    if request.is_file:
-        return Path(str(request.base))
+    if (file := weights_file(request)) is not None:
+        return file
     home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")  # noqa: PTH111 - never raises
     return Path(home, "models", str(request.base))
 

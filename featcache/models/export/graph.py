@@ -65,10 +65,8 @@ def resized(images: Any, spec: PixelSpec) -> Any:
     import tensorflow as tf
 
     size = (spec.height, spec.width)
-    if spec.resize == "pad":
-        result = _padded(images, spec)
-    elif spec.crop < 1:
-        result = _centre(images, spec)
+    if spec.resize == "pad" or spec.crop < 1:
+        result = _placed(images, spec)
     else:
         fitting = _cropped_to_aspect(images, size) if spec.resize == "crop" else images
         result = tf.cast(tf.image.resize(fitting, size, method=spec.interpolation), tf.float32)
@@ -87,44 +85,39 @@ def _cropped_to_aspect(images: Any, size: tuple[int, int]) -> Any:
     return images[..., top : top + rows, left : left + columns, :]
 
 
-def _centre(images: Any, spec: PixelSpec) -> Any:
-    """As `featcache.images.decoding` takes the centre."""
+def _placed(images: Any, spec: PixelSpec) -> Any:
+    """Resize without changing the shape, then pad with black or take the centre, as `featcache.images` does."""
     import tensorflow as tf
 
     height, width = tf.unstack(tf.shape(images)[-3:-1])
-    rows, top = covering(height, spec.room[0], width, spec.room[1], spec.height, tf)
-    columns, left = covering(width, spec.room[1], height, spec.room[0], spec.width, tf)
-    whole = tf.cast(tf.image.resize(images, [rows, columns], method=spec.interpolation), tf.float32)
-    return whole[..., top : top + spec.height, left : left + spec.width, :]
-
-
-def covering(length: Any, room: int, other_length: Any, other_room: int, taken: int, ops: Any) -> tuple[Any, Any]:
-    """Return how long a side becomes, and what lies before the centre of it that is `taken`; see `within`."""
-    enough = other_length * room >= length * other_room
-    fitted = ops.where(enough, room, length * other_room // other_length)
-    rest = fitted - taken
-    return fitted, rest // 2 + rest % 4 // 3  # `featcache.images.decoding._half`
-
-
-def _padded(images: Any, spec: PixelSpec) -> Any:
-    """As `featcache.images.decoding` pads."""
-    import tensorflow as tf
-
-    height, width = tf.unstack(tf.shape(images)[-3:-1])
-    rows, top = within(height, spec.height, width, spec.width, tf)
-    columns, left = within(width, spec.width, height, spec.height, tf)
-    resized = tf.image.resize(images, [rows, columns], method=spec.interpolation)
+    rows, top, columns, left = _sides(height, width, spec, tf)
+    resized = tf.cast(tf.image.resize(images, [rows, columns], method=spec.interpolation), tf.float32)
+    if spec.resize == "crop":
+        return resized[..., -top : spec.height - top, -left : spec.width - left, :]
     around = [[top, spec.height - top - rows], [left, spec.width - left - columns], [0, 0]]
     batch = [[0, 0]] * (len(images.shape) - 3)
-    return tf.pad(tf.cast(resized, tf.float32), [*batch, *around])
+    return tf.pad(resized, [*batch, *around])
 
 
-def within(length: Any, room: int, other_length: Any, other_room: int, ops: Any) -> tuple[Any, Any]:
-    """As `featcache.images.decoding` computes it, of integer tensors; `ops` is TensorFlow or `keras.ops`."""
-    whole = other_length * room <= length * other_room
-    fitted = ops.maximum(1, length * other_room // other_length)
-    before = (other_length * room - length * other_room) // (2 * other_length)
-    return ops.where(whole, room, fitted), ops.where(whole, 0, before)
+def _sides(height: Any, width: Any, spec: PixelSpec, ops: Any) -> tuple[Any, Any, Any, Any]:
+    """Return the rows of a resized picture, how many black ones come before them, and the same of columns.
+
+    Where some are cut off before the centre, their number is negative. All are integer tensors, computed as
+    `featcache.images.decoding` does; `ops` is TensorFlow or `keras.ops`.
+    """
+
+    def side(length: Any, room: int, other_length: Any, other_room: int, taken: int) -> tuple[Any, Any]:
+        scaled = length * other_room // other_length
+        if spec.resize == "pad":
+            whole = other_length * room <= length * other_room
+            before = (other_length * room - length * other_room) // (2 * other_length)
+            return ops.where(whole, room, ops.maximum(1, scaled)), ops.where(whole, 0, before)
+        fitted = ops.where(other_length * room >= length * other_room, room, scaled)
+        rest = fitted - taken
+        return fitted, -(rest // 2 + rest % 4 // 3)  # `featcache.images.decoding._half`
+
+    tall, wide = spec.room
+    return *side(height, tall, width, wide, spec.height), *side(width, wide, height, tall, spec.width)
 
 
 def taking_any_size(model: Any, spec: PixelSpec, kind: str = "keras") -> Any:
@@ -165,13 +158,7 @@ def _placing(spec: PixelSpec) -> Any:
         return ops.sum(ops.ones_like(line, dtype="int32"))
 
     height, width = counted(pixels[0, :, 0, 0]), counted(pixels[0, 0, :, 0])
-    if spec.resize == "pad":
-        rows, top = within(height, spec.height, width, spec.width, ops)
-        columns, left = within(width, spec.width, height, spec.height, ops)
-    else:
-        rows, cut_rows = covering(height, spec.room[0], width, spec.room[1], spec.height, ops)
-        columns, cut_columns = covering(width, spec.room[1], height, spec.room[0], spec.width, ops)
-        top, left = -cut_rows, -cut_columns
+    rows, top, columns, left = _sides(height, width, spec, ops)
     down = _Line(height, spec.height, rows, top)
     across = _Line(width, spec.width, columns, left)
 
