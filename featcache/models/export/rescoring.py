@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
-from featcache.heads import Head
 from featcache.images.decoding import load
 from featcache.models.classifier import ImageClassifier, own_source
 from featcache.options import BATCH_SIZE
@@ -32,8 +31,8 @@ def scored_in_float32(classifier: ImageClassifier, whole: Any) -> dict[str, Any]
     ``max_difference`` of their probabilities. `ExportError` if the float32 model is less accurate by more than one
     standard error, or there are no images to score it on.
     """
-    assert isinstance(classifier.head, Head)
     assert classifier.recipe is not None
+    precision = classifier.recipe.precision
     before: list[bool] = []
     after: list[bool] = []
     farthest = 0.0
@@ -47,16 +46,16 @@ def scored_in_float32(classifier: ImageClassifier, whole: Any) -> dict[str, Any]
             farthest = max(farthest, float(np.abs(cached - plain).max()))
     except (SourceError, KeyError, TypeError, OSError) as error:
         why = f"its validation images are not available: {' '.join(str(error).split()).rstrip('.')}"
-        raise _unscored(classifier.recipe.precision, why) from None
+        raise _unscored(precision, why) from None
     n = len(before)
     if n < _FEWEST:
-        raise _unscored(classifier.recipe.precision, f"its source has {n} labelled validation images that can be read")
+        raise _unscored(precision, f"its source has {n} labelled validation images that can be read")
     difference, deviation = paired_difference(np.array(before), np.array(after))
     found = {
         "n": n,
         "accuracy": sum(after) / n,
         "accuracy_ci95": list(wilson_interval(sum(after), n)),
-        "cache_precision": classifier.recipe.precision,
+        "cache_precision": precision,
         "cache_accuracy": sum(before) / n,
         "cache_accuracy_ci95": list(wilson_interval(sum(before), n)),
         "difference": difference,
