@@ -34,7 +34,7 @@ def compared(name: str, *, top: bool = False) -> dict[str, Any]:
     """Return how the two graphs of an application differ, and whether featcache's for a weights file is Keras'."""
     from featcache.bases import find_application
     from featcache.bases.digests import architecture_digest
-    from featcache.bases.imagenet import as_for_imagenet
+    from featcache.bases.keras_applications import as_for_imagenet
 
     application = find_application(name)
     settings = {"include_top": top, "input_shape": (application.image_size, application.image_size, 3)}

@@ -6,17 +6,13 @@ building the same base twice gives the same recipe.
 """
 
 from featcache.bases.cutting import canonical_names, custom_layers
-from featcache.bases.digests import architecture_digest, weights_digest
-from featcache.bases.keras_applications import Application, applications, find_application
-from featcache.bases.loading import Base, Layer, copied, list_layers, load_base
-from featcache.bases.weights import fresh_weights, load_weights_by_name
+from featcache.bases.keras_applications import applications, find_application
+from featcache.bases.loading import Base, copied, list_layers, load_base
+from featcache.bases.weights import fresh_weights
 
 __all__ = [
-    "Application",
     "Base",
-    "Layer",
     "applications",
-    "architecture_digest",
     "canonical_names",
     "copied",
     "custom_layers",
@@ -24,6 +20,4 @@ __all__ = [
     "fresh_weights",
     "list_layers",
     "load_base",
-    "load_weights_by_name",
-    "weights_digest",
 ]

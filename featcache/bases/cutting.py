@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from featcache.errors import BaseError, nearest, one_line
 
@@ -19,8 +18,7 @@ def is_graph(layer: Any) -> bool:
     return functional or isinstance(layer, keras.Sequential)
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What calling one layer of a network gave: `output` is None where that has no one meaning."""
 
     layer: Any
@@ -156,5 +154,6 @@ def leaves(model: Any) -> Iterator[Any]:
 def custom_layers(model: Any) -> list[str]:
     """Return the kinds of a network's layers that are not Keras' own, or that safe mode refuses."""
     kinds = {type(layer) for layer in leaves(model)}
-    own = {kind.__name__ for kind in kinds if not kind.__module__.startswith("keras.") or kind.__name__ == "Lambda"}
-    return sorted(own)
+    return sorted(
+        {kind.__name__ for kind in kinds if not kind.__module__.startswith("keras.") or kind.__name__ == "Lambda"}
+    )

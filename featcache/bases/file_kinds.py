@@ -48,13 +48,7 @@ _ENDINGS = {
 
 
 def other_kind(path: Path) -> str | None:
-    """Return what a path is and what to do, in one line, if it is certainly no Keras file; else None.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    """
+    """Return what a path is and what to do, in one line, if it is certainly no Keras file."""
     if not path.exists():
         return f"{str(path)!r} does not exist."
     if not path.is_dir() and (odd := odd_file(path)) is not None:
@@ -107,10 +101,8 @@ def _unless_hdf5(path: Path) -> tuple[str, str] | None:
 
     if h5py.is_hdf5(path):
         return None
-    return (
-        "neither HDF5 nor zip, as Keras writes them",
-        "It is damaged or has another format: copy or download it again.",
-    )
+    remedy = "It is damaged or has another format: copy or download it again."
+    return "neither HDF5 nor zip, as Keras writes them", remedy
 
 
 def _archive(path: Path) -> tuple[str, str] | None:

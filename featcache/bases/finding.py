@@ -7,11 +7,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from featcache.bases import Base, architecture_digest, custom_layers, load_base, weights_digest
-from featcache.errors import BaseError, WeightsError
-from featcache.options import Precision, Runtime
+from featcache.bases import Base, custom_layers, load_base
+from featcache.errors import BaseError, WeightsError, one_line
 from featcache.recipe import Recipe, Request
 from featcache.saved import base as base_folder
 from featcache.sources import digest
@@ -20,26 +19,19 @@ from featcache.system.versions import version
 
 log = logging.getLogger(__name__)
 
-_LICENCES = {  # of the originals that keras.applications ported its weights from
-    "vgg": "CC BY 4.0", "resnet": "MIT", "inception": "Apache 2.0", "xception": "MIT", "mobilenet": "Apache 2.0",
-    "densenet": "BSD 3-Clause", "nasnet": "Apache 2.0", "efficientnet": "Apache 2.0", "convnext": "MIT",
-}  # fmt: skip
+_LICENCES = {  # of the originals that keras.applications ported its weights from: beginnings of names
+    "CC BY 4.0": ("vgg",),
+    "MIT": ("resnet", "xception", "convnext"),
+    "Apache 2.0": ("inception", "mobilenet", "nasnet", "efficientnet"),
+    "BSD 3-Clause": ("densenet",),
+}
 
 DRAWN = "weights: drawn at random, then trained on the classifier's own images"
 
 
 @dataclass(frozen=True)
 class FoundBase:
-    """A base that was found.
-
-    Attributes
-    ----------
-    base : Base
-    request : Request
-        What says how images reach it; its files may be gone.
-    file : Path or None
-        The file in a base's folder that it was loaded from, None if it is from its original place.
-    """
+    """A base, how images reach it (files of the request may be gone), and the file it was kept in, if it was."""
 
     base: Base
     request: Request
@@ -60,26 +52,8 @@ _ADVICE = "Name its weights with --weights FILE, or its model file with --base F
 def find_base(recipe: Recipe, request: Request | None, folders: Sequence[Path], *, advice: str = _ADVICE) -> FoundBase:
     """Return the base that a recipe names: from the first folder that has it whole, else from its original place.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        Its digests of architecture and weights name the base.
-    request : Request or None
-        Where it came from; None for a model in memory.
-    folders : sequence of Path
-        Folders of bases, see `featcache.saved.base`; one that is damaged or has another base is passed over.
-    advice : str
-        What to do if it is in none of them, for the message.
-
-    Returns
-    -------
-    FoundBase
-        From a folder it has the recipe's digests; from its original place the caller compares them.
-
-    Raises
-    ------
-    BaseError, WeightsError, OptionError
-        If it is in none of these places.
+    `request` says where that was (None: a model in memory). From a folder the base has the recipe's digests; from
+    elsewhere the caller compares them.
     """
     for folder in folders:
         if not (folder / base_folder.CARD).exists():
@@ -118,27 +92,13 @@ def keep_base(folder: Path, base: Base, recipe: Recipe, request: Request) -> Non
         _check(base, folder.parent)
         base_folder.write(folder, recipe, _about(base, request), base.model.save)
     except (OSError, BaseError, ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:300]
-        log.warning("the cache keeps no copy of the base, so its heads need the base where it is now: %s", text)
+        log.warning(
+            "the cache keeps no copy of the base, so its heads need the base where it is now: %s", one_line(error)
+        )
 
 
 class Bundle:
-    """The base of a cache, ready to be put into a model's folder.
-
-    Parameters
-    ----------
-    cache : Path
-        The cache's folder.
-    recipe : Recipe
-        Its recipe.
-    request : mapping or None
-        Its request.
-
-    Raises
-    ------
-    BaseError, WeightsError
-        If the base is neither in the cache nor where it came from, or cannot be kept.
-    """
+    """The base of a cache, ready to be put into a model's folder; `BaseError` or `WeightsError` if it is gone."""
 
     def __init__(self, cache: Path, recipe: Recipe, request: Mapping[str, Any] | None) -> None:
         kept = cache / base_folder.NAME
@@ -173,11 +133,11 @@ def licence(request: Request | None) -> str:
         return "licence of the weights: not known, as nothing is recorded of where the base came from"
     if request.weights == "none":
         return DRAWN
-    file = _weights_file(request)
+    file = weights_file(request)
     if file is not None:
         return f"licence of the weights: that of {file.name}, which is yours to check"
     name = request.base_name
-    stated = next((text for known, text in _LICENCES.items() if name.startswith(known)), None)
+    stated = next((text for text, families in _LICENCES.items() if name.startswith(families)), None)
     original = f"; their originals were published under {stated}, as far as known" if stated else ""
     return (
         f"weights: ImageNet weights of keras.applications ({name}){original}; see "
@@ -185,7 +145,7 @@ def licence(request: Request | None) -> str:
     )
 
 
-def _weights_file(request: Request) -> Path | None:
+def weights_file(request: Request) -> Path | None:
     """Return the file of the user's that a base has its weights from, None if there is none."""
     file = request.base if request.is_file and request.weights is None else request.weights
     return None if file in (None, "imagenet", "none") else Path(str(file))
@@ -194,13 +154,9 @@ def _weights_file(request: Request) -> Path | None:
 def _about(base: Base, request: Request) -> dict[str, Any]:
     """Return what the card of a base's folder says: what it is, and where its weights are from."""
     named = None if request.in_memory else request
-    file = None if named is None else _weights_file(named)
+    file = None if named is None else weights_file(named)
     return {
-        "name": base.name,
-        "architecture": base.architecture,
-        "weights": base.weights,
-        "layers": list(base.layers),
-        "parameters": base.parameters,
+        **{field: getattr(base, field) for field in ("name", "architecture", "weights", "layers", "parameters")},
         "source": {
             "application": None if named is None or named.is_file else named.base_name,
             "settings": {} if named is None else dict(named.settings),
@@ -233,26 +189,19 @@ def _loaded(folder: Path, recipe: Recipe) -> Base:
         name, layers = str(card["name"]), tuple(map(str, card["layers"]))
         model = keras.models.load_model(folder / base_folder.MODEL, compile=False)
         model.trainable = False
-        shape = tuple(int(n) for n in model.inputs[0].shape[1:])
-        found = architecture_digest(model), weights_digest(model)
-        sizes = shape[:2] == recipe.image_size and len(layers) == len(recipe.layers) == len(model.outputs)
+        base = Base.of(name, model, layers, recipe.layers, recipe.preprocess)
+        fits = (base.height, base.width) == recipe.image_size
+        fits = fits and len(layers) == len(recipe.layers) == len(model.outputs)
     except Exception as error:  # Keras fails in many ways
-        raise BaseError(f"Keras cannot load it: {' '.join(str(error).split())[:200]}") from None
-    if found != (recipe.architecture, recipe.weights) or not sizes:
+        raise BaseError(f"Keras cannot load it: {one_line(error)[:200]}") from None
+    if (base.architecture, base.weights) != (recipe.architecture, recipe.weights) or not fits:
         raise BaseError("loaded, it is another base than its card says; it may be from another version of Keras")
-    return Base(
-        name=name, model=model, layers=layers, canonical_layers=recipe.layers, height=shape[0], width=shape[1],
-        channels=shape[2] if len(shape) == 3 else 1, squeeze=len(shape) == 2, preprocess=recipe.preprocess,
-        architecture=found[0], weights=found[1], parameters=model.count_params(),
-    )  # fmt: skip
+    return base
 
 
 def request_for(recipe: Recipe, base: Any) -> Request:
     """Return how images reach a base, a file or a model in memory, of which only the recipe is known."""
-    return Request(
-        base=base, layers=recipe.layers, pooling=recipe.pooling, image_size=recipe.image_size, resize=recipe.resize,
-        interpolation=recipe.interpolation, preprocess=recipe.preprocess, dtype=recipe.dtype,
-        precision=cast(Precision, recipe.precision), runtime=cast(Runtime, recipe.runtime),
-        fast_decode=recipe.decode == "reduced", canonical=True,
-        crop=recipe.crop if recipe.crop < 1 else None,
-    )  # fmt: skip
+    fields = "layers pooling image_size resize interpolation preprocess dtype precision runtime"
+    given: dict[str, Any] = {field: getattr(recipe, field) for field in fields.split()}
+    crop = recipe.crop if recipe.crop < 1 else None
+    return Request(base=base, fast_decode=recipe.decode == "reduced", canonical=True, crop=crop, **given)

@@ -1,7 +1,8 @@
-"""The networks that Keras has by name."""
+"""The networks that Keras has by name, and the graphs that some of them have for ImageNet weights."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from featcache.bases.file_kinds import other_kind
 from featcache.errors import BaseError, nearest
@@ -17,31 +19,24 @@ from featcache.options import Preprocess
 from featcache.system.startup import import_tensorflow
 
 _MODES: tuple[Preprocess, ...] = ("caffe", "torch", "tf", "none")
-_DEFAULT_SIZE = 224
-_SIZES = {  # Keras' default input sizes where they are not 224 (a slow test compares them)
-    "InceptionV3": 299, "InceptionResNetV2": 299, "Xception": 299, "NASNetLarge": 331,
-    "EfficientNetB1": 240, "EfficientNetB2": 260, "EfficientNetB3": 300, "EfficientNetB4": 380,
-    "EfficientNetB5": 456, "EfficientNetB6": 528, "EfficientNetB7": 600, "EfficientNetV2B1": 240,
-    "EfficientNetV2B2": 260, "EfficientNetV2B3": 300, "EfficientNetV2S": 384, "EfficientNetV2M": 480,
-    "EfficientNetV2L": 480,
-}  # fmt: skip
+_SIZES = {  # names by Keras' default input size where that is not 224 (a slow test compares them)
+    240: ("EfficientNetB1", "EfficientNetV2B1"),
+    260: ("EfficientNetB2", "EfficientNetV2B2"),
+    299: ("InceptionV3", "InceptionResNetV2", "Xception"),
+    300: ("EfficientNetB3", "EfficientNetV2B3"),
+    331: ("NASNetLarge",),
+    380: ("EfficientNetB4",),
+    384: ("EfficientNetV2S",),
+    456: ("EfficientNetB5",),
+    480: ("EfficientNetV2M", "EfficientNetV2L"),
+    528: ("EfficientNetB6",),
+    600: ("EfficientNetB7",),
+}
 
 
 @dataclass(frozen=True)
 class Application:
-    """One Keras application.
-
-    Attributes
-    ----------
-    name : str
-        The constructor's name.
-    build : callable
-        The constructor.
-    preprocess : str
-        What its own module's ``preprocess_input`` does: caffe, torch, tf or none.
-    image_size : int
-        Side of the square images it was made for, in pixels.
-    """
+    """One Keras application: its constructor, what its own ``preprocess_input`` does, and its side in pixels."""
 
     name: str
     build: Callable[..., Any]
@@ -60,7 +55,8 @@ def applications() -> dict[str, Application]:
         if name[:1].isupper() and callable(build):
             module = getattr(keras.applications, build.__module__.rpartition(".")[2])
             mode = _mode_of(module.preprocess_input)
-            found[name] = Application(name, build, mode, _SIZES.get(name, _DEFAULT_SIZE))
+            size = next((size for size, names in _SIZES.items() if name in names), 224)
+            found[name] = Application(name, build, mode, size)
     return found
 
 
@@ -80,13 +76,7 @@ def _mode_of(preprocess_input: Callable[..., Any]) -> Preprocess:
 
 
 def find_application(name: str) -> Application:
-    """Return the application a name means; case, ``-`` and ``_`` do not count.
-
-    Raises
-    ------
-    BaseError
-        If there is none; the message has the nearest names.
-    """
+    """Return the application a name means, or raise `BaseError`; case, ``-`` and ``_`` do not count."""
     known = {_folded(app): app for app in applications()}
     if _folded(name) not in known:
         if Path(name).exists():
@@ -107,3 +97,51 @@ def application_in(name: str) -> str | None:
 
 def _folded(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+# EfficientNet B0 to B7 for ImageNet weights: Keras gives these networks one more Rescaling layer then, because the
+# weights were trained on pixels divided by what their Normalization layer has as variance, and that layer divides by
+# its square root. A file with these weights can be told only by those values.
+
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def normalization(model: Any) -> Any | None:
+    """Return the layer whose statistics are weights, where a network has one (of the applications: EfficientNet)."""
+    import keras
+
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Normalization) and layer.weights]
+    return layers[0] if len(layers) == 1 else None
+
+
+def are_imagenet_statistics(mean: npt.ArrayLike, variance: npt.ArrayLike) -> bool:
+    """Whether a Normalization layer has the values of Keras' ImageNet weights: a standard deviation as variance.
+
+    They may have been stored as float16 or bfloat16.
+    """
+    pairs = ((np.ravel(mean), _MEAN), (np.ravel(variance), _DEVIATION))
+    return all(
+        values.shape == (3,) and np.allclose(values, expected, rtol=0, atol=1.5e-3) for values, expected in pairs
+    )
+
+
+def as_for_imagenet(model: Any) -> Any:
+    """Return the graph that Keras builds for ``weights="imagenet"``, with the layers of the one built for None."""
+    import keras
+
+    before = normalization(model)
+    if before is None or sum(isinstance(layer, keras.layers.Rescaling) for layer in model.layers) > 1:
+        return model
+    scale = [1.0 / math.sqrt(deviation) for deviation in _DEVIATION]
+    output = pixels = keras.Input(model.input_shape[1:])
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal output
+        output = layer(*args, **kwargs)
+        if layer is before:
+            output = keras.layers.Rescaling(scale)(output)
+        return output
+
+    keras.models.clone_model(model, input_tensors=pixels, clone_function=lambda layer: layer, call_function=call)
+    return keras.Model(pixels, output, name=model.name)

@@ -9,18 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.bases.cutting import (
-    Call,
-    canonical_addresses,
-    canonical_names,
-    is_graph,
-    leaves,
-    resolve,
-    traced,
-)
+from featcache.bases.cutting import Call, canonical_addresses, canonical_names, is_graph, leaves, resolve, traced
 from featcache.bases.digests import architecture_digest, weights_digest
-from featcache.bases.imagenet import are_imagenet_statistics, as_for_imagenet, normalization
-from featcache.bases.keras_applications import Application, find_application
+from featcache.bases.keras_applications import (
+    Application,
+    are_imagenet_statistics,
+    as_for_imagenet,
+    find_application,
+    normalization,
+)
 from featcache.bases.model_files import model_file
 from featcache.bases.weights import load_weights_by_name, normalization_statistics, seeded, settle
 from featcache.bases.weights_files import readable_config
@@ -34,22 +31,10 @@ _log = logging.getLogger("featcache")
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a base, for people to choose from.
+    """One layer of a base, for people to choose from: `address` is what ``--layer`` takes.
 
-    Attributes
-    ----------
-    address : str
-        What ``--layer`` takes.
-    type : str
-        Keras class name.
-    output_shape : tuple
-        Without the batch axis; None where it depends on the image.
-    weight_shapes : list of tuple
-        One per weight tensor.
-    parameters : int
-        Number of values in them.
-    bytes_per_image : int or None
-        Of the unpooled output in float32.
+    Shapes are without the batch axis; None where a size depends on the image. Bytes are those of the unpooled output
+    in float32.
     """
 
     address: str
@@ -62,26 +47,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen network, cut at one or more layers.
+    """A frozen network up to its deepest cut: from preprocessed pixels to a list of the outputs of `layers`.
 
-    Attributes
-    ----------
-    name : str
-        For people.
-    model : keras.Model
-        From preprocessed pixels to a list of the layers' outputs, in the order of `layers`.
-    layers : tuple of str
-        Addresses of the cuts, in the network's order: the last is the deepest.
-    canonical_layers : tuple of str
-        The same with automatic numbers counted from the network's own start.
-    height, width, channels : int
-        Of the images it takes; `squeeze` says that it takes them without a channel axis.
-    preprocess : str
-        Settled: never ``auto``.
-    architecture, weights : str
-        SHA-256, 64 hex digits.
-    parameters : int
-        Number of weight values up to the deepest cut.
+    `layers` are addresses in the network's order, in `canonical_layers` with automatic numbers counted from the
+    network's own start. `squeeze` says that it takes images without a channel axis. Digests are SHA-256 in hex.
     """
 
     name: str
@@ -97,28 +66,22 @@ class Base:
     weights: str
     parameters: int
 
+    @classmethod
+    def of(
+        cls, name: str, model: Any, layers: tuple[str, ...], canonical: tuple[str, ...], preprocess: Preprocess
+    ) -> Base:
+        """Return a network that is cut, with its digests."""
+        height, width, *channels = (int(n) for n in model.inputs[0].shape[1:])
+        digests, count = (architecture_digest(model), weights_digest(model)), model.count_params()
+        size = (height, width, channels[0] if channels else 1, not channels)
+        return cls(name, model, layers, canonical, *size, preprocess, *digests, count)
+
 
 def load_base(request: Request) -> Base:
     """Build a base, cut it and load its weights.
 
-    Parameters
-    ----------
-    request : Request
-        Which base, where to cut, which weights.
-
-    Returns
-    -------
-    Base
-        Holding only what lies before the deepest cut.
-
-    Raises
-    ------
-    BaseError
-        If the base or a layer does not exist, or cannot be cut.
-    WeightsError
-        If weights are missing, do not fit or would be loaded in part.
-    OptionError
-        If `image_size` or `preprocess` is needed, or does not fit.
+    It raises `BaseError` if base or layer do not exist or cannot be cut, `WeightsError` if weights are missing or do
+    not fit, and `OptionError` if `image_size` or `preprocess` is needed or does not fit.
     """
     import_tensorflow()
     import keras
@@ -134,27 +97,12 @@ def load_base(request: Request) -> Base:
     if request.weights not in (None, "imagenet", "none"):
         names = {address.rpartition("/")[2]: name.rpartition("/")[2] for address, name in canonical.items()}
         load_weights_by_name(cut, Path(str(request.weights)), names, model)
-    return Base(
-        name=request.base_name,
-        model=cut,
-        layers=tuple(shown[layer] for layer in layers),
-        canonical_layers=tuple(canonical[layer] for layer in layers),
-        height=shape[0],
-        width=shape[1],
-        channels=shape[2] if len(shape) == 3 else 1,
-        squeeze=len(shape) == 2,
-        preprocess=_settled_preprocess(request, cut, application, shape),
-        architecture=architecture_digest(cut),
-        weights=weights_digest(cut),
-        parameters=cut.count_params(),
-    )
+    own, canonical_layers = (tuple(names[layer] for layer in layers) for names in (shown, canonical))
+    return Base.of(request.base_name, cut, own, canonical_layers, _settled_preprocess(request, cut, application, shape))
 
 
 def list_layers(request: Request) -> list[Layer]:
-    """Return every layer of a base that can be cut at, in the network's order, nested ones too.
-
-    The weights of an application are not loaded. Errors are those of `load_base`.
-    """
+    """Return every layer of a base that can be cut at, in its order, without loading an application's weights."""
     import_tensorflow()
     model, application = _network(request, download=False)
     _, calls = traced(model, None, _input_shape(model, request))
@@ -166,14 +114,8 @@ def _described(address: str, called: Call) -> Layer:
     output = tuple(called.output.shape[1:])
     weights = [] if is_graph(called.layer) else getattr(called.layer, "weights", [])
     shapes = [tuple(int(n) for n in weight.shape) for weight in weights]
-    return Layer(
-        address=address,
-        type=type(called.layer).__name__,
-        output_shape=output,
-        weight_shapes=shapes,
-        parameters=sum(math.prod(shape) for shape in shapes),
-        bytes_per_image=None if None in output else 4 * math.prod(output),
-    )
+    size = None if None in output else 4 * math.prod(output)
+    return Layer(address, type(called.layer).__name__, output, shapes, sum(map(math.prod, shapes)), size)
 
 
 def _network(request: Request, *, download: bool = True) -> tuple[Any, Application | None]:
@@ -232,34 +174,27 @@ def _built(application: Application, request: Request, *, download: bool) -> Any
         **request.settings,
         "weights": "imagenet" if download and request.weights in (None, "imagenet") else None,
     }
-    known = set(inspect.signature(application.build).parameters)
+    possible = set(inspect.signature(application.build).parameters) - {"weights", "input_tensor", "input_shape"}
     for name in request.settings:
-        if name not in known or name in ("weights", "input_tensor", "input_shape"):
-            possible = sorted(known - {"weights", "input_tensor", "input_shape"})
-            raise OptionError(f"Expected a setting of {application.name}: {', '.join(possible)}. Received: {name!r}.")
+        if name not in possible:
+            listed = ", ".join(sorted(possible))
+            raise OptionError(f"Expected a setting of {application.name}: {listed}. Received: {name!r}.")
     try:
         with seeded(request.seed):
             return application.build(**settings)
     except FeatcacheError:
         raise
     except Exception as error:  # Keras raises bare Exception where a download fails
-        text = " ".join(str(error).split())
-        if "URL fetch failure" in text:
+        if "URL fetch failure" in " ".join(str(error).split()):
             raise WeightsError(
                 f"Expected to download the ImageNet weights of {application.name}. Received: no connection "
                 "or no such file. Name a local file with --weights FILE, or --weights none for an untrained base."
             ) from None
-        raise BaseError(f"Keras cannot build {application.name}: {text[:300]}") from None
+        raise BaseError(f"Keras cannot build {application.name}: {one_line(error)}") from None
 
 
 def copied(model: Any) -> Any:
-    """Return a copy with weights of its own, so that nothing done to it leaves a mark on the caller's model.
-
-    Raises
-    ------
-    BaseError
-        If it is neither a functional nor a sequential model.
-    """
+    """Return a copy with weights of its own, so that nothing done to it leaves a mark on the caller's model."""
     import keras
 
     try:

@@ -21,34 +21,24 @@ from featcache.bases.weights_files import readable_config, stored_config
 from featcache.errors import BaseError, one_line
 
 _HARMLESS: dict[str, tuple[Any, ...]] = {  # arguments of Keras 2, and the values with which they change nothing
-    "groups": (1,),
-    "renorm": (False, None),
+    **dict.fromkeys(("renorm", "ragged", "sparse"), (False, None)),
     "fused": (True, False, None),
+    "groups": (1,),
     "virtual_batch_size": (None,),
-    "ragged": (False, None),
-    "sparse": (False, None),
 }
 _ONLY_TRAINING = re.compile(r".*_(initializer|regularizer|constraint)")
 
 
 def model_file(path: Path) -> Any:
-    """Return the network in a Keras model file, loaded in safe mode.
-
-    Raises
-    ------
-    BaseError
-        If it is another kind of file, is damaged, or has layers that cannot be loaded without running code.
-    """
+    """Return the network in a Keras model file, loaded in safe mode: nothing in it is run. Else it is a `BaseError`."""
     try:
-        kind = other_kind(path)
-        model = None if kind else _loaded(path)
+        if kind := other_kind(path):
+            raise BaseError(kind)
+        return _loaded(path)
     except BaseError:
         raise
     except Exception as error:
         raise BaseError(_reason(path, error)) from None
-    if kind:
-        raise BaseError(kind)
-    return model
 
 
 def _loaded(path: Path) -> Any:
@@ -144,9 +134,8 @@ def _reason(path: Path, error: Exception) -> str:
 def _layers(config: Any) -> Iterator[Mapping[str, Any]]:
     """Yield every layer in a model's configuration, inner and wrapped ones too."""
     settings = _settings(config)
-    wrapped = settings.get("layer")
     listed = settings.get("layers")
-    for layer in [*(listed if isinstance(listed, list) else []), *([wrapped] if isinstance(wrapped, dict) else [])]:
+    for layer in [*(listed if isinstance(listed, list) else []), settings.get("layer")]:
         if isinstance(layer, dict):
             yield layer
             yield from _layers(layer)
@@ -160,12 +149,10 @@ def _settings(config: Any) -> Mapping[str, Any]:
 def _is_known(layer: Mapping[str, Any]) -> bool:
     import keras
 
-    kind, module = str(layer.get("class_name")), layer.get("module")
+    kind, package = str(layer.get("class_name")), str(layer.get("module")).partition(".")[0]
     registered = {name.rpartition(">")[2] for name in keras.saving.get_custom_objects()}
     return (
-        hasattr(keras.layers, kind)
-        or kind in {"Functional", "Model", "Sequential", *registered}
-        or str(module).partition(".")[0] == "keras"
+        package == "keras" or hasattr(keras.layers, kind) or kind in {"Functional", "Model", "Sequential", *registered}
     )
 
 

@@ -7,17 +7,25 @@ import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.bases.cutting import leaves, places, snake_case
-from featcache.bases.siblings import check_no_sibling
-from featcache.bases.weights_files import StoredLayer, StoredWeights, bare_name, stored_weights, values_of
-from featcache.errors import WeightsError
+from featcache.bases.keras_applications import application_in
+from featcache.bases.weights_files import (
+    StoredLayer,
+    StoredWeights,
+    bare_name,
+    readable_config,
+    stored_weights,
+    values_of,
+)
+from featcache.errors import WeightsError, one_line
 
 _OLD_NAMES = {  # of Keras 1 and 2
     "kernel": ("W", "depthwise_kernel"),
@@ -25,28 +33,30 @@ _OLD_NAMES = {  # of Keras 1 and 2
     "moving_mean": ("running_mean",),
     "moving_variance": ("running_std",),  # holds a variance all the same
 }
-_KNOWN_NAMES = {
-    *_OLD_NAMES, *(old for names in _OLD_NAMES.values() for old in names),
-    "gamma", "beta", "mean", "variance", "count", "pointwise_kernel", "recurrent_kernel", "alpha", "scale",
-}  # fmt: skip
+_NEW_NAMES = ["gamma", "beta", "mean", "variance", "count", "pointwise_kernel", "recurrent_kernel", "alpha", "scale"]
+_KNOWN_NAMES = {*_OLD_NAMES}.union(_NEW_NAMES, *_OLD_NAMES.values())
+_one_seed_at_a_time = threading.Lock()
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Make fresh weights depend on the seed alone: Keras draws each initialiser's seed from `random.randint`.
+    """Make fresh weights depend on the seed alone: the seeds of Keras' initialisers are drawn from it meanwhile.
 
-    Other threads (a dask worker's, for one) draw at the same time, and must not draw from the same numbers.
+    Initialisers that other threads make draw from Python's generator, which nobody else sees replaced.
     """
-    here, own, shared = threading.get_ident(), random.Random(seed), random.randint
+    from keras.src.random import seed_generator
+
+    here, own = threading.get_ident(), random.Random(seed)
 
     def randint(a: int, b: int) -> int:
-        return (own.randint if threading.get_ident() == here else shared)(a, b)
+        return (own if threading.get_ident() == here else random).randint(a, b)
 
-    random.randint = randint
-    try:
-        yield
-    finally:
-        random.randint = shared
+    with _one_seed_at_a_time:
+        seed_generator.python_random = SimpleNamespace(randint=randint)
+        try:
+            yield
+        finally:
+            seed_generator.python_random = random
 
 
 def fresh_weights(model: Any, seed: int) -> list[npt.NDArray[Any]]:
@@ -66,24 +76,9 @@ def fresh_weights(model: Any, seed: int) -> list[npt.NDArray[Any]]:
 
 
 def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str], whole: Any) -> None:
-    """Load a weights file into a network, layer by layer name, all of it or not at all.
+    """Load a weights file into a network, layer by layer name, all of it or not at all: then it is a `WeightsError`.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Changed in place, once every layer with weights has been matched.
-    path : Path
-        Legacy ``.h5`` (weights or whole model), ``.weights.h5`` or ``.keras``.
-    names : mapping
-        Canonical name of every layer of the whole network, which may reach beyond `model`.
-    whole : keras.Model
-        The whole network: files of early Keras 3 name a layer by its class and its rank in there.
-
-    Raises
-    ------
-    WeightsError
-        If the file is Theano-ordered or of a sibling network, or if for any layer with weights it has nothing, or
-        tensors of another number, shape or name.
+    `names` has the canonical name of every layer of the `whole` network, which may reach beyond `model`.
     """
     layers = [layer for layer in leaves(model) if layer.weights]
     twice = sorted(name for name, n in Counter(layer.name for layer in layers).items() if n > 1)
@@ -97,7 +92,7 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str], whole
         if not (stored.by_place or set(found).isdisjoint(stored.layers)):
             every = list(leaves(whole))
             in_file = {_name_in_file(layer, names, stored.layers) for layer in every if layer.weights}
-            check_no_sibling(in_file, {type(layer).__name__ for layer in every}, whole.name, stored, path)
+            _check_no_sibling(in_file, {type(layer).__name__ for layer in every}, whole.name, stored, path)
         plan = _planned(layers, found, stored, path)
         values = [(variable, values_of(tensor, path)) for variable, tensor in plan]
     for variable, value in values:
@@ -112,18 +107,12 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str], whole
 
 
 def normalization_statistics(layer: Any, path: Path, names: Mapping[str, str], whole: Any) -> list[npt.NDArray[Any]]:
-    """Return mean and variance that a file has for a Normalization layer; an empty list where it has none.
-
-    Raises
-    ------
-    WeightsError
-        If the file cannot be read.
-    """
+    """Return mean and variance that a file has for a Normalization layer; an empty list where it has none."""
     with stored_weights(path) as stored:
         (name,) = _names_in_file([layer], stored, names, whole, path)
         found = stored.layers.get(name)
-        tensors = None if found is None else _in_order([bare_name(v.path, layer.name) for v in layer.weights], found)
-        return [] if tensors is None else [values_of(tensor, path) for tensor in tensors[:2]]
+        tensors = None if found is None else _in_order(_bare_names(layer, layer.weights), found)
+        return [values_of(tensor, path) for tensor in (tensors or [])[:2]]
 
 
 def differing(layers: Iterable[Any], path: Path) -> list[str]:
@@ -132,10 +121,10 @@ def differing(layers: Iterable[Any], path: Path) -> list[str]:
     with stored_weights(path) as stored:
         for layer in layers:
             found = stored.layers.get(layer.name)
-            variables = list(layer.trainable_weights) + list(layer.non_trainable_weights)
+            variables = _variables(layer)
             if not (variables and found and found.tensors):
                 continue
-            tensors = _in_order([bare_name(variable.path, layer.name) for variable in variables], found)
+            tensors = _in_order(_bare_names(layer, variables), found)
             pairs = zip(variables, tensors or [], strict=tensors is not None)
             if not all(
                 np.array_equal(v.numpy(), values_of(t, path).astype(v.numpy().dtype), equal_nan=True) for v, t in pairs
@@ -154,8 +143,8 @@ def _planned(layers: Sequence[Any], names: Sequence[str], stored: StoredWeights,
         if found is None or not found.tensors:
             missing.append(name)
             continue
-        variables = list(layer.trainable_weights) + list(layer.non_trainable_weights)
-        expected = [bare_name(variable.path, layer.name) for variable in variables]
+        variables = _variables(layer)
+        expected = _bare_names(layer, variables)
         tensors = _in_order(expected, found)
         have = [tuple(t.shape) for t in (tensors or found.tensors)]
         want = [tuple(v.shape) for v in variables]
@@ -184,6 +173,15 @@ def _planned(layers: Sequence[Any], names: Sequence[str], stored: StoredWeights,
     return plan
 
 
+def _variables(layer: Any) -> list[Any]:
+    """Return a layer's variables in the order in which Keras has always saved them."""
+    return [*layer.trainable_weights, *layer.non_trainable_weights]
+
+
+def _bare_names(layer: Any, variables: Iterable[Any]) -> list[str]:
+    return [bare_name(variable.path, layer.name) for variable in variables]
+
+
 def _in_order(expected: Sequence[str], found: StoredLayer) -> list[Any] | None:
     """Return a layer's tensors in the order of its variables: by name, else as they lie.
 
@@ -206,19 +204,14 @@ def _in_order(expected: Sequence[str], found: StoredLayer) -> list[Any] | None:
 def _names_in_file(
     layers: Sequence[Any], stored: StoredWeights, names: Mapping[str, str], whole: Any, path: Path
 ) -> list[str]:
-    """Return the names under which a file has layers.
-
-    Raises
-    ------
-    WeightsError
-        If it has no names, and not as many layers of a class as the network.
-    """
+    """Return the names under which a file has layers."""
     if not stored.by_place:
         return [_name_in_file(layer, names, stored.layers) for layer in layers]
     place = places(whole)
-    here, there = _counted(place[layer.name] for layer in leaves(whole) if layer.weights), _counted(stored.layers)
+    here = Counter(_kind(place[layer.name]) for layer in leaves(whole) if layer.weights)
+    there = Counter(map(_kind, stored.layers))
     for kind in sorted({_kind(place[layer.name]) for layer in layers}):
-        if there.get(kind, 0) not in (here[kind], 0):
+        if there[kind] not in (here[kind], 0):
             raise WeightsError(
                 f"{str(path)!r} was written by an early Keras 3, which did not store the names of layers. It has "
                 f"{there[kind]} {kind.rpartition('/')[2]} layers and the base has {here[kind]}, so they cannot be "
@@ -229,10 +222,6 @@ def _names_in_file(
 
 def _kind(place: str) -> str:
     return re.sub(r"_\d+$", "", place)
-
-
-def _counted(found: Iterable[str]) -> Counter[str]:
-    return Counter(_kind(place) for place in found)
 
 
 def settle(model: Any) -> None:
@@ -264,3 +253,50 @@ def _name_in_file(layer: Any, names: Mapping[str, str], stored: Mapping[str, Sto
 def _several(names: Sequence[str], most: int = 24) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return " ".join(", ".join(names[:most]).split()) + more
+
+
+def _check_no_sibling(
+    names: Collection[str], kinds: Collection[str], base: str, stored: StoredWeights, path: Path
+) -> None:
+    """Raise `WeightsError` if a file has layers that belong to a base and that the base lacks.
+
+    These are layers that come before one of the base's in the same model and, for Keras' applications, layers whose
+    names continue a row of the base's: `block3_conv4`, where the base ends block 3 with `block3_conv3`. A top, and
+    layers that somebody added behind the base, are none.
+    """
+    last: dict[str, int] = {}
+    for name, layer in stored.layers.items():
+        if name in names and layer.tensors:
+            last[layer.group] = max(layer.rank, last.get(layer.group, -1))
+    rows = {row for name in names if (row := _row(name))} if application_in(base) else set()
+    automatic = {snake_case(kind) for kind in kinds}
+
+    def is_surplus(name: str) -> bool:
+        layer = stored.layers[name]
+        if not layer.tensors or name in names or _kind(name) in automatic:
+            return False
+        return layer.rank < last.get(layer.group, -1) or _row(name) in rows
+
+    in_order = sorted(stored.layers, key=lambda name: (stored.layers[name].group, stored.layers[name].rank))
+    surplus = list(filter(is_surplus, in_order))
+    if surplus:
+        shown = one_line(", ".join(surplus[:3])) + (f" and {len(surplus) - 3} more" if len(surplus) > 3 else "")
+        raise WeightsError(
+            f"{str(path)!r} has layers that the base {base!r} lacks: {shown}. {_whose(stored, base, path)}"
+        )
+
+
+def _row(name: str) -> tuple[str, str] | None:
+    """Return what the names of one block's layers have in common: their text, and the block's number."""
+    numbers = re.findall(r"\d+", name)
+    return (re.sub(r"\d+", "#", name), numbers[0]) if len(numbers) > 1 else None
+
+
+def _whose(stored: StoredWeights, base: str, path: Path) -> str:
+    """Return which base a file may be for, and what to do."""
+    named = re.findall(r'"name": "([^"]*)"', readable_config(path) or "")
+    for name in [*named, *(layer.group for layer in stored.layers.values())]:
+        application = application_in(name)
+        if application not in (None, application_in(base)):
+            return f"The model in it is called {one_line(name)!r}: use --base {str(application).lower()}."
+    return "It may be for another base: name that one with --base, or take another file."

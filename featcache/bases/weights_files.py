@@ -18,25 +18,18 @@ import numpy.typing as npt
 from featcache.bases.file_kinds import damage, other_kind
 from featcache.errors import WeightsError
 
-_ZIPPED = "model.weights.h5"
 _SMALL = 2**20
 _MOST_SWELLING = 1000
+_DAMAGE = (OSError, KeyError, RuntimeError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One layer's tensors in a file.
+    """One layer's tensors in a file, as h5py's datasets; none for a name that several layers have.
 
-    Attributes
-    ----------
-    tensors : list of h5py.Dataset
-        In the file's order; empty for a name that several layers have.
-    names : list of str
-        Of the tensors within the layer, such as ``kernel``; empty strings where the file only numbers them.
-    group : str
-        Layers of one group are of one model, and `rank` is their order in it: all layers of a model in a legacy
-        file; in a file of Keras 3, which sorts by class, those of one class.
-    rank : int
+    `names` are those within the layer, such as ``kernel``, or "" where the file only numbers them. Layers of one
+    `group` are of one model and `rank` is their order in it: all layers in a legacy file, those of one class in a file
+    of Keras 3, which sorts by class.
     """
 
     tensors: list[Any]
@@ -47,15 +40,7 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """What a weights file has for each layer.
-
-    Attributes
-    ----------
-    layers : dict
-        By the layer's name, or by its place.
-    by_place : bool
-        Whether the file has no names of layers: their class and their rank instead.
-    """
+    """What a weights file has for each layer, by name; by class and rank where it has no names of layers."""
 
     layers: dict[str, StoredLayer]
     by_place: bool = False
@@ -63,13 +48,7 @@ class StoredWeights:
 
 @contextlib.contextmanager
 def stored_weights(path: Path) -> Iterator[StoredWeights]:
-    """Open a weights file and list what it has.
-
-    Raises
-    ------
-    WeightsError
-        If it is no sound weights file, or was written by Theano.
-    """
+    """Open a weights file and list what it has; raise `WeightsError` if it is no sound one, or Theano's."""
     import h5py
 
     try:
@@ -79,21 +58,12 @@ def stored_weights(path: Path) -> Iterator[StoredWeights]:
         content: Any = path
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                content = io.BytesIO(_unzipped(archive, _ZIPPED))
+                content = io.BytesIO(_unzipped(archive, "model.weights.h5"))
         with h5py.File(content, "r") as file:
             yield _listed(file, path)
     except WeightsError:
         raise
-    except (
-        OSError,
-        KeyError,
-        RuntimeError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGE as error:
         raise WeightsError(
             f"{str(path)!r} is not a sound Keras weights file (.h5, .weights.h5 or .keras): {damage(error)}"
         ) from None
@@ -101,9 +71,7 @@ def stored_weights(path: Path) -> Iterator[StoredWeights]:
 
 def readable_config(path: Path) -> str | None:
     """Return the configuration of the model in a file as JSON; None where there is none, or it is damaged."""
-    with contextlib.suppress(
-        OSError, KeyError, RuntimeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error
-    ):
+    with contextlib.suppress(*_DAMAGE):
         return stored_config(path)
     return None
 
@@ -126,18 +94,13 @@ def stored_config(path: Path) -> str | None:
             return _unzipped(archive, "config.json").decode(errors="replace")
     with h5py.File(path, "r") as file:
         config = file.attrs.get("model_config")
-    config = config.decode(errors="replace") if isinstance(config, bytes) else config
+    if isinstance(config, bytes):
+        return config.decode(errors="replace")
     return config if isinstance(config, str) else None
 
 
 def values_of(tensor: Any, path: Path) -> npt.NDArray[Any]:
-    """Return a tensor's numbers.
-
-    Raises
-    ------
-    WeightsError
-        If they are none.
-    """
+    """Return a tensor's numbers; raise `WeightsError` if they are none."""
     values: npt.NDArray[Any] = np.asarray(tensor)
     if tensor.attrs.get("dtype") == "bfloat16":
         import ml_dtypes
@@ -158,8 +121,7 @@ def bare_name(name: str, layer: str) -> str:
 
 def _listed(file: Any, path: Path) -> StoredWeights:
     root = file.get("model_weights", file)
-    backend = root.attrs.get("backend", b"")
-    backend = backend.decode() if isinstance(backend, bytes) else str(backend)
+    backend = _text(root.attrs.get("backend", b""))
     if backend == "theano" or re.search(r"(^|_)th_(kernels|dim_ordering)", path.name):
         raise WeightsError(
             f"Expected kernels in TensorFlow's order. Received: {str(path)!r}, which was written by Theano: its "
@@ -199,7 +161,7 @@ def _numbered(file: Any) -> StoredWeights:
         stored = StoredLayer(tensors, [""] * len(tensors), kind, rank)
         name = group["vars"].attrs.get("name", group.attrs.get("name"))
         if name is not None:
-            named[place, name.decode() if isinstance(name, bytes) else str(name)] = stored
+            named[place, _text(name)] = stored
         elif not place.startswith("optimizer"):
             placed[place.replace("_layer_checkpoint_dependencies", "layers")] = stored  # as Keras 2.13 wrote it
 
@@ -234,5 +196,8 @@ def _text_attribute(group: Any, name: str) -> list[str]:
     parts = [name] if name in group.attrs else []
     while f"{name}{len(parts)}" in group.attrs:
         parts.append(f"{name}{len(parts)}")
-    values = [value for part in parts for value in group.attrs[part]]
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    return [_text(value) for part in parts for value in group.attrs[part]]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -88,9 +88,8 @@ class ImageClassifier:
             )
         self.head: Head | PixelModel = head
         self._max_pixels = max_pixels
-        self.recipe: Recipe | None = Recipe.from_dict(head.card["recipe"])
-        recipe = self.recipe
-        described = head.card.get("request")
+        recipe, described = Recipe.from_dict(head.card["recipe"]), head.card["request"]
+        self.recipe: Recipe | None = recipe
         if recipe.spec is not None:
             raise HeadError(
                 "Expected a head on features that featcache extracted. Received: one whose features came from "
@@ -103,14 +102,11 @@ class ImageClassifier:
             raise HeadError(
                 "Expected base=…, as this head was trained on features of a model in memory. Received: none."
             )
-        if base is not None or weights is not None:  # what is named counts, whatever is kept
+        named: dict[str, Any] = {"base": base, "weights": weights}
+        given = {name: value for name, value in named.items() if value is not None}
+        if given:  # what is named counts, whatever is kept
             self._folders = []
-            request = self._request or request_for(recipe, base)
-            self._request = replace(
-                request,
-                base=request.base if base is None else base,
-                weights=request.weights if weights is None else weights,
-            )
+            self._request = replace(self._request or request_for(recipe, base), **given)
 
     @classmethod
     def load(
@@ -252,8 +248,11 @@ class ImageClassifier:
         Parameters
         ----------
         file : path
-            ``.csv`` or ``.jsonl``, see `CSVTable` and `JSONLines` of `featcache.models.predictions`; one that exists
-            is replaced by the finished one. Lying in a folder that is predicted, it is left out there.
+            ``.jsonl``, an object for each image, or ``.csv``: ``path, label, probability``, with a threshold ``best,
+            unsure`` (true or false), then of other classes that are named ``label_2, label_2_probability, …``, then
+            ``probability_<class>`` of every class, and ``reason``. UTF-8; names that are not are written as the bytes
+            they are. A file that exists is replaced by the finished one. Lying in a folder that is predicted, it is
+            left out there.
         images, options, threshold, top_k, progress
             As for `predict`.
 
@@ -312,8 +311,7 @@ class ImageClassifier:
         return self._stream(source, Answering(self.class_names, threshold, top_k), progress)
 
     def _stream(self, source: Source, answering: Answering, progress: Progress | None) -> Iterator[Prediction]:
-        seen = 0
-        index = int(self.head.card.get("layer_index", 0))  # names may have other automatic numbers here
+        seen, index = 0, int(self.head.card.get("layer_index", 0))  # names may have other automatic numbers here
         with contextlib.closing(self.extractor.stream(source, source.items, flush_every=_CHUNK)) as results:
             while chunk := list(itertools.islice(results, _CHUNK)):
                 rows = [list(done.views[0].values())[index] for done in chunk if done.reason is None]
@@ -396,8 +394,9 @@ class ImageClassifier:
             and not metrics.keys() - {"train"}
             and (folds := self.head.card.get("cross_validation"))
         ):
-            log.warning("on folds of its training images the head had an accuracy of %.4f (95 %%: %.4f-%.4f, n=%d)",
-                        folds["accuracy"], *folds["accuracy_ci95"], folds["n"])  # fmt: skip
+            figures = folds["accuracy"], *folds["accuracy_ci95"], folds["n"]
+            text = "on folds of its training images the head had an accuracy of %.4f (95 %%: %.4f-%.4f, n=%d)"
+            log.warning(text, *figures)
         if not metrics:
             raise OptionError(
                 f"No image of {opened.location!r} can be scored: {sum(map(len, by_split.values()))} are copies of "
@@ -433,10 +432,10 @@ def _prediction(done: Extracted, row: npt.NDArray[Any], answering: Answering) ->
     top = tuple((names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[: answering.top_k])
     label, probability = top[0]
     unsure = answering.threshold is not None and probability < answering.threshold
+    if unsure:
+        label = UNSURE
     named = dict(zip(names, map(float, row), strict=True))
-    return Prediction(
-        done.item.path, UNSURE if unsure else label, probability, named, None, done.digest, top, unsure
-    )  # fmt: skip
+    return Prediction(done.item.path, label, probability, named, None, done.digest, top, unsure)
 
 
 def _check_apart(files: Sequence[Path], images: Images) -> None:
@@ -487,5 +486,4 @@ def _changes(source: Source, item: Item) -> int:
 def own_source(head: Head | PixelModel) -> tuple[Source, SplitPolicy]:
     """Return the source that a head's cache was extracted from, and how it was split."""
     listing = head.card["listing"]
-    opened = reopen(head.card["source"], classes=listing["classes"])
-    return opened, SplitPolicy.from_listing(listing)
+    return reopen(head.card["source"], classes=listing.get("classes")), SplitPolicy.from_listing(listing)

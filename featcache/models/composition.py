@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.bases import Base, copied
-from featcache.bases.runtimes.graph import pooled, preprocessed
+from featcache.bases.runtimes.tensorflow import pooled, preprocessed
 from featcache.heads import Head
 from featcache.heads.expression import Expression, expressed
 from featcache.recipe import Recipe
@@ -16,19 +16,9 @@ from featcache.recipe import Recipe
 class Composition:
     """Base and head as one model, and the parts that it is made of, which share its weights.
 
-    Attributes
-    ----------
-    model : keras.Model
-        From ``pixels`` to ``probabilities``, see `compose`.
-    network : keras.Model
-        The base: one layer of it.
-    features : keras.Model
-        From ``pixels`` to the head's features, in float32 whatever the cache has: gradients below float16's
-        smallest number would be lost.
-    scores : keras.Layer
-        From features to the head's scores, before calibration.
-    expression : Expression
-        How probabilities come of scores.
+    `features` go from ``pixels`` to the head's features, in float32 whatever the cache has: gradients below float16's
+    smallest number would be lost. `scores` is a layer from these to what comes before calibration, and `expression`
+    says how probabilities come of that.
     """
 
     model: Any
@@ -39,28 +29,11 @@ class Composition:
 
 
 def compose(head: Head, base: Base, recipe: Recipe) -> Any:
-    """Return base and head as one model, with everything between them.
+    """Return base and head as one Keras model, or raise `HeadError` if no network can express the head.
 
-    Parameters
-    ----------
-    head : Head
-        A head that `featcache.heads.expression.expressed` takes.
-    base : Base
-        Its base.
-    recipe : Recipe
-        How features are made of what the base gives.
-
-    Returns
-    -------
-    keras.Model
-        From ``pixels`` (n, height, width, channels), values in 0…255, to ``probabilities``: (n, 1) of the second
-        class where the head knows two, else (n, k), for the classes ``head.estimator.classes_``. The base is one
-        layer of it, frozen, in inference mode; it shares no weights with what was given.
-
-    Raises
-    ------
-    HeadError
-        If no network can express the head.
+    It goes from ``pixels`` (n, height, width, channels), values in 0…255, to ``probabilities``: (n, 1) of the second
+    class where the head knows two, else (n, k), for the classes ``head.estimator.classes_``. The base is one layer of
+    it, frozen, in inference mode; it shares no weights with what was given.
     """
     return composition(head, base, recipe).model
 
@@ -111,9 +84,8 @@ def _probabilities(scores: Any, expression: Expression) -> Any:
     """Return probabilities of scores; the calibration is a fixed scaling."""
     import keras
 
-    calibrated = keras.layers.Rescaling(expression.scale.tolist(), expression.shift.tolist(), name="calibration")(
-        scores
-    )
+    calibration = keras.layers.Rescaling(expression.scale.tolist(), expression.shift.tolist(), name="calibration")
+    calibrated = calibration(scores)
     if expression.activation != "normalized":
         return keras.layers.Activation(expression.activation, name="probabilities", dtype="float32")(calibrated)
     each = keras.layers.Activation("sigmoid", name="each", dtype="float32")(calibrated)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import HeadError
+from featcache.errors import HeadError, one_line
 from featcache.images.decoding import PixelSpec
 from featcache.recipe import Decode, Request, choices
 from featcache.saved.cards import MODEL
@@ -61,12 +61,11 @@ class PixelModel:
 
     def request(self) -> Request:
         """Return what makes the model a base whose features are probabilities."""
-        spec = self.spec
-        return Request(
-            base=self.model, layers=(self.model.layers[-1].name,), pooling="none", preprocess="none",
-            image_size=(spec.height, spec.width), resize=spec.resize, interpolation=spec.interpolation,
-            fast_decode=spec.decode == "reduced",
-        )  # fmt: skip
+        spec, layers = self.spec, (self.model.layers[-1].name,)
+        fitted: dict[str, Any] = {"resize": spec.resize, "interpolation": spec.interpolation}
+        fitted |= {"image_size": (spec.height, spec.width), "fast_decode": spec.decode == "reduced"}
+        fitted |= {"crop": spec.crop} if spec.crop < 1 else {}
+        return Request(self.model, layers=layers, pooling="none", preprocess="none", **fitted)
 
     def predict_proba(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return the probability of every class, (n, len(class_names)), of what the model gave, (n, 1) or (n, k)."""
@@ -83,14 +82,9 @@ class PixelModel:
         HeadError
             If the folder holds anything else, or cannot be written.
         """
-        spec = self.spec
-        size = (spec.height, spec.width)
-        card = {
-            "class_names": self.class_names,
-            "trained_classes": self.trained_classes,
-            "pixels": [*size, spec.channels, spec.resize, spec.interpolation, spec.decode, spec.crop],
-            **self.card,
-        }
+        s = self.spec
+        pixels = [s.height, s.width, s.channels, s.resize, s.interpolation, s.decode, s.crop]
+        card = {"class_names": self.class_names, "trained_classes": self.trained_classes, "pixels": pixels, **self.card}
         self.path, self.digest = FOLDER.write(folder, self.model.save, card, self.trained_on)
         return self.path
 
@@ -107,11 +101,8 @@ class PixelModel:
 
         path = Path(folder)
         found = FOLDER.read(path)
-        names, trained, spec = (
-            found.card["class_names"],
-            found.card["trained_classes"],
-            PixelSpec(*found.card["pixels"]),
-        )
+        names, trained = found.card["class_names"], found.card["trained_classes"]
+        spec = PixelSpec(*found.card["pixels"])
         if max(trained) >= len(names):
             raise FOLDER.damaged(path, ValueError(f"trained_classes has {max(trained)}, of {len(names)} classes"))
         if spec.decode not in choices(Decode):
@@ -125,7 +116,7 @@ class PixelModel:
         try:
             model = keras.models.load_model(path / FOLDER.model, compile=False)
         except Exception as error:
-            text = " ".join(str(error).split())[:200]
+            text = one_line(error)[:200]
             raise HeadError(f"Expected a Keras model. Received: {str(path / FOLDER.model)!r}: {text}") from None
         return cls(model, names, trained, spec, found.card, found.trained_on, path, found.digest)
 

@@ -93,22 +93,7 @@ class PredictionReport:
 
 @dataclass(frozen=True)
 class Answering:
-    """How predictions are answered.
-
-    Attributes
-    ----------
-    class_names : sequence of str
-        All classes.
-    threshold : float or None
-        The least probability of an answer, in 0…1; None: always answer.
-    top_k : int
-        How many classes to name, 1 to all.
-
-    Raises
-    ------
-    OptionError
-        If the threshold or top-k is out of range.
-    """
+    """How predictions are answered: the least probability of an answer, and how many classes are named."""
 
     class_names: Sequence[str]
     threshold: float | None = None
@@ -126,85 +111,37 @@ class Answering:
 
     def as_dict(self, one: Prediction) -> dict[str, Any]:
         """Return a prediction for JSON: ``top`` if several classes are named, ``best, unsure`` with a threshold."""
-        found: dict[str, Any] = {
-            "path": one.path,
-            "label": one.label,
-            "probability": one.probability,
-            "probabilities": one.probabilities,
-        }
+        found = {name: getattr(one, name) for name in ("path", "label", "probability", "probabilities")}
         if self.top_k > 1:
             found["top"] = [list(pair) for pair in one.top]
         if self.threshold is not None:
             found |= {"best": one.best, "unsure": one.unsure}
         return found
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the cells of a row, see `ImageClassifier.predict_to`."""
+        columns = ["path", "label", "probability", *([] if self.threshold is None else ["best", "unsure"])]
+        for rank in range(2, self.top_k + 1):  # `probability_2` may be that of a class named 2
+            columns += [f"label_{rank}", f"label_{rank}_probability"]
+        return [*columns, *(f"probability_{name}" for name in self.class_names), "reason"]
 
-class Row(NamedTuple):
-    """What a report needs of a row that was read back."""
+    def cells(self, one: Prediction) -> list[Any]:
+        """Return a prediction as a row of a table."""
+        cells: list[Any] = [one.path, one.label, one.probability]
+        if self.threshold is not None:
+            cells += [one.best, str(one.unsure).lower()]
+        others = [cell for pair in one.top[1:] for cell in pair]
+        cells += others or [None] * (2 * self.top_k - 2)
+        return [*cells, *map(one.probabilities.get, self.class_names), one.reason]
+
+
+class _Row(NamedTuple):
+    """What a report needs of a row."""
 
     path: str
     reason: str
     unsure: bool
-
-
-class JSONLines:
-    """One object a line: those of `Answering.as_dict`, and ``reason``."""
-
-    def __init__(self, answering: Answering) -> None:
-        self._answering = answering
-
-    header = ""
-
-    def render(self, predictions: Iterable[Prediction]) -> str:
-        """Return lines."""
-        return "".join(json.dumps({**self._answering.as_dict(one), "reason": one.reason}) + "\n" for one in predictions)
-
-    def parse(self, lines: Iterable[str]) -> Iterator[Row]:
-        """Yield what was rendered."""
-        for found in map(json.loads, lines):
-            yield Row(found["path"], found["reason"] or "", found.get("unsure", False))
-
-
-class CSVTable:
-    """A header and a row each.
-
-    Columns ``path, label, probability``, with a threshold ``best, unsure`` (true or false), then of other classes
-    that are named ``label_2, label_2_probability, …``, then ``probability_<class>`` of every class, and ``reason``.
-    UTF-8; names that are not are written as the bytes they are.
-    """
-
-    def __init__(self, answering: Answering) -> None:
-        self._answering = answering
-        columns = ["path", "label", "probability"]
-        if answering.threshold is not None:
-            columns += ["best", "unsure"]
-        for rank in range(2, answering.top_k + 1):  # `probability_2` may be that of a class named 2
-            columns += [f"label_{rank}", f"label_{rank}_probability"]
-        self._columns = [*columns, *(f"probability_{name}" for name in answering.class_names), "reason"]
-        self.header = csv_text([self._columns])
-
-    def render(self, predictions: Iterable[Prediction]) -> str:
-        """Return rows."""
-        return csv_text(map(self._cells, predictions))
-
-    def _cells(self, one: Prediction) -> list[Any]:
-        cells: list[Any] = [one.path, one.label, one.probability]
-        if self._answering.threshold is not None:
-            cells += [one.best, str(one.unsure).lower()]
-        others = [cell for pair in one.top[1:] for cell in pair]
-        cells += others or [None] * (2 * self._answering.top_k - 2)
-        return [*cells, *map(one.probabilities.get, self._answering.class_names), one.reason]
-
-    def parse(self, lines: Iterable[str]) -> Iterator[Row]:
-        """Yield what was rendered."""
-        rows = csv.reader(lines, strict=True)
-        next(rows)
-        for row in rows:
-            unsure = self._answering.threshold is not None and row[4] == "true"
-            yield Row(row[0], row[-1], unsure)
-
-
-_LAYOUTS: dict[str, type[JSONLines | CSVTable]] = {".csv": CSVTable, ".jsonl": JSONLines}
 
 
 class _Written(NamedTuple):
@@ -223,38 +160,15 @@ class PredictionFile:
 
     Beside it ``<out>.partial.json`` says what it is of, and how many rows, bytes and which SHA-256 of it count; what
     follows those bytes is cut off when it is opened again. Use it as a context manager.
-
-    Parameters
-    ----------
-    out : Path
-        A ``.csv`` or ``.jsonl`` file; replaced when this one is complete.
-    answering : Answering
-        How predictions are answered.
-    identity : dict
-        What must be equal for a run to go on, by the name that an error gives it; JSON values.
-
-    Attributes
-    ----------
-    partial : Path
-        Where it lies until it is complete.
-    resumed : int
-        How many rows there were when it was opened.
-
-    Raises
-    ------
-    OptionError
-        If its name ends otherwise; if what is there is of something else, was changed, or is being written by
-        another process; or if it cannot be written.
     """
 
     def __init__(self, out: Path, answering: Answering, identity: Mapping[str, Any]) -> None:
-        if out.suffix not in _LAYOUTS or out.is_dir():
+        if out.suffix not in (".csv", ".jsonl") or out.is_dir():
             raise OptionError(f"Predictions are written to a .csv or .jsonl file. Received: `out`={str(out)!r}.")
         self.out, self.partial, self._state = out, *own_files(out)[1:]
         self.resumed = self._unsure = self._kept = 0
         self._skipped: list[dict[str, str]] = []
-        self._layout = _LAYOUTS[out.suffix](answering)
-        self._identity = dict(identity)
+        self._answering, self._identity = answering, dict(identity)
         self._written = _Written(0, 0, hashlib.sha256())
         self._due = 0.0
 
@@ -290,8 +204,7 @@ class PredictionFile:
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Add rows, which a later run finds after a second at most."""
         rows, size, digest = self._written
-        text = ("" if size else self._layout.header) + self._layout.render(predictions)
-        content = text.encode("utf-8", "surrogateescape")
+        content = self._rendered(predictions).encode("utf-8", "surrogateescape")
         digest = digest.copy()
         digest.update(content)
         with self._explained():
@@ -299,7 +212,7 @@ class PredictionFile:
             while left:
                 left = left[self._file.write(left) :]
             self._written = _Written(rows + len(predictions), size + len(content), digest)
-            self._count(Row(one.path, one.reason or "", one.unsure) for one in predictions)
+            self._count(_Row(one.path, one.reason or "", one.unsure) for one in predictions)
             if time.monotonic() >= self._due:
                 self._commit()
 
@@ -317,7 +230,20 @@ class PredictionFile:
         """Return what there is to say of it."""
         return PredictionReport(self.out, self.rows - len(self._skipped), self.resumed, self._unsure, self._skipped)
 
-    def _count(self, rows: Iterable[Row]) -> None:
+    def _rendered(self, predictions: Iterable[Prediction]) -> str:
+        if self.out.suffix == ".csv":
+            head = [] if self._written.size else [self._answering.columns]
+            return csv_text([*head, *map(self._answering.cells, predictions)])
+        return "".join(json.dumps({**self._answering.as_dict(one), "reason": one.reason}) + "\n" for one in predictions)
+
+    def _parsed(self, lines: Iterable[str]) -> list[_Row]:
+        if self.out.suffix == ".csv":
+            _, *rows = csv.reader(lines, strict=True)
+            thresholded = self._answering.threshold is not None
+            return [_Row(row[0], row[-1], thresholded and row[4] == "true") for row in rows]
+        return [_Row(one["path"], one["reason"] or "", one.get("unsure", False)) for one in map(json.loads, lines)]
+
+    def _count(self, rows: Iterable[_Row]) -> None:
         for row in rows:
             self._unsure += row.unsure
             if row.reason:
@@ -367,14 +293,14 @@ class PredictionFile:
         if not rows:
             self._commit()
 
-    def _read_back(self, rows: int, advice: str) -> list[Row]:
+    def _read_back(self, rows: int, advice: str) -> list[_Row]:
         """Return the rows that an earlier run has written, which must be as many as it says."""
         try:
             with self.partial.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
-                found = list(self._layout.parse(lines))
+                found = self._parsed(lines)
             if len(found) != rows:
                 raise ValueError
-        except (ValueError, LookupError, TypeError, StopIteration, RuntimeError, csv.Error):
+        except (ValueError, LookupError, TypeError, RuntimeError, csv.Error):
             raise OptionError(f"{str(self.partial)!r} does not hold the {rows} rows that it should. {advice}") from None
         return found
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import slow
 
 from featcache.bases import Base, list_layers, load_base
-from featcache.bases.imagenet import are_imagenet_statistics
+from featcache.bases.keras_applications import are_imagenet_statistics
 from featcache.errors import WeightsError
 from featcache.recipe import Request
 

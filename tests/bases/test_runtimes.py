@@ -12,7 +12,7 @@ from conftest import MIX, SHIFT, predicted_mean, predicted_relu_max, random_imag
 
 from featcache.bases import load_base, runtimes
 from featcache.bases.runtimes import OpenVINORuntime, TensorFlowRuntime, faster_on_this_cpu
-from featcache.bases.runtimes.graph import pooled, preprocessed
+from featcache.bases.runtimes.tensorflow import pooled, preprocessed
 from featcache.errors import BaseError, OptionError
 from featcache.extraction import extracting as extraction
 from featcache.extraction.extractor import Extractor

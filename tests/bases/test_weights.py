@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,18 @@ def test_seeded_weights_leave_pythons_random_alone() -> None:
     random.seed(5)
     load_base(Request(**SMALL, layers=("block1_conv1",)))
     assert random.random() == expected
+
+
+def test_threads_that_build_at_once_have_the_weights_of_their_seeds() -> None:
+    """What another thread builds or draws meanwhile changes no weight of an untrained base."""
+
+    def built(seed: int) -> str:
+        return load_base(Request(**SMALL, layers=("block1_conv2",), seed=seed)).weights
+
+    alone = [built(seed) for seed in range(4)]
+    assert len(set(alone)) == 4
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(built, range(4))) == alone
 
 
 def test_name_that_two_layers_share_is_refused(tmp_path: Path) -> None:

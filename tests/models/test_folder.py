@@ -35,6 +35,13 @@ def test_a_model_folder_predicts_and_evaluates_like_its_head(made_model: PixelMo
         ImageClassifier.load(tmp_path / "model", base="vgg19")
 
 
+def test_a_model_is_asked_about_the_pixels_that_it_was_trained_on(made_model: PixelModel, tmp_path: Path) -> None:
+    """How images become pixels is kept whole: the fraction of `crop`, too."""
+    made_model.spec = replace(made_model.spec, resize="crop", crop=0.7, decode="reduced")
+    made_model.save(tmp_path / "model")
+    assert ImageClassifier.load(tmp_path / "model").extractor.spec == made_model.spec
+
+
 def test_classes_without_training_images_have_probability_zero(made_model: PixelModel) -> None:
     """A class that was not trained on keeps its column."""
     made_model.class_names, made_model.trained_classes = ["a", "dark", "light"], [1, 2]

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.bases import Base
-from featcache.bases.runtimes import graph
-from featcache.bases.runtimes.graph import frozen
-from featcache.errors import BaseError, OptionError
+from featcache.bases.runtimes import tensorflow
+from featcache.bases.runtimes.tensorflow import frozen
+from featcache.errors import BaseError, OptionError, one_line
 from featcache.files.publishing import publish
 from featcache.files.reading import open_plain, parsed, trouble
 from featcache.files.values import anything, list_of, mapping_of, record, text, whole
@@ -33,25 +33,8 @@ _HINTS = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16"), "float16": (
 class OpenVINORuntime:
     """A base, compiled for each batch size that it is called with.
 
-    Parameters
-    ----------
-    base, pooling, precision
-        As of `featcache.bases.runtimes.TensorFlowRuntime`.
-    beside : Path, optional
-        The file that the weights are from. Beside it, what OpenVINO makes of the base is kept for the next run, as
-        ``<file>.<digest>.openvino``; the digest is of all that it depends on. The file may be deleted at any time.
-
-    Attributes
-    ----------
-    shapes, passes
-        As there; it divides a pass well itself.
-
-    Raises
-    ------
-    OptionError
-        If OpenVINO is not installed, or the CPU does not compute in this precision.
-    BaseError
-        If OpenVINO cannot hold the base.
+    Beside the file `beside`, which its weights are from, what OpenVINO makes of the base is kept for the next run, as
+    ``<file>.<digest>.openvino``; the digest is of all that it depends on. It may be deleted at any time.
     """
 
     passes = 1
@@ -82,9 +65,8 @@ class OpenVINORuntime:
             try:
                 model = _converted(self._core, function)
             except RuntimeError as error:
-                text = " ".join(str(error).split())[:300]
                 raise BaseError(
-                    f"OpenVINO cannot run the base {base.name!r}: {text}. Use `runtime`=tensorflow."
+                    f"OpenVINO cannot run the base {base.name!r}: {one_line(error)}. Use `runtime`=tensorflow."
                 ) from None
             found = model, [output.name for output in function.outputs], list(shapes.values())
             if kept is not None:
@@ -95,7 +77,7 @@ class OpenVINORuntime:
         self._one_at_a_time = threading.Lock()  # two threads in OpenVINO's Python part can wait for each other for ever
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the features of a batch, see `featcache.bases.runtimes.Runtime`."""
+        """Return the features of a batch, as `featcache.bases.runtimes.TensorFlowRuntime` does."""
         with self._one_at_a_time:
             if len(pixels) not in self._requests:
                 self._model.reshape(list(pixels.shape))  # a fixed size is faster, and as fast to compile as a free one
@@ -134,26 +116,18 @@ def _made_of(base: Base, pooling: Pooling) -> dict[str, Any]:
         "pooling": pooling,
         "pixels": [base.height, base.width, base.channels, base.squeeze],
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "openvino": openvino.__version__},
-        "code": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (graph.__file__, __file__)],
+        "code": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (tensorflow.__file__, __file__)],
     }
 
 
-_ABOUT = record(
-    {
-        "outputs": list_of(text, least=1),
-        "shapes": list_of(list_of(whole(1)), least=1),
-        "xml": whole(1),
-        "made_of": mapping_of(anything),
-    }
-)
+_OUTPUTS = {"outputs": list_of(text, least=1), "shapes": list_of(list_of(whole(1)), least=1)}
+_ABOUT = record({**_OUTPUTS, "xml": whole(1), "made_of": mapping_of(anything)})
 
 
 def _keep(path: Path, made_of: dict[str, Any], model: Any, outputs: list[str], shapes: list[tuple[int, ...]]) -> None:
     """Publish a converted base: a line with the SHA-256 of the rest, one of JSON, OpenVINO's XML, its weights.
 
-    The JSON says what it was made of.
-
-    Where that cannot be done, the next run converts it again.
+    The JSON says what it was made of. If that cannot be done, the next run converts it again.
     """
     import openvino
 
@@ -192,6 +166,5 @@ def _read(core: Any, path: Path, made_of: dict[str, Any]) -> tuple[Any, list[str
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and trouble(error) is not None:
             raise
-        reason = " ".join(str(error).split())[:300]
-        log.warning("the converted base in %s is not used and is made again: %s", path, reason)
+        log.warning("the converted base in %s is not used and is made again: %s", path, one_line(error))
         return None

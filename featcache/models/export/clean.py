@@ -15,22 +15,11 @@ _BATCH = 16
 
 
 def answers(kind: str, path: str, inputs: Any) -> dict[str, Any]:
-    """Return what an exported model says.
+    """Return what an exported model says: the probabilities of ``images``.
 
-    Parameters
-    ----------
-    kind : {"keras", "savedmodel", "tflite", "onnx"}
-    path : str
-        The model.
-    inputs : mapping
-        ``pixels``, all pictures' values in a row, and ``shapes`` (n, 3), their heights, widths and channels;
-        ``encoded``, all images' bytes in a row, and ``ends`` (n,), where each ends; one of no bytes is not asked about.
-
-    Returns
-    -------
-    dict
-        ``images``: the probabilities of the pixels; of a SavedModel also ``encoded`` and ``label``, of the bytes,
-        NaN and ``""`` where the graph could not decode them.
+    `inputs` has ``pixels``, all pictures' values in a row, and ``shapes`` (n, 3), their heights, widths and channels;
+    ``encoded``, all images' bytes in a row, and ``ends`` (n,), where each ends; one of no bytes is not asked about.
+    A SavedModel also says ``encoded`` and ``label`` of the bytes: NaN and "" where the graph could not decode them.
     """
     if kind == "savedmodel":
         return _saved_model(path, inputs)

@@ -17,13 +17,11 @@ import numpy.typing as npt
 
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
 from featcache.images.decoding import PixelSpec, decode, load
-from featcache.models.classifier import ImageClassifier
+from featcache.models.classifier import ImageClassifier, own_source
 from featcache.models.export import clean
-from featcache.sources import Item, Items, Source, SplitPolicy, read_image
+from featcache.sources import Item, Items, Source, digest, read_image
 from featcache.sources.folders.folders import files_source
-from featcache.sources.opening import reopen
 from featcache.sources.pairs import PairSource
-from featcache.sources.source import digest
 
 _READ_AT_MOST = 20
 """How many times the images that are wanted may be read to find them."""
@@ -31,23 +29,10 @@ _READ_AT_MOST = 20
 
 @dataclass(frozen=True)
 class Images:
-    """Images to compare on.
+    """Images to compare on: encoded, as the model takes them, and what the classifier says of them, (n, classes).
 
-    Attributes
-    ----------
-    contents : list of bytes
-        Encoded.
-    pixels : list of arrays, shape (height, width, channels)
-        The same, as the exported model takes them: decoded, ``uint8``, each of its own size; or of the base's size,
-        float32.
-    expected : array, shape (n, classes)
-        What the classifier says of them.
-    real : bool
-        Whether they are images, not random pixels.
-    origin : str
-        Where they come from, in words.
-    pieces : int
-        How many of them, the last ones, are cut from the first, to be of other sizes.
+    Pixels are uint8, each picture of its own size, or float32 of the base's size. The last `pieces` are cut from the
+    first picture, to be of other sizes. Random pixels are not `real`; `origin` says in words where they come from.
     """
 
     contents: list[bytes]
@@ -64,18 +49,9 @@ class Images:
 
 
 def images_for(classifier: ImageClassifier, count: int, folder: str | None, pictures: str) -> Images:
-    """Return images to compare on, and what the classifier says of them.
+    """Return at most `count` images of a folder, else of the classifier's source; random pixels if there are none.
 
-    Parameters
-    ----------
-    classifier : ImageClassifier
-    count : int
-        How many, at most.
-    folder : str, optional
-        Where they lie; default: the validation images of the classifier's source. If there is none, random
-        pixels take their place.
-    pictures : {"any", "fixed"}
-        Whether the model takes pictures of any size, or of the base's.
+    `pictures` says whether the model takes pictures of "any" size or of the base's ("fixed").
     """
     spec = classifier.extractor.spec
     at_least = spec.room if spec.decode == "reduced" else None
@@ -94,10 +70,9 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None, pict
         contents, origin = _random(spec), f"random pixels: not compared on images: {why}"
     pieces = _pieces(decode(contents[0], spec.channels)) if pictures == "any" else []
     contents = contents + pieces
-    if pictures == "any":
-        pixels: list[npt.NDArray[Any]] = [decode(content, spec.channels, at_least) for content in contents]
-    else:
-        pixels = [load(content, spec) for content in contents]
+    pixels: list[npt.NDArray[Any]] = [
+        decode(content, spec.channels, at_least) if pictures == "any" else load(content, spec) for content in contents
+    ]
     said = classifier.stream(PairSource([(content, None) for content in contents]))
     expected = np.array([list(one.probabilities.values()) for one in said], np.float64)
     return Images(contents, pixels, expected, real, origin, len(pieces))
@@ -112,9 +87,7 @@ def _pieces(pixels: npt.NDArray[np.uint8]) -> list[bytes]:
 def _of_the_source(classifier: ImageClassifier, spec: PixelSpec, count: int) -> tuple[list[bytes], str]:
     """Return images of the source's validation set (else of any) and where they come from, or none and why."""
     try:
-        described, listing = classifier.head.card["source"], classifier.head.card["listing"]
-        source = reopen(described, classes=listing.get("classes"))
-        location, policy = source.location, SplitPolicy.from_listing(listing)
+        source, policy = own_source(classifier.head)
     except (FeatcacheError, KeyError, TypeError) as error:
         return [], "it is not known where its images lie" if isinstance(error, KeyError) else str(error)
     items = Items.of(source.items)
@@ -127,10 +100,10 @@ def _of_the_source(classifier: ImageClassifier, spec: PixelSpec, count: int) -> 
         if len(held) == count:
             break
     if held:
-        return held, f"validation images of {location}"
+        return held, f"validation images of {source.location}"
     readable = _readable(source, others[: _READ_AT_MOST * count].tolist(), spec)
     rest += [content for *_, content in itertools.islice(readable, max(0, count - len(rest)))]
-    return rest[:count], f"images of {location}" if rest else f"none in {location} can be read"
+    return rest[:count], f"images of {source.location}" if rest else f"none in {source.location} can be read"
 
 
 def _readable(source: Source, rows: Iterable[int], spec: PixelSpec) -> Iterator[tuple[Item, bytes, bytes]]:
@@ -163,14 +136,9 @@ def _random(spec: PixelSpec) -> list[bytes]:
 
 
 def difference(kind: str, model: Path, images: Images, class_names: list[str]) -> tuple[float, int]:
-    """Return how far a model is from what is expected, and how many images it could not decode.
+    """Ask a model in a clean process: return how far it is from what is expected, and what it could not decode.
 
-    It is asked in a clean process.
-
-    Raises
-    ------
-    ExportError
-        If it cannot be loaded, gives no numbers, or names another class than its own most probable one.
+    `ExportError` if it cannot be loaded, gives no numbers, or names another class than its own most probable one.
     """
     found = asked(kind, model, images)
     worst = _distance(found["images"], images.expected)
@@ -193,20 +161,15 @@ def _distance(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     return float(np.abs(found - expected).max(initial=0.0))
 
 
-def _is_decodable(content: bytes) -> bool:
-    return content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
-
-
 def asked(kind: str, model: Path, images: Images) -> dict[str, Any]:
     """Return what a model says in a process that has no featcache."""
     with tempfile.TemporaryDirectory() as folder:
         given, answers = Path(folder, "given.npz"), Path(folder, "answers.npz")
         np.savez(given, **inputs(images))
+        command = [sys.executable, "-P", clean.__file__, kind, str(model), str(given), str(answers)]
         # The CPU, as float32 is not quite float32 on some GPUs, and this process may hold the memory of one.
-        done = subprocess.run(
-            [sys.executable, "-P", clean.__file__, kind, model, given, answers],
-            capture_output=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-        )  # fmt: skip
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(command, capture_output=True, check=False, env=environment)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
             raise ExportError(
@@ -219,7 +182,8 @@ def asked(kind: str, model: Path, images: Images) -> dict[str, Any]:
 
 def inputs(images: Images) -> dict[str, Any]:
     """Return what `featcache.models.export.clean.answers` takes; only JPEG and PNG are asked about as bytes."""
-    contents = [content if _is_decodable(content) else b"" for content in images.contents]
+    decodable = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+    contents = [content if content.startswith(decodable) else b"" for content in images.contents]
     ends = np.cumsum([len(content) for content in contents])
     return {
         "pixels": np.concatenate([picture.ravel() for picture in images.pixels]),

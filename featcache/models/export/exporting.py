@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from featcache.bases.finding import DRAWN, licence
-from featcache.errors import ExportError, OptionError
+from featcache.errors import ExportError, OptionError, one_line
 from featcache.files.publishing import TEMPORARY, publish_json, swap_folder, sync_folder
 from featcache.files.reading import read_json
 from featcache.heads import Head
@@ -24,8 +24,8 @@ from featcache.models.classifier import ImageClassifier
 from featcache.models.composition import compose
 from featcache.models.export.comparison import Images, difference, images_for
 from featcache.models.export.formats import described_input, format_of, with_every_class, write
+from featcache.models.export.graph import taking_any_size
 from featcache.models.export.rescoring import answers, in_words, scored_in_float32
-from featcache.models.export.resizing import taking_any_size
 from featcache.recipe import Recipe, Request, choices, fitting
 from featcache.system.versions import versions
 
@@ -79,9 +79,15 @@ class ExportReport:
 
 
 def export_model(
-    model: Head | str | os.PathLike[str] | ImageClassifier, to: str | os.PathLike[str], *, images: str | None = None,
-    compare: int = 32, input: Pictures = "any", base: Any = None, weights: str | Path | None = None,
-) -> ExportReport:  # fmt: skip
+    model: Head | str | os.PathLike[str] | ImageClassifier,
+    to: str | os.PathLike[str],
+    *,
+    images: str | None = None,
+    compare: int = 32,
+    input: Pictures = "any",
+    base: Any = None,
+    weights: str | Path | None = None,
+) -> ExportReport:
     """Write a classifier for those who have no featcache, once it gave the same answers without it.
 
     Exports compute in float32. Of a head whose cache was computed in less, the export is another classifier: it is
@@ -130,15 +136,21 @@ def export_model(
         raise OptionError(f"Expected input to be one of {', '.join(choices(Pictures))}. Received: input={input!r}.")
     if (kind, input) == ("savedmodel", "fixed"):
         raise OptionError("A SavedModel takes pictures of any size, and bytes. Leave out input='fixed'.")
-    classifier = _opened(model, base, weights)
+    if isinstance(model, Head):
+        classifier = ImageClassifier(model, base=base, weights=weights)
+    elif isinstance(model, ImageClassifier):
+        classifier = model
+    else:
+        classifier = ImageClassifier.load(model, base=base, weights=weights)
     whole, spec, tolerance = _whole(classifier)
-    own_score = scored_in_float32(classifier, whole) if _low_precision(classifier) else None
+    in_float32 = classifier.recipe is None or classifier.recipe.precision == "float32"
+    own_score = None if in_float32 else scored_in_float32(classifier, whole)
     compared_with = "the classifier" if own_score is None else "base and head in float32"
     shown = images_for(classifier, compare, images, input)
     if own_score is not None:  # the export is held to what base and head say in float32
         tolerance, pixels = TOLERANCE, np.stack([load(content, spec) for content in shown.contents])
         shown = replace(shown, expected=answers(whole, pixels))
-    if input == "any" and kind != "savedmodel":  # which has graph.py for it
+    if input == "any" and kind != "savedmodel":  # which resizes by itself
         whole = taking_any_size(whole, spec, kind)
     draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
@@ -150,8 +162,7 @@ def export_model(
             raise
         except Exception as error:  # converters fail in many ways
             raise ExportError(
-                f"Expected a network that {kind} can hold. Received: {' '.join(str(error).split())[:300]}. Take "
-                "another format."
+                f"Expected a network that {kind} can hold. Received: {one_line(error)}. Take another format."
             ) from error
         worst, refused = difference(kind, written, shown, classifier.class_names)
         if worst > tolerance:
@@ -163,18 +174,15 @@ def export_model(
         if own_score is not None:
             notes.insert(0, in_words(own_score))
         known = _metadata(kind, classifier, described_input(kind, spec, input), written, notes)
-        known["own_score"] = own_score
-        compared = shown.compared
-        known["comparison"] = {
-            "max_difference": worst, "compared_with": compared_with, "compared": compared, "tolerance": tolerance,
-        }  # fmt: skip
+        compared: dict[str, Any] = {"max_difference": worst, "compared_with": compared_with, "compared": shown.compared}
+        known |= {"own_score": own_score, "comparison": {**compared, "tolerance": tolerance}}
         _publish(written, target, beside, known)
     except OSError as error:
         raise ExportError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     classes = list(classifier.class_names)
-    return ExportReport(target, beside, kind, classes, worst, compared_with, compared, notes, own_score)
+    return ExportReport(target, beside, kind, classes, **compared, notes=notes, own_score=own_score)
 
 
 def _check_free(target: Path, beside: Path) -> None:
@@ -207,35 +215,19 @@ def _written_before(metadata: Path) -> set[str] | None:
     return None
 
 
-def _opened(
-    model: Head | str | os.PathLike[str] | ImageClassifier, base: Any, weights: str | Path | None
-) -> ImageClassifier:
-    if isinstance(model, ImageClassifier):
-        return model
-    if isinstance(model, Head):
-        return ImageClassifier(model, base=base, weights=weights)
-    return ImageClassifier.load(model, base=base, weights=weights)
-
-
 def _whole(classifier: ImageClassifier) -> tuple[Any, PixelSpec, float]:
     """Return the model from pixels to the probability of every class, and how far it may be off."""
     head, count = classifier.head, len(classifier.class_names)
     if isinstance(head, Head):
         assert classifier.recipe is not None
         composed = compose(head, classifier.extractor.base, classifier.recipe)
-        trained, spec = [int(number) for number in head.estimator.classes_], classifier.extractor.spec
+        trained, spec = list(map(int, head.estimator.classes_)), classifier.extractor.spec
     else:
         composed, trained, spec = head.model, head.trained_classes, head.spec
     described = head.card.get("recipe")
     promised = Recipe.from_dict(described).tolerance if described else 0.0
     promised = max(promised, TOLERANCE, 0.0 if _in_float32(composed) else LOW_PRECISION)
     return with_every_class(composed, trained, count), spec, promised
-
-
-def _low_precision(classifier: ImageClassifier) -> bool:
-    """Return whether a classifier is a head on features computed in less than float32."""
-    described = classifier.head.card.get("recipe")
-    return isinstance(classifier.head, Head) and Recipe.from_dict(described or {}).precision != "float32"
 
 
 def _in_float32(layer: Any) -> bool:
@@ -275,12 +267,11 @@ def _metadata(
         "classifier_sha256": head.card.get("model", {}).get("sha256"),
         "weights": _licence(head.card),
         "files": {
-            file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in _files(written)
+            file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in _files(written)
         },
         "versions": versions(),
         "notes": notes,
-    }  # fmt: skip
+    }
 
 
 def _notes(

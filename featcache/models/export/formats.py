@@ -19,13 +19,7 @@ _SUFFIXES = {".keras": "keras", ".tflite": "tflite", ".onnx": "onnx", "": "saved
 
 
 def format_of(target: Path) -> str:
-    """Return the format that a name means.
-
-    Raises
-    ------
-    OptionError
-        If it means none, or what writes it is not installed.
-    """
+    """Return the format that a name means; `OptionError` if it means none, or what writes it is not installed."""
     kind = _SUFFIXES.get(target.suffix)
     if kind is None:
         raise OptionError(
@@ -42,16 +36,9 @@ def format_of(target: Path) -> str:
 
 
 def with_every_class(model: Any, trained: Sequence[int], count: int) -> Any:
-    """Return a model that gives a column for each of so many classes.
+    """Return a model that gives a column for each of `count` classes; those that were not `trained` have 0.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Its output is (n, 1), of the second of two classes, or (n, len(trained)).
-    trained : sequence of int
-        Which classes it knows; the others have probability 0.
-    count : int
-        How many classes there are.
+    The given model's output is (n, 1), of the second of two classes, or (n, len(trained)).
     """
     import keras
 
@@ -74,22 +61,16 @@ def write(kind: str, model: Any, spec: PixelSpec, class_names: Sequence[str], ta
     elif kind == "savedmodel":
         _write_saved_model(model, spec, class_names, target)
     elif kind == "tflite":
-        target.write_bytes(_tflite(_pixels_function(model)))
+        import tensorflow as tf
+
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([_frozen(_pixels_function(model))])
+        target.write_bytes(converter.convert())
     else:
         target.write_bytes(_onnx(_pixels_function(model), class_names))
 
 
 def described_input(kind: str, spec: PixelSpec, pictures: str) -> dict[str, Any]:
-    """Return what programs must know to feed an exported model, as JSON-ready values.
-
-    Parameters
-    ----------
-    kind : {"keras", "savedmodel", "tflite", "onnx"}
-    spec : PixelSpec
-        What becomes of pictures.
-    pictures : {"any", "fixed"}
-        Which pictures the model takes, as `featcache.export_model` has it.
-    """
+    """Return what programs must know to feed an exported model, as JSON-ready values."""
     size = [spec.height, spec.width] if pictures == "fixed" else [None, None]
     return {
         "pictures": "any size" if pictures == "any" else "fixed size",
@@ -97,15 +78,16 @@ def described_input(kind: str, spec: PixelSpec, pictures: str) -> dict[str, Any]
         "dtype": "uint8" if pictures == "any" and kind in ("onnx", "tflite") else "float32",
         "range": [0, 255],
         "channel_order": "RGB" if spec.channels == 3 else "grey",
-        "height": spec.height, "width": spec.width, "channels": spec.channels,
+        **{name: getattr(spec, name) for name in ("height", "width", "channels")},
         "resized_by": "the model" if pictures == "any" else "the caller",
-        "resize": spec.resize, "interpolation": spec.interpolation, "antialias": False,
+        **{name: getattr(spec, name) for name in ("resize", "interpolation")},
+        "antialias": False,
         "crop": _crop(spec),
         "padding": "black, on both sides" if spec.resize == "pad" else None,
         "decode": spec.decode,
         "orientation": "upright: apply the EXIF orientation before",
         "preprocessing": "none needed: it is in the model",
-    }  # fmt: skip
+    }
 
 
 def _crop(spec: PixelSpec) -> str | None:
@@ -167,13 +149,6 @@ def _frozen(function: Any) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     return convert_variables_to_constants_v2(function.get_concrete_function())
-
-
-def _tflite(function: Any) -> bytes:
-    import tensorflow as tf
-
-    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([_frozen(function)]).convert()
-    return content
 
 
 def _onnx(function: Any, class_names: Sequence[str]) -> bytes:

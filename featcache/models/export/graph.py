@@ -1,32 +1,24 @@
-"""What `featcache.images` does, on tensors, so that a graph can carry it: decode, turn upright, resize."""
+"""What `featcache.images` does, on tensors and in layers of Keras, so that a model can carry it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from featcache.errors import OptionError
 from featcache.images.decoding import GREY_HALF, GREY_WEIGHTS, PixelSpec
 
+_EVERYWHERE = ("bilinear", "nearest")
+_OF_KERAS = (*_EVERYWHERE, "bicubic", "lanczos3", "lanczos5")
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = (0, 0, 0, 2, 2, 3, 3, 1, 1)  # by EXIF orientation: quarter turns counter-clockwise …
 _MIRRORED = (False, False, True, False, True, True, False, True, False)  # … then mirror left-right
 
 
 def loaded(content: Any, spec: PixelSpec) -> Any:
-    """Return one encoded image as the base's pixels, as `featcache.images.decoding.load` does.
-
-    Parameters
-    ----------
-    content : tensor, string scalar
-        JPEG or PNG; of other formats that TensorFlow decodes the orientation is not looked for.
-    spec : PixelSpec
-        What to make of it.
-
-    Returns
-    -------
-    tensor, shape (spec.height, spec.width, spec.channels), float32
-        Values in 0…255.
-    """
+    """Return one encoded image as the base's pixels, as `featcache.images.decoding.load` does."""
     import tensorflow as tf
 
     number = orientation(content)
@@ -73,10 +65,8 @@ def resized(images: Any, spec: PixelSpec) -> Any:
     import tensorflow as tf
 
     size = (spec.height, spec.width)
-    if spec.resize == "pad":
-        result = _padded(images, spec)
-    elif spec.crop < 1:
-        result = _centre(images, spec)
+    if spec.resize == "pad" or spec.crop < 1:
+        result = _placed(images, spec)
     else:
         fitting = _cropped_to_aspect(images, size) if spec.resize == "crop" else images
         result = tf.cast(tf.image.resize(fitting, size, method=spec.interpolation), tf.float32)
@@ -95,58 +85,121 @@ def _cropped_to_aspect(images: Any, size: tuple[int, int]) -> Any:
     return images[..., top : top + rows, left : left + columns, :]
 
 
-def _centre(images: Any, spec: PixelSpec) -> Any:
-    """As `featcache.images.decoding` takes the centre."""
+def _placed(images: Any, spec: PixelSpec) -> Any:
+    """Resize without changing the shape, then pad with black or take the centre, as `featcache.images` does."""
     import tensorflow as tf
 
     height, width = tf.unstack(tf.shape(images)[-3:-1])
-    rows, top = covering(height, spec.room[0], width, spec.room[1], spec.height, tf)
-    columns, left = covering(width, spec.room[1], height, spec.room[0], spec.width, tf)
-    whole = tf.cast(tf.image.resize(images, [rows, columns], method=spec.interpolation), tf.float32)
-    return whole[..., top : top + spec.height, left : left + spec.width, :]
-
-
-def covering(length: Any, room: int, other_length: Any, other_room: int, taken: int, ops: Any) -> tuple[Any, Any]:
-    """Return how long a side becomes, and what lies before the centre of it that is `taken`; see `within`."""
-    enough = other_length * room >= length * other_room
-    fitted = ops.where(enough, room, length * other_room // other_length)
-    rest = fitted - taken
-    return fitted, rest // 2 + rest % 4 // 3  # `featcache.images.decoding._half`
-
-
-def _padded(images: Any, spec: PixelSpec) -> Any:
-    """As `featcache.images.decoding` pads."""
-    import tensorflow as tf
-
-    height, width = tf.unstack(tf.shape(images)[-3:-1])
-    rows, top = within(height, spec.height, width, spec.width, tf)
-    columns, left = within(width, spec.width, height, spec.height, tf)
-    resized = tf.image.resize(images, [rows, columns], method=spec.interpolation)
+    rows, top, columns, left = _sides(height, width, spec, tf)
+    resized = tf.cast(tf.image.resize(images, [rows, columns], method=spec.interpolation), tf.float32)
+    if spec.resize == "crop":
+        return resized[..., -top : spec.height - top, -left : spec.width - left, :]
     around = [[top, spec.height - top - rows], [left, spec.width - left - columns], [0, 0]]
     batch = [[0, 0]] * (len(images.shape) - 3)
-    return tf.pad(tf.cast(resized, tf.float32), [*batch, *around])
+    return tf.pad(resized, [*batch, *around])
 
 
-def within(length: Any, room: int, other_length: Any, other_room: int, ops: Any) -> tuple[Any, Any]:
-    """As `featcache.images.decoding` computes it, of integer tensors; `ops` is TensorFlow or `keras.ops`."""
-    whole = other_length * room <= length * other_room
-    fitted = ops.maximum(1, length * other_room // other_length)
-    before = (other_length * room - length * other_room) // (2 * other_length)
-    return ops.where(whole, room, fitted), ops.where(whole, 0, before)
+def _sides(height: Any, width: Any, spec: PixelSpec, ops: Any) -> tuple[Any, Any, Any, Any]:
+    """Return the rows of a resized picture, how many black ones come before them, and the same of columns.
+
+    Where some are cut off before the centre, their number is negative. All are integer tensors, computed as
+    `featcache.images.decoding` does; `ops` is TensorFlow or `keras.ops`.
+    """
+
+    def side(length: Any, room: int, other_length: Any, other_room: int, taken: int) -> tuple[Any, Any]:
+        scaled = length * other_room // other_length
+        if spec.resize == "pad":
+            whole = other_length * room <= length * other_room
+            before = (other_length * room - length * other_room) // (2 * other_length)
+            return ops.where(whole, room, ops.maximum(1, scaled)), ops.where(whole, 0, before)
+        fitted = ops.where(other_length * room >= length * other_room, room, scaled)
+        rest = fitted - taken
+        return fitted, -(rest // 2 + rest % 4 // 3)  # `featcache.images.decoding._half`
+
+    tall, wide = spec.room
+    return *side(height, tall, width, wide, spec.height), *side(width, wide, height, tall, spec.width)
+
+
+def taking_any_size(model: Any, spec: PixelSpec, kind: str = "keras") -> Any:
+    """Return a model that resizes, crops or pads pictures as `featcache.images.decoding.load` does, and asks `model`.
+
+    It takes ``pixels`` (n, any height, any width, channels), values in 0…255, and is made of Keras' own layers and
+    operations only. `kind` is the format it is to be written in; `OptionError` if that cannot resize in this way.
+    """
+    import keras
+
+    possible = _OF_KERAS if kind == "keras" and spec.resize != "pad" and spec.crop == 1 else _EVERYWHERE
+    if spec.interpolation not in possible:
+        raise OptionError(
+            f"A {kind} model cannot resize with interpolation {spec.interpolation!r} and resize {spec.resize!r} itself "
+            f"(it can with {', '.join(possible)}). Export a SavedModel, or resize the pictures before and export with "
+            "input='fixed'."
+        )
+    pixels = keras.Input((None, None, spec.channels), name="pixels")
+    if spec.resize == "pad" or spec.crop < 1:
+        fitted = _placing(spec)(pixels)
+    else:
+        crop = {"crop_to_aspect_ratio": spec.resize == "crop", "data_format": "channels_last"}
+        fitted = keras.layers.Resizing(spec.height, spec.width, spec.interpolation, name="fitting", **crop)(pixels)
+    return keras.Model(pixels, model(fitted), name="classifier")
+
+
+def _placing(spec: PixelSpec) -> Any:
+    """Return a model that resizes without changing the shape, and pads with black or takes the centre.
+
+    Keras' own padding comes before its resizing, which needs the memory of a square of the longer side.
+    """
+    import keras
+
+    ops = keras.ops
+    pixels = keras.Input((None, None, spec.channels))
+
+    def counted(line: Any) -> Any:  # a model of Keras cannot ask for a size, but it can count
+        return ops.sum(ops.ones_like(line, dtype="int32"))
+
+    height, width = counted(pixels[0, :, 0, 0]), counted(pixels[0, 0, :, 0])
+    rows, top, columns, left = _sides(height, width, spec, ops)
+    down = _Line(height, spec.height, rows, top)
+    across = _Line(width, spec.width, columns, left)
+
+    def blended(first: Any, second: Any, share: Any) -> Any:
+        return first + (second - first) * share
+
+    def row(places: Any) -> Any:
+        line = ops.take(pixels, places, axis=1)
+        if spec.interpolation == "nearest":
+            return ops.take(line, across.nearest, axis=2)
+        first, second = ops.take(line, across.lower, axis=2), ops.take(line, across.upper, axis=2)
+        return blended(first, second, ops.reshape(across.share, (1, 1, -1, 1)))
+
+    if spec.interpolation == "nearest":
+        found = row(down.nearest)
+    else:
+        found = blended(row(down.lower), row(down.upper), ops.reshape(down.share, (1, -1, 1, 1)))
+    inside = ops.reshape(down.inside, (1, -1, 1, 1)) * ops.reshape(across.inside, (1, 1, -1, 1))
+    return keras.Model(pixels, found * inside, name="fitting")
+
+
+class _Line:
+    """Where each pixel of a side comes from, as TensorFlow resizes: `lower` and `upper`, a `share` of the latter."""
+
+    def __init__(self, length: Any, room: int, fitted: Any, before: Any) -> None:
+        from keras import ops
+
+        def kept(place: Any) -> Any:
+            return ops.maximum(0, ops.minimum(ops.cast(ops.floor(place), "int32"), length - 1))
+
+        numbers = ops.subtract(np.arange(room, dtype=np.int32), before)
+        scale = ops.cast(length, "float32") / ops.cast(fitted, "float32")
+        centre = (ops.cast(numbers, "float32") + 0.5) * scale
+        place = centre - 0.5
+        self.inside = ops.cast(ops.logical_and(numbers >= 0, numbers < fitted), "float32")
+        self.share = place - ops.floor(place)
+        self.lower, self.upper, self.nearest = kept(place), kept(place + 1), kept(centre)
 
 
 def orientation(content: Any) -> Any:
-    """Return the EXIF orientation of a JPEG or PNG, 1 where there is none or no valid one.
-
-    Parameters
-    ----------
-    content : tensor, string scalar
-        Encoded image.
-
-    Returns
-    -------
-    tensor, int32 scalar, 1…8
-    """
+    """Return the EXIF orientation of a JPEG or PNG, 1 where there is none or no valid one."""
     import tensorflow as tf
 
     one = tf.constant(1)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
-from featcache.heads import Head
 from featcache.images.decoding import load
 from featcache.models.classifier import ImageClassifier, own_source
 from featcache.options import BATCH_SIZE
@@ -27,28 +26,13 @@ _FEWEST = 2
 def scored_in_float32(classifier: ImageClassifier, whole: Any) -> dict[str, Any]:
     """Score a head as its cache was computed, and base and head as one float32 model, on the same images.
 
-    Parameters
-    ----------
-    classifier : ImageClassifier
-        Of a head.
-    whole : keras.Model
-        From pixels to the probability of every class, in float32.
-
-    Returns
-    -------
-    dict
-        ``n`` labelled validation images; ``accuracy`` and ``accuracy_ci95`` of the float32 model;
-        ``cache_precision``, ``cache_accuracy`` and ``cache_accuracy_ci95`` of the classifier; the paired
-        ``difference`` (float32 minus the classifier) with its ``standard_error``; ``max_difference`` of their
-        probabilities.
-
-    Raises
-    ------
-    ExportError
-        If the float32 model is less accurate by more than one standard error, or there are no images to score it on.
+    Returns ``n``, ``accuracy`` of the float32 model `whole`, ``cache_accuracy`` of the classifier, both with their
+    intervals, the paired ``difference`` (float32 minus the classifier) with its ``standard_error``, and
+    ``max_difference`` of their probabilities. `ExportError` if the float32 model is less accurate by more than one
+    standard error, or there are no images to score it on.
     """
-    assert isinstance(classifier.head, Head)
     assert classifier.recipe is not None
+    precision = classifier.recipe.precision
     before: list[bool] = []
     after: list[bool] = []
     farthest = 0.0
@@ -62,16 +46,16 @@ def scored_in_float32(classifier: ImageClassifier, whole: Any) -> dict[str, Any]
             farthest = max(farthest, float(np.abs(cached - plain).max()))
     except (SourceError, KeyError, TypeError, OSError) as error:
         why = f"its validation images are not available: {' '.join(str(error).split()).rstrip('.')}"
-        raise _unscored(classifier, why) from None
+        raise _unscored(precision, why) from None
     n = len(before)
     if n < _FEWEST:
-        raise _unscored(classifier, f"its source has {n} labelled validation images that can be read")
+        raise _unscored(precision, f"its source has {n} labelled validation images that can be read")
     difference, deviation = paired_difference(np.array(before), np.array(after))
     found = {
         "n": n,
         "accuracy": sum(after) / n,
         "accuracy_ci95": list(wilson_interval(sum(after), n)),
-        "cache_precision": classifier.recipe.precision,
+        "cache_precision": precision,
         "cache_accuracy": sum(before) / n,
         "cache_accuracy_ci95": list(wilson_interval(sum(before), n)),
         "difference": difference,
@@ -86,10 +70,9 @@ def scored_in_float32(classifier: ImageClassifier, whole: Any) -> dict[str, Any]
     return found
 
 
-def _unscored(classifier: ImageClassifier, why: str) -> ExportError:
-    assert classifier.recipe is not None
+def _unscored(precision: str, why: str) -> ExportError:
     return ExportError(
-        f"An export computes in float32, the head's cache is in {classifier.recipe.precision}, so the export is "
+        f"An export computes in float32, the head's cache is in {precision}, so the export is "
         f"another classifier and needs a score of its own, but {why}. Nothing was written: put labelled validation "
         "images back where they were, or extract with --precision float32 and train the head again."
     )
@@ -116,10 +99,8 @@ def answers(whole: Any, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float
 
 def _by_head(classifier: ImageClassifier, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Return what a head says of pixels, computed as its cache was."""
-    features = list(classifier.extractor.features(pixels).values())
-    probabilities: npt.NDArray[np.float64] = classifier.head.predict_proba(
-        np.asarray(features[int(classifier.head.card["layer_index"])])
-    )
+    features = list(classifier.extractor.features(pixels).values())[int(classifier.head.card["layer_index"])]
+    probabilities: npt.NDArray[np.float64] = classifier.head.predict_proba(features)
     return probabilities
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from featcache.errors import OptionError
 from featcache.images.decoding import PixelSpec, load
 from featcache.models.export import clean, formats
-from featcache.models.export.resizing import taking_any_size
+from featcache.models.export.graph import taking_any_size
 
 SIZES = [(37, 51), (51, 33), (20, 28), (20, 20), (64, 64), (1, 9), (1, 300), (200, 2), (1, 1)]
 PICTURES = [np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(SIZES)]
