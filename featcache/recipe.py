@@ -214,7 +214,6 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Request(BaseOptions):
     """What the user asked for: a base, where to cut it, and how images reach it.
 
@@ -238,7 +237,7 @@ class Request(BaseOptions):
 
     base: Any = field(default="vgg19", kw_only=False)
     resize: Resize = None  # type: ignore[assignment]  # settled when it is made
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = None  # type: ignore[assignment]
     layers: tuple[str, ...] = ()
     seed: int = 0
     canonical: bool = False

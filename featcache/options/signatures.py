@@ -1,4 +1,4 @@
-"""What an option is, and functions whose keywords are a list of options."""
+"""What an option is, lists of them, and functions whose keywords are such a list."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args, get_origin
+from dataclasses import FrozenInstanceError, field
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, dataclass_transform, get_args, get_origin
 
-from featcache.options.texts import VALUE, Form
+from featcache.options.texts import FORM_OF_TYPE, VALUE, Form
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -18,66 +18,104 @@ O = TypeVar("O")  # noqa: E741  # an object with options
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """What there is to know about an option, beside its name, type and default.
 
-    Attributes
-    ----------
-    help : str
-        What it decides. Names of other options stand in backticks.
-    flag : str
-        Its name on the command line, where that is not its own; empty: its own.
-    form : Form
-        How its value is written there.
-    metavar : str
-        What stands for a value in the help.
-    minimum, maximum : float, optional
-        What the command line takes.
-    group : str
-        The heading it has in the help.
-    argument : bool
-        Whether it is given by its place.
-    python : bool
-        Whether only Python has it.
+    `help` has the names of other options in backticks; `group` is its heading in the help; `form` says how its value
+    is written on the command line (`VALUE`: as its type says), where it is called `flag`, or as in Python; `argument`: it
+    is given by its place; `python`: the command line does not have it.
     """
 
     help: str
-    flag: str = ""
+    group: str = ""
     form: Form = VALUE
+    flag: str = ""
     metavar: str = ""
     minimum: float | None = None
     maximum: float | None = None
-    group: str = ""
     argument: bool = False
     python: bool = False
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    flag: str = "",
-    form: Form = VALUE,
-    metavar: str = "",
-    minimum: float | None = None,
-    maximum: float | None = None,
-    group: str = "",
-    argument: bool = False,
-    python: bool = False,
-) -> Any:
-    """Return a dataclass field that is an option, see `Option`."""
-    return field(default=default, metadata=about(help, flag, form, metavar, minimum, maximum, group, argument, python))
+def about(help: str, group: str = "", **more: Any) -> dict[str, Option]:
+    """Return the metadata of a field that is an option, see `Option`."""
+    return {"option": Option(help, group, **more)}
 
 
-def about(*values: Any, **more: Any) -> dict[str, Option]:
-    """Return the metadata of a dataclass field that is an option, see `Option`."""
-    return {"option": Option(*values, **more)}
+def option(default: Any, help: str, group: str = "", **more: Any) -> Any:
+    """Return a field that is an option, see `Option`."""
+    return field(default=default, metadata=about(help, group, **more))
+
+
+class _Signature:
+    """The signature of a list's ``__init__``, made when somebody asks for it."""
+
+    def __get__(self, instance: object, kind: Any) -> inspect.Signature:
+        return _signature(kind)
+
+
+@functools.cache
+def _signature(kind: Any) -> inspect.Signature:
+    ordered = sorted((one for one in dataclasses.fields(kind) if one.init), key=lambda one: bool(one.kw_only))
+    empty = inspect.Parameter.empty
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY if one.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=empty if one.default is dataclasses.MISSING else one.default,
+                annotation=one.type,
+            )
+            for one in ordered
+        ]
+    )
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+class OptionList:
+    """Base of a list of options: its subclasses are frozen dataclasses.
+
+    Their methods are here once: at each start of the command line, `dataclass` would generate code for ten lists.
+    """
+
+    __signature__ = _Signature()
+
+    def __init_subclass__(cls, *, kw_only: bool = True) -> None:
+        dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False, kw_only=kw_only)(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        values = self.__signature__.bind(*args, **kwargs).arguments
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, one.name, values.get(one.name, one.default))
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 def options_of(kind: Any) -> dict[str, tuple[dataclasses.Field[Any], Option]]:
     """Return the options of a list, or of an object made of one, by name."""
-    return {one.name: (one, one.metadata["option"]) for one in dataclasses.fields(kind) if "option" in one.metadata}
+    return dict(_options_of(kind if isinstance(kind, type) else type(kind)))
+
+
+@functools.cache
+def _options_of(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Option]]:
+    options = {}
+    for one in dataclasses.fields(kind):
+        if about := one.metadata.get("option"):
+            if about.form is VALUE:
+                about = about._replace(form=FORM_OF_TYPE.get(str(one.type), VALUE))
+            options[one.name] = (one, about)
+    return options
 
 
 def flag_of(name: str, one: Option) -> str:
