@@ -22,8 +22,8 @@ class Option(NamedTuple):
     """What there is to know about an option, beside its name, type and default.
 
     `help` has the names of other options in backticks; `group` is its heading in the help; `form` says how its value
-    is written on the command line (`VALUE`: as its type says), where it is called `flag`, or as in Python; `argument`: it
-    is given by its place; `python`: the command line does not have it.
+    is written on the command line (`VALUE`: as its type says), where it is called `flag`, or as in Python; an
+    `argument` is given by its place; the command line has no option that is for `python`.
     """
 
     help: str
