@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import signal
 import sys
@@ -27,6 +25,9 @@ def supervise() -> tuple[int, str] | None:
     global supervised
     if sys.platform != "linux":  # elsewhere the same command, given again, finds the image
         return None
+    import ctypes
+    import mmap
+
     found = mmap.mmap(-1, 1)
     heard = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
