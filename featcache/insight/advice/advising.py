@@ -7,14 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from featcache.cache import FeatureCache
-from featcache.insight.advice.commands import (
-    Depth,
-    compare_command,
-    depth,
-    extract_command,
-    fine_tune_command,
-    fit_head_command,
-)
 from featcache.insight.advice.decisions import (
     LARGE,
     MATTERS,
@@ -25,7 +17,8 @@ from featcache.insight.advice.decisions import (
     similarity,
     why_not_enough,
 )
-from featcache.insight.advice.evidence import Evidence, gather
+from featcache.insight.advice.evidence import Depth, Evidence, depth, gather
+from featcache.insight.commands import compare_command, extract_command, fine_tune_command, fit_head_command
 
 AUGMENT = "rotation=0.05,zoom=0.1,shift=0.1"
 """What hardly ever changes a class; a flip may."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from featcache.extraction.originals import Originals
 from featcache.insight.audit import KINDS, AuditReport, Finding, Image
-from featcache.insight.report.commands import after_audit
+from featcache.insight.commands import after_audit
 from featcache.insight.report.page import Block, Case, Cases, Cell, Column, Commands, Section, Shot, Table
 from featcache.insight.report.pictures import Pictures
 from featcache.insight.report.subject import Subject

@@ -13,9 +13,9 @@ from featcache.errors import OptionError, printable
 from featcache.files.publishing import publish
 from featcache.insight.audit import AuditReport
 from featcache.insight.audit import audit as look_for_bad_data
+from featcache.insight.commands import commands
 from featcache.insight.report import accuracy, findings, images
 from featcache.insight.report.answers import Answers, ask
-from featcache.insight.report.commands import commands
 from featcache.insight.report.featuremap import feature_map
 from featcache.insight.report.page import Cell, Column, Commands, Facts, Page, Section, Table, check_installed, render
 from featcache.insight.report.pictures import Pictures
