@@ -120,8 +120,8 @@ def _alike(
     digests = np.array([usable[i].digest for i in numbers.tolist()], object)
     distinct = np.sort(np.unique(digests, return_index=True)[1])
     if len(distinct) > most:
-        notes.append(f"near copies and outliers were sought among {most:,} of {len(distinct):,} distinct images, "
-                     "drawn at random")  # fmt: skip
+        count = f"{most:,} of {len(distinct):,}"
+        notes.append(f"near copies and outliers were sought among {count} distinct images, drawn at random")
         distinct = np.sort(np.random.default_rng(seed).choice(distinct, most, replace=False))
     numbers, rows = numbers[distinct], rows.take(distinct)
     mean = mean_row(rows)

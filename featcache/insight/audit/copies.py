@@ -39,27 +39,10 @@ def near_copies(
     pairs: npt.NDArray[np.int64],
     cosines: Floats,
 ) -> tuple[list[tuple[int, int, float]], list[str]]:
-    """Return which candidate pairs are copies, and how alike they are.
+    """Return which pairs (m, 2) of entries are copies and how alike they are, and what was not compared.
 
-    Two images are copies if their thumbnails, 32x32 RGB averaged over areas, have a correlation of `CONFIRMED`.
-
-    Parameters
-    ----------
-    originals : Originals
-        Where pixels are read.
-    entries : list of Entry
-        Images.
-    pairs : array, shape (m, 2)
-        Indices of `entries`.
-    cosines : array, shape (m,)
-        Of their features.
-
-    Returns
-    -------
-    list of (int, int, float)
-        Indices, and the correlation; where pixels cannot be read, pairs of at least `UNSEEN` and their cosine.
-    list of str
-        What was not compared.
+    Two images are copies if their thumbnails, 32x32 RGB averaged over areas, have a correlation of `CONFIRMED`. Where
+    pixels cannot be read, pairs whose features have a cosine of at least `UNSEEN` are, with that.
     """
     notes = []
     order = np.argsort(-cosines, kind="stable")

@@ -19,17 +19,10 @@ _LEAST_FOR_TSNE = 50
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Where images lie.
+    """Where n images lie on a plane: indices into the cache's usable images, and `places`, shape (n, 2).
 
-    Attributes
-    ----------
-    images : array, shape (n,)
-        Indices into the cache's usable images; those answered wrongly first, the most confident of them at the start.
-    places : array, shape (n, 2)
-    axes : (str, str)
-        What the two numbers are; empty where they mean nothing by themselves.
-    method : str
-        For people.
+    Those answered wrongly come first, the most confident of them at the start. `axes` say what the two numbers are;
+    they are empty where that means nothing. `method` is for people.
     """
 
     images: npt.NDArray[np.int64]
@@ -43,17 +36,8 @@ def feature_map(
 ) -> FeatureMap | None:
     """Return a map of at most `POINTS` images, those answered wrongly first; None of fewer than three.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    layer : str
-        Whose features; maps are averaged over their places.
-    answers : Answers, optional
-        Of the model.
-    method : {"tsne", "pca"}
-        Of scikit-learn; t-SNE (van der Maaten and Hinton 2008) starts from the first 50 principal components.
-    seed : int
-        For the choice and t-SNE.
+    Feature maps are averaged over their places. t-SNE (van der Maaten and Hinton 2008) starts from the first 50
+    principal components.
     """
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits

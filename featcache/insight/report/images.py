@@ -32,17 +32,15 @@ def mistakes(answers: Answers, pictures: Pictures) -> Section:
         f"{len(wrong):,} of {len(answers):,} {answers.split} images were answered wrongly; these are the "
         f"{min(GALLERY, len(wrong))} it was surest of. Look for wrong labels first, then for what they have in common."
     )
-    return Section("mistakes", "Worst mistakes", [text], [
-        Gallery("Wrong answers, the most confident first", _shots(answers, wrong[:GALLERY], pictures))
-    ])  # fmt: skip
+    gallery = Gallery("Wrong answers, the most confident first", _shots(answers, wrong[:GALLERY], pictures))
+    return Section("mistakes", "Worst mistakes", [text], [gallery])
 
 
 def doubts(answers: Answers, pictures: Pictures) -> Section:
     """Return the images whose answer has the lowest probability."""
     text = "Images whose most probable class is least probable: new ones like these teach a model most."
-    return Section("doubts", "Least certain", [text], [
-        Gallery("The least certain answers", _shots(answers, answers.uncertain()[:GALLERY], pictures))
-    ])  # fmt: skip
+    gallery = Gallery("The least certain answers", _shots(answers, answers.uncertain()[:GALLERY], pictures))
+    return Section("doubts", "Least certain", [text], [gallery])
 
 
 def shown(answers: Answers) -> list[str]:
@@ -75,20 +73,19 @@ def mapped(cache: FeatureCache, answers: Answers | None, found: FeatureMap, pict
     points = []
     for entry, (x, y) in zip(entries, found.places, strict=True):
         i = at.get(entry.path)
-        point = {"x": round(float(x), 3), "y": round(float(y), 3), "image": images[entry.path], "file": entry.path,
-                 "class": entry.label or "none", "split": entry.split or "none", "wrong": False}  # fmt: skip
+        point = {"x": round(float(x), 3), "y": round(float(y), 3), "image": images[entry.path], "file": entry.path}
+        point |= {"class": entry.label or "none", "split": entry.split or "none", "wrong": False}
         if answers is not None:
             point["error"] = "not asked" if i is None else "right" if answers.right[i] else "wrong"
             point["wrong"] = i is not None and not answers.right[i]
             if i is not None:
-                point["predicted"] = (
-                    f"{answers.class_names[answers.predicted[i]]}, {percent(float(answers.confidence[i]))}"
-                )
+                said = answers.class_names[answers.predicted[i]]
+                point["predicted"] = f"{said}, {percent(float(answers.confidence[i]))}"
         points.append(point)
     wrong = sum(bool(point["wrong"]) for point in points)
-    mistaken = (
-        "" if answers is None else f", {wrong:,} of {int((~answers.right).sum()):,} mistakes among them as crosses"
-    )
+    mistaken = ""
+    if answers is not None:
+        mistaken = f", {wrong:,} of {int((~answers.right).sum()):,} mistakes among them as crosses"
     colours = ["class", "split", *(["error"] if answers is not None else [])]
     text = (
         f"{len(points):,} of {len(cache):,} images{mistaken}; put the pointer on one to see it. Laid out by "
