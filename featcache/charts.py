@@ -38,9 +38,9 @@ def installed() -> bool:
 def curves(phases: Mapping[str, Mapping[str, Sequence[float]]], note: str = "") -> dict[str, Any] | None:
     """Return a chart of accuracy and loss by epoch, with a vertical line where a phase begins.
 
-    Histories by name, in their order, have ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` by epoch; ``epoch``
-    numbers them, by default from 0. Phases without epochs are left out. `note` stands below the title. Returned is a
-    Vega-Lite specification; None where there is nothing to draw, or nothing to draw with.
+    Histories by name, in their order, have ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` by epoch;
+    ``epoch`` numbers them, by default from 0. Phases without epochs are left out. `note` stands below the title.
+    Returned is a Vega-Lite specification; None where there is nothing to draw, or nothing to draw with.
     """
     rows, starts = _epochs(phases)
     if not rows or not installed():
@@ -92,7 +92,7 @@ def _curve(rows: list[dict[str, Any]], starts: list[dict[str, Any]], measure: st
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, Any]:
-    """Return a chart of a confusion matrix (k, k): rows the true class, columns the predicted, shaded by percent of a row.
+    """Return a chart of a confusion matrix (k, k): rows the true class, columns the predicted, shaded by part of a row.
 
     `names` are k, all different. There is a choice of counts or percent where there is room for numbers.
     """
@@ -156,8 +156,8 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def depth(rows: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, Any]:
     """Return a chart of accuracy by layer: every head a dot, the best of each layer with its 95 % interval.
 
-    Rows have ``layer``, ``head``, ``accuracy``, ``low``, ``high`` and ``best``, whether it is its layer's best; layers are
-    in their order, the deepest last.
+    Rows have ``layer``, ``head``, ``accuracy``, ``low``, ``high`` and ``best``, whether it is its layer's best; layers
+    are in their order, the deepest last.
     """
     import altair as alt
 

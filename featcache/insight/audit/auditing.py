@@ -16,9 +16,9 @@ from featcache.errors import OptionError
 from featcache.extraction.originals import Originals
 from featcache.heads import Rows
 from featcache.insight.audit.checks import blank, image_of, imbalance, outliers, sizes, small, unreadable
-from featcache.insight.audit.copies import CANDIDATE, candidates, copies, families, near_copies
+from featcache.insight.audit.copies import CANDIDATE, candidates, copies, families, joined, near_copies
 from featcache.insight.audit.findings import AuditReport, Finding, ordered
-from featcache.insight.audit.labels import joined, label_errors, labelled
+from featcache.insight.audit.labels import label_errors, labelled
 from featcache.insight.similarity import directions, mean_row, nearest, pair_cosines
 from featcache.sources import Digests
 from featcache.training.examples import Examples

@@ -71,20 +71,6 @@ def label_errors(
     return chosen[rows], present[own[ranked].argmax(axis=1)], shares[rows], notes
 
 
-def joined(groups: npt.NDArray[np.int64], families: list[list[int]]) -> npt.NDArray[np.int64]:
-    """Return groups (n,) in which the members of a family are one group too."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    _, number = np.unique(groups, return_inverse=True)
-    ends = [(number[family[0]], number[one]) for family in families for one in family[1:]]
-    count = int(number.max()) + 1 if len(number) else 0
-    a, b = np.array(ends, np.int64).reshape(-1, 2).T
-    _, component = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(count, count)), directed=False)
-    result: npt.NDArray[np.int64] = component[number].astype(np.int64)
-    return result
-
-
 def labelled(examples: Examples) -> tuple[Examples, npt.NDArray[np.int64]]:
     """Return the rows that have a label, numbered from 0 in order of the classes that occur, and these classes."""
     some = examples.take(examples.labels >= 0)
