@@ -8,7 +8,18 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, field
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, dataclass_transform, get_args, get_origin
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 from featcache.options.texts import FORM_OF_TYPE, VALUE, Form
 
@@ -47,30 +58,6 @@ def option(default: Any, help: str, group: str = "", **more: Any) -> Any:
     return field(default=default, metadata=about(help, group, **more))
 
 
-class _Signature:
-    """The signature of a list's ``__init__``, made when somebody asks for it."""
-
-    def __get__(self, instance: object, kind: Any) -> inspect.Signature:
-        return _signature(kind)
-
-
-@functools.cache
-def _signature(kind: Any) -> inspect.Signature:
-    ordered = sorted((one for one in dataclasses.fields(kind) if one.init), key=lambda one: bool(one.kw_only))
-    empty = inspect.Parameter.empty
-    return inspect.Signature(
-        [
-            inspect.Parameter(
-                one.name,
-                inspect.Parameter.KEYWORD_ONLY if one.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=empty if one.default is dataclasses.MISSING else one.default,
-                annotation=one.type,
-            )
-            for one in ordered
-        ]
-    )
-
-
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 class OptionList:
     """Base of a list of options: its subclasses are frozen dataclasses.
@@ -78,10 +65,21 @@ class OptionList:
     Their methods are here once: at each start of the command line, `dataclass` would generate code for ten lists.
     """
 
-    __signature__ = _Signature()
+    __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, *, kw_only: bool = True) -> None:
         dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False, kw_only=kw_only)(cls)
+        either, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+        parameters = [
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY if one.kw_only else either,
+                default=empty if one.default is dataclasses.MISSING else one.default,
+                annotation=one.type,
+            )
+            for one in dataclasses.fields(cls)  # type: ignore[arg-type]
+        ]
+        cls.__signature__ = inspect.Signature(sorted(parameters, key=lambda one: one.kind))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         values = self.__signature__.bind(*args, **kwargs).arguments
@@ -138,7 +136,12 @@ def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R
         def flat(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(options(*args, **kwargs))
 
-        return _described(flat, function, options)
+        own = inspect.signature(options)
+        returned = inspect.signature(function).return_annotation
+        flat.__signature__ = own.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        flat.__annotations__ = {name: one.annotation for name, one in own.parameters.items()} | {"return": returned}
+        flat.__doc__ = _with_parameters(function.__doc__, options, "Returns")
+        return flat
 
     return flatten
 
@@ -161,16 +164,6 @@ def constructs(options: Callable[P, O]) -> Callable[[Callable[[S, O], None]], Ca
     return flatten
 
 
-def _described(flat: Callable[P, R], function: Callable[..., Any], options: Any) -> Callable[P, R]:
-    """Give a flat function the signature of its options, and their help in its docstring."""
-    own = inspect.signature(options)
-    returned = inspect.signature(function).return_annotation
-    flat.__signature__ = own.replace(return_annotation=returned)  # type: ignore[attr-defined]
-    flat.__annotations__ = {name: one.annotation for name, one in own.parameters.items()} | {"return": returned}
-    flat.__doc__ = _with_parameters(function.__doc__, options, "Returns")
-    return flat
-
-
 def documented(options: Any) -> Callable[[type[S]], type[S]]:
     """Put the options that a class takes into its docstring, before its attributes."""
 
@@ -182,13 +175,7 @@ def documented(options: Any) -> Callable[[type[S]], type[S]]:
 
 
 def _with_parameters(text: str | None, options: Any, following: str) -> str:
-    """Return a docstring with the section that describes some options before the section that follows it."""
-    head, rule, rest = inspect.cleandoc(text or "").partition(f"\n{following}\n{'-' * len(following)}\n")
-    return f"{head}\n{parameters_section(options)}{rule}{rest}"
-
-
-def parameters_section(options: Any) -> str:
-    """Return the numpydoc section that describes some options."""
+    """Return a docstring with the numpydoc section that describes some options before the one that follows it."""
     from featcache.options import lists
 
     lines, known = ["Parameters", "----------"], options_of(options)
@@ -200,4 +187,5 @@ def parameters_section(options: Any) -> str:
         default = "" if one.default is dataclasses.MISSING else f", default {one.default!r}"
         lines.append(f"{name} : {kind}{default}")
         lines += textwrap.wrap(what.help, 110, initial_indent="    ", subsequent_indent="    ")
-    return "\n".join([*lines, ""])
+    head, rule, rest = inspect.cleandoc(text or "").partition(f"\n{following}\n{'-' * len(following)}\n")
+    return "\n".join([head, *lines, ""]) + rule + rest
