@@ -16,7 +16,6 @@ from featcache.insight.audit import audit as look_for_bad_data
 from featcache.insight.commands import commands
 from featcache.insight.report import accuracy, findings, images
 from featcache.insight.report.answers import Answers, ask
-from featcache.insight.report.featuremap import feature_map
 from featcache.insight.report.page import Cell, Commands, Facts, Page, Section, check_installed, render, table
 from featcache.insight.report.pictures import Pictures
 from featcache.insight.report.subject import Subject, open_subject, standings
@@ -118,7 +117,7 @@ def _page(
     if cache is not None:
         layer = str(subject.card.get("layer") or (subject.card.get("head") or {}).get("layer") or "")
         layer = layer if layer in cache.layers else cache.layer_name(None)
-        found = feature_map(cache, layer, answers, method=projection) if len(cache) else None
+        found = images.feature_map(cache, layer, answers, method=projection) if len(cache) else None
         paths, viewed = images.sampled(cache)
         points = [] if found is None else [cache.usable[i].path for i in found.images]
     pictures = Pictures(subject.open_source() if answers is not None or cache is not None else None)
