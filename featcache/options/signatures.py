@@ -82,7 +82,10 @@ class OptionList:
         cls.__signature__ = inspect.Signature(sorted(parameters, key=lambda one: one.kind))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        values = self.__signature__.bind(*args, **kwargs).arguments
+        try:
+            values = self.__signature__.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}.__init__() {error}") from None
         for one in dataclasses.fields(self):  # type: ignore[arg-type]
             object.__setattr__(self, one.name, values.get(one.name, one.default))
         self.__post_init__()
