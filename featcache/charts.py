@@ -12,8 +12,12 @@ from featcache.files.publishing import publish
 
 log = logging.getLogger(__name__)
 
-_MEASURES = {"accuracy": ("accuracy", "training"), "val_accuracy": ("accuracy", "validation"),
-             "loss": ("loss", "training"), "val_loss": ("loss", "validation")}  # fmt: skip
+_MEASURES = {
+    "accuracy": ("accuracy", "training"),
+    "val_accuracy": ("accuracy", "validation"),
+    "loss": ("loss", "training"),
+    "val_loss": ("loss", "validation"),
+}
 
 BLUE, INK = "#2f6fb5", "#555"
 _NUMBERED = 15
@@ -34,18 +38,9 @@ def installed() -> bool:
 def curves(phases: Mapping[str, Mapping[str, Sequence[float]]], note: str = "") -> dict[str, Any] | None:
     """Return a chart of accuracy and loss by epoch, with a vertical line where a phase begins.
 
-    Parameters
-    ----------
-    phases : mapping
-        Histories by name, in their order: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` by epoch;
-        ``epoch`` numbers them, by default from 0. Phases without epochs are left out.
-    note : str
-        What a reader must know, below the title.
-
-    Returns
-    -------
-    dict or None
-        A Vega-Lite specification; None where there is nothing to draw, or nothing to draw with.
+    Histories by name, in their order, have ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` by epoch;
+    ``epoch`` numbers them, by default from 0. Phases without epochs are left out. `note` stands below the title.
+    Returned is a Vega-Lite specification; None where there is nothing to draw, or nothing to draw with.
     """
     rows, starts = _epochs(phases)
     if not rows or not installed():
@@ -85,28 +80,21 @@ def _curve(rows: list[dict[str, Any]], starts: list[dict[str, Any]], measure: st
     import altair as alt
 
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"))
-    lines = alt.Chart(alt.InlineData(values=rows)).mark_line(point=True).encode(
-        x=x, y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
-        color=alt.Color("of:N", title=None, legend=alt.Legend(orient="bottom")), detail="phase:N",
-    ).transform_filter(f"datum.measure == '{measure}'")  # fmt: skip
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
+    colour = alt.Color("of:N", title=None, legend=alt.Legend(orient="bottom"))
+    lines = (
+        alt.Chart(alt.InlineData(values=rows)).mark_line(point=True).encode(x=x, y=y, color=colour, detail="phase:N")
+    )
+    lines = lines.transform_filter(f"datum.measure == '{measure}'")
     rules = alt.Chart(alt.InlineData(values=starts[1:])).mark_rule(strokeDash=[4, 4]).encode(x="epoch:Q")
     layers = [lines, rules] if starts[1:] else [lines]  # without data, Vega complains in the console
     return alt.layer(*layers).properties(title=measure, width=360, height=240)
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, Any]:
-    """Return a chart of a confusion matrix: rows the true class, columns the predicted, shaded by percent of the row.
+    """Return a chart of a confusion matrix (k, k): rows the true class, columns the predicted, shaded by part of a row.
 
-    Parameters
-    ----------
-    counts : matrix (k, k) of int
-    names : sequence of str
-        k names, all different.
-
-    Returns
-    -------
-    dict
-        A Vega-Lite specification, with a choice of counts or percent where there is room for numbers.
+    `names` are k, all different. There is a choice of counts or percent where there is room for numbers.
     """
     import altair as alt
 
@@ -117,13 +105,12 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str
     ]
     shown = alt.param(name="shown", value="counts", bind=alt.binding_radio(options=["counts", "percent"], name="Show "))
     axes: dict[str, Any] = {"sort": list(names), "scale": alt.Scale(paddingInner=0.03)}
-    base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X("predicted:N", title="predicted", axis=alt.Axis(orient="top", labelAngle=0 if len(names) <= 6 else -50),
-                **axes),
-        y=alt.Y("true:N", title="true", **axes),
-        tooltip=[alt.Tooltip("true:N"), alt.Tooltip("predicted:N"), alt.Tooltip("count:Q"),
-                 alt.Tooltip("part:Q", title="of the true class", format=".1%")],
-    )  # fmt: skip
+    angle = 0 if len(names) <= 6 else -50
+    x = alt.X("predicted:N", title="predicted", axis=alt.Axis(orient="top", labelAngle=angle), **axes)
+    tips = [alt.Tooltip(f"{name}:{kind}") for name, kind in (("true", "N"), ("predicted", "N"), ("count", "Q"))]
+    tips.append(alt.Tooltip("part:Q", title="of the true class", format=".1%"))
+    y = alt.Y("true:N", title="true", **axes)
+    base = alt.Chart(alt.InlineData(values=values)).encode(x=x, y=y, tooltip=tips)
     cells = base.mark_rect(color=BLUE).encode(
         opacity=alt.Opacity("part:Q", scale=alt.Scale(domain=[0, 1], range=[0.06, 1]), legend=None)
     )
@@ -142,21 +129,16 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str
 def reliability(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return a chart of a calibration curve: accuracy against confidence, with 95 % intervals.
 
-    Parameters
-    ----------
-    bins : sequence of dict
-        ``confidence``, ``accuracy``, ``n``, and the interval ``low`` and ``high`` of each.
+    Each of `bins` has ``confidence``, ``accuracy``, ``n``, and its interval, ``low`` and ``high``.
     """
     import altair as alt
 
     start = int(min([0.9, *(one["confidence"] for one in bins)]) * 10) / 10
-    x = alt.X("confidence:Q", title="probability of the predicted class", scale=alt.Scale(domain=[start, 1]),
-              axis=alt.Axis(format="%"))  # fmt: skip
-    base = alt.Chart(alt.InlineData(values=list(bins))).encode(
-        x=x,
-        tooltip=[alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("accuracy:Q", format=".1%"),
-                 alt.Tooltip("n:Q", format=",")],
-    )  # fmt: skip
+    scale, axis = alt.Scale(domain=[start, 1]), alt.Axis(format="%")
+    x = alt.X("confidence:Q", title="probability of the predicted class", scale=scale, axis=axis)
+    formats = {"confidence": ".1%", "accuracy": ".1%", "n": ","}
+    tips = [alt.Tooltip(f"{name}:Q", format=text) for name, text in formats.items()]
+    base = alt.Chart(alt.InlineData(values=list(bins))).encode(x=x, tooltip=tips)
     ends = [{"confidence": end, "accuracy": end} for end in (start, 1)]
     ideal = alt.Chart(alt.InlineData(values=ends)).mark_line(strokeDash=[4, 4], color=INK, opacity=0.5)
     y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
@@ -174,12 +156,8 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def depth(rows: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, Any]:
     """Return a chart of accuracy by layer: every head a dot, the best of each layer with its 95 % interval.
 
-    Parameters
-    ----------
-    rows : sequence of dict
-        ``layer``, ``head``, ``accuracy``, ``low``, ``high`` and ``best``, whether it is its layer's best.
-    layers : sequence of str
-        In their order, the deepest last.
+    Rows have ``layer``, ``head``, ``accuracy``, ``low``, ``high`` and ``best``, whether it is its layer's best; layers
+    are in their order, the deepest last.
     """
     import altair as alt
 
@@ -201,15 +179,9 @@ def depth(rows: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str,
 def scatter(points: Sequence[Mapping[str, Any]], colours: Sequence[str], axes: tuple[str, str]) -> dict[str, Any]:
     """Return a map of points that show their image when the pointer is over them.
 
-    Parameters
-    ----------
-    points : sequence of dict
-        ``x``, ``y``, ``image`` (a data URI or None), ``file``, ``wrong`` (bool), and a text under each of `colours`;
-        more of them are shown in the tooltip, too.
-    colours : sequence of str
-        By what points may be coloured, the first to begin with.
-    axes : (str, str)
-        What x and y are; empty where that means nothing.
+    Points have ``x``, ``y``, ``image`` (a data URI or None), ``file``, ``wrong`` (bool), and a text under each of
+    `colours`, by which they may be coloured, by the first to begin with; more of them are shown in the tooltip, too.
+    `axes` say what x and y are; empty where that means nothing.
     """
     import altair as alt
 
@@ -217,14 +189,17 @@ def scatter(points: Sequence[Mapping[str, Any]], colours: Sequence[str], axes: t
     bare = alt.Axis(labels=False, ticks=False, domain=False, grid=False)
     hidden: dict[str, Any] = {"axis": bare, "scale": alt.Scale(zero=False)}
     names = [name for name in points[0] if name not in ("x", "y", "image", "wrong")] if points else []
-    chart = alt.Chart(alt.InlineData(values=[])).mark_point(filled=True, opacity=0.75, aria=False).encode(
+    legend = alt.Legend(orient="bottom", columns=4, symbolLimit=16)
+    shapes = alt.Scale(domain=[False, True], range=["circle", "cross"])
+    chart = alt.Chart(alt.InlineData(values=[])).mark_point(filled=True, opacity=0.75, aria=False)
+    chart = chart.encode(
         x=alt.X("x:Q", title=axes[0] or None, **hidden),
         y=alt.Y("y:Q", title=axes[1] or None, **hidden),
-        color=alt.Color("group:N", title=None, legend=alt.Legend(orient="bottom", columns=4, symbolLimit=16)),
-        shape=alt.Shape("wrong:N", legend=None, scale=alt.Scale(domain=[False, True], range=["circle", "cross"])),
+        color=alt.Color("group:N", title=None, legend=legend),
+        shape=alt.Shape("wrong:N", legend=None, scale=shapes),
         size=alt.condition("datum.wrong", alt.value(130), alt.value(45)),
         tooltip=[alt.Tooltip(f"{name}:N") for name in ("image", *names)],
-    )  # fmt: skip
+    )
     chart = chart.transform_calculate(group="datum[by]").add_params(by)
     specification = _specification(chart.properties(title="Map of the features", width=640, height=480))
     specification["data"]["values"] = list(points)  # Altair would check a thousand pictures against its schema

@@ -24,19 +24,7 @@ KNOWN, NEW = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
 def train_model_a(path: Path, *, epochs: int = 20, seed: int = 0) -> float:
     """Train a small convolutional network on the digits 0 to 4 and save it as a legacy ``.h5`` file.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    epochs : int
-        Passes over the training images.
-    seed : int
-        For the weights and the order of the images.
-
-    Returns
-    -------
-    float
-        Its accuracy on the validation images of the digits 0 to 4.
+    Returns its accuracy on the validation images of these digits.
     """
     import_tensorflow()
     import keras
@@ -85,20 +73,7 @@ def save_examples(folder: Path, *, each: int = 2) -> list[Path]:
 
 
 def run(out: Path) -> tuple[dict[str, Any], str]:
-    """Train Model A, reuse it for new digits, compare heads, predict; return the result and its story.
-
-    Parameters
-    ----------
-    out : Path
-        Where the model, the cache, the heads and the example images are written.
-
-    Returns
-    -------
-    dict
-        ``model_a``, ``cache``, ``rows``, ``accuracy`` by head (with interval and n) and ``predictions``.
-    str
-        The same for people.
-    """
+    """Train Model A, reuse it for new digits, compare heads, predict; return the result, and its story for people."""
     model_a = out / "model_a.h5"
     log.info("1/4 training Model A on the digits 0 to 4")
     accuracy_a = train_model_a(model_a)

@@ -83,17 +83,9 @@ NO_MEMORY = "not enough memory"
 
 @contextlib.contextmanager
 def about_image(done: str) -> Iterator[None]:
-    """Turn whatever a library raises about one image into an `ImageError`, so that the image ends no run.
+    """Turn whatever a library raises about one image, which was to be `done`, into an `ImageError`.
 
-    Parameters
-    ----------
-    done : str
-        What is done with the image, such as ``"decoded"``.
-
-    Raises
-    ------
-    ImageError
-        Instead of any other exception, but those of `FeatcacheError` and those that are no fault of an image.
+    So the image ends no run. Errors of featcache stay what they are.
     """
     try:
         yield
@@ -106,21 +98,9 @@ def about_image(done: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str], *, n: int = 5) -> str:
-    """Say which known names come nearest to an unknown one, for the end of a message.
+    """Say for the end of a message which of the `known` names come nearest to an unknown one: ``"nearest: a, b"``.
 
-    Parameters
-    ----------
-    name : str
-        What was received.
-    known : iterable of str
-        What would have been possible.
-    n : int
-        How many to name at most.
-
-    Returns
-    -------
-    str
-        ``"nearest: a, b, c"``, or ``"known: …"`` with the first names if none comes near.
+    If none does, ``"known: …"`` with the first `n` of them.
     """
     names = list(known)
     folded: dict[str, str] = {}

@@ -108,13 +108,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Return the recipe that `to_dict` wrote.
-
-        Raises
-        ------
-        OptionError
-            If a field is missing or unknown, or its value is of another kind.
-        """
+        """Return the recipe that `to_dict` wrote; OptionError if a field is missing, unknown or of another kind."""
         try:
             RECIPE(values, "")
         except ValueError as error:
@@ -169,6 +163,17 @@ RECIPE = record(
 )
 """The kind of value that a recipe is in JSON."""
 
+_CHOICES: dict[str, Any] = {
+    "pooling": Pooling,
+    "resize": Resize,
+    "interpolation": Interpolation,
+    "preprocess": Preprocess,
+    "dtype": Dtype,
+    "precision": Precision,
+    "runtime": Runtime,
+}
+"""Fields of a request, and what they may be."""
+
 _FILE = record({"file": path})
 
 
@@ -214,31 +219,17 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Request(BaseOptions):
-    """What the user asked for: a base, where to cut it, and how images reach it.
+    """What the user asked for: a base, where to cut it, and how images reach it. Impossible values are refused.
 
-    Parameters
-    ----------
-    base, settings, weights, layers, …
-        As in `featcache.options.BaseOptions`. Weights of a model file or a model in memory are its own by default.
-    seed : int
-        For ``weights="none"``.
-    max_pixels : int
-        Images with more pixels are not decoded. It decides which images have rows, not their numbers, so it is neither
-        in the recipe nor in what `to_dict` returns.
-    canonical : bool
-        Whether `layers` are a recipe's names, not those that layers have in this process.
-
-    Raises
-    ------
-    OptionError
-        If a value is not one of the possible ones.
+    Weights of a model file or a model in memory are its own by default. `seed` is for ``weights="none"``. `max_pixels`
+    decides which images have rows, not their numbers, so it is neither in the recipe nor in what `to_dict` returns.
+    `canonical`: whether `layers` are a recipe's names, not those that layers have in this process.
     """
 
     base: Any = field(default="vgg19", kw_only=False)
     resize: Resize = None  # type: ignore[assignment]  # settled when it is made
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = None  # type: ignore[assignment]
     layers: tuple[str, ...] = ()
     seed: int = 0
     canonical: bool = False
@@ -253,15 +244,7 @@ class Request(BaseOptions):
             raise OptionError(f"`crop` implies `resize` crop, but `resize` is {self.resize}. Leave one of them out.")
         if isinstance(self.max_pixels, bool) or not isinstance(self.max_pixels, int) or self.max_pixels < 1:
             raise OptionError(f"`max_pixels` must be a number of 1 or more. Received: {self.max_pixels!r}.")
-        for name, kind in (
-            ("pooling", Pooling),
-            ("resize", Resize),
-            ("interpolation", Interpolation),
-            ("preprocess", Preprocess),
-            ("dtype", Dtype),
-            ("precision", Precision),
-            ("runtime", Runtime),
-        ):
+        for name, kind in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices(kind):
                 known = ", ".join(choices(kind))
@@ -309,11 +292,6 @@ class Request(BaseOptions):
 
         Files appear with their absolute path, size, time stamp and `change_stamp`, and the Keras version is part of
         it, so that an equal request is an equal recipe without loading anything, unless `may_have_changed`.
-
-        Raises
-        ------
-        BaseError, WeightsError
-            If a file that is named does not exist.
         """
         if self.in_memory:
             return None
@@ -330,12 +308,7 @@ class Request(BaseOptions):
             "layers": list(self.layers),
             "pooling": self.pooling,
             "image_size": None if self.size is None else list(self.size),
-            "resize": self.resize,
-            "interpolation": self.interpolation,
-            "preprocess": self.preprocess,
-            "dtype": self.dtype,
-            "precision": self.precision,
-            "runtime": self.runtime,
+            **{name: getattr(self, name) for name in _CHOICES if name != "pooling"},
             "decode": self.decode,
             **({} if self.fraction == 1 else {"crop": self.fraction}),
             "seed": self.seed if weights == "none" else 0,
@@ -351,13 +324,7 @@ class Request(BaseOptions):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
-        """Return a request equal to the one `to_dict` wrote (file stamps are taken anew).
-
-        Raises
-        ------
-        OptionError
-            If it is of a version that decoded JPEGs in another way, or a value is of another kind.
-        """
+        """Return a request equal to the one `to_dict` wrote (file stamps are taken anew)."""
         if isinstance(values, Mapping) and "decode" not in values:
             raise OptionError(
                 "This cache or head was made by an earlier version of featcache, whose JPEG pixels were different. "
@@ -381,14 +348,8 @@ class Request(BaseOptions):
             settings=dict(values["settings"]),
             weights=name_of(values["weights"]),
             layers=tuple(values["layers"]),
-            pooling=values["pooling"],
             image_size=None if size is None else (int(size[0]), int(size[1])),
-            resize=values["resize"],
-            interpolation=values["interpolation"],
-            preprocess=values["preprocess"],
-            dtype=values["dtype"],
-            precision=values["precision"],
-            runtime=values["runtime"],
+            **{name: values[name] for name in _CHOICES},
             fast_decode=values["decode"] == "reduced",
             crop=values.get("crop"),
             seed=int(values["seed"]),

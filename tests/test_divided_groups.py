@@ -19,8 +19,7 @@ from featcache.errors import GateError, OptionError
 from featcache.extraction import extracting as extraction
 from featcache.insight.report.accuracy import by_split
 from featcache.insight.report.answers import ask
-from featcache.insight.report.standings import standings
-from featcache.insight.report.subject import open_subject
+from featcache.insight.report.subject import open_subject, standings
 from featcache.models.classifier import ImageClassifier
 from featcache.models.export.rescoring import _validation
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from featcache.cli import imagelines, supervision
 from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
@@ -30,8 +31,102 @@ from featcache.system.startup import own_process
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
+log = logging.getLogger("featcache")
+
+Cache = Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command has to say: `data` for ``--json``, `text` for people, and if it failed, `error` for stderr."""
+
+    data: dict[str, Any]
+    text: str
+    code: int = DONE
+    error: str = ""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C: what is done is committed."""
+
+
+_COMMON = {
+    name: typer.Option(*flags, help=text, rich_help_panel=GENERAL)
+    for name, flags, text in (
+        ("json_output", ("--json",), "Print one JSON object, and nothing else, on stdout."),
+        ("quiet", ("--quiet", "-q"), "No progress and no warnings."),
+        ("verbose", ("--verbose", "-v"), "Say more on stderr."),
+        ("debug", ("--debug",), "Show the traceback of an error."),
+    )
+}
+
+
+_registered: dict[str, tuple[Callable[..., Outcome], str]] = {}
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+    """Register a command, which returns its outcome."""
+
+    def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        _registered[name] = function, example
+        return function
+
+    return register
+
+
+@functools.cache
+def _made(name: str) -> Any:
+    """Return a command for Typer: with the common options, printing its outcome, turning errors into exit codes."""
+    function, example = _registered[name]
+    expanded = Expanded(function, name, missing=newest)
+
+    @functools.wraps(function)
+    def run(*, json_output: bool, quiet: bool, verbose: bool, debug: bool, **options: Any) -> None:
+        _listen(quiet=quiet, verbose=verbose)
+        with _errors(debug=debug):
+            stdout = sys.stdout
+            with contextlib.redirect_stdout(sys.stderr):  # Keras prints downloads
+                outcome = function(**expanded.collect(options))
+            _say(json.dumps(outcome.data, default=str) if json_output else outcome.text, stdout)
+        if outcome.error:
+            _complain(outcome.error)
+        raise typer.Exit(outcome.code)
+
+    common = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+        for key, option in _COMMON.items()
+    ]
+    parameters = [*expanded.parameters, *(with_variable(one, name) for one in common)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(name, cls=Command, help=expanded.help, epilog=f"Example: {example}")(run)
+    return typer.main.get_command(alone)
+
+
+class _Commands(TyperGroup):
+    """All commands, each made when it is asked for: making all of them takes longer than the rest of a start."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(_registered)  # type: ignore[assignment]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _made(cmd_name) if cmd_name in self.commands else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        rows = [
+            (name, TyperCommand(name, help=str(function.__doc__).partition("\n\n")[0]).get_short_help_str(limit))
+            for name, (function, _) in _registered.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="featcache",
+    cls=_Commands,
     help="Extract the features of a frozen base once; train and compare light heads on them in seconds.",
     no_args_is_help=True,
     add_completion=False,
@@ -39,8 +134,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-log = logging.getLogger("featcache")
 
 
 def _version(wanted: bool) -> None:
@@ -58,73 +151,6 @@ def _all(
     ] = False,
 ) -> None:
     pass
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command has to say.
-
-    Attributes
-    ----------
-    data : dict
-        For ``--json``.
-    text : str
-        For people.
-    code : int
-        Exit code.
-    error : str
-        For stderr, where the outcome is a failure.
-    """
-
-    data: dict[str, Any]
-    text: str
-    code: int = DONE
-    error: str = ""
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C: what is done is committed."""
-
-
-_COMMON = {
-    name: (bool, typer.Option(*flags, help=text, rich_help_panel=GENERAL))
-    for name, flags, text in (
-        ("json_output", ("--json",), "Print one JSON object, and nothing else, on stdout."),
-        ("quiet", ("--quiet", "-q"), "No progress and no warnings."),
-        ("verbose", ("--verbose", "-v"), "Say more on stderr."),
-        ("debug", ("--debug",), "Show the traceback of an error."),
-    )
-}
-
-
-def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Callable[..., None]]:
-    """Register a command: adds the common options, prints its outcome, turns errors into exit codes."""
-
-    def register(function: Callable[..., Outcome]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def run(*, json_output: bool, quiet: bool, verbose: bool, debug: bool, **options: Any) -> None:
-            _listen(quiet=quiet, verbose=verbose)
-            with _errors(debug=debug):
-                stdout = sys.stdout
-                with contextlib.redirect_stdout(sys.stderr):  # Keras prints downloads
-                    outcome = function(**expanded.collect(options))
-                _say(json.dumps(outcome.data, default=str) if json_output else outcome.text, stdout)
-            if outcome.error:
-                _complain(outcome.error)
-            raise typer.Exit(outcome.code)
-
-        expanded = Expanded(function, name, missing=newest)
-        common = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[kind, option])
-            for key, (kind, option) in _COMMON.items()
-        ]
-        parameters = [*expanded.parameters, *(with_variable(one, name) for one in common)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(name, cls=Command, help=function.__doc__, epilog=f"Example: {example}")(run)
-        return run
-
-    return register
 
 
 def _listen(*, quiet: bool, verbose: bool) -> None:
@@ -212,14 +238,8 @@ class Progress:
             self._draw(done, total, rate)
         elif done > begun and (now - self._last >= self._every or (done == total and self._said)):
             self._last, self._said = now, True
-            log.info(
-                "%s: %d of %d, %s, %.0f s left",
-                self._what,
-                done,
-                total,
-                self._speed(rate),
-                (total - done) / rate,
-            )
+            left = (total - done) / rate
+            log.info("%s: %d of %d, %s, %.0f s left", self._what, done, total, self._speed(rate), left)
 
     def _draw(self, done: int, total: int, rate: float) -> None:
         if self._bar is None:
@@ -227,8 +247,8 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn(self._what), BarColumn(), MofNCompleteColumn(),
-                       TextColumn("{task.fields[rate]}"), TimeRemainingColumn())  # fmt: skip
+            text, rate_text = TextColumn(self._what), TextColumn("{task.fields[rate]}")
+            columns = (text, BarColumn(), MofNCompleteColumn(), rate_text, TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("", total=total, rate="")
             self._bar.start()
@@ -268,23 +288,24 @@ def table(rows: list[list[str]], *, right: set[int] | frozenset[int] = frozenset
     return "\n".join(lines)
 
 
+def accuracy_interval(metrics: dict[str, Any]) -> str:
+    """Return the 95 % interval of an accuracy."""
+    return "{:.4f}-{:.4f}".format(*metrics["accuracy_ci95"])
+
+
 def metrics_table(metrics: dict[str, Any]) -> str:
     """Return one line per split: accuracy and macro F1 with their 95 % intervals; then which images do not count."""
     from featcache.training.metrics import left_out_text
 
     rows = [["", "accuracy", "95 %", "macro F1", "95 %", "log loss", "ECE", "n"]]
+    notes = []
     for split, m in metrics.items():
-        rows.append([
-            split, f"{m['accuracy']:.4f}", "{:.4f}-{:.4f}".format(*m["accuracy_ci95"]),
-            f"{m['macro_f1']:.4f}", "{:.4f}-{:.4f}".format(*m["macro_f1_ci95"]),
-            f"{m['log_loss']:.4f}", f"{m['ece']:.4f}", str(m["n"]),
-        ])  # fmt: skip
-    lines = [table(rows, right={1, 2, 3, 4, 5, 6, 7})]
-    for split, m in metrics.items():
+        accuracy, f1, *losses = [f"{m[name]:.4f}" for name in ("accuracy", "macro_f1", "log_loss", "ece")]
+        interval = "{:.4f}-{:.4f}".format(*m["macro_f1_ci95"])
+        rows.append([split, accuracy, accuracy_interval(m), f1, interval, *losses, str(m["n"])])
         copies, members = m.get("copies_left_out", 0), m.get("group_members_left_out", 0)
-        if (text := left_out_text(split, copies, members, copies + members + m["n"])) is not None:
-            lines.append(text)
-    return "\n".join(lines)
+        notes.append(left_out_text(split, copies, members, copies + members + m["n"]))
+    return "\n".join([table(rows, right=set(range(1, 8))), *(text for text in notes if text is not None)])
 
 
 def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:

@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.app import DONE, FAILED, Outcome, command, newest, printable, skipped_text, table
-from featcache.options import words
-from featcache.recipe import Recipe, fitting
+from featcache.cli.app import DONE, FAILED, Cache, Outcome, command, newest, printable, skipped_text, table
 
 if TYPE_CHECKING:
     from featcache.cache.care import Recomputed
-
+    from featcache.recipe import Recipe
 
 _NAMES = 20
 """Of divided groups, in JSON."""
 
 
 @command("info", example="featcache info cache/photos-vgg19-1a2b3c4d")
-def info(
-    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
-) -> Outcome:
+def info(cache: Cache = None) -> Outcome:
     """Show what a cache holds."""
     from featcache.cache import FeatureCache
 
@@ -69,7 +65,7 @@ def info(
         ["heads", ", ".join(heads) or "none"],
         *_origin(recipe),
         ["recipe", recipe.fingerprint],
-    ]  # fmt: skip
+    ]
     text = table([[name, printable(value)] for name, value in rows])
     return Outcome(data, "\n".join(part for part in [text, skipped_text(opened.skipped)] if part))
 
@@ -83,35 +79,37 @@ def _divided(names: list[str], left_out: dict[str, int]) -> str:
 
 def _read_with(options: dict[str, Any]) -> str:
     """Return the options of a source as the command line takes them."""
-    from featcache.sources import SourceOptions
+    from featcache.options import words
+    from featcache.sources.options import SourceOptions
 
     return shlex.join(words(SourceOptions.from_dict(options)))
 
 
 def _origin(recipe: Recipe) -> list[list[str]]:
     """Say how pixels became features."""
+    from featcache.recipe import fitting
+
     if recipe.spec is not None:
         return [["features", f"from elsewhere, stored as {recipe.dtype}: {json.dumps(recipe.spec)}"]]
-    return [
-        ["pixels", f"{recipe.image_size[0]}x{recipe.image_size[1]}, {fitting(recipe)}, {recipe.interpolation}, "
-                   f"preprocess {recipe.preprocess}"],
-        ["features", f"{recipe.pooling} pooling, stored as {recipe.dtype}, {recipe.runtime} {recipe.precision}"],
-    ]  # fmt: skip
+    size = "x".join(map(str, recipe.image_size))
+    pixels = f"{size}, {fitting(recipe)}, {recipe.interpolation}, preprocess {recipe.preprocess}"
+    features = f"{recipe.pooling} pooling, stored as {recipe.dtype}, {recipe.runtime} {recipe.precision}"
+    return [["pixels", pixels], ["features", features]]
 
 
 @command("verify", example="featcache verify cache/photos-vgg19-1a2b3c4d --fix")
 def verify(
-    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
-    fix: Annotated[bool, typer.Option(
-        "--fix", help="Drop what is broken, so that extract computes it again; rebuild a lost manifest or recipe."
-    )] = False,
-    recompute: Annotated[int, typer.Option(
-        min=0, metavar="N", help="Also compute the features of N images anew and compare them. Reads the source and "
-        "loads the base."
-    )] = 0,
-    seed: Annotated[int, typer.Option(help="Draws these images.")] = 0,
-) -> Outcome:  # fmt: skip
-    """Check a cache. Reads all of it, and compares every checksum and every row."""
+    cache: Cache = None,
+    fix: Annotated[bool, typer.Option("--fix")] = False,
+    recompute: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
+    seed: int = 0,
+) -> Outcome:
+    """Check a cache. Reads all of it, and compares every checksum and every row.
+
+    fix: Drop what is broken, so that extract computes it again; rebuild a lost manifest or recipe.
+    recompute: Also compute the features of N images anew and compare them. Reads the source and loads the base.
+    seed: Draws these images.
+    """
     from featcache.extraction.recomputation import verify as run
 
     report = run(cache or newest(), fix=fix, recompute=recompute, seed=seed)
@@ -159,11 +157,11 @@ def _recomputed(found: Recomputed) -> list[str]:
 
 
 @command("gc", example="featcache gc --dry-run")
-def gc(
-    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-) -> Outcome:
-    """Remove what is not needed any more. Rows of images that left the source, and files that stopped runs left."""
+def gc(cache: Cache = None, dry_run: Annotated[bool, typer.Option("--dry-run")] = False) -> Outcome:
+    """Remove what is not needed any more. Rows of images that left the source, and files that stopped runs left.
+
+    dry_run: Only say what would be removed.
+    """
     from featcache.cache.compaction import collect
 
     report = collect(cache or newest(), dry_run=dry_run)
@@ -177,11 +175,15 @@ def gc(
 
 @command("export-cache", example="featcache export-cache --to features.npz")
 def export_cache(
-    cache: Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")] = None,
-    to: Annotated[Path, typer.Option(metavar="FILE.h5|FILE.npz", help="The file to write.")] = ...,  # type: ignore[assignment]
-    layer: Annotated[list[str] | None, typer.Option(help="Which features; repeat for several. Default: all.")] = None,
+    cache: Cache = None,
+    to: Annotated[Path, typer.Option(metavar="FILE.h5|FILE.npz")] = ...,  # type: ignore[assignment]
+    layer: list[str] | None = None,
 ) -> Outcome:
-    """Write features and labels to one file. X, y, paths and class names; HDF5 or npz, and read back to compare."""
+    """Write features and labels to one file. X, y, paths and class names; HDF5 or npz, and read back to compare.
+
+    to: The file to write.
+    layer: Which features; repeat for several. Default: all.
+    """
     from featcache.cache.export import export_cache as run
 
     report = run(cache or newest(), to, layers=layer or ())

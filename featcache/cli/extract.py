@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.cli.app import (
-    DONE,
-    SKIPPED,
-    Outcome,
-    command,
-    log,
-    printable,
-    progress,
-    skipped_text,
-)
+from featcache.cli.app import DONE, SKIPPED, Outcome, command, log, printable, progress, skipped_text
 from featcache.errors import OptionError
-from featcache.extraction.profiling import AHEAD, STEPS
 from featcache.options import ExtractOptions, subset
 from featcache.system.processors import pass_side_by_side
 
@@ -29,15 +20,14 @@ if TYPE_CHECKING:
 @command("extract", example="featcache extract photos/ --base mobilenetv2 --pooling avg")
 def extract(
     options: ExtractOptions,
-    part: Annotated[str | None, typer.Option(
-        metavar="I/N", rich_help_panel="Running",
-        help="Compute the I-th of N parts only, for job arrays. A last extract without it commits all of them."
-    )] = None,
-    dry_run: Annotated[bool, typer.Option(
-        "--dry-run", rich_help_panel="Running", help="Say what would be done, and write nothing."
-    )] = False,
-) -> Outcome:  # fmt: skip
-    """Run a frozen base over images, once. What the cache has already is not computed again."""
+    part: Annotated[str | None, typer.Option(metavar="I/N", rich_help_panel="Running")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", rich_help_panel="Running")] = False,
+) -> Outcome:
+    """Run a frozen base over images, once. What the cache has already is not computed again.
+
+    part: Compute the I-th of N parts only, for job arrays. A last extract without it commits all of them.
+    dry_run: Say what would be done, and write nothing.
+    """
     from featcache.extraction.extracting import Extraction
 
     extraction = subset(options, Extraction)
@@ -58,22 +48,14 @@ def extract(
     data = {
         "cache": str(report.cache),
         "recipe": result.recipe.fingerprint,
-        "images": report.images,
-        "rows": report.rows,
-        "computed": report.computed,
-        "reused": report.reused,
-        "skipped": report.skipped,
+        **{name: getattr(report, name) for name in ("images", "rows", "computed", "reused", "skipped")},
         "layers": {name: list(shape) for name, shape in result.layers.items()},
         "classes": result.class_names,
         "splits": result.splits,
-        "seconds": report.seconds,
-        "images_per_second": report.images_per_second,
-        "bytes": report.bytes,
-        "warnings": report.warnings,
-        "profile": report.profile,
+        **{name: getattr(report, name) for name in ("seconds", "images_per_second", "bytes", "warnings", "profile")},
     }
     splits = ", ".join(f"{n} {split}" for split, n in result.splits.items()) or "none of them readable"
-    layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result.layers.items())
+    layers = _shapes(result.layers)
     lines = [
         f"{report.images} images ({splits}) of {len(result.class_names)} classes: {report.computed} "
         f"{'rows ' if options.views else ''}computed, {report.reused} reused, {len(report.skipped)} skipped in "
@@ -82,6 +64,10 @@ def extract(
         skipped_text(report.skipped),
     ]
     return Outcome(data, "\n".join(line for line in lines if line), SKIPPED if report.skipped else DONE)
+
+
+def _shapes(layers: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in layers.items())
 
 
 def _published(report: PartReport) -> Outcome:
@@ -94,6 +80,8 @@ def _published(report: PartReport) -> Outcome:
 
 
 def _where_the_time_went(report: ExtractionReport) -> str:
+    from featcache.extraction.profiling import AHEAD, STEPS
+
     assert report.profile is not None
     seconds, bottleneck = report.profile["seconds"], report.profile["bottleneck"]
     own = ", ".join(f"{name} {seconds[name]:.1f} s" for name in STEPS)
@@ -104,13 +92,12 @@ def _where_the_time_went(report: ExtractionReport) -> str:
 
 
 def _planned(plan: ExtractionPlan) -> Outcome:
-    layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in plan.layers.items())
     if not plan.rows_to_compute:
         return Outcome({**asdict(plan), "dry_run": True}, f"nothing to compute: {printable(str(plan.cache))}")
     text = (
         f"{plan.images} images, {plan.rows_to_compute} rows to compute: {plan.bytes / 1e6:.1f} MB "
         f"({plan.bytes_free / 1e9:.1f} GB free), about {plan.seconds:.0f} s at {plan.images_per_second:.0f} images/s\n"
-        f"{layers}; in {printable(str(plan.cache))}"
+        f"{_shapes(plan.layers)}; in {printable(str(plan.cache))}"
     )
     return Outcome({**asdict(plan), "dry_run": True}, text)
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from featcache.cli.app import Outcome, command, metrics_table, printable, progress, table
+from featcache.cli.app import Outcome, accuracy_interval, command, metrics_table, printable, progress, table
 from featcache.errors import OptionError
 from featcache.options import CompareOptions, FitHeadOptions, command_line, subset
 
@@ -24,17 +22,9 @@ def fit_head(options: FitHeadOptions) -> Outcome:
     from featcache.training import fit_head as run
 
     head = run(**vars(options))
-    data: dict[str, Any] = {
-        "head": str(head.path),
-        "cache": str(options.cache),
-        "clf": head.clf,
-        "layer": head.layer,
-        "base": head.card["base"],
-    }
-    for key in ("params", "calibration", "metrics", "fit_seconds", "tuning", "cross_validation", "fewshot"):
-        if key in head.card:
-            data[key] = head.card[key]
-    return Outcome(data, _story(head))
+    keys = "base params calibration metrics fit_seconds tuning cross_validation fewshot"
+    data = {"head": str(head.path), "cache": str(options.cache), "clf": head.clf, "layer": head.layer}
+    return Outcome(data | {key: head.card[key] for key in keys.split() if key in head.card}, _story(head))
 
 
 def _story(head: Head) -> str:
@@ -49,8 +39,8 @@ def _story(head: Head) -> str:
         shown = [f"{value:.4f}" for value in found["accuracy_folds"][:10]]
         spread = ", ".join([*shown, "…"] if found["folds"] > len(shown) else shown)
         lines.append(
-            f"{found['folds']} folds of the training images: {found['accuracy']:.4f} "
-            f"({found['accuracy_ci95'][0]:.4f}-{found['accuracy_ci95'][1]:.4f}, n={found['n']}); each: {spread}"
+            f"{found['folds']} folds of the training images: {found['accuracy']:.4f} ({accuracy_interval(found)}, "
+            f"n={found['n']}); each: {spread}"
         )
     for row in card.get("fewshot", []):
         lines.append(
@@ -88,11 +78,11 @@ def _short(value: Any) -> str:
 
 
 @command("compare", example="featcache compare cache/photos-vgg19-1a2b3c4d --layer all --clf logreg --clf ridge --tune")
-def compare(
-    options: CompareOptions,
-    out: Annotated[Path | None, typer.Option(help="Write the table to a .csv or .json file, too.")] = None,
-) -> Outcome:
-    """Rank heads, layers and bases. Trains heads on every layer of one or several caches."""
+def compare(options: CompareOptions, out: Path | None = None) -> Outcome:
+    """Rank heads, layers and bases. Trains heads on every layer of one or several caches.
+
+    out: Write the table to a .csv or .json file, too.
+    """
     from featcache.training import compare as run
 
     if out is not None and out.suffix not in (".csv", ".json"):
@@ -107,46 +97,34 @@ def compare(
         out.parent.mkdir(parents=True, exist_ok=True)
         text = found.to_csv() if out.suffix == ".csv" else json.dumps(found.to_dict(), indent=2) + "\n"
         publish(out, text.encode("utf-8", "surrogateescape"))
-    return Outcome(
-        {**found.to_dict(), "out": None if out is None else str(out)},
-        _leaderboard(found, options),
-    )
+    data = {**found.to_dict(), "out": None if out is None else str(out)}
+    return Outcome(data, _leaderboard(found, options))
 
 
 def _leaderboard(found: Comparison, options: CompareOptions) -> str:
     """Return the table, what it means, and what to do next."""
     several = len({row["cache"] for row in found.leaderboard}) > 1
-    rows = [["", *(["cache"] if several else []), "layer", "head", "parameters", "accuracy", "95 %", "log loss",
-             "ECE", "fit"]]  # fmt: skip
+    caches = ["cache"] if several else []
+    rows = [["", *caches, "layer", "head", "parameters", "accuracy", "95 %", "log loss", "ECE", "fit"]]
     for place, row in enumerate(found.leaderboard, 1):
         mark = "" if place == 1 or row["distinguishable"] else "="
-        rows.append([
-            f"{place}{mark}", *([printable(Path(row["cache"]).name)] if several else []), printable(row["layer"]),
-            row["clf"], printable(_params(row["params"])), f"{row['accuracy']:.4f}",
-            "{:.4f}-{:.4f}".format(*row["accuracy_ci95"]),
-            f"{row['log_loss']:.4f}", f"{row['ece']:.4f}",
-            f"{row['fit_seconds']:.2f} s",
-        ])  # fmt: skip
+        cache = [Path(row["cache"]).name] if several else []
+        names = map(printable, [*cache, row["layer"], row["clf"], _params(row["params"])])
+        accuracy, *losses = [f"{row[name]:.4f}" for name in ("accuracy", "log_loss", "ece")]
+        seconds = f"{row['fit_seconds']:.2f} s"
+        rows.append([f"{place}{mark}", *names, accuracy, accuracy_interval(row), *losses, seconds])
     best = found.best
     single = len({row["layer"] for row in found.leaderboard}) == 1
     equal = [row["clf"] if single else f"{row['clf']} on {row['layer']}" for row in found.indistinguishable]
-    lines = [
-        table(rows, right=set(range(len(rows[0]) - 5, len(rows[0])))),
-        f"ranked by {best['selected_on']}, n={best['n']}"
-        + (
-            f"; = not distinguishable from the best (McNemar, Holm, 5 %): {printable(', '.join(equal))}"
-            if equal
-            else ""
-        ),
-    ]
+    ranked = f"ranked by {best['selected_on']}, n={best['n']}"
+    if equal:
+        ranked += f"; = not distinguishable from the best (McNemar, Holm, 5 %): {printable(', '.join(equal))}"
+    lines = [table(rows, right=set(range(len(rows[0]) - 5, len(rows[0])))), ranked]
     lines += [f"failed: {one['clf']} on {one['layer']}: {printable(one['error'])}" for one in found.failed]
     if best.get("test"):
         test = best["test"]
-        interval = "{:.4f}-{:.4f}".format(*test["accuracy_ci95"])
-        lines.append(f"best on test, scored once: {test['accuracy']:.4f} ({interval}, n={test['n']})")
-    head = subset(
-        options, FitHeadOptions, cache=best["cache"], clf=best["clf"], layer=best["layer"], params=best["params"],
-        cv=None, tune=False, jobs=1,
-    )  # fmt: skip
+        lines.append(f"best on test, scored once: {test['accuracy']:.4f} ({accuracy_interval(test)}, n={test['n']})")
+    chosen = {name: best[name] for name in ("cache", "clf", "layer", "params")}
+    head = subset(options, FitHeadOptions, **chosen, cv=None, tune=False, jobs=1)
     lines.append(f"next: {printable(command_line('fit-head', head))}")
     return "\n".join(lines)

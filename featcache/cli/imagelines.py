@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-_PRINTED = re.compile(
+_PRINTED = (
     rb"(Corrupt JPEG data|Premature end of JPEG|Invalid SOS parameters|Inconsistent progression sequence|"
     rb"Warning: unknown JFIF|Unknown Adobe color transform|Invalid JPEG|Bogus |Unsupported marker|"
     rb"Application transferred too (many|few) scanlines|Input file read error|libpng (warning|error)|"
@@ -55,15 +55,15 @@ def _pass_on(reader: int, real: int) -> None:
         waiting = b""
         while piece := pipe.read(_LONGEST):
             *lines, waiting = (waiting + piece).split(b"\n")
-            kept = b"".join(line + b"\n" for line in lines if not _PRINTED.match(line))
+            kept = b"".join(line + b"\n" for line in lines if not re.match(_PRINTED, line))
             if waiting and not _may_be_dropped(waiting):
                 kept, waiting = kept + waiting, b""
             out.write(kept)
             out.flush()
-        if waiting and not _PRINTED.match(waiting):
+        if waiting and not re.match(_PRINTED, waiting):
             out.write(waiting)
 
 
 def _may_be_dropped(start: bytes) -> bool:
     """Whether the beginning of a line is, or may become, that of a line of an image library."""
-    return len(start) < 64 or _PRINTED.match(start) is not None
+    return len(start) < 64 or re.match(_PRINTED, start) is not None

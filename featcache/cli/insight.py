@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featcache.cli.app import Outcome, command, newest, printable, progress, table
+from featcache.cli.app import Cache, Outcome, accuracy_interval, command, newest, printable, progress, table
 from featcache.errors import OptionError
 
 if TYPE_CHECKING:
     from featcache.insight.advice import Advice
     from featcache.insight.audit import AuditReport, Cleaned
 
-Cache = Annotated[Path | None, typer.Argument(help="A cache. Default: the newest under cache/.")]
 Layer = Annotated[str | None, typer.Option(help="Which features. Default: the deepest layer.")]
 
 
@@ -23,32 +22,29 @@ Layer = Annotated[str | None, typer.Option(help="Which features. Default: the de
 def audit(
     cache: Cache = None,
     layer: Layer = None,
-    labels: Annotated[bool, typer.Option(
-        help="Look for label errors, which trains five heads and needs cleanlab: pip install 'featcache[audit]'."
-    )] = True,
-    out: Annotated[Path | None, typer.Option(
-        help="Write all findings to a .csv file, a line for each image; with --apply, the cleaned source."
-    )] = None,
-    page: Annotated[Path | None, typer.Option(
-        "--report", metavar="PAGE.html", help="Write them with pictures, in the cache's report; see report --audit."
-    )] = None,
-    apply: Annotated[Path | None, typer.Option(
-        metavar="DROP.csv",
-        help="Look for nothing; write the source to --out as a table (path,label,split,group) without the images that "
-             "this file names in its column path. With a column action, drop drops, relabel takes the label in "
-             "new_label, keep or nothing keeps: findings of --out with actions filled in. Images are never touched."
-    )] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many findings of each kind to show.")] = 10,
-    most: Annotated[int, typer.Option(
-        min=1, help="Compare so many images at most, drawn at random: time grows with the square."
-    )] = 1_000_000,
-    confirm: Annotated[Path | None, typer.Option(
-        metavar="CACHE", help="A cache of the same images with another base: relabelling is suggested only for labels "
-                              "that the features of both contradict, with the same class. Without it: look."
-    )] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For folds and samples.")] = 0,
-) -> Outcome:  # fmt: skip
-    """Find bad data, worst first. Copies, leaks between splits, wrong labels, unusable and odd images, rare classes."""
+    labels: bool = True,
+    out: Path | None = None,
+    page: Annotated[Path | None, typer.Option("--report", metavar="PAGE.html")] = None,
+    apply: Annotated[Path | None, typer.Option(metavar="DROP.csv")] = None,
+    top: Annotated[int, typer.Option(min=1)] = 10,
+    most: Annotated[int, typer.Option(min=1)] = 1_000_000,
+    confirm: Annotated[Path | None, typer.Option(metavar="CACHE")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> Outcome:
+    """Find bad data, worst first. Copies, leaks between splits, wrong labels, unusable and odd images, rare classes.
+
+    labels: Look for label errors, which trains five heads and needs cleanlab: pip install 'featcache[audit]'.
+    out: Write all findings to a .csv file, a line for each image; with --apply, the cleaned source.
+    page: Write them with pictures, in the cache's report; see report --audit.
+    apply: Look for nothing; write the source to --out as a table (path,label,split,group) without the images that
+        this file names in its column path. With a column action, drop drops, relabel takes the label in new_label,
+        keep or nothing keeps: findings of --out with actions filled in. Images are never touched.
+    top: How many findings of each kind to show.
+    most: Compare so many images at most, drawn at random: time grows with the square.
+    confirm: A cache of the same images with another base: relabelling is suggested only for labels that the features
+        of both contradict, with the same class. Without it: look.
+    seed: For folds and samples.
+    """
     from featcache.insight import audit as auditing
 
     chosen = cache or newest()
@@ -65,15 +61,15 @@ def audit(
 
         check_installed()
     with progress("comparing images") as shown:
-        report = auditing.audit(chosen, layer=layer, labels=labels, most=most, confirm=confirm, seed=seed,
-                                progress=shown)  # fmt: skip
+        report = auditing.audit(
+            chosen, layer=layer, labels=labels, most=most, confirm=confirm, seed=seed, progress=shown
+        )
+    text = _findings(report, top)
     if out is not None:
         from featcache.files.publishing import publish
 
         out.parent.mkdir(parents=True, exist_ok=True)
         publish(out, report.to_csv().encode("utf-8", "surrogateescape"))
-    text = _findings(report, top)
-    if out is not None:
         text += f"\nall findings in {printable(str(out))}"
     if page is not None:
         from featcache.insight.report import write_report
@@ -86,13 +82,12 @@ def audit(
 
 
 def _cleaned(made: Cleaned) -> Outcome:
-    data = {"out": str(made.path), "images": made.images, "dropped": made.dropped, "relabelled": made.relabelled,
-            "gone": made.gone, "decided": made.decided, "new_classes": made.new_classes}  # fmt: skip
     line = f"{made.images:,} images in {printable(str(made.path))}: {made.dropped:,} dropped, "
     line += f"{made.relabelled:,} relabelled"
     line += f", {len(made.gone):,} whose files are gone left out" if made.gone else ""
     line += f"; new classes: {', '.join(map(printable, made.new_classes))}" if made.new_classes else ""
-    return Outcome(data, line)
+    data = asdict(made)
+    return Outcome({"out": str(data.pop("path")), **data}, line)
 
 
 def _findings(report: AuditReport, top: int) -> str:
@@ -118,13 +113,19 @@ def _findings(report: AuditReport, top: int) -> str:
 
 @command("neighbors", example="featcache neighbors cache/photos-vgg19-1a2b3c4d cat.jpg --png similar.png")
 def neighbors(
-    cache: Annotated[Path, typer.Argument(help="A cache.")],
-    image: Annotated[str, typer.Argument(help="A file, or the path of an image of the cache.")],
-    top_k: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    cache: Annotated[Path, typer.Argument()],
+    image: Annotated[str, typer.Argument()],
+    top_k: Annotated[int, typer.Option(min=1)] = 10,
     layer: Layer = None,
-    png: Annotated[Path | None, typer.Option(help="Write a contact sheet of them, the image first.")] = None,
-) -> Outcome:  # fmt: skip
-    """Show the images most similar to one. By the cosine of their features."""
+    png: Path | None = None,
+) -> Outcome:
+    """Show the images most similar to one. By the cosine of their features.
+
+    cache: A cache.
+    image: A file, or the path of an image of the cache.
+    top_k: How many.
+    png: Write a contact sheet of them, the image first.
+    """
     from featcache.insight.neighbors import contact_sheet
     from featcache.insight.neighbors import neighbors as run
 
@@ -143,11 +144,11 @@ def neighbors(
 
 
 @command("advise", example="featcache advise cache/photos-vgg19-1a2b3c4d")
-def advise(
-    cache: Cache = None,
-    seed: Annotated[int, typer.Option(min=0, help="For everything random.")] = 0,
-) -> Outcome:
-    """Say what to do next, and why. More data, another layer, augmentation or fine-tuning; and what cannot be told."""
+def advise(cache: Cache = None, seed: Annotated[int, typer.Option(min=0)] = 0) -> Outcome:
+    """Say what to do next, and why. More data, another layer, augmentation or fine-tuning; and what cannot be told.
+
+    seed: For everything random.
+    """
     from featcache.insight.advice import advise as run
 
     with progress("training heads", "heads") as shown:
@@ -159,24 +160,18 @@ def _advice(found: Advice) -> str:
     """Return layers, learning curve, ways to go on, and the recommendation last, where it is seen."""
     held = found.held_out
     layers = [["layer", "accuracy", "95 %"]]
-    layers += [
-        [printable(one["layer"]), f"{one['accuracy']:.4f}", "{:.4f}-{:.4f}".format(*one["accuracy_ci95"])]
-        for one in found.layers
-    ]  # fmt: skip
-    parts = [f"ridge heads on {held['images']:,} images held out of {held['from']}, chance {held['chance']:.4f}",
-             table(layers, right={1, 2})]  # fmt: skip
+    layers += [[printable(one["layer"]), f"{one['accuracy']:.4f}", accuracy_interval(one)] for one in found.layers]
+    parts = [f"ridge heads on {held['images']:,} images held out of {held['from']}, chance {held['chance']:.4f}"]
+    parts.append(table(layers, right={1, 2}))
     if found.curve:
         rows = [["images", "accuracy", "sd of draws", "95 %", ""]]
-        rows += [
-            [f"{one['images']:,}", f"{one['accuracy']:.4f}", f"{one['accuracy_sd']:.4f}" if one["draws"] > 1 else "",
-             "{:.4f}-{:.4f}".format(*one["accuracy_ci95"]), "measured"]
-            for one in found.curve
-        ]  # fmt: skip
-        rows += [
-            [f"{one['images']:,}", f"{one['accuracy']:.4f}", "",
-             "{:+.4f} to {:+.4f}".format(*one["gain_ci95"]), f"extrapolated gain of {one['times']} times the images"]
-            for one in found.extrapolation
-        ]  # fmt: skip
+        for one in found.curve:
+            spread = f"{one['accuracy_sd']:.4f}" if one["draws"] > 1 else ""
+            rows.append([f"{one['images']:,}", f"{one['accuracy']:.4f}", spread, accuracy_interval(one), "measured"])
+        for one in found.extrapolation:
+            gain = "{:+.4f} to {:+.4f}".format(*one["gain_ci95"])
+            what = f"extrapolated gain of {one['times']} times the images"
+            rows.append([f"{one['images']:,}", f"{one['accuracy']:.4f}", "", gain, what])
         parts.append(table(rows, right={0, 1, 2, 3}))
     for way in found.ways:
         parts.append(f"{way.name}: {_EXPECTED[way.expected]}: {printable(way.reason)}")
@@ -193,31 +188,25 @@ _EXPECTED = {"helps": "can be expected to help", "no": "not expected to help", "
 
 @command("report", example="featcache report cache/photos-vgg19-1a2b3c4d/heads/logreg-block5_pool")
 def report(
-    subject: Annotated[Path, typer.Argument(
-        metavar="MODEL|CACHE",
-        help="The folder of a head, of a fine-tuned model, or of a cache, whose best head answers.",
-    )],
-    out: Annotated[Path | None, typer.Option(
-        help="The HTML file. Default: report.html in that folder."
-    )] = None,
-    png: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the charts as PNG files, too.")] = None,
-    projection: Annotated[Literal["tsne", "pca"], typer.Option(
-        "--map", help="What lays the map of the features out."
-    )] = "tsne",
-    audit: Annotated[bool, typer.Option(
-        "--audit", help="Show what audit finds in the cache, too, with pictures: time grows with the square."
-    )] = False,
-) -> Outcome:  # fmt: skip
-    """Write one HTML page of answers. How good it is, where it fails, what it was made of."""
+    subject: Annotated[Path, typer.Argument(metavar="MODEL|CACHE")],
+    out: Path | None = None,
+    png: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    projection: Annotated[Literal["tsne", "pca"], typer.Option("--map")] = "tsne",
+    audit: Annotated[bool, typer.Option("--audit")] = False,
+) -> Outcome:
+    """Write one HTML page of answers. How good it is, where it fails, what it was made of.
+
+    subject: The folder of a head, of a fine-tuned model, or of a cache, whose best head answers.
+    out: The HTML file. Default: report.html in that folder.
+    png: Write the charts as PNG files, too.
+    projection: What lays the map of the features out.
+    audit: Show what audit finds in the cache, too, with pictures: time grows with the square.
+    """
     from featcache.insight.report import write_report
 
     with progress("comparing and reading images" if audit else "reading images") as shown:
         found = write_report(subject, out=out, png=png, projection=projection, audit=audit, progress=shown)
-    data: dict[str, Any] = {
-        **asdict(found),
-        "path": str(found.path),
-        "pngs": [str(path) for path in found.pngs],
-    }
+    data: dict[str, Any] = {**asdict(found), "path": str(found.path), "pngs": [str(path) for path in found.pngs]}
     lines = [f"{printable(str(found.path))}: {found.bytes / 1e6:.1f} MB, {', '.join(found.sections)}"]
     if found.accuracy is not None:
         lines.append("accuracy {accuracy:.4f} on {n} {split} images".format(**found.accuracy))

@@ -1,17 +1,30 @@
-"""``predict``, ``evaluate`` and ``export``: a classifier at work."""
+"""``predict``, ``evaluate``, ``export`` and ``fine-tune``: base and head together."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featcache.cli.app import DONE, SKIPPED, Outcome, command, metrics_table, printable, progress, skipped_text, table
-from featcache.options import DecodingOptions, ReadingOptions, TableOptions, subset
+from featcache.cli.app import (
+    DONE,
+    SKIPPED,
+    Outcome,
+    accuracy_interval,
+    command,
+    metrics_table,
+    printable,
+    progress,
+    skipped_text,
+    table,
+)
+from featcache.options import DecodingOptions, FineTuneOptions, ReadingOptions, TableOptions, subset
 from featcache.system.processors import pass_side_by_side
 
 if TYPE_CHECKING:
+    from featcache.models.finetune import FineTuned
     from featcache.models.predictions import Prediction
 
 Model = Annotated[Path, typer.Argument(help="The folder of a head or of a fine-tuned model.")]
@@ -25,27 +38,24 @@ Weights = Annotated[str | None, typer.Option(help="Likewise the base's weights."
 )
 def predict(
     model: Model,
-    images: Annotated[list[str], typer.Argument(
-        metavar="IMAGE|SOURCE",
-        help="Images, folders (all files below them), tables, tar files or folders of them, arrays.",
-    )],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE|SOURCE")],
     table: TableOptions,
     decoding: DecodingOptions,
-    out: Annotated[Path | None, typer.Option(
-        help="Write predictions to a .csv or .jsonl file as they come. It lies in FILE.partial until it is complete; "
-             "after a kill, the same command goes on there."
-    )] = None,
-    top_k: Annotated[int, typer.Option(
-        help="Name so many classes, the most probable first: `top` in JSON, label_2, label_2_probability, … in CSV."
-    )] = 1,
-    threshold: Annotated[float | None, typer.Option(
-        help="Below this probability the label is \"unsure\": `unsure` is true then, and `best` has the class. A class "
-             "of that name has `unsure` false. `evaluate --coverage` helps to choose."
-    )] = None,
+    out: Path | None = None,
+    top_k: int = 1,
+    threshold: float | None = None,
     base: Base = None,
     weights: Weights = None,
-) -> Outcome:  # fmt: skip
-    """Predict the class of images."""
+) -> Outcome:
+    """Predict the class of images.
+
+    images: Images, folders (all files below them), tables, tar files or folders of them, arrays.
+    out: Write predictions to a .csv or .jsonl file as they come. It lies in FILE.partial until it is complete; after a
+        kill, the same command goes on there.
+    top_k: Name so many classes, the most probable first: `top` in JSON, label_2, label_2_probability, … in CSV.
+    threshold: Below this probability the label is "unsure": `unsure` is true then, and `best` has the class. A class
+        of that name has `unsure` false. `evaluate --coverage` helps to choose.
+    """
     from featcache.models.classifier import ImageClassifier
     from featcache.sources import SourceOptions
 
@@ -58,17 +68,11 @@ def predict(
             found = classifier.predict(images, options=options, threshold=threshold, top_k=top_k, progress=shown)
             return _listed(found, classifier.class_names, threshold, top_k)
         report = classifier.predict_to(out, images, options=options, threshold=threshold, top_k=top_k, progress=shown)
-    data = {
-        "out": str(report.out),
-        "predicted": report.predicted,
-        "resumed": report.resumed,
-        "unsure": report.unsure,
-        "skipped": report.skipped,
-    }
+    counts = {name: getattr(report, name) for name in ("predicted", "resumed", "unsure", "skipped")}
     line = f"{report.predicted} predictions in {printable(str(out))}"
     line += f", {report.unsure} of them unsure" if threshold is not None else ""
     line += f"; {report.resumed} rows were there" if report.resumed else ""
-    return _outcome(data, line)
+    return _outcome({"out": str(report.out), **counts}, line)
 
 
 def _listed(found: list[Prediction], class_names: list[str], threshold: float | None, top_k: int) -> Outcome:
@@ -99,16 +103,16 @@ def evaluate(
     model: Model,
     reading: ReadingOptions,
     decoding: DecodingOptions,
-    source: Annotated[str | None, typer.Argument(
-        help="Labelled images. Default: those the head's cache was extracted from."
-    )] = None,
-    coverage: Annotated[bool, typer.Option(
-        "--coverage", help="A table to choose predict's --threshold by: how many images are answered, how accurately."
-    )] = False,
+    source: Annotated[str | None, typer.Argument()] = None,
+    coverage: Annotated[bool, typer.Option("--coverage")] = False,
     base: Base = None,
     weights: Weights = None,
-) -> Outcome:  # fmt: skip
-    """Score a classifier on labelled images. From their pixels, not from the cache."""
+) -> Outcome:
+    """Score a classifier on labelled images. From their pixels, not from the cache.
+
+    source: Labelled images. Default: those the head's cache was extracted from.
+    coverage: A table to choose predict's --threshold by: how many images are answered, how accurately.
+    """
     from featcache.models.classifier import ImageClassifier
     from featcache.sources import SourceOptions
 
@@ -122,11 +126,9 @@ def evaluate(
 
 def _coverage_table(split: str, rows: list[dict[str, Any]]) -> str:
     cells = [["threshold", "answered", "n", "accuracy", "95 %"]]
-    cells += [
-        [f"{row['threshold']:.6f}", f"{row['coverage']:.1%}", str(row["n"]), f"{row['accuracy']:.4f}",
-         "{:.4f}-{:.4f}".format(*row["accuracy_ci95"])]
-        for row in rows
-    ]  # fmt: skip
+    for row in rows:
+        answered, accuracy = f"{row['coverage']:.1%}", f"{row['accuracy']:.4f}"
+        cells.append([f"{row['threshold']:.6f}", answered, str(row["n"]), accuracy, accuracy_interval(row)])
     return f"{split}, by predict's --threshold:\n{table(cells, right={0, 1, 2, 3, 4})}"
 
 
@@ -139,21 +141,21 @@ def _outcome(data: dict[str, Any], *parts: str) -> Outcome:
 @command("export", example="featcache export cache/photos-vgg19-1a2b3c4d/heads/logreg-block5_pool --to photos.keras")
 def export(
     model: Model,
-    to: Annotated[Path, typer.Option(
-        metavar="FILE|DIR", help="A .keras, .tflite or .onnx file, or a folder for a SavedModel."
-    )],
-    compare: Annotated[int, typer.Option(help="How many images to compare on.", min=0)] = 32,
-    images: Annotated[str | None, typer.Option(
-        metavar="DIR", help="Images to compare on. Default: validation images it was made from."
-    )] = None,
-    input: Annotated[Literal["any", "fixed"], typer.Option(
-        help="Decoded pictures that the model takes: of any size, which it resizes itself, or already of the base's "
-             "size (fixed). A SavedModel takes any size, and JPEG or PNG bytes."
-    )] = "any",
+    to: Annotated[Path, typer.Option(metavar="FILE|DIR")],
+    compare: Annotated[int, typer.Option(min=0)] = 32,
+    images: Annotated[str | None, typer.Option(metavar="DIR")] = None,
+    input: Literal["any", "fixed"] = "any",
     base: Base = None,
     weights: Weights = None,
-) -> Outcome:  # fmt: skip
-    """Write a model that needs no featcache. Its answers are compared before it is put in place."""
+) -> Outcome:
+    """Write a model that needs no featcache. Its answers are compared before it is put in place.
+
+    to: A .keras, .tflite or .onnx file, or a folder for a SavedModel.
+    compare: How many images to compare on.
+    images: Images to compare on. Default: validation images it was made from.
+    input: Decoded pictures that the model takes: of any size, which it resizes itself, or already of the base's size
+        (fixed). A SavedModel takes any size, and JPEG or PNG bytes.
+    """
     from featcache.models.export import export_model
 
     report = export_model(model, to, images=images, compare=compare, input=input, base=base, weights=weights)
@@ -165,15 +167,66 @@ def export(
         f"{report.max_difference:.2g}, on {on}",
         *report.notes,
     ]
-    data = {
-        "path": str(report.path),
-        "metadata": str(report.metadata),
-        "format": report.format,
-        "max_difference": report.max_difference,
-        "compared_with": report.compared_with,
-        "compared": report.compared,
-        "classes": report.classes,
-        "notes": report.notes,
-        "own_score": report.own_score,
-    }
+    names = ("format", "max_difference", "compared_with", "compared", "classes", "notes", "own_score")
+    data: dict[str, Any] = {"path": str(report.path), "metadata": str(report.metadata)}
+    data |= {name: getattr(report, name) for name in names}
     return Outcome(data, "\n".join(map(printable, lines)))
+
+
+@command("fine-tune", example="featcache fine-tune cache/photos-vgg19-1a2b3c4d/heads/dense-block5_pool --last 4")
+def fine_tune(options: FineTuneOptions) -> Outcome:
+    """Train a head with a part of its base. Keeps the better of before and after."""
+    from featcache.models.finetune import fine_tune as run
+
+    with progress("fine-tuning") as shown:
+        result = run(**vars(replace(options, progress=shown)))
+    numbers: dict[str, Any] = {name: getattr(result, name) for name in ("trainable", "non_trainable", "total")}
+    if result.model is None:
+        return Outcome({**numbers, "layers": result.layers}, f"{_layers(result)}\n{_counts(result)}")
+    names = "before after composed_accuracy difference history kept stopped distilled skipped seconds"
+    data = {"model": str(result.model.path), **numbers, **{name: getattr(result, name) for name in names.split()}}
+    return Outcome(data, _fine_tuned(result), SKIPPED if result.skipped else DONE)
+
+
+def _layers(result: FineTuned) -> str:
+    rows = [["", "layer", "type", "parameters", "trains"]]
+    for one in result.layers:
+        trains = ("yes" if one["trainable"] else "no") if one["parameters"] else ""
+        rows.append([str(one["index"]), printable(one["name"]), one["type"], f"{one['parameters']:,}", trains])
+    return table(rows, right={0, 3})
+
+
+def _counts(result: FineTuned) -> str:
+    return (
+        f"{result.trainable:,} parameters train, {result.non_trainable:,} do not, {result.total:,} in all, the head's "
+        "included"
+    )
+
+
+def _fine_tuned(result: FineTuned) -> str:
+    """Return before and after, and what was kept."""
+    assert result.model is not None
+    rows = [["", "accuracy", "95 %", "log loss", "ECE", "n"]]
+    for when, splits in (("before", result.before), ("after", result.after)):
+        for split, m in splits.items():
+            accuracy, *losses = [f"{m[name]:.4f}" for name in ("accuracy", "log_loss", "ece")]
+            rows.append([f"{when}, {split}", accuracy, accuracy_interval(m), *losses, str(m["n"])])
+    lines = [
+        f"before training, base and head as one model: accuracy {result.composed_accuracy:.4f}, probabilities within "
+        f"{result.difference:.1e} of the head's",
+        table(rows, right={1, 2, 3, 4, 5}),
+    ]
+    lesson = result.distilled or {}
+    if "validation" in lesson.get("metrics", {}):
+        accuracy = lesson["metrics"]["validation"]["accuracy"]
+        lines.append(f"the {lesson['teacher']} head it was distilled from: accuracy {accuracy:.4f} on validation")
+    for split, found in lesson.get("agreement", {}).items():
+        lines.append(f"the distilled head agrees with its teacher on {found['part']:.4f} of {split}, n={found['n']}")
+    if result.stopped:
+        what = f"stopped in epoch {result.stopped['epoch']}: {result.stopped['reason']}"
+        lines.append(f"{what}; the weights {'of the best epoch' if result.after else 'before training'} are taken")
+    lines.append(_counts(result))
+    if result.kept == "head":
+        lines.append("fine-tuning did not help on validation: the model is base and head as they were before")
+    lines += [line for line in (skipped_text(result.skipped),) if line]
+    return "\n".join([*lines, printable(str(result.model.path))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -11,24 +12,24 @@ from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
-from typer.models import OptionInfo
+from typer.models import OptionInfo, ParameterInfo
 
 from featcache.options import flag_of, lists, options_of
 from featcache.options.signatures import Option
 from featcache.options.texts import CACHE, CACHES, PATH, TEXT
 
-_OWN_NAMES = {
-    name: f"--{flag_of(name, about)}"
-    for kind in (lists.ExtractOptions, lists.FitHeadOptions, lists.FineTuneOptions)
-    for name, (_, about) in options_of(kind).items()
-    if about.flag
-}
-"""Arguments of the library whose options have other names."""
+
+@functools.cache
+def _flags() -> dict[str, str]:
+    """Return the arguments of the library whose options have other names, and these."""
+    kinds = (lists.ExtractOptions, lists.FitHeadOptions, lists.FineTuneOptions)
+    known = [pair for kind in kinds for pair in options_of(kind).items()]
+    return {name: f"--{about.flag}" for name, (_, about) in known if about.flag}
 
 
 def with_flags(text: str) -> str:
     """Return a message of the library with its arguments, which it puts in backticks, as options: `--image-size`."""
-    return re.sub(r"`([a-z_]+)`", lambda name: _OWN_NAMES.get(name[1], f"--{name[1].replace('_', '-')}"), text)
+    return re.sub(r"`([a-z_]+)`", lambda name: _flags().get(name[1], f"--{name[1].replace('_', '-')}"), text)
 
 
 GENERAL = "General"
@@ -59,34 +60,31 @@ class Command(TyperCommand):
 class Expanded:
     """The parameters of a command's function, with those that are lists of options as one for each option.
 
-    Parameters
-    ----------
-    function : callable
-        A command. Parameters that are annotated with a dataclass of options stand for all of its options.
-    name : str
-        The command's name.
+    What the function's docstring says of its other parameters, a ``name: text`` each, is their help.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, *, missing: Callable[[], Any]) -> None:
-        self._command, self._missing = name, missing
+        self._missing = missing
         self._lists: dict[str, tuple[Any, dict[str, str]]] = {}
-        self.parameters: list[inspect.Parameter] = []
+        self.help, _, described = inspect.cleandoc(function.__doc__ or "").partition("\n\n")
+        helps = dict(re.findall(r"^(\w+): ((?:.|\n(?!\w+: ))+)", described, re.MULTILINE))
+        parameters: list[inspect.Parameter] = []
         signature = inspect.signature(function, eval_str=True)
         own = {key for key, one in signature.parameters.items() if not dataclasses.is_dataclass(one.annotation)}
         for key, parameter in signature.parameters.items():
             kind = parameter.annotation
             if key in own:
-                self.parameters.append(with_variable(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY), name))
+                kind, info = get_args(kind)[:2] if hasattr(kind, "__metadata__") else (kind, typer.Option())
+                info = copy.copy(info)
+                info.help = " ".join(helps[key].split()) if key in helps else info.help
+                parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=Annotated[kind, info]))
                 continue
             names = {field: f"{field}_" if field in own else field for field in options_of(kind)}
             self._lists[key] = kind, names
             for field, (one, about) in options_of(kind).items():
                 if not about.python:
-                    self.parameters.append(_parameter(names[field], field, one, about, name))
-        arguments = [one for one in self.parameters if not isinstance(get_args(one.annotation)[1], OptionInfo)]
-        rest = [one for one in self.parameters if one not in arguments]
-        first = [one for one in rest if not get_args(one.annotation)[1].rich_help_panel]
-        self.parameters = [*arguments, *first, *(one for one in rest if one not in first)]
+                    parameters.append(_parameter(names[field], field, one, about))
+        self.parameters = sorted((with_variable(one, name) for one in parameters), key=_rank)
 
     def collect(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return what the function takes, from the values that Typer found."""
@@ -102,43 +100,51 @@ class Expanded:
         return values
 
 
-def _parameter(key: str, name: str, one: dataclasses.Field[Any], about: Option, command: str) -> inspect.Parameter:
+def _info(parameter: inspect.Parameter) -> ParameterInfo:
+    info: ParameterInfo = get_args(parameter.annotation)[1]
+    return info
+
+
+def _rank(parameter: inspect.Parameter) -> int:
+    """Return 0 for arguments, 1 for options that are used most, 2 for those that have a heading of their own."""
+    info = _info(parameter)
+    return 0 if not isinstance(info, OptionInfo) else 2 if info.rich_help_panel else 1
+
+
+def _parameter(key: str, name: str, one: dataclasses.Field[Any], about: Option) -> inspect.Parameter:
     """Return an option as a parameter that Typer understands."""
     kind = about.form.kind
-    required = one.default is dataclasses.MISSING
-    default = None if required else one.default
+    default = None if one.default is dataclasses.MISSING else one.default
+    newest = about.form in (CACHE, CACHES)
     if kind is None:
         kind = eval(str(one.type), vars(lists))  # an annotation of ours
     elif kind is bool:
         default = False
     elif about.form not in (TEXT, PATH):
         default = None
-    help = with_flags(about.help) + (" Default: the newest under cache/." if about.form in (CACHE, CACHES) else "")
+    help, metavar = with_flags(about.help), about.metavar or None
+    info: ParameterInfo
     if about.argument:
-        info: Any = typer.Argument(help=help, metavar=about.metavar or None)
-        default = inspect.Parameter.empty if required and about.form not in (CACHE, CACHES) else default
+        info = typer.Argument(help=help + (" Default: the newest under cache/." if newest else ""), metavar=metavar)
+        if one.default is dataclasses.MISSING and not newest:
+            default = inspect.Parameter.empty
     else:
+        flag, panel = f"--{flag_of(name, about)}", about.group or None
         info = typer.Option(
-            f"--{flag_of(name, about)}", help=help, metavar=about.metavar or None, min=about.minimum,
-            max=about.maximum, rich_help_panel=about.group or None,
-        )  # fmt: skip
-    parameter = inspect.Parameter(
-        key, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info], default=default
-    )
-    return with_variable(parameter, command)
+            flag, help=help, metavar=metavar, min=about.minimum, max=about.maximum, rich_help_panel=panel
+        )
+    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info], default=default)
 
 
 def with_variable(parameter: inspect.Parameter, command_name: str) -> inspect.Parameter:
     """Let an option be given as ``FEATCACHE_<COMMAND>_<OPTION>``, and name its value for people."""
-    kind, info = get_args(parameter.annotation)
-    info = copy.copy(info)
+    kind, info = get_args(parameter.annotation)[0], copy.copy(_info(parameter))
     info.metavar = info.metavar or _placeholder(parameter.name, kind, option=isinstance(info, OptionInfo))
-    if not isinstance(info, OptionInfo):
-        return parameter.replace(annotation=Annotated[kind, info])
-    given = [info.default, *(info.param_decls or ())]  # in Annotated, Typer keeps the first name as the default
-    names = [name for name in given if isinstance(name, str) and name.startswith("--")] or [f"--{parameter.name}"]
-    info.envvar = f"FEATCACHE_{command_name}_{names[0].lstrip('-')}".replace("-", "_").upper()
-    info.show_envvar = False
+    if isinstance(info, OptionInfo):
+        given = [info.default, *(info.param_decls or ())]  # in Annotated, Typer keeps the first name as the default
+        names = [name for name in given if isinstance(name, str) and name.startswith("--")] or [f"--{parameter.name}"]
+        info.envvar = f"FEATCACHE_{command_name}_{names[0].lstrip('-')}".replace("-", "_").upper()
+        info.show_envvar = False
     return parameter.replace(annotation=Annotated[kind, info])
 
 
@@ -146,8 +152,6 @@ def _placeholder(name: str, kind: Any, *, option: bool) -> str | None:
     """Return what stands for a value in the help, where Typer would name a Python type."""
     if not option:
         return name.upper()
+    words = {"str": "NAME", "Path": "PATH", "int": "N", "float": "X"}
     text = str(kind)
-    for part, word in (("str", "NAME"), ("Path", "PATH"), ("int", "N"), ("float", "X")):
-        if part in text and "Literal" not in text:
-            return word
-    return None
+    return next((word for part, word in words.items() if part in text and "Literal" not in text), None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import signal
 import sys
@@ -21,16 +19,15 @@ supervised = False
 def supervise() -> tuple[int, str] | None:
     """Fork: the child returns None and does the work; the parent waits, and starts another if need be.
 
-    A crash is worth one new start, and after that as many as find a guilty image.
-
-    Returns
-    -------
-    tuple or None
-        In the parent, the exit code and what to complain of, if anything.
+    A crash is worth one new start, and after that as many as find a guilty image. The parent returns the exit code
+    and what to complain of, if anything.
     """
     global supervised
     if sys.platform != "linux":  # elsewhere the same command, given again, finds the image
         return None
+    import ctypes
+    import mmap
+
     found = mmap.mmap(-1, 1)
     heard = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

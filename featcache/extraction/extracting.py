@@ -93,7 +93,6 @@ class ExtractionReport:
     profile: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
 class Extraction(ExtractOptions):
     """The options of `extract`, to be planned or run.
 

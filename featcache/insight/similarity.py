@@ -29,22 +29,12 @@ def mean_row(rows: Rows) -> Floats:
 
 
 def directions(rows: Rows, mean: Floats) -> tuple[Floats, float]:
-    """Return rows less their mean, scaled to length 1, and how uncertain a cosine between two of them is.
+    """Return rows (n, d) less their mean, scaled to length 1, and how uncertain a cosine between two of them is.
 
-    Parameters
-    ----------
-    rows : Rows, shape (n, d)
-        Features.
-    mean : array, shape (d,)
-        What is subtracted. Pooled features are positive, so that all images look alike before.
-
-    Returns
-    -------
-    array, shape (n, d) or (n, 128), float32
-        Sketches where n · d · 4 bytes are more than `MEMORY`: sparse random projections (Li, Hastie and Church,
-        "Very sparse random projections", KDD 2006), seeded. Rows equal to the mean are zeros.
-    float
-        The standard deviation of a cosine of 0; 0 for what is no sketch.
+    The mean (d,) is subtracted as pooled features are positive, so that all images look alike before. Where n · d · 4
+    bytes are more than `MEMORY`, directions are sketches (n, 128): sparse random projections (Li, Hastie and Church,
+    "Very sparse random projections", KDD 2006), seeded; the number is then the standard deviation of a cosine of 0.
+    Rows equal to the mean are zeros.
     """
     n, d = rows.shape
     sketch = d > SKETCH and n * d * 4 > MEMORY
@@ -65,23 +55,8 @@ def nearest(
 ) -> tuple[npt.NDArray[np.int32], Floats]:
     """Return the k most similar other rows of each row, the most similar first, and their cosines.
 
-    All pairs are looked at: time is of order n², memory of order n k.
-
-    Parameters
-    ----------
-    units : array, shape (n, d)
-        Rows of length 1.
-    k : int
-        Fewer are found where n - 1 < k.
-    progress : callable, optional
-        Called with (rows done, rows).
-
-    Returns
-    -------
-    array, shape (n, k), int32
-        Indices.
-    array, shape (n, k)
-        Cosines in -1…1.
+    All pairs of the rows (n, d) of length 1 are looked at: time is of order n², memory of order n k. Both results have
+    shape (n, k), with fewer columns where n - 1 < k.
     """
     n = len(units)
     k = min(k, n - 1)

@@ -9,19 +9,9 @@ from featcache.options.signatures import flag_of, options_of
 
 
 def words(options: Any) -> list[str]:
-    """Return options as the command line takes them: arguments first, then every option that is not at its default.
-
-    Parameters
-    ----------
-    options : object
-        Made of one of the lists in `featcache.options.lists`.
-
-    Returns
-    -------
-    list of str
-        Not quoted for a shell.
-    """
-    arguments, found = [], []
+    """Return options as the command line takes them, not quoted: arguments, then all that are not at their default."""
+    arguments: list[str] = []
+    found: list[str] = []
     for name, (one, about) in options_of(options).items():
         value = getattr(options, name)
         if about.python or value is None:
@@ -38,13 +28,5 @@ def words(options: Any) -> list[str]:
 
 
 def command_line(command: str, options: Any) -> str:
-    """Return a command of featcache with its options, quoted for a shell.
-
-    Parameters
-    ----------
-    command : str
-        Its name, such as ``extract``.
-    options : object
-        As `words` takes them.
-    """
+    """Return a command of featcache with its options, quoted for a shell."""
     return shlex.join(["featcache", command, *words(options)])

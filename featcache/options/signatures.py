@@ -1,4 +1,4 @@
-"""What an option is, and functions whose keywords are a list of options."""
+"""What an option is, lists of them, and functions whose keywords are such a list."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args, get_origin
+from dataclasses import FrozenInstanceError, field
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
-from featcache.options.texts import VALUE, Form
+from featcache.options.texts import FORM_OF_TYPE, VALUE, Form
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -18,66 +29,94 @@ O = TypeVar("O")  # noqa: E741  # an object with options
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """What there is to know about an option, beside its name, type and default.
 
-    Attributes
-    ----------
-    help : str
-        What it decides. Names of other options stand in backticks.
-    flag : str
-        Its name on the command line, where that is not its own; empty: its own.
-    form : Form
-        How its value is written there.
-    metavar : str
-        What stands for a value in the help.
-    minimum, maximum : float, optional
-        What the command line takes.
-    group : str
-        The heading it has in the help.
-    argument : bool
-        Whether it is given by its place.
-    python : bool
-        Whether only Python has it.
+    `help` has the names of other options in backticks; `group` is its heading in the help; `form` says how its value
+    is written on the command line (`VALUE`: as its type says), where it is called `flag`, or as in Python; an
+    `argument` is given by its place; the command line has no option that is for `python`.
     """
 
     help: str
-    flag: str = ""
+    group: str = ""
     form: Form = VALUE
+    flag: str = ""
     metavar: str = ""
     minimum: float | None = None
     maximum: float | None = None
-    group: str = ""
     argument: bool = False
     python: bool = False
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    flag: str = "",
-    form: Form = VALUE,
-    metavar: str = "",
-    minimum: float | None = None,
-    maximum: float | None = None,
-    group: str = "",
-    argument: bool = False,
-    python: bool = False,
-) -> Any:
-    """Return a dataclass field that is an option, see `Option`."""
-    return field(default=default, metadata=about(help, flag, form, metavar, minimum, maximum, group, argument, python))
+def about(help: str, group: str = "", **more: Any) -> dict[str, Option]:
+    """Return the metadata of a field that is an option, see `Option`."""
+    return {"option": Option(help, group, **more)}
 
 
-def about(*values: Any, **more: Any) -> dict[str, Option]:
-    """Return the metadata of a dataclass field that is an option, see `Option`."""
-    return {"option": Option(*values, **more)}
+def option(default: Any, help: str, group: str = "", **more: Any) -> Any:
+    """Return a field that is an option, see `Option`."""
+    return field(default=default, metadata=about(help, group, **more))
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+class OptionList:
+    """Base of a list of options: its subclasses are frozen dataclasses.
+
+    Their methods are here once: at each start of the command line, `dataclass` would generate code for ten lists.
+    """
+
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, *, kw_only: bool = True) -> None:
+        dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False, kw_only=kw_only)(cls)
+        either, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+        parameters = [
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY if one.kw_only else either,
+                default=empty if one.default is dataclasses.MISSING else one.default,
+                annotation=one.type,
+            )
+            for one in dataclasses.fields(cls)  # type: ignore[arg-type]
+        ]
+        cls.__signature__ = inspect.Signature(sorted(parameters, key=lambda one: one.kind))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            values = self.__signature__.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}.__init__() {error}") from None
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, one.name, values.get(one.name, one.default))
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 def options_of(kind: Any) -> dict[str, tuple[dataclasses.Field[Any], Option]]:
     """Return the options of a list, or of an object made of one, by name."""
-    return {one.name: (one, one.metadata["option"]) for one in dataclasses.fields(kind) if "option" in one.metadata}
+    return dict(_options_of(kind if isinstance(kind, type) else type(kind)))
+
+
+@functools.cache
+def _options_of(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Option]]:
+    options = {}
+    for one in dataclasses.fields(kind):
+        if about := one.metadata.get("option"):
+            if about.form is VALUE:
+                about = about._replace(form=FORM_OF_TYPE.get(str(one.type), VALUE))
+            options[one.name] = (one, about)
+    return options
 
 
 def flag_of(name: str, one: Option) -> str:
@@ -100,7 +139,12 @@ def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R
         def flat(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(options(*args, **kwargs))
 
-        return _described(flat, function, options)
+        own = inspect.signature(options)
+        returned = inspect.signature(function).return_annotation
+        flat.__signature__ = own.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        flat.__annotations__ = {name: one.annotation for name, one in own.parameters.items()} | {"return": returned}
+        flat.__doc__ = _with_parameters(function.__doc__, options, "Returns")
+        return flat
 
     return flatten
 
@@ -123,16 +167,6 @@ def constructs(options: Callable[P, O]) -> Callable[[Callable[[S, O], None]], Ca
     return flatten
 
 
-def _described(flat: Callable[P, R], function: Callable[..., Any], options: Any) -> Callable[P, R]:
-    """Give a flat function the signature of its options, and their help in its docstring."""
-    own = inspect.signature(options)
-    returned = inspect.signature(function).return_annotation
-    flat.__signature__ = own.replace(return_annotation=returned)  # type: ignore[attr-defined]
-    flat.__annotations__ = {name: one.annotation for name, one in own.parameters.items()} | {"return": returned}
-    flat.__doc__ = _with_parameters(function.__doc__, options, "Returns")
-    return flat
-
-
 def documented(options: Any) -> Callable[[type[S]], type[S]]:
     """Put the options that a class takes into its docstring, before its attributes."""
 
@@ -144,13 +178,7 @@ def documented(options: Any) -> Callable[[type[S]], type[S]]:
 
 
 def _with_parameters(text: str | None, options: Any, following: str) -> str:
-    """Return a docstring with the section that describes some options before the section that follows it."""
-    head, rule, rest = inspect.cleandoc(text or "").partition(f"\n{following}\n{'-' * len(following)}\n")
-    return f"{head}\n{parameters_section(options)}{rule}{rest}"
-
-
-def parameters_section(options: Any) -> str:
-    """Return the numpydoc section that describes some options."""
+    """Return a docstring with the numpydoc section that describes some options before the one that follows it."""
     from featcache.options import lists
 
     lines, known = ["Parameters", "----------"], options_of(options)
@@ -162,4 +190,5 @@ def parameters_section(options: Any) -> str:
         default = "" if one.default is dataclasses.MISSING else f", default {one.default!r}"
         lines.append(f"{name} : {kind}{default}")
         lines += textwrap.wrap(what.help, 110, initial_indent="    ", subsequent_indent="    ")
-    return "\n".join([*lines, ""])
+    head, rule, rest = inspect.cleandoc(text or "").partition(f"\n{following}\n{'-' * len(following)}\n")
+    return "\n".join([head, *lines, ""]) + rule + rest

@@ -13,18 +13,12 @@ from typing import Any
 from featcache.errors import OptionError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class Form:
     """How the value of an option is written on a command line.
 
-    Attributes
-    ----------
-    kind : type, optional
-        What Typer parses; None: the option's own type.
-    read : callable
-        From what Typer parsed, and the option's name for messages, to the value that Python takes.
-    write : callable
-        From the value to one text for each time that the option is given; None stands for an option without a value.
+    Typer parses a `kind` (None: the option's own type); `read` makes of that, and of the option's name for messages,
+    what Python takes; `write` returns a text for each time that the option is given, None for one without a value.
     """
 
     kind: Any
@@ -40,26 +34,12 @@ def _text(value: Any) -> list[str]:
     return [str(value)]
 
 
-def _read_flag(value: bool, option: str) -> bool:
-    return bool(value)
-
-
 def _read_repeated(values: Sequence[str] | None, option: str) -> tuple[str, ...]:
     return tuple(values or ())
 
 
-def _read_pairs(pairs: Sequence[str] | None, option: str) -> dict[str, Any]:
-    return settings(pairs, option)
-
-
 def settings(pairs: Iterable[str] | None, option: str) -> dict[str, Any]:
-    """Parse ``KEY=VALUE`` options: numbers, true, false, none, text; commas make a tuple.
-
-    Raises
-    ------
-    OptionError
-        If there is no ``=``.
-    """
+    """Parse ``KEY=VALUE`` options: numbers, true, false, none, text; commas make a tuple."""
     parsed: dict[str, Any] = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
@@ -102,11 +82,8 @@ def _read_splits(pairs: Sequence[str] | None, option: str) -> dict[str, list[str
 
 
 def _write_splits(splits: Mapping[str, str | Sequence[str]]) -> list[str]:
-    return [
-        f"{split}={name}"
-        for split, names in splits.items()
-        for name in ((names,) if isinstance(names, str) else names)
-    ]  # fmt: skip
+    listed = {split: [names] if isinstance(names, str) else names for split, names in splits.items()}
+    return [f"{split}={name}" for split, names in listed.items() for name in names]
 
 
 def _read_names(text: str | None, option: str) -> tuple[str, ...] | None:
@@ -144,10 +121,6 @@ def _read_share(text: str | None, option: str) -> tuple[str, float] | None:
     return split, float(share)
 
 
-def _write_share(value: tuple[str, float]) -> list[str]:
-    return ["{}={}".format(*value)]
-
-
 def _read_numbers(text: str | None, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in (text or "").split(",") if part.strip())
@@ -155,24 +128,36 @@ def _read_numbers(text: str | None, option: str) -> tuple[int, ...]:
         raise OptionError(f"Expected {option} with whole numbers, such as 1,5,10. Received: {text!r}.") from None
 
 
-def _write_numbers(values: Sequence[int]) -> list[str]:
-    return [",".join(map(str, values))]
-
-
 VALUE = Form(None, _same, _text)
 """A number, or one of a few words."""
 TEXT = Form(str | None, _same, _text)
 PATH = Form(Path | None, _same, _text)
-FLAG = Form(bool, _read_flag, lambda value: [None])
+FLAG = Form(bool, _same, lambda value: [None])
 NEGATIVE = Form(bool, lambda value, option: not value, lambda value: [None])
 """A flag that sets False."""
 REPEATED = Form(list[str] | None, _read_repeated, list)
-PAIRS = Form(list[str] | None, _read_pairs, _write_pairs)
+PAIRS = Form(list[str] | None, settings, _write_pairs)
 SPLITS = Form(list[str] | None, _read_splits, _write_splits)
 NAMES = Form(str | None, _read_names, _write_names)
 SIZE = Form(str | None, _read_size, _write_size)
-SHARE = Form(str | None, _read_share, _write_share)
-NUMBERS = Form(str | None, _read_numbers, _write_numbers)
+SHARE = Form(str | None, _read_share, lambda value: ["{}={}".format(*value)])
+NUMBERS = Form(str | None, _read_numbers, lambda values: [",".join(map(str, values))])
 CACHE = Form(Path | None, _same, _text)
 """A cache, on the command line the newest one where none is named."""
 CACHES = Form(list[Path] | None, _same, _text)
+
+FORM_OF_TYPE = {
+    "bool": FLAG,
+    "str": TEXT,
+    "str | None": TEXT,
+    "str | Path | None": TEXT,
+    "str | Augmentation | None": TEXT,
+    "PathLike | None": PATH,
+    "Sequence[str]": REPEATED,
+    "Sequence[str] | None": REPEATED,
+    "str | Sequence[str] | None": REPEATED,
+    "Sequence[int]": NUMBERS,
+    "Mapping[str, Any] | None": PAIRS,
+    "int | tuple[int, int] | None": SIZE,
+}
+"""Forms of the options that have no other one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from featcache.sources.names import known_splits
 from featcache.sources.source import SPLITS
 
 
-@dataclass(frozen=True, kw_only=True)
 class SourceOptions(ReadingOptions):
     """How a source is to be read; raises `OptionError` if a split is unknown, a name stands for two, or a value is
     empty.

@@ -673,3 +673,17 @@ def test_messages_name_options(extracting, split_photos: Path, tmp_path: Path) -
     extracting(split_photos, tmp_path / "c")
     code, _, err = run("fit-head", tmp_path / "c", "--fewshot", "1000")
     assert (code, "--fewshot asks for 1000" in err, "`" in err) == (1, True, False)
+
+
+def test_a_start_makes_one_command_and_imports_what_that_needs() -> None:
+    """`info` needs neither the other commands, nor the opening of sources, nor anything that people look at."""
+    code = (
+        "import sys\n"
+        "from featcache.cli.app import _made, app\n"
+        "app(['info', sys.argv[1]], standalone_mode=False)\n"
+        "heavy = ('featcache.sources.opening', 'featcache.insight', 'featcache.extraction', 'keras', 'sklearn')\n"
+        "print(_made.cache_info().currsize, [name for name in heavy if name in sys.modules])"
+    )
+    cache = Path(__file__).parents[1] / "golden" / "format-2"
+    shown = subprocess.run([sys.executable, "-c", code, str(cache)], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "1 []"

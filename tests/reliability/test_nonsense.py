@@ -254,8 +254,7 @@ def test_nonsense_in_heads_at_length(room: Callable[[], Path]) -> None:
 
 def in_heads(room: Callable[[], Path], count: int, first: int) -> None:
     from featcache.heads.store import Head
-    from featcache.insight.report.standings import standings
-    from featcache.insight.report.subject import open_subject
+    from featcache.insight.report.subject import open_subject, standings
 
     tries, rows = Tries(), np.linspace(0, 60_000, 48, dtype=np.float32).reshape(3, 16)
     for seed in range(first, first + count):
@@ -341,8 +340,7 @@ def in_model_card(tries: Tries, root: Path, rng: random.Random, seed: int) -> No
 
 def in_result(tries: Tries, root: Path, rng: random.Random, seed: int) -> None:
     from featcache import compare
-    from featcache.insight.report.standings import standings
-    from featcache.insight.report.subject import open_subject
+    from featcache.insight.report.subject import open_subject, standings
 
     file = rng.choice(sorted((root / "cache" / "results").glob("*.json")))
     what = nonsense.change_card(file, rng, nonsense.kept_result)

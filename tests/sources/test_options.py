@@ -12,8 +12,7 @@ from featcache import FeatureCache, ImageClassifier, fit_head
 from featcache.cli import app
 from featcache.errors import OptionError, SourceError
 from featcache.extraction.originals import Originals
-from featcache.insight.advice.commands import extract_command
-from featcache.insight.report.commands import commands
+from featcache.insight.commands import commands, extract_command
 from featcache.insight.report.subject import open_subject
 from featcache.models.export.comparison import images_for
 from featcache.sources import SourceOptions, class_names

@@ -68,7 +68,7 @@ def make(line: str, text: str, seed: int) -> None:
 def read(command: str, caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what a command reads, in the page's words."""
     _, _, *words = shlex.split(command)
-    found = typer.main.get_command(app).commands["extract"].make_context("extract", words).params
+    found = typer.main.get_command(app).get_command(None, "extract").make_context("extract", words).params
     given = {
         name: about.form.read(found[name], name)
         for name, (_, about) in options_of(ListingOptions).items()

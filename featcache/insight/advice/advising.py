@@ -7,14 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from featcache.cache import FeatureCache
-from featcache.insight.advice.commands import (
-    Depth,
-    compare_command,
-    depth,
-    extract_command,
-    fine_tune_command,
-    fit_head_command,
-)
 from featcache.insight.advice.decisions import (
     LARGE,
     MATTERS,
@@ -25,7 +17,8 @@ from featcache.insight.advice.decisions import (
     similarity,
     why_not_enough,
 )
-from featcache.insight.advice.evidence import Evidence, gather
+from featcache.insight.advice.evidence import Depth, Evidence, LayerScore, depth, gather
+from featcache.insight.commands import compare_command, extract_command, fine_tune_command, fit_head_command
 
 AUGMENT = "rotation=0.05,zoom=0.1,shift=0.1"
 """What hardly ever changes a class; a flip may."""
@@ -79,16 +72,26 @@ def advise(
         _fine_tuning_way(cache, base, evidence, amount, domain, doubt),
     )
     recommendation, reasons, command = _recommended(cache, evidence, amount, domain, why, doubt, ways)
+    curve = tuple(evidence.curve.points()) if evidence.curve is not None else ()
     return Advice(
-        str(cache.path), amount, domain, doubt is None, recommendation, tuple(reasons), command, ways,
-        tuple(_shown(one) for one in evidence.layers),
-        tuple(evidence.curve.points()) if evidence.curve is not None else (), tuple(extrapolation),
-        {"images": evidence.held_out, "from": evidence.held_out_from, "chance": evidence.chance},
-        evidence.images_per_class, tuple(evidence.notes),
-    )  # fmt: skip
+        cache=str(cache.path),
+        amount=amount,
+        similarity=domain,
+        enough=doubt is None,
+        recommendation=recommendation,
+        reasons=tuple(reasons),
+        command=command,
+        ways=ways,
+        layers=tuple(_shown(one) for one in evidence.layers),
+        curve=curve,
+        extrapolation=tuple(extrapolation),
+        held_out={"images": evidence.held_out, "from": evidence.held_out_from, "chance": evidence.chance},
+        images_per_class=evidence.images_per_class,
+        notes=tuple(evidence.notes),
+    )
 
 
-def _shown(one: Any) -> dict[str, Any]:
+def _shown(one: LayerScore) -> dict[str, Any]:
     return {"layer": one.layer, "accuracy": one.accuracy, "accuracy_ci95": list(one.accuracy_ci95)}
 
 
@@ -108,16 +111,15 @@ def _recommended(
     reasons = [f"{least} different training images in the smallest of {len(evidence.images_per_class)} classes", why]
     if doubt:
         reasons = [doubt, *reasons[:1]]
-        return (
-            "not enough data to tell: label more images, for validation first; folds use what there is meanwhile",
-            reasons, fit_head_command(cache, best.layer, "logreg", cv=5),
-        )  # fmt: skip
+        what = "not enough data to tell: label more images, for validation first; folds use what there is meanwhile"
+        return what, reasons, fit_head_command(cache, best.layer, "logreg", cv=5)
     reasons += [case(amount, domain), data.reason]
+    compare = compare_command(cache, best.layer)
     if 1 - best.accuracy_ci95[0] <= MATTERS:
-        return f"done: a head on {best.layer} has less than 1 % errors", reasons, compare_command(cache, best.layer)
+        return f"done: a head on {best.layer} has less than 1 % errors", reasons, compare
     if domain == "different" and amount == "small":
-        return (f"train heads on {best.layer}, an earlier layer; more data before anything else", reasons,
-                compare_command(cache, best.layer))  # fmt: skip
+        what = f"train heads on {best.layer}, an earlier layer; more data before anything else"
+        return what, reasons, compare
     if layer.expected == "unknown" and domain == "unknown" and layer.command:
         return "find out which depth suits these images", [*reasons, layer.reason], layer.command
     if layer.expected == "helps" and layer.command:
@@ -125,19 +127,17 @@ def _recommended(
     if amount == "large" and tuning.command:
         return "fine-tune, starting from a head", [*reasons, tuning.reason], tuning.command
     if data.expected == "helps":
-        return (f"collect more images; a head on {best.layer} is the model meanwhile", reasons,
-                compare_command(cache, best.layer))  # fmt: skip
-    return (f"take a head on {best.layer}: what else could help is not shown by the data there is", reasons,
-            compare_command(cache, best.layer))  # fmt: skip
+        return f"collect more images; a head on {best.layer} is the model meanwhile", reasons, compare
+    what = f"take a head on {best.layer}: what else could help is not shown by the data there is"
+    return what, reasons, compare
 
 
 def _layer_way(cache: FeatureCache, base: Depth, evidence: Evidence, domain: str) -> Way:
     """Return what a deeper or an earlier layer can be expected to bring."""
     best, deepest = evidence.layers[evidence.best], evidence.layers[-1]
     if domain == "different":
-        gain = 100 * (best.accuracy - deepest.accuracy)
-        return Way("layer", "helps", f"{best.layer} has {gain:.1f} points more than {deepest.layer}",
-                   compare_command(cache, best.layer))  # fmt: skip
+        reason = f"{best.layer} has {100 * (best.accuracy - deepest.accuracy):.1f} points more than {deepest.layer}"
+        return Way("layer", "helps", reason, compare_command(cache, best.layer))
     deeper = base.after(deepest.layer)
     if best is deepest and deeper:
         expected = "helps" if _rising(evidence) else "unknown"
@@ -145,8 +145,8 @@ def _layer_way(cache: FeatureCache, base: Depth, evidence: Evidence, domain: str
         lacking = base.lacking & set(deeper)
         without = f" ({', '.join(sorted(lacking))} need other weights than the file's)" if lacking else ""
         command = extract_command(cache, layers=deeper, **({"weights": "imagenet"} if lacking else {}))
-        return Way("layer", expected, f"the base goes on after {deepest.layer}: {', '.join(deeper)}{without}; {trend}",
-                   command)  # fmt: skip
+        reason = f"the base goes on after {deepest.layer}: {', '.join(deeper)}{without}; {trend}"
+        return Way("layer", expected, reason, command)
     if len(evidence.layers) == 1:
         earlier = base.before(deepest.layer)[-3:]
         command = extract_command(cache, layers=[*earlier, deepest.layer]) if earlier else None
@@ -176,8 +176,8 @@ def _augmentation_way(cache: FeatureCache, evidence: Evidence) -> Way:
         gain = best.accuracy - evidence.without_views.accuracy
         p_value = mcnemar(best.right, evidence.without_views.right)
         expected = "unknown" if p_value > 0.05 else "helps" if gain > 0 else "no"
-        return Way("augmentation", expected, f"{cache.views} views bring {100 * gain:+.1f} points (McNemar p = "
-                   f"{p_value:.2g}, n={evidence.held_out})")  # fmt: skip
+        test = f"McNemar p = {p_value:.2g}, n={evidence.held_out}"
+        return Way("augmentation", expected, f"{cache.views} views bring {100 * gain:+.1f} points ({test})")
     reason = (
         "cached features do not show it before there are views; it helps most where images are few (add flip where a "
         "mirror image has the same class), and costs an extraction of each view"
@@ -191,8 +191,11 @@ def _fine_tuning_way(
     """Return what fine-tuning can be expected to bring."""
     if amount == "small" or doubt:
         expected = "unknown" if doubt else "no"
-        return Way("fine-tuning", expected, f"with fewer than {LARGE} images of a class it mostly learns the training "
-                   "images by heart (a rule of thumb, not measured here)")  # fmt: skip
+        reason = (
+            f"with fewer than {LARGE} images of a class it mostly learns the training images by heart (a rule of "
+            "thumb, not measured here)"
+        )
+        return Way("fine-tuning", expected, reason)
     best = evidence.layers[evidence.best]
     earlier = base.before(best.layer)
     start = earlier[-1] if earlier and domain == "similar" else None

@@ -21,16 +21,10 @@ MULTIPLES = (2, 4)
 
 @dataclass(frozen=True)
 class Curve:
-    """How accuracy on held-out images grows with training images.
+    """How accuracy on n held-out images grows with p numbers of training images, `sizes` (p,), in growing order.
 
-    Attributes
-    ----------
-    sizes : array, shape (p,)
-        Training images, in growing order.
-    wrong : list of p arrays, each of shape (draws, n)
-        Which of n held-out images each draw's head got wrong.
-    groups : array, shape (n,)
-        Equal for held-out images that belong together.
+    `wrong` has p arrays, each of shape (draws, n): which images each draw's head got wrong. `groups` (n,) are equal for
+    held-out images that belong together.
     """
 
     sizes: npt.NDArray[np.int64]
@@ -46,11 +40,11 @@ class Curve:
         for size, wrong in zip(self.sizes.tolist(), self.wrong, strict=True):
             right = 1 - wrong.mean(axis=1)
             n = wrong.shape[1]
-            rows.append({
-                "images": size, "accuracy": float(right.mean()),
-                "accuracy_sd": float(right.std(ddof=1)) if len(right) > 1 else 0.0,
-                "accuracy_ci95": list(wilson_interval(round(float(right.mean()) * n), n)), "draws": len(right),
-            })  # fmt: skip
+            accuracy = float(right.mean())
+            spread = float(right.std(ddof=1)) if len(right) > 1 else 0.0
+            interval = list(wilson_interval(round(accuracy * n), n))
+            row = {"images": size, "accuracy": accuracy, "accuracy_sd": spread, "accuracy_ci95": interval}
+            rows.append(row | {"draws": len(right)})
         return rows
 
     def extrapolated(self, *, seed: int = 0) -> list[dict[str, Any]]:
@@ -59,11 +53,8 @@ class Curve:
         A power law error(n) = a + b n⁻ᶜ with a, b ≥ 0 is fitted by weighted least squares to the curve, and to
         400 resamples of it, in each of which groups of held-out images and draws are drawn anew.
 
-        Returns
-        -------
-        list of dict
-            For each of `MULTIPLES`: ``times``, ``images``, ``accuracy``, ``gain`` (points of accuracy in 0…1 over the
-            fitted value at the whole data) and ``gain_ci95`` (percentiles of the resamples).
+        For each of `MULTIPLES`: ``times``, ``images``, ``accuracy``, ``gain`` (points of accuracy in 0…1 over the
+        fitted value at the whole data) and ``gain_ci95`` (percentiles of the resamples).
         """
         rng = np.random.default_rng(seed)
         _, member = np.unique(self.groups, return_inverse=True)
@@ -82,24 +73,17 @@ class Curve:
         fitted = power_law(self.sizes.astype(np.float64), errors, weight, ends)
         gains = fitted[:, :1] - fitted[:, 1:]
         low, high = np.percentile(gains[1:], [2.5, 97.5], axis=0)
-        return [
-            {"times": times, "images": int(ends[j + 1]), "accuracy": float(1 - fitted[0, j + 1]),
-             "gain": float(gains[0, j]), "gain_ci95": [float(low[j]), float(high[j])]}
-            for j, times in enumerate(MULTIPLES)
-        ]  # fmt: skip
+        rows = []
+        for j, times in enumerate(MULTIPLES):
+            row = {"times": times, "images": int(ends[j + 1]), "accuracy": float(1 - fitted[0, j + 1])}
+            rows.append(row | {"gain": float(gains[0, j]), "gain_ci95": [float(low[j]), float(high[j])]})
+        return rows
 
 
 def power_law(sizes: Floats, errors: Floats, weight: Floats, at: Floats) -> Floats:
     """Return the errors (m, q) at sizes (q,) of the power laws a + b n⁻ᶜ, a, b ≥ 0, that fit errors (m, p) best.
 
-    Parameters
-    ----------
-    sizes, weight : array, shape (p,)
-        Where errors were measured, and the weights of their squares.
-    errors : array, shape (m, p)
-        m curves.
-    at : array, shape (q,)
-        Where to evaluate.
+    The m curves were measured at `sizes` (p,); `weight` (p,) has the weights of the errors' squares.
     """
     best = np.full(len(errors), np.inf)
     found = np.empty((len(errors), len(at)))

@@ -164,15 +164,14 @@ def data_way(evidence: Evidence, extrapolation: list[dict[str, Any]], doubt: str
 
 def case(amount: str, domain: str) -> str:
     """Return what is usually done in each of the four cases."""
-    return {
-        ("small", "similar"): "few images, similar to the base's: a linear head on late features",
-        ("small", "different"): "few images, different from the base's: a linear head on earlier features",
-        ("large", "similar"): "many images, similar to the base's: fine-tune the last layers, starting from a head",
-        (
-            "large",
-            "different",
-        ): "many images, different from the base's: fine-tune all of it from its weights",
-    }.get((amount, domain), f"{'few' if amount == 'small' else 'many'} images; whether they are similar is not known")
+    what = {
+        "small similar": "few images, similar to the base's: a linear head on late features",
+        "small different": "few images, different from the base's: a linear head on earlier features",
+        "large similar": "many images, similar to the base's: fine-tune the last layers, starting from a head",
+        "large different": "many images, different from the base's: fine-tune all of it from its weights",
+    }
+    few = "few" if amount == "small" else "many"
+    return what.get(f"{amount} {domain}", f"{few} images; whether they are similar is not known")
 
 
 def _points(value: float) -> str:

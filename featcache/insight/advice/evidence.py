@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.cache import FeatureCache
-from featcache.errors import OptionError
+from featcache.errors import FeatcacheError, OptionError
 from featcache.heads.folds import held_out
 from featcache.insight.advice.curve import Curve
+from featcache.recipe import Request
 from featcache.training.examples import Examples, evaluation_examples, probabilities, training_examples
 from featcache.training.metrics import left_out_text, wilson_interval
 from featcache.training.significance import mcnemar
@@ -32,17 +33,7 @@ MOST = 50_000
 
 @dataclass(frozen=True)
 class LayerScore:
-    """A layer's ridge head on held-out images.
-
-    Attributes
-    ----------
-    layer : str
-        Name.
-    accuracy, accuracy_ci95
-        On held-out images, with Wilson's interval.
-    right : array of bool, shape (n,)
-        Which held-out images it has right.
-    """
+    """A layer's ridge head: accuracy on n held-out images, Wilson's interval, and which it has right, shape (n,)."""
 
     layer: str
     accuracy: float
@@ -52,28 +43,12 @@ class LayerScore:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is measured.
+    """All that is measured: distinct training images of each class, and how good heads on each layer are.
 
-    Attributes
-    ----------
-    images_per_class : dict
-        Distinct training images by class.
-    held_out, held_out_from : int, str
-        Number of held-out images that count, and the split they are from.
-    chance : float
-        What always naming the most frequent class would score on them.
-    layers : list of LayerScore
-        In order of depth, the deepest last.
-    best : int
-        The layer with the highest accuracy.
-    p_value : float
-        McNemar's test of the best layer against the deepest; 1 where they are one.
-    curve : Curve or None
-        Of the best layer; None where a class has too few images.
-    without_views : float or None
-        Accuracy without augmented views, where the cache has some.
-    notes : list of str
-        What was done on a sample, or not at all.
+    Held-out images are those of `held_out_from` that count; always naming the most frequent class would score `chance`
+    on them. `layers` has the deepest last; `best` is the index of the most accurate one, `p_value` that of McNemar's
+    test of it against the deepest (1 where they are one), `curve` its learning curve (None where a class has too few
+    images), `without_views` its head without augmented views. `notes` say what was done on a sample, or not at all.
     """
 
     images_per_class: dict[str, int]
@@ -92,14 +67,8 @@ def gather(cache: FeatureCache, *, seed: int = 0, progress: Callable[[int, int],
     """Measure; heads are trained on train, and scored on validation, or on a fifth of the groups of train.
 
     Images of test are never looked at. Copies of training images in validation do not count, nor do images of groups
-    that train has images of.
-
-    Raises
-    ------
-    OptionError
-        If train has fewer than two classes.
-    HeadError
-        If there are no training images, or an image has no class.
+    that train has images of. OptionError if train has fewer than two classes, HeadError if it has no images or one
+    without a class.
     """
     notes: list[str] = []
     steps, done = len(cache.layers) + (len(PARTS) - 1) * DRAWS, 0
@@ -128,12 +97,16 @@ def gather(cache: FeatureCache, *, seed: int = 0, progress: Callable[[int, int],
     names = cache.class_names
     return Evidence(
         images_per_class={name: counts.get(i, 0) for i, name in enumerate(names)},
-        held_out=len(test_side), held_out_from="validation" if on_validation else "train",
+        held_out=len(test_side),
+        held_out_from="validation" if on_validation else "train",
         chance=float(np.bincount(test_side.labels).max() / len(test_side)) if len(test_side) else 0.0,
-        layers=scores, best=best, p_value=p_value, curve=curve,
+        layers=scores,
+        best=best,
+        p_value=p_value,
+        curve=curve,
         without_views=_score(cache, layer, plain, test_side, seed) if cache.views else None,
         notes=list(dict.fromkeys(notes)),
-    )  # fmt: skip
+    )
 
 
 def _on_validation(cache: FeatureCache, notes: list[str]) -> bool:
@@ -224,3 +197,69 @@ def _curve(
             sizes.append(round(float(np.mean(counts))))
             wrong.append(np.stack(draws))
     return Curve(np.array(sizes), wrong, test.groups) if len(sizes) > 2 and len(test) else None
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Where a base can be cut or opened: one layer where each resolution ends.
+
+    `ends` are in the network's order, empty where the base is not known; `order` is the place of every layer; the
+    weights of those in `lacking` are not in the weights file.
+    """
+
+    ends: tuple[str, ...] = ()
+    order: Mapping[str, int] = field(default_factory=dict)
+    lacking: frozenset[str] = frozenset()
+
+    def before(self, layer: str) -> list[str]:
+        """Return the ends of resolutions before a layer."""
+        place = self.order.get(layer, -1)
+        return [end for end in self.ends if self.order[end] < place]
+
+    def after(self, layer: str) -> list[str]:
+        """Return the ends of resolutions after a layer."""
+        place = self.order.get(layer, len(self.order))
+        return [end for end in self.ends if self.order[end] > place]
+
+
+def depth(cache: FeatureCache) -> Depth:
+    """Return where a cache's base can be cut; nothing where it is not known any more."""
+    described = cache.description.get("request")
+    if described is None:
+        return Depth()
+    from featcache.bases import list_layers
+
+    try:
+        request = Request.from_dict(described)
+        layers = list_layers(request)
+    except FeatcacheError:
+        return Depth()
+    there, complete = _weighted(request), True
+    ends, lacking = [], set()
+    last = ""
+    for one, following in zip(layers, [*layers[1:], None], strict=True):
+        complete = complete and (there is None or not one.weight_shapes or one.address in there)
+        if len(one.output_shape) != 3:
+            continue
+        last = last if "Padding" in one.type else one.address
+        after = following.output_shape[0] if following is not None and len(following.output_shape) == 3 else None
+        if last and (after is None or (one.output_shape[0] or 0) > 1.5 * (after or 0)):
+            ends.append(last)
+            lacking |= set() if complete else {last}
+    order = {layer.address: place for place, layer in enumerate(layers)}
+    return Depth(tuple(dict.fromkeys(ends)), order, frozenset(lacking))
+
+
+def _weighted(request: Request) -> set[str] | None:
+    """Return the layers whose weights are in the request's weights file, None if it names no readable one."""
+    if request.weights in (None, "imagenet", "none"):
+        return None
+    import h5py
+
+    try:
+        with h5py.File(request.weights) as file:
+            part = file.get("model_weights", file)
+            names = [name.decode() if isinstance(name, bytes) else str(name) for name in part.attrs["layer_names"]]
+            return {name for name in names if len(part[name].attrs.get("weight_names", ()))}
+    except (OSError, KeyError, ValueError):
+        return None

@@ -16,9 +16,9 @@ from featcache.errors import OptionError
 from featcache.extraction.originals import Originals
 from featcache.heads import Rows
 from featcache.insight.audit.checks import blank, image_of, imbalance, outliers, sizes, small, unreadable
-from featcache.insight.audit.copies import CANDIDATE, candidates, copies, families, near_copies
+from featcache.insight.audit.copies import CANDIDATE, candidates, copies, families, joined, near_copies
 from featcache.insight.audit.findings import AuditReport, Finding, ordered
-from featcache.insight.audit.labels import joined, label_errors, labelled
+from featcache.insight.audit.labels import label_errors, labelled
 from featcache.insight.similarity import directions, mean_row, nearest, pair_cosines
 from featcache.sources import Digests
 from featcache.training.examples import Examples
@@ -120,8 +120,8 @@ def _alike(
     digests = np.array([usable[i].digest for i in numbers.tolist()], object)
     distinct = np.sort(np.unique(digests, return_index=True)[1])
     if len(distinct) > most:
-        notes.append(f"near copies and outliers were sought among {most:,} of {len(distinct):,} distinct images, "
-                     "drawn at random")  # fmt: skip
+        count = f"{most:,} of {len(distinct):,}"
+        notes.append(f"near copies and outliers were sought among {count} distinct images, drawn at random")
         distinct = np.sort(np.random.default_rng(seed).choice(distinct, most, replace=False))
     numbers, rows = numbers[distinct], rows.take(distinct)
     mean = mean_row(rows)

@@ -58,8 +58,10 @@ def sizes(
     notes, chosen = [], np.arange(len(entries))
     if len(entries) > HEADERS:
         chosen = np.sort(np.random.default_rng(seed).choice(len(entries), HEADERS, replace=False))
-        notes.append(f"sizes of {HEADERS:,} of {len(entries):,} images were looked up, drawn at random: "
-                     "small and blank images were sought among these")  # fmt: skip
+        notes.append(
+            f"sizes of {HEADERS:,} of {len(entries):,} images were looked up, drawn at random: small and blank images "
+            "were sought among these"
+        )
     found = {i: size for i in chosen.tolist() if (size := originals.size(entries[i])) is not None}
     if unknown := len(chosen) - len(found):
         notes.append(f"the sizes of {unknown:,} images are not known: they are gone, or no header says it")
@@ -80,9 +82,10 @@ def small(entries: Sequence[Entry], known: Mapping[int, tuple[int, int]], size: 
     if len(found) > max(COMMON * len(known), SHOWN):
         images = tuple(image for one in found[:SHOWN] for image in one.images)
         many = f"{len(found):,} of {len(known):,} images are so small, such as {found[0].reason}"
-        found = [Finding("small", images, max(one.score for one in found), many,
-                         "extract with a smaller --image-size, or an earlier --layer: most of what the base sees is "
-                         "interpolated")]  # fmt: skip
+        advice = (
+            "extract with a smaller --image-size, or an earlier --layer: most of what the base sees is interpolated"
+        )
+        found = [Finding("small", images, max(one.score for one in found), many, advice)]
     return found
 
 
@@ -104,12 +107,12 @@ def blank(
 
     with ThreadPoolExecutor() as pool:
         seen = list(zip(wanted, pool.map(look, wanted), strict=True))
-    found = [
-        Finding("blank", (image_of(entry, "drop"),), 1 - one[0] / 255,
-                f"one colour: RGB {', '.join(str(round(value)) for value in one[1].tolist())}",
-                "find the picture that was meant, or drop it")
-        for entry, one in seen if one is not None and one[0] <= ONE_COLOUR
-    ]  # fmt: skip
+    found = []
+    for entry, one in seen:
+        if one is not None and one[0] <= ONE_COLOUR:
+            reason = f"one colour: RGB {', '.join(str(round(value)) for value in one[1].tolist())}"
+            advice = "find the picture that was meant, or drop it"
+            found.append(Finding("blank", (image_of(entry, "drop"),), 1 - one[0] / 255, reason, advice))
     gone = sum(one is None for _, one in seen)
     return found, [f"{gone:,} images that may be blank have changed or cannot be read"] if gone else []
 
@@ -147,18 +150,11 @@ def imbalance(entries: Sequence[Entry]) -> list[Finding]:
 
 
 def outliers(entries: Sequence[Entry], cosines: Floats) -> list[Finding]:
-    """Return the images that are far from their neighbours.
+    """Return the images that are far from their neighbours; `cosines` (n, k) are those with the k nearest others.
 
     An image's distance is 1 less the cosine with the k-th of its neighbours, so that fewer than k odd images do not
     hide each other (Ramaswamy, Rastogi and Shim, SIGMOD 2000). It is an outlier if that is more than `DEVIATIONS`
     times 1.4826 times the median absolute deviation above the median of all (Leys et al. 2013).
-
-    Parameters
-    ----------
-    entries : sequence of Entry
-        n images.
-    cosines : array, shape (n, k)
-        With the k nearest others, the nearest first.
     """
     if cosines.shape[1] == 0:
         return []

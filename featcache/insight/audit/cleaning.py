@@ -23,21 +23,11 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A table that was written.
+    """A table ``path,label,split,group`` that was written, and how many images it lists.
 
-    Attributes
-    ----------
-    path : Path
-        The table: ``path,label,split,group``, paths relative to it. Cells that a spreadsheet program would compute
-        have an apostrophe before them, which is no part of them where the table is read as a source.
-    images, dropped, relabelled : int
-        How many it lists, how many were left out, how many have another label.
-    gone : list of str
-        Images that were left out because their files are no longer there.
-    decided : int
-        Images that have an action in the decisions.
-    new_classes : list of str
-        Classes that images were relabelled to, and that no image had before.
+    Its paths are relative to it. Cells that a spreadsheet program would compute have an apostrophe before them, which
+    is no part of them where the table is read as a source. `gone` were left out because their files are no longer
+    there, `decided` have an action in the decisions, and no image had one of the `new_classes` before.
     """
 
     path: Path
@@ -54,30 +44,14 @@ def clean(
     decisions: str | os.PathLike[str],
     out: str | os.PathLike[str],
 ) -> Cleaned:
-    """Write a cache's listing as a table without the images that were decided against.
+    """Write a cache's listing as a table without the images that were decided against; its images must be files.
 
-    Parameters
-    ----------
-    cache : FeatureCache or path
-        Whose images are files. Splits are kept as they are settled; images that could not be used stay listed
-        unless they are dropped.
-    decisions : path
-        A CSV file with a column ``path``, as the cache has them. Without a column ``action``, all that it lists are
-        dropped; with one, ``drop`` drops, ``relabel`` gives the label in the column ``new_label``, and ``keep`` or
-        nothing changes nothing. The findings of `audit`, with actions filled in, are such a file. An image may be
-        named several times, with one action.
-    out : path
-        The table to write; what is there is replaced, but never the source's own table.
-
-    Returns
-    -------
-    Cleaned
-        What was written.
-
-    Raises
-    ------
-    OptionError
-        If images are no files, the decisions contradict each other, or name images or actions that there are not.
+    Splits are kept as they are settled; images that could not be used stay listed unless they are dropped. The
+    decisions are a CSV file with a column ``path``, as the cache has them. Without a column ``action``, all that it
+    lists are dropped; with one, ``drop`` drops, ``relabel`` gives the label in the column ``new_label``, and ``keep``
+    or nothing changes nothing: the findings of `audit`, with actions filled in, are such a file. An image may be named
+    several times, with one action. `out` is replaced, but never the source's own table. OptionError if the decisions
+    contradict each other, or name images or actions that there are not.
     """
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
     target, originals = Path(out).absolute(), Originals(cache)
@@ -117,8 +91,9 @@ def _new_classes(cache: FeatureCache, chosen: dict[str, tuple[str, str]]) -> lis
     before = cache.class_names
     found = sorted({label for action, label in chosen.values() if action == "relabel"} - set(before))
     for name in found:
-        log.warning("no image had the class %r before (%s). Images relabelled to it: %d",
-                    name, nearest(name, before), sum(label == name for _, label in chosen.values()))  # fmt: skip
+        count = sum(label == name for _, label in chosen.values())
+        near = nearest(name, before)
+        log.warning("no image had the class %r before (%s). Images relabelled to it: %d", name, near, count)
     return found
 
 
@@ -162,6 +137,10 @@ def _decisions(path: Path) -> dict[str, tuple[str, str]]:
             if chosen.setdefault(image, (action, label)) != (action, label):
                 raise OptionError(f"{where}: {image!r} has another action than in an earlier line. Keep one of them.")
     if lines and not chosen:
-        log.warning("%s: the column 'action' is empty in all %s lines, so nothing is dropped or relabelled. Write "
-                    "drop, relabel or keep there", path, f"{lines:,}")  # fmt: skip
+        log.warning(
+            "%s: the column 'action' is empty in all %s lines, so nothing is dropped or relabelled. Write drop, "
+            "relabel or keep there",
+            path,
+            f"{lines:,}",
+        )
     return chosen

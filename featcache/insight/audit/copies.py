@@ -39,27 +39,10 @@ def near_copies(
     pairs: npt.NDArray[np.int64],
     cosines: Floats,
 ) -> tuple[list[tuple[int, int, float]], list[str]]:
-    """Return which candidate pairs are copies, and how alike they are.
+    """Return which pairs (m, 2) of entries are copies and how alike they are, and what was not compared.
 
-    Two images are copies if their thumbnails, 32x32 RGB averaged over areas, have a correlation of `CONFIRMED`.
-
-    Parameters
-    ----------
-    originals : Originals
-        Where pixels are read.
-    entries : list of Entry
-        Images.
-    pairs : array, shape (m, 2)
-        Indices of `entries`.
-    cosines : array, shape (m,)
-        Of their features.
-
-    Returns
-    -------
-    list of (int, int, float)
-        Indices, and the correlation; where pixels cannot be read, pairs of at least `UNSEEN` and their cosine.
-    list of str
-        What was not compared.
+    Two images are copies if their thumbnails, 32x32 RGB averaged over areas, have a correlation of `CONFIRMED`. Where
+    pixels cannot be read, pairs whose features have a cosine of at least `UNSEEN` are, with that.
     """
     notes = []
     order = np.argsort(-cosines, kind="stable")
@@ -109,28 +92,34 @@ def families(entries: Sequence[Entry], near: Iterable[tuple[int, int, float]]) -
 
     The link is 1 where all are exact copies.
     """
-    parent = list(range(len(entries)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[bytes, int] = {}
-    for i, entry in enumerate(entries):
-        if entry.digest is not None:
-            parent[root(i)] = root(first.setdefault(entry.digest, i))
     links = list(near)
-    for a, b, _ in links:
-        parent[root(a)] = root(b)
+    first: dict[bytes, int] = {}
+    exact = [(first.setdefault(one.digest, i), i) for i, one in enumerate(entries) if one.digest is not None]
+    part = _connected(len(entries), [*((a, b) for a, b in exact if a != b), *((a, b) for a, b, _ in links)]).tolist()
     weakest: dict[int, float] = {}
     for a, _, alike in links:
-        weakest[root(a)] = min(weakest.get(root(a), 1.0), alike)
+        weakest[part[a]] = min(weakest.get(part[a], 1.0), alike)
     members: dict[int, list[int]] = {}
     for i in range(len(entries)):
-        members.setdefault(root(i), []).append(i)
-    return [(own, weakest.get(top, 1.0)) for top, own in members.items() if len(own) > 1]
+        members.setdefault(part[i], []).append(i)
+    return [(own, weakest.get(number, 1.0)) for number, own in members.items() if len(own) > 1]
+
+
+def joined(groups: npt.NDArray[np.int64], families: list[list[int]]) -> npt.NDArray[np.int64]:
+    """Return groups (n,) in which the members of a family are one group too."""
+    _, number = np.unique(groups, return_inverse=True)
+    links = [(int(number[family[0]]), int(number[one])) for family in families for one in family[1:]]
+    return _connected(int(number.max()) + 1 if len(number) else 0, links)[number]
+
+
+def _connected(count: int, links: list[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """Return for each of so many things which it hangs together with, through links: equal numbers, from 0."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    a, b = np.array(links, np.int64).reshape(-1, 2).T
+    _, part = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(count, count)), directed=False)
+    return np.asarray(part, np.int64)
 
 
 def copies(entries: Sequence[Entry], found: list[tuple[list[int], float]]) -> list[Finding]:

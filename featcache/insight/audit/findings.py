@@ -23,8 +23,8 @@ KINDS = {
 }
 """Kinds of findings, the worst first."""
 
-COLUMNS = ("rank", "kind", "score", "path", "split", "label", "suggestion", "suggested_label", "reason", "action",
-           "new_label")  # fmt: skip
+_FOUND = ("rank", "kind", "score", "path", "split", "label", "suggestion", "suggested_label", "reason")
+COLUMNS = (*_FOUND, "action", "new_label")
 """Columns of `AuditReport.to_csv`, in which `action` and `new_label` are left to the reader."""
 
 

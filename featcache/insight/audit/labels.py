@@ -31,27 +31,8 @@ def label_errors(
     many of the least probable labels (confident learning: Northcutt, Jiang and Chuang, JAIR 2021; here with
     ``filter_by="prune_by_noise_rate"``, ranked by the probability of the given label).
 
-    Parameters
-    ----------
-    examples : Examples
-        Rows with labels; rows of one group are on one side of every fold.
-    class_names : list of str
-        What the labels index; each occurs.
-    layer : str
-        Whose features they are.
-    seed : int
-        Decides the folds.
-
-    Returns
-    -------
-    rows : array, shape (m,)
-        Indices of rows.
-    classes : array, shape (m,)
-        The most probable class of each.
-    shares : array, shape (m, k)
-        Their held-out probabilities.
-    notes : list of str
-        What was not looked at.
+    Labels index `class_names`, each of which occurs. Returned are indices of rows (m,), the most probable class of
+    each (m,), their held-out probabilities (m, k), and notes on what was not looked at.
     """
     nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, len(class_names)), np.float32)
     if len(class_names) < 2:
@@ -83,25 +64,11 @@ def label_errors(
     own /= own.sum(axis=1, keepdims=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ranked = find_label_issues(labels, own, filter_by="prune_by_noise_rate",
-                                   return_indices_ranked_by="self_confidence", n_jobs=1)  # fmt: skip
+        how = {"filter_by": "prune_by_noise_rate", "return_indices_ranked_by": "self_confidence"}
+        ranked = find_label_issues(labels, own, **how, n_jobs=1)
     ranked = np.asarray(ranked, np.int64)
     rows = scored[ranked]
     return chosen[rows], present[own[ranked].argmax(axis=1)], shares[rows], notes
-
-
-def joined(groups: npt.NDArray[np.int64], families: list[list[int]]) -> npt.NDArray[np.int64]:
-    """Return groups (n,) in which the members of a family are one group too."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    _, number = np.unique(groups, return_inverse=True)
-    ends = [(number[family[0]], number[one]) for family in families for one in family[1:]]
-    count = int(number.max()) + 1 if len(number) else 0
-    a, b = np.array(ends, np.int64).reshape(-1, 2).T
-    _, component = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(count, count)), directed=False)
-    result: npt.NDArray[np.int64] = component[number].astype(np.int64)
-    return result
 
 
 def labelled(examples: Examples) -> tuple[Examples, npt.NDArray[np.int64]]:

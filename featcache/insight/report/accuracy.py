@@ -10,9 +10,8 @@ import numpy as np
 from featcache import charts
 from featcache.cache import FeatureCache
 from featcache.insight.report.answers import Answers
-from featcache.insight.report.page import Cell, Chart, Column, Section, Table
-from featcache.insight.report.standings import Standing, Standings
-from featcache.insight.report.subject import Subject
+from featcache.insight.report.page import Cell, Chart, Section, Table, table
+from featcache.insight.report.subject import Standing, Standings, Subject
 from featcache.training.metrics import calibration_bins, class_scores, left_out_text, wilson_interval
 
 _MOST_ROWS = 200
@@ -66,18 +65,19 @@ def summary(answers: Answers) -> list[str]:
 
 def by_split(metrics: Mapping[str, Any], selected_on: str | None, folds: Mapping[str, Any] | None = None) -> Section:
     """Return the scores of each split, as they were measured when the model was made, and on folds of train."""
-    rows = [
-        [
-            Cell(split), Cell(f"{m['n']:,}", m["n"]), Cell(percent(m["accuracy"])), Cell(interval(m)),
-            Cell(percent(m["macro_f1"])), Cell(interval(m, "macro_f1")), Cell(f"{m['log_loss']:.3f}"),
-            Cell(percent(m["ece"])),
-        ]
-        for split, m in [*metrics.items(), *([(f"{folds['folds']} folds of train", folds)] if folds else [])]
-    ]  # fmt: skip
-    names = ("images", "accuracy", "95% interval", "macro F1", "95% interval", "log loss", "calibration error")
-    columns = [Column("split"), *(Column(name, True) for name in names)]
-    texts = ["Intervals of accuracy are Wilson’s, of macro F1 a bootstrap over images. On train the model has seen the "
-             "answers."]  # fmt: skip
+    measured = dict(metrics)
+    if folds:
+        measured[f"{folds['folds']} folds of train"] = folds
+    rows = []
+    for split, m in measured.items():
+        accuracy, f1, loss = percent(m["accuracy"]), percent(m["macro_f1"]), f"{m['log_loss']:.3f}"
+        images = Cell(f"{m['n']:,}", m["n"])
+        rows.append([split, images, accuracy, interval(m), f1, interval(m, "macro_f1"), loss, percent(m["ece"])])
+    scores = ("#images", "#accuracy", "#95% interval", "#macro F1", "#95% interval", "#log loss", "#calibration error")
+    texts = [
+        "Intervals of accuracy are Wilson’s, of macro F1 a bootstrap over images. On train the model has seen the "
+        "answers."
+    ]
     if selected_on:
         texts.append(f"It was chosen by its score on {selected_on}, which therefore flatters it a little.")
     for split, m in metrics.items():
@@ -85,9 +85,11 @@ def by_split(metrics: Mapping[str, Any], selected_on: str | None, folds: Mapping
         if (text := left_out_text(split, copies, members, copies + members + m["n"])) is not None:
             texts.append(f"{text}.")
     if folds and not metrics.keys() - {"train"}:
-        texts.append("No image of another split counts, so the figure to go by is that on folds: heads trained on the "
-                     "others, with no group divided.")  # fmt: skip
-    return Section("scores", "Scores", texts, [Table("Scores when it was made", columns, rows)])
+        texts.append(
+            "No image of another split counts, so the figure to go by is that on folds: heads trained on the others, "
+            "with no group divided."
+        )
+    return Section("scores", "Scores", texts, [table("Scores when it was made", ("split", *scores), rows)])
 
 
 def leaderboard(found: Standings) -> Section:
@@ -102,34 +104,28 @@ def leaderboard(found: Standings) -> Section:
         return Section("leaderboard", "Leaderboard", [*texts, "Nothing was trained yet: run featcache compare."])
     measured = sorted({f"{one.metrics['n']:,} images of {one.measured_on}" for one in found.rows})
     several = len(measured) > 1
-    names = [("head", False), ("layer", False), ("accuracy", True), ("95% interval", True), ("macro F1", True),
-             ("log loss", True), ("calibration error", True), ("fitted in", True),
-             *([("measured on", False)] if several else []), ("parameters", False), ("from", False)]  # fmt: skip
+    on = ["measured on"] if several else []
+    scores = ["#accuracy", "#95% interval", "#macro F1", "#log loss", "#calibration error", "#fitted in"]
     rows = []
     for one in found.rows[:_MOST_ROWS]:
         m = one.metrics
-        rows.append([
-            Cell(one.clf), Cell(one.layer), Cell(percent(m["accuracy"]), m["accuracy"]),
-            Cell(interval(m), m["accuracy_ci95"][0]), *_scored(m),
-            Cell("", "") if one.fit_seconds is None else Cell(f"{one.fit_seconds:.2f} s", one.fit_seconds),
-            *([Cell(f"{m['n']:,} images of {one.measured_on}")] if several else []),
-            Cell(", ".join(f"{key}={_short(value)}" for key, value in one.params.items() if value is not None)),
-            Cell(one.origin),
-        ])  # fmt: skip
+        seconds = Cell("", "") if one.fit_seconds is None else Cell(f"{one.fit_seconds:.2f} s", one.fit_seconds)
+        accuracy = Cell(percent(m["accuracy"]), m["accuracy"]), Cell(interval(m), m["accuracy_ci95"][0])
+        place = [f"{m['n']:,} images of {one.measured_on}"] if several else []
+        params = ", ".join(f"{key}={_short(value)}" for key, value in one.params.items() if value is not None)
+        rows.append([one.clf, one.layer, *accuracy, *_scored(m), seconds, *place, params, one.origin])
     texts.append("The most accurate first; of heads whose intervals overlap much, take the cheaper one.")
     caption = "Heads on these features" + ("" if several else f", measured on {measured[0]}")
     note = "" if len(found.rows) <= _MOST_ROWS else f"The best {_MOST_ROWS} of {len(found.rows):,}."
-    table = Table(caption, [Column(*name) for name in names], rows, sortable=True, note=note)
-    return Section("leaderboard", "Leaderboard", texts, [table])
+    shown = table(caption, ["head", "layer", *scores, *on, "parameters", "from"], rows, sortable=True, note=note)
+    return Section("leaderboard", "Leaderboard", texts, [shown])
 
 
 def _scored(metrics: Mapping[str, Any]) -> list[Cell]:
+    """Return macro F1, log loss and calibration error, empty where they are not known."""
     f1, loss, ece = (metrics.get(name) for name in ("macro_f1", "log_loss", "ece"))
-    return [
-        Cell("", "") if f1 is None else Cell(percent(f1), f1),
-        Cell("", "") if loss is None else Cell(f"{loss:.3f}", loss),
-        Cell("", "") if ece is None else Cell(percent(ece), ece),
-    ]
+    written = [(f1, percent), (loss, "{:.3f}".format), (ece, percent)]
+    return [Cell("", "") if value is None else Cell(text(value), value) for value, text in written]
 
 
 def _short(value: Any) -> str:
@@ -147,36 +143,36 @@ def layers(cache: FeatureCache, found: Standings) -> Section | None:
     if len(best) < 2:
         text = "Heads were not trained on several layers yet: run featcache compare, which trains on all of them."
         return Section("layers", "Which layer", [text])
-    rows = [
-        {"layer": one.layer, "head": one.clf, "accuracy": one.metrics["accuracy"], "best": best[one.layer] is one,
-         **dict(zip(("low", "high"), one.metrics["accuracy_ci95"], strict=True))}
-        for one in known
-    ]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for one in known:
+        low, high = one.metrics["accuracy_ci95"]
+        row = {"layer": one.layer, "head": one.clf, "accuracy": one.metrics["accuracy"], "low": low, "high": high}
+        rows.append(row | {"best": best[one.layer] is one})
     cells = []
     for layer in cache.layers:
         if layer in best:
             one = best[layer]
             shape = "×".join(map(str, cache.layers[layer]))
-            cells.append([Cell(layer), Cell(shape), Cell(one.clf), Cell(percent(one.metrics["accuracy"])),
-                          Cell(interval(one.metrics))])  # fmt: skip
+            cells.append([layer, shape, one.clf, percent(one.metrics["accuracy"]), interval(one.metrics)])
     first = max(best.values(), key=lambda one: float(one.metrics["accuracy"])).layer
     last = list(cache.layers)[-1]
-    text = (
-        f"“{first}” does best. " + ("It is the deepest: a deeper one may do better still." if first == last else
-        "Deeper layers know more of what the base was trained for, and less of these images.")
-    )  # fmt: skip
-    columns = [Column("layer"), Column("values"), Column("best head"), Column("accuracy", True),
-               Column("95% interval", True)]  # fmt: skip
-    chart = Chart("layers", charts.depth(rows, list(cache.layers)), "Accuracy by layer",
-                  "Accuracy on validation by layer; the table below has the numbers.")  # fmt: skip
-    return Section("layers", "Which layer", [text], [chart, Table("The best head of each layer", columns, cells)])
+    text = f"“{first}” does best. " + (
+        "It is the deepest: a deeper one may do better still."
+        if first == last
+        else "Deeper layers know more of what the base was trained for, and less of these images."
+    )
+    names = ("layer", "values", "best head", "#accuracy", "#95% interval")
+    description = "Accuracy on validation by layer; the table below has the numbers."
+    chart = Chart("layers", charts.depth(rows, list(cache.layers)), "Accuracy by layer", description)
+    return Section("layers", "Which layer", [text], [chart, table("The best head of each layer", names, cells)])
 
 
 def learning(subject: Subject) -> Section | None:
     """Return learning curves, None of a head that has no epochs."""
     history = subject.card.get("history") or {}
-    phases = {"head": history.get("head") or {}, "fine-tune": history["fine_tune"]} if "fine_tune" in history else {
-        "head": history}  # fmt: skip
+    phases = {"head": history}
+    if "fine_tune" in history:
+        phases = {"head": history.get("head") or {}, "fine-tune": history["fine_tune"]}
     blocks = []
     for measure in ("accuracy", "loss"):
         specification = charts.curve(phases, measure)
@@ -196,11 +192,7 @@ def learning(subject: Subject) -> Section | None:
     if "before" in subject.card:
         scores = {when: subject.card[when].get("validation") for when in ("before", "after")}
         parts = [f"{when} {percent(m['accuracy'])} ({interval(m)})" for when, m in scores.items() if m]
-        kept = (
-            "The tuned weights are kept."
-            if subject.card.get("kept") == "tuned"
-            else "The weights from before are kept."
-        )
+        kept = f"The {'tuned weights' if subject.card.get('kept') == 'tuned' else 'weights from before'} are kept."
         texts.append(f"Accuracy on validation {', '.join(parts)}. {kept}")
     return Section("learning", "Learning curves", texts, blocks)
 
@@ -216,25 +208,21 @@ def confusion(answers: Answers) -> Section:
         shown = np.sort(np.argsort(-(off.sum(axis=0) + off.sum(axis=1)), kind="stable")[:_MOST_CLASSES])
         texts.append(f"Shown are the {_MOST_CLASSES} classes of {len(names):,} that take part in most mistakes.")
     part, labels = counts[np.ix_(shown, shown)], [names[i] for i in shown]
-    chart = Chart("confusion", charts.confusion(part.tolist(), labels), "Confusion matrix",
-                  "Confusion matrix; the table has the numbers.", fixed=True)  # fmt: skip
+    specification, description = charts.confusion(part.tolist(), labels), "Confusion matrix; the table has the numbers."
+    chart = Chart("confusion", specification, "Confusion matrix", description, fixed=True)
     blocks: list[Chart | Table] = [chart]
     pairs = np.argsort(-off, axis=None, kind="stable")[:20]
     found = [(int(i), int(j)) for i, j in zip(*np.unravel_index(pairs, off.shape), strict=True) if off[i, j]]
     if found and len(names) > 2:
-        rows = [
-            [Cell(names[i]), Cell(names[j]), Cell(f"{off[i, j]:,}"), Cell(percent(off[i, j] / counts[i].sum()))]
-            for i, j in found
-        ]
-        columns = [Column("true"), Column("taken for"), Column("times", True), Column("of the class", True)]
-        blocks.append(Table("What is confused most", columns, rows))
+        rows = [[names[i], names[j], f"{off[i, j]:,}", percent(off[i, j] / counts[i].sum())] for i, j in found]
+        blocks.append(table("What is confused most", ("true", "taken for", "#times", "#of the class"), rows))
     if len(names) <= 12:
         rows = [
-            [Cell(name), *(Cell(f"{n:,} · {percent(n / max(counts[i].sum(), 1))}") for n in counts[i])]
+            [name, *(f"{n:,} · {percent(n / max(counts[i].sum(), 1))}" for n in counts[i])]
             for i, name in enumerate(names)
         ]
-        columns = [Column("true \\ predicted"), *(Column(name, True) for name in names)]
-        blocks.append(Table("Counts and percent of each row", columns, rows, broad=len(names) > 3))
+        columns = ["true \\ predicted", *(f"#{name}" for name in names)]
+        blocks.append(table("Counts and percent of each row", columns, rows, broad=len(names) > 3))
     return Section("confusion", "Confusion", texts, blocks)
 
 
@@ -245,17 +233,16 @@ def classes(answers: Answers) -> Section:
     rows = []
     for name, one in ranked[:_MOST_ROWS]:
         low, high = wilson_interval(round(one["recall"] * one["n"]), one["n"]) if one["n"] else (0.0, 1.0)
-        rows.append([
-            Cell(name), Cell(f"{one['n']:,}", one["n"]), Cell(percent(one["precision"]), one["precision"]),
-            Cell(percent(one["recall"]), one["recall"]), Cell(f"{100 * low:.1f}–{100 * high:.1f}%", low),
-            Cell(percent(one["f1"]), one["f1"]),
-        ])  # fmt: skip
-    columns = [Column("class"), *(Column(name, True) for name in ("images", "precision", "recall",
-                                                                  "95% of recall", "F1"))]  # fmt: skip
+        shares = [Cell(percent(one[score]), one[score]) for score in ("precision", "recall", "f1")]
+        shares.insert(2, Cell(f"{100 * low:.1f}–{100 * high:.1f}%", low))
+        rows.append([name, Cell(f"{one['n']:,}", one["n"]), *shares])
+    names = ("class", "#images", "#precision", "#recall", "#95% of recall", "#F1")
     note = "" if len(scores) <= _MOST_ROWS else f"The {_MOST_ROWS} weakest of {len(scores):,}."
-    text = ("Precision: how many of the images that were given this class belong to it. Recall: how many of its images "
-            "were found.")  # fmt: skip
-    return Section("classes", "By class", [text], [Table("Scores by class", columns, rows, sortable=True, note=note)])
+    text = (
+        "Precision: how many of the images that were given this class belong to it. Recall: how many of its images "
+        "were found."
+    )
+    return Section("classes", "By class", [text], [table("Scores by class", names, rows, sortable=True, note=note)])
 
 
 def calibration(answers: Answers) -> Section:
@@ -269,12 +256,12 @@ def calibration(answers: Answers) -> Section:
         f"Where the model says 80%, it should be right in 80 of 100 cases, on the dashed line. On average it is off "
         f"by {percent(error)} (expected calibration error). Bars are 95% intervals, larger dots more images."
     )
-    rows = [
-        [Cell(percent(one["confidence"])), Cell(percent(one["accuracy"])),
-         Cell(f"{100 * one['low']:.1f}–{100 * one['high']:.1f}%"), Cell(f"{one['n']:,}")]
-        for one in bins
-    ]  # fmt: skip
-    columns = [Column("promised", True), Column("right", True), Column("95% interval", True), Column("images", True)]
+    rows = []
+    for one in bins:
+        low, high = 100 * one["low"], 100 * one["high"]
+        shown = f"{low:.1f}–{high:.1f}%"
+        rows.append([percent(one["confidence"]), percent(one["accuracy"]), shown, f"{one['n']:,}"])
+    names = ("#promised", "#right", "#95% interval", "#images")
     description = "Accuracy against the probability of the predicted class; the table below has the numbers."
     chart = Chart("calibration", charts.reliability(bins), "Calibration curve", description)
-    return Section("calibration", "Calibration", [text], [chart, Table("Calibration", columns, rows)])
+    return Section("calibration", "Calibration", [text], [chart, table("Calibration", names, rows)])

@@ -26,22 +26,12 @@ MOST_PIXELS = 5000
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's answers on the images of a split that count.
+    """A model's answers on the n images of a split that count.
 
-    Attributes
-    ----------
-    split : str
-    class_names : list of str
-        What `truth` and `predicted` index.
-    paths : list of str
-        n paths, relative to the source.
-    truth, predicted : array, shape (n,)
-    confidence, own : array, shape (n,)
-        Probability of the predicted class, and of the true one.
-    left_out : int
-        Copies of training images, and images of groups that train has images of, which do not count.
-    sampled_from : int or None
-        How many images the split has, if not all of them were answered.
+    `paths` are relative to the source; `truth` and `predicted`, shape (n,), index `class_names`; `confidence` and
+    `own`, shape (n,), are the probabilities of the predicted class and of the true one. `left_out` images do not
+    count: copies of training images, and images of groups that train has images of. `sampled_from` is how many images
+    the split has, if not all were answered.
     """
 
     split: str
@@ -129,19 +119,18 @@ def _from_features(head: Head, cache: FeatureCache, split: str, notes: list[str]
     chosen = np.flatnonzero(counts)
     if not len(chosen):
         return None
-    return Answers(
-        split, head.class_names, [paths[i] for i in chosen], truth[chosen], predicted[chosen], confidence[chosen],
-        own[chosen], int((~examples.scored).sum()),
-    )  # fmt: skip
+    left_out = int((~examples.scored).sum())
+    probabilities = confidence[chosen], own[chosen]
+    names, shown = head.class_names, [paths[i] for i in chosen]
+    return Answers(split, names, shown, truth[chosen], predicted[chosen], *probabilities, left_out)
 
 
 def _trained_on(head: Head, cache: FeatureCache, examples: Examples, split: str) -> npt.NDArray[np.bool_]:
     """Return which examples of another split than train the head was trained on: splits may have changed since."""
     if split == "train":
         return np.zeros(len(examples), bool)
-    usable = cache.usable
-    return np.array([why_left_out(head.trained_on, usable[i], usable[i].digest or b"") is not None
-                     for i in examples.images.tolist()], bool)  # fmt: skip
+    entries = [cache.usable[i] for i in examples.images.tolist()]
+    return np.array([why_left_out(head.trained_on, one, one.digest or b"") is not None for one in entries], bool)
 
 
 def _from_pixels(
@@ -184,12 +173,18 @@ def _from_pixels(
     rows = [row for row in rows if row[0] == split]
     if split is None:
         return None
-    columns = list(zip(*rows, strict=True))
+    _, paths, truths, answers, confidence, own = zip(*rows, strict=True)
     return Answers(
-        split, model.class_names, list(columns[1]), np.array(columns[2], np.int64), np.array(columns[3], np.int64),
-        np.array(columns[4], np.float32), np.array(columns[5], np.float32), left_out,
+        split,
+        model.class_names,
+        list(paths),
+        np.array(truths, np.int64),
+        np.array(answers, np.int64),
+        np.array(confidence, np.float32),
+        np.array(own, np.float32),
+        left_out,
         None if len(chosen) == len(items) else len(items),
-    )  # fmt: skip
+    )
 
 
 def _drawn(items: list[Item]) -> list[Item]:

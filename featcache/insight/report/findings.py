@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from featcache.extraction.originals import Originals
 from featcache.insight.audit import KINDS, AuditReport, Finding, Image
-from featcache.insight.report.commands import after_audit
-from featcache.insight.report.page import Block, Case, Cases, Cell, Column, Commands, Section, Shot, Table
+from featcache.insight.commands import after_audit
+from featcache.insight.report.page import Block, Case, Cases, Commands, Section, Shot, Table, table
 from featcache.insight.report.pictures import Pictures
 from featcache.insight.report.subject import Subject
 
@@ -45,23 +45,18 @@ def shown(audit: AuditReport) -> list[str]:
 
 
 def audited(subject: Subject, audit: AuditReport, pictures: Pictures) -> Section:
-    """Return what an audit found, by kind, the worst first, and the commands that follow.
+    """Return what an audit of the subject's cache found, by kind, the worst first, and the commands that follow.
 
-    Parameters
-    ----------
-    subject : Subject
-        With its cache.
-    audit : AuditReport
-        Of that cache.
-    pictures : Pictures
-        That were told of `shown`.
+    `pictures` were told of `shown`.
     """
     counts = [f"{n:,} {_WORDS[kind][n != 1]}" for kind, n in audit.counts.items() if n]
-    texts = [f"{audit.images:,} images were looked at, their features those of {audit.layer}. "
-             + (f"Found, the worst first: {', '.join(counts)}." if counts else "Nothing was found.")]  # fmt: skip
+    what = f"Found, the worst first: {', '.join(counts)}." if counts else "Nothing was found."
+    texts = [f"{audit.images:,} images were looked at, their features those of {audit.layer}. {what}"]
     if counts:
-        texts.append("These are suggestions: look before you drop or relabel an image. Below them are the commands for "
-                     "a table of all, and for a source without what you decide to drop.")  # fmt: skip
+        texts.append(
+            "These are suggestions: look before you drop or relabel an image. Below them are the commands for a table "
+            "of all, and for a source without what you decide to drop."
+        )
     texts += [f"{note[:1].upper()}{note[1:]}." for note in audit.notes]
     blocks: list[Block] = []
     for kind in KINDS:
@@ -94,11 +89,11 @@ def _cases(kind: str, found: Sequence[Finding], pictures: Pictures) -> Cases:
     images = pictures.of([image.path for each in chosen for image in each], side=SIDE)
     cases = []
     for finding, each in zip(found, chosen, strict=False):
-        shots = [
-            Shot(images[one.path], f"{one.path}, {_place(one)}", [_advised(one), _place(one), _short(one.path)],
-                 one.suggestion in ("drop", "relabel"))
-            for one in each
-        ]  # fmt: skip
+        shots = []
+        for one in each:
+            wrong = one.suggestion in ("drop", "relabel")
+            below = [_advised(one), _place(one), _short(one.path)]
+            shots.append(Shot(images[one.path], f"{one.path}, {_place(one)}", below, wrong))
         lines = [_sentence(finding.reason), _sentence(finding.suggestion)]
         if len(finding.images) > len(each) and kind != "small":  # whose many images are examples
             lines.append(f"Shown are {len(each)} of {len(finding.images):,}.")
@@ -110,18 +105,18 @@ def _cases(kind: str, found: Sequence[Finding], pictures: Pictures) -> Cases:
 def _table(audit: AuditReport, kind: str, found: Sequence[Finding]) -> Table:
     """Return findings in words, a row for each image, or for each finding about classes."""
     first = audit.findings.index(found[0]) + 1
-    rows: list[list[Cell]] = []
+    rows: list[list[str]] = []
     for rank, one in enumerate(found[:_MOST_ROWS], first):
-        said = [Cell(_short(one.reason)), Cell(_short(one.suggestion))]
+        reason, advice = _short(one.reason), _short(one.suggestion)
         if not one.images:
-            rows.append([Cell(f"{rank:,}"), *said])
+            rows.append([f"{rank:,}", reason, advice])
         for image in one.images:
-            advice = said[1] if len(one.images) == 1 else Cell(_advised(image))
-            rows.append([Cell(f"{rank:,}"), Cell(_short(image.path)), Cell(_place(image)), said[0], advice])
+            single = advice if len(one.images) == 1 else _advised(image)
+            rows.append([f"{rank:,}", _short(image.path), _place(image), reason, single])
     names = ["found", "what to do"] if not found[0].images else ["image", "class, split", "found", "what to do"]
-    columns = [Column("rank"), *map(Column, names)]
     note = f"The first {_MOST_ROWS} rows of {len(rows):,}; the table has all." if len(rows) > _MOST_ROWS else ""
-    return Table(f"{_caption(kind, found)} ({KINDS[kind]})", columns, rows[:_MOST_ROWS], broad=True, note=note)
+    caption = f"{_caption(kind, found)} ({KINDS[kind]})"
+    return table(caption, ["rank", *names], rows[:_MOST_ROWS], broad=True, note=note)
 
 
 def _caption(kind: str, found: Sequence[Finding]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -41,6 +41,13 @@ class Table:
     broad: bool = False
     note: str = ""
     kind: str = "table"
+
+
+def table(caption: str, names: Iterable[str], rows: Iterable[Iterable[Any]], **more: Any) -> Table:
+    """Return a table of cells and texts; names of columns of numbers begin with ``#``."""
+    columns = [Column(name.removeprefix("#"), name.startswith("#")) for name in names]
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    return Table(caption, columns, cells, **more)
 
 
 @dataclass(frozen=True)
@@ -114,18 +121,7 @@ Block = Table | Chart | Gallery | Cases | Facts | Commands
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page.
-
-    Attributes
-    ----------
-    key : str
-        Its anchor: letters and ``-``.
-    title : str
-    paragraphs : sequence of str
-        What is said first.
-    blocks : sequence
-        What is shown below.
-    """
+    """A part of a page: its anchor (letters and ``-``), its title, and what is said and then shown in it."""
 
     key: str
     title: str
@@ -135,20 +131,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """All of it.
+    """All of it: the number that counts (`figure`), the summary (`paragraphs`), and what a reader must know (`notes`).
 
-    Attributes
-    ----------
-    title, kicker : str
-        What it is about, and a line above that.
-    figure, figure_note : str
-        The number that counts, and what it is; may be empty.
-    paragraphs : sequence of str
-        The summary.
-    notes : sequence of str
-        What a reader must know.
-    sections : sequence of Section
-    footer : str
+    A `kicker` is a line above the title.
     """
 
     title: str

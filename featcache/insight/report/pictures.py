@@ -33,10 +33,7 @@ _PIXELATED = 48  # images up to this side are enlarged without smoothing
 class Pictures:
     """Reads images of a source again and makes small pictures of them.
 
-    Attributes
-    ----------
-    missing : dict
-        Path and reason of each image that could not be shown; it grows.
+    `missing` has path and reason of each image that could not be shown; it grows.
     """
 
     def __init__(self, source: Source | None) -> None:
@@ -59,17 +56,7 @@ class Pictures:
             import_tensorflow()  # decodes; threads that import it at once wait for each other for long
 
     def of(self, paths: Sequence[str], *, side: int = SIDE, progress: Progress | None = None) -> dict[str, str | None]:
-        """Return a data URI for each path, None for an image that cannot be shown.
-
-        Parameters
-        ----------
-        paths : sequence of str
-            That `find` was told of.
-        side : int
-            Pixels of the longer side.
-        progress : callable, optional
-            Called with (done, to do).
-        """
+        """Return a data URI for each path that `find` was told of, None for an image that cannot be shown."""
 
         def one(path: str) -> str | None:
             content = self._content(path)
@@ -118,13 +105,9 @@ class Pictures:
 
 
 def encoded(pixels: npt.NDArray[np.uint8], side: int) -> str:
-    """Return pixels as a data URI of a picture of at most `side` pixels and about `MOST_BYTES` × (side / 96)².
+    """Return pixels (height, width, 1 or 3) as a data URI of a picture of about `MOST_BYTES` × (side / 96)² at most.
 
-    Parameters
-    ----------
-    pixels : array, shape (height, width, 1 or 3), uint8
-    side : int
-        Pixels of the longer side. Tiny images are enlarged by a whole factor, without smoothing.
+    Its longer side has at most `side` pixels. Tiny images are enlarged by a whole factor, without smoothing.
     """
     from PIL import Image
 

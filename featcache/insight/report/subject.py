@@ -16,22 +16,15 @@ from featcache.models.folder import PixelModel, is_model
 from featcache.recipe import Recipe
 from featcache.sources import Source
 from featcache.sources.opening import reopen
+from featcache.training.comparison import rows_digest
+from featcache.training.results import all_kept
 
 
 @dataclass
 class Subject:
-    """What a report is about.
+    """The folder that was named, its features if they are still there, and what answers: of a cache its best head.
 
-    Attributes
-    ----------
-    path : Path
-        The folder that was named.
-    cache : FeatureCache or None
-        Where the features are, if they are still there.
-    model : Head, PixelModel or None
-        What answers; of a cache its best head, if it has one.
-    notes : list of str
-        What a reader must know; it grows.
+    `notes` are what a reader must know; they grow.
     """
 
     path: Path
@@ -64,10 +57,8 @@ class Subject:
     @property
     def request(self) -> dict[str, Any] | None:
         """The request for the base; None of a model in memory, or of features from elsewhere."""
-        found: dict[str, Any] | None = (
-            self.card.get("request") if self.cache is None else self.cache.description.get("request")
-        )
-        return found
+        kept: Mapping[str, Any] = self.card if self.cache is None else self.cache.description
+        return kept.get("request")
 
     @property
     def base(self) -> str:
@@ -99,15 +90,7 @@ class Subject:
 
 
 def open_subject(path: Path) -> Subject:
-    """Return what a folder holds.
-
-    Raises
-    ------
-    OptionError
-        If it is neither a head's, a model's nor a cache's.
-    HeadError, CacheError
-        If that cannot be read.
-    """
+    """Return what a folder holds; OptionError if it is neither a head's, a model's nor a cache's."""
     if (path / "recipe.json").is_file():
         cache = FeatureCache(path)
         best = _best_head(cache)
@@ -182,3 +165,60 @@ def _best_head(cache: FeatureCache) -> Head | None:
         except HeadError:
             continue
     return None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One head's result: the parameters that were set or found, its scores, and what they were `measured_on`.
+
+    `origin` is ``compare``, or the name of the saved head's folder and whether the report is about it.
+    """
+
+    clf: str
+    layer: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    fit_seconds: float | None
+    origin: str
+    measured_on: str
+
+
+@dataclass(frozen=True)
+class Standings:
+    """All of a cache's, the most accurate first; `stale` results are of other images, labels or splits than now."""
+
+    rows: list[Standing]
+    stale: int
+
+
+def standings(cache: FeatureCache, subject: Subject) -> Standings:
+    """Return what is known of a cache's heads and of the subject; results of other rows than it has now are counted."""
+    rows, stale = [], 0
+    kept = list(all_kept(cache.path))
+    now = rows_digest(cache) if kept else ""
+    for of, result in kept:
+        settings = of.get("settings")
+        if settings is None:  # no result of `compare`
+            continue
+        if of.get("rows") != now:
+            stale += "on" not in of
+        elif "on" not in of:
+            on = "validation" if result["selected_on"] == "validation" else "folds of train"
+            measured = result["params"], result["metrics"], result["fit_seconds"]
+            rows.append(Standing(settings["clf"], of["layer"], *measured, "compare", on))
+    saved = {folder.resolve(): card for folder, card in cards(cache)}
+    own = None if subject.model is None or subject.model.path is None else subject.model.path.resolve()
+    if own is not None:
+        saved[own] = subject.card
+    for folder, card in saved.items():
+        found, on = scored_on(card)
+        if found and card.get("recipe") == cache.recipe.to_dict():
+            head = card.get("head") or {}
+            clf = card["clf"] if "clf" in card else f"fine-tuned {head.get('clf', '')}".strip()
+            params = card.get("params", head.get("params", {}))
+            seconds = card.get("fit_seconds", card.get("seconds"))
+            layer = card.get("layer", head.get("layer", ""))
+            name = f"{folder.name}, this one" if folder == own else folder.name
+            rows.append(Standing(clf, layer, params, found, seconds, name, on))
+    rows.sort(key=lambda row: (-row.metrics["accuracy"], row.metrics.get("log_loss", 0.0)))
+    return Standings(rows, stale)

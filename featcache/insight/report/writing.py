@@ -13,40 +13,22 @@ from featcache.errors import OptionError, printable
 from featcache.files.publishing import publish
 from featcache.insight.audit import AuditReport
 from featcache.insight.audit import audit as look_for_bad_data
+from featcache.insight.commands import commands
 from featcache.insight.report import accuracy, findings, images
 from featcache.insight.report.answers import Answers, ask
-from featcache.insight.report.commands import commands
-from featcache.insight.report.featuremap import feature_map
-from featcache.insight.report.page import Cell, Column, Commands, Facts, Page, Section, Table, check_installed, render
+from featcache.insight.report.page import Cell, Commands, Facts, Page, Section, check_installed, render, table
 from featcache.insight.report.pictures import Pictures
-from featcache.insight.report.standings import standings
-from featcache.insight.report.subject import Subject, open_subject
+from featcache.insight.report.subject import Subject, open_subject, standings
 from featcache.options import Progress
 from featcache.system.versions import versions
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """What was written: the page, its size, the keys of its sections, its charts as pictures if they were asked for.
 
-    Attributes
-    ----------
-    path : Path
-        The page.
-    bytes : int
-        Its size.
-    sections : list of str
-        Keys of what is in it.
-    pngs : list of Path
-        Its charts as pictures, if they were asked for.
-    accuracy : dict or None
-        ``split``, ``n`` and ``accuracy`` of the model's answers.
-    findings : dict or None
-        Number of an audit's findings of each kind, if the page has one.
-    missing : dict
-        Path and reason of each image that could not be shown.
-    notes : list of str
-        What a reader must know; the page says it, too.
+    `accuracy` is ``split``, ``n`` and ``accuracy`` of the model's answers, `findings` the number of an audit's findings
+    of each kind, `missing` path and reason of each image that could not be shown. The page says `notes`, too.
     """
 
     path: Path
@@ -70,33 +52,11 @@ def write_report(
 ) -> Report:
     """Write one HTML file about a head, a fine-tuned model or a cache; it needs no network and no other file.
 
-    Parameters
-    ----------
-    subject : path
-        The folder of one of them. Of a cache, its best saved head answers.
-    out : path, optional
-        The file; default: ``report.html`` in the folder of what it is about.
-    png : path, optional
-        A folder for the charts as PNG files, too.
-    projection : {"tsne", "pca"}
-        What lays the map of the features out.
-    audit : bool or AuditReport
-        Look for bad data in the cache and show what was found, with pictures; time grows with the square of the
-        images. What `featcache.audit` returned for the same cache is shown as it is.
-    progress : callable, optional
-        Called with (done, to do) as images are compared and read.
-
-    Returns
-    -------
-    Report
-
-    Raises
-    ------
-    OptionError
-        If the folder holds none of these, a library is missing, a file cannot be written, or there is no cache to
-        audit.
-    HeadError, CacheError, WeightsError
-        If what it holds cannot be read.
+    `out` is by default ``report.html`` in the folder of what it is about; `png` is a folder for the charts as pictures,
+    too. The map of the features is laid out by `projection`, ``"tsne"`` or ``"pca"``. What `featcache.audit` returned
+    for the same cache is shown as it is; ``audit=True`` looks for bad data first, in time that grows with the square
+    of the images. `progress` is called with (done, to do) as images are compared and read. OptionError if the folder
+    holds none of these, a library is missing, a file cannot be written, or there is no cache to audit.
     """
     check_installed()
     if projection not in ("tsne", "pca"):
@@ -150,17 +110,20 @@ def _page(
     progress: Progress | None,
 ) -> tuple[Page, Pictures]:
     cache = subject.cache
-    layer = str(subject.card.get("layer") or (subject.card.get("head") or {}).get("layer") or "")
     found = None
-    if cache is not None and len(cache):
-        found = feature_map(
-            cache, layer if layer in cache.layers else cache.layer_name(None), answers, method=projection
-        )
-    paths, viewed = images.sampled(cache) if cache is not None else ([], [])
+    points: list[str] = []
+    paths: list[str] = []
+    viewed: list[str] = []
+    if cache is not None:
+        layer = str(subject.card.get("layer") or (subject.card.get("head") or {}).get("layer") or "")
+        layer = layer if layer in cache.layers else cache.layer_name(None)
+        found = images.feature_map(cache, layer, answers, method=projection) if len(cache) else None
+        paths, viewed = images.sampled(cache)
+        points = [] if found is None else [cache.usable[i].path for i in found.images]
     pictures = Pictures(subject.open_source() if answers is not None or cache is not None else None)
-    points = [] if cache is None or found is None else [cache.usable[i].path for i in found.images]
-    pictures.find([*points, *paths, *viewed, *(images.shown(answers) if answers is not None else []),
-                   *(findings.shown(audited) if audited is not None else [])])  # fmt: skip
+    asked = images.shown(answers) if answers is not None else []
+    doubtful = findings.shown(audited) if audited is not None else []
+    pictures.find([*points, *paths, *viewed, *asked, *doubtful])
     if points:
         pictures.of(points, progress=progress)
     sections: list[Section | None] = []
@@ -168,8 +131,8 @@ def _page(
         chosen = subject.card.get("selected_on") or ("validation" if subject.is_cache else None)
         sections.append(accuracy.by_split(subject.card["metrics"], chosen, subject.card.get("cross_validation")))
     if answers is not None:
-        sections += [accuracy.confusion(answers), accuracy.classes(answers), accuracy.calibration(answers),
-                     images.mistakes(answers, pictures), images.doubts(answers, pictures)]  # fmt: skip
+        sections += [accuracy.confusion(answers), accuracy.classes(answers), accuracy.calibration(answers)]
+        sections += [images.mistakes(answers, pictures), images.doubts(answers, pictures)]
     if audited is not None:
         sections.append(findings.audited(subject, audited, pictures))
     if cache is not None and found is not None:
@@ -182,7 +145,9 @@ def _page(
         sections.append(images.samples(cache, subject.recipe, paths, viewed, pictures))
     if cache is not None:
         sections.append(_data(subject))
-    sections += [_provenance(subject), _again(subject, audited is not None)]
+    text = "The same files, options and seeds give the same numbers; with other versions they may differ a little."
+    again = Section("again", "How to make it again", [text], [Commands(commands(subject, audited=audited is not None))])
+    sections += [_provenance(subject), again]
     return _titled(subject, answers, [one for one in sections if one is not None], pictures), pictures
 
 
@@ -204,10 +169,8 @@ def _titled(subject: Subject, answers: Answers | None, sections: list[Section], 
     paragraphs, figure, note = [], "", ""
     if answers is not None:
         paragraphs = accuracy.summary(answers)
-        figure, note = (
-            accuracy.percent(float(answers.right.mean())),
-            f"accuracy on {len(answers):,} {answers.split} images",
-        )
+        figure = accuracy.percent(float(answers.right.mean()))
+        note = f"accuracy on {len(answers):,} {answers.split} images"
     elif subject.cache is not None:
         cache = subject.cache
         parts = ", ".join(f"{count:,} {split}" for split, count in cache.splits.items())
@@ -238,22 +201,18 @@ def _data(subject: Subject) -> Section:
     cache = subject.cache
     assert cache is not None
     labels = {split: cache.labels(split) for split in cache.splits}
-    counts = [
-        [int((found == number).sum()) for found in labels.values()] for number in range(len(cache.class_names[:200]))
-    ]
-    rows = [
-        [Cell(name), *(Cell(f"{n:,}", n) for n in each), Cell(f"{sum(each):,}", sum(each))]
-        for name, each in zip(cache.class_names, counts, strict=False)
-    ]
-    columns = [Column("class"), *(Column(split, True) for split in labels), Column("in all", True)]
+    rows = []
+    for number, name in enumerate(cache.class_names[:200]):
+        counts = [int((found == number).sum()) for found in labels.values()]
+        rows.append([name, *(Cell(f"{n:,}", n) for n in [*counts, sum(counts)])])
+    names = ("class", *(f"#{split}" for split in labels), "#in all")
     texts = []
     if cache.skipped:
         one = cache.skipped[0]
         texts.append(f"{len(cache.skipped):,} images could not be used, such as {one['path']}: {one['reason']}.")
     note = "" if len(cache.class_names) <= 200 else f"The first 200 of {len(cache.class_names):,} classes."
-    return Section(
-        "data", "The data", texts, [Table("Images by class and split", columns, rows, sortable=True, note=note)]
-    )
+    shown = table("Images by class and split", names, rows, sortable=True, note=note)
+    return Section("data", "The data", texts, [shown])
 
 
 def _provenance(subject: Subject) -> Section:
@@ -268,9 +227,8 @@ def _provenance(subject: Subject) -> Section:
     if cache is not None:
         pairs.append(("cache", str(cache.path.absolute())))
         if cache.views:
-            pairs.append(
-                ("augmented views", f"{cache.views} of each training image: {_text(cache.augmentation_policy)}")
-            )
+            views = f"{cache.views} of each training image: {_text(cache.augmentation_policy)}"
+            pairs.append(("augmented views", views))
     if subject.model is not None:
         pairs.append(("model", str(subject.model.path)))
         pairs.append(("model’s digest", str(subject.model.digest)))
@@ -289,11 +247,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
     return str(value)
-
-
-def _again(subject: Subject, audited: bool) -> Section:
-    text = "The same files, options and seeds give the same numbers; with other versions they may differ a little."
-    return Section("again", "How to make it again", [text], [Commands(commands(subject, audited=audited))])
 
 
 def _draw(page: Page, folder: Path) -> list[Path]:

@@ -12,7 +12,8 @@ from featcache.cache import FeatureCache
 from featcache.errors import HeadError, OptionError
 from featcache.insight.advice import Advice, advise
 from featcache.insight.advice import decisions as decisions_module
-from featcache.insight.advice.commands import Depth, depth, extract_command, fine_tune_command
+from featcache.insight.advice.evidence import Depth, depth
+from featcache.insight.commands import extract_command, fine_tune_command
 from featcache.recipe import Request
 
 

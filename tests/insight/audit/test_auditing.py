@@ -15,7 +15,7 @@ from featcache.errors import OptionError
 from featcache.insight.audit import AuditReport, audit, copies
 from featcache.insight.audit import auditing as module
 from featcache.insight.audit import labels as labels_module
-from featcache.insight.audit.labels import joined
+from featcache.insight.audit.copies import joined
 
 
 def kinds(report: AuditReport, kind: str) -> list[Any]:

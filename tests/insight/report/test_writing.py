@@ -12,8 +12,7 @@ from featcache import FeatureCache, compare, fine_tune, fit_head
 from featcache.errors import HeadError, OptionError
 from featcache.insight.audit import KINDS, AuditReport, Finding, Image
 from featcache.insight.report import write_report
-from featcache.insight.report.standings import standings
-from featcache.insight.report.subject import open_subject
+from featcache.insight.report.subject import open_subject, standings
 
 
 class _Words(HTMLParser):

@@ -11,10 +11,8 @@ from typer.testing import CliRunner
 from featcache import FeatureCache, ImageClassifier, fit_head, neighbors
 from featcache.cli import app
 from featcache.extraction.extractor import Extractor
-from featcache.insight.advice.commands import extract_command
-from featcache.insight.provenance import options_of_cache
+from featcache.insight.commands import commands, extract_command, options_of_cache
 from featcache.insight.report import write_report
-from featcache.insight.report.commands import commands
 from featcache.insight.report.pictures import Pictures
 from featcache.insight.report.subject import open_subject
 from featcache.recipe import Request
@@ -86,3 +84,37 @@ def test_every_consumer_sees_the_recipe(
     (predicted,) = ImageClassifier.load(head.path).predict([jpegs / first])
     expected = head.predict_proba(cache.features()[:1])[0]
     np.testing.assert_allclose(list(predicted.probabilities.values()), expected, atol=cache.recipe.tolerance)
+
+
+def test_the_commands_make_the_same_again(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """Run in an empty place, they give the recipe, rows, splits and scores that the report is about."""
+    names = photos.rename(tmp_path / "my photos; 'rm'")
+    cache = extracting(names, tmp_path / "c", views=2, augment="flip,zoom=0.1", validation_split=0.4, seed=3,
+                       precision="bfloat16", fast_decode=True)  # fmt: skip
+    head = fit_head(cache, "sgd", params={"epochs": 7}, calibrate="none", seed=5)
+    lines = commands(open_subject(head.path))
+    (tmp_path / "c").rename(tmp_path / "old")
+    for line in lines[:-2]:
+        name, *arguments = shlex.split(line)
+        assert name == "featcache"
+        done = CliRunner().invoke(app, [*arguments, "--json"])
+        assert done.exit_code == 0, done.stderr
+    again, old = FeatureCache(tmp_path / "c"), FeatureCache(tmp_path / "old")
+    assert (again.recipe, again.splits, again.rows, again.augmentation) == (
+        old.recipe, old.splits, old.rows, old.augmentation)  # fmt: skip
+    cards = [json.loads((root / "heads" / "sgd-mix" / "head.json").read_text()) for root in (again.path, old.path)]
+    assert cards[0]["metrics"] == cards[1]["metrics"]
+    assert [shlex.split(line)[1] for line in lines[-2:]] == ["evaluate", "report"]
+
+
+@pytest.mark.parametrize("what", ["elsewhere", "memory"])
+def test_what_no_command_makes_is_said(made, extracting, photos: Path, tmp_path: Path, what: str) -> None:
+    """Features from elsewhere, and those of a model in memory, have a comment instead of a command."""
+    if what == "elsewhere":
+        cache = made()
+    else:
+        import keras
+
+        base = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 1, name="mix")])
+        cache = extracting(photos, tmp_path / "c", base=base)
+    assert commands(open_subject(cache.path))[0].startswith("# The ")

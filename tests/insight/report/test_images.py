@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 
 from featcache import fit_head
-from featcache.insight.report import featuremap
+from featcache.insight.report import images
 from featcache.insight.report.answers import ask
-from featcache.insight.report.featuremap import feature_map
+from featcache.insight.report.images import feature_map
 from featcache.insight.report.subject import open_subject
 
 
 def test_all_mistakes_are_on_the_map(made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more images than there is room for, those answered wrongly come first, the surest at the start."""
-    monkeypatch.setattr(featuremap, "POINTS", 60)
+    monkeypatch.setattr(images, "POINTS", 60)
     cache = made(apart=0.4)
     answers = ask(open_subject(fit_head(cache, "ridge").path))
     assert answers is not None
