@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featcache.cli import supervision
 from featcache.cli.app import (
     DONE,
     SKIPPED,
@@ -40,9 +41,8 @@ def extract(
     """Run a frozen base over images, once. What the cache has already is not computed again."""
     from featcache.extraction.extracting import Extraction
 
-    extraction = subset(options, Extraction)
-    if options.engine == "local":
-        pass_side_by_side()
+    passes = pass_side_by_side() if options.engine == "local" else 1
+    extraction = subset(options, Extraction, passes=passes, on_culprit=supervision.culprit_found)
     if dry_run:
         return _planned(extraction.plan())
     with progress("extracting") as shown:

@@ -16,6 +16,7 @@ _CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
 _PR_SET_PDEATHSIG = 1
 
 supervised = False
+_found: mmap.mmap | None = None
 
 
 def supervise() -> tuple[int, str] | None:
@@ -28,7 +29,7 @@ def supervise() -> tuple[int, str] | None:
     tuple or None
         In the parent, the exit code and what to complain of, if anything.
     """
-    global supervised
+    global supervised, _found
     if sys.platform != "linux":  # elsewhere the same command, given again, finds the image
         return None
     found = mmap.mmap(-1, 1)
@@ -43,10 +44,7 @@ def supervise() -> tuple[int, str] | None:
             if os.getppid() != parent:
                 os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            from featcache.images import poison
-
-            poison.blamed = lambda: found.__setitem__(0, 1)
-            supervised = True
+            supervised, _found = True, found
             return None
         code = _wait(child, heard)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -62,6 +60,12 @@ def supervise() -> tuple[int, str] | None:
             print(f"warning: stopped by {name}; starting again to find the image", file=sys.stderr, flush=True)  # noqa: T201
     blame = f"after {RESTARTS} images that do so" if attempt == RESTARTS else "and no image that does so alone"
     return 1, f"Expected to go on after {name}. Received: the same again, {blame}. What was done is kept"
+
+
+def culprit_found() -> None:
+    """Let the process that supervises this one, if there is one, know that an image was found to crash or hang it."""
+    if _found is not None:
+        _found[0] = 1
 
 
 def _wait(child: int, heard: set[signal.Signals]) -> int:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from featcache.cache import FeatureCache
 from featcache.cache.description import read_description
-from featcache.cache.listing import Entry, Listing
+from featcache.cache.listing import Listing
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from featcache.extraction.extractor import Extractor
 
 log = logging.getLogger(__name__)
+
+
+def row_keys(split: str, identity: bytes, views: int, augmentation: str) -> list[Key]:
+    """Return the rows an image of a split must have: augmented views are for training images only."""
+    return [Key(identity, view, augmentation if view else "") for view in range((views if split == "train" else 0) + 1)]
 
 
 class Job:
@@ -47,8 +52,9 @@ class Job:
         augment: Augmentation | None,
         *,
         rehash: bool = False,
+        passes: int = 1,
     ) -> None:
-        self.rehash = rehash
+        self.rehash, self._passes = rehash, passes
         self.source, self.policy, self.request = source, policy, request
         self.views, self.augment = views, augment
         self.augmentation = "" if augment is None else augment.fingerprint
@@ -57,13 +63,8 @@ class Job:
         self._root, self._given = root, folder
 
     def keys(self, item: Item, identity: bytes) -> list[Key]:
-        """Return the rows an image must have: augmented views are for training images only."""
-        return self.keys_in(self.policy.split_of(item, identity), identity)
-
-    def keys_in(self, split: str, identity: bytes) -> list[Key]:
-        """Return the rows an image of a split must have."""
-        views = self.views if split == "train" else 0
-        return [Key(identity, view, self.augmentation if view else "") for view in range(views + 1)]
+        """Return the rows an image must have."""
+        return row_keys(self.policy.split_of(item, identity), identity, self.views, self.augmentation)
 
     @cached_property
     def asked(self) -> dict[str, Any] | None:
@@ -76,7 +77,7 @@ class Job:
         from featcache.extraction.extractor import Extractor
 
         assert self.asked is not None or self.request.in_memory
-        return Extractor(self.request)
+        return Extractor(self.request, passes=self._passes)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -110,8 +111,8 @@ class Job:
             return self._root / f"{folder_name(self.source.name)}-{mark}{ending}"
         for other in sorted(self._root.glob(f"*{ending}")):
             if (other / "manifest.sqlite").is_file() and self._moved_from(other):
-                log.warning("%s was extracted from here before it was moved: going on with %s",
-                            self.source.location, other)  # fmt: skip
+                here = self.source.location
+                log.warning("%s was extracted from here before it was moved: going on with %s", here, other)
                 return other
         return default
 
@@ -164,15 +165,7 @@ class Job:
 
 
 class RowSet(MutableSet[Key]):
-    """The rows that there are: those of a cache, and what is added.
-
-    Attributes
-    ----------
-    table : RowTable or None
-        Those of the cache.
-    added : set of Key
-        The others.
-    """
+    """The rows that there are: those of a cache's table, and what is added."""
 
     def __init__(self, table: RowTable | None) -> None:
         self.table, self.added = table, set[Key]()
@@ -212,17 +205,7 @@ class RowSet(MutableSet[Key]):
 
 
 class Known:
-    """What a cache held before this extraction.
-
-    Parameters
-    ----------
-    meta : mapping
-        The manifest's values.
-    entries : Listing
-        Its listing.
-    rows : RowTable, optional
-        Its rows.
-    """
+    """What a cache held before this extraction: the manifest's values, its listing and its rows."""
 
     def __init__(self, meta: dict[str, Any], entries: Listing, rows: RowTable | None) -> None:
         self.meta, self.entries, self.rows = meta, entries.load(), RowSet(rows)
@@ -304,8 +287,8 @@ def compare(job: Job, known: Known, *, retry_failed: bool, ranked: bool = True) 
             stamps = Digests(_stamps(old.sizes, old.stamps)[old.known])
             to_hash[changed] |= stamps.find(_stamps(items.sizes[changed], items.stamps[changed])) >= 0
     read = settled.copy()
-    failures = {old.digests[i].tobytes(): reason for i, reason in old.reasons.items()
-                if old.known[i] and not worth_another_try(reason, limit)}  # fmt: skip
+    lasting = ((i, reason) for i, reason in old.reasons.items() if not worth_another_try(reason, limit))
+    failures = {old.digests[i].tobytes(): reason for i, reason in lasting if old.known[i]}
     for i in reasons:
         read[i], digests[i] = True, old.digests[before[i]]
     todo = ~settled & ~to_hash
@@ -372,8 +355,3 @@ def _settled(
 def _stamps(sizes: npt.NDArray[Any], stamps: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Return sizes and time stamps together, shape (n, 16)."""
     return np.stack([sizes, stamps], axis=1).astype("<i8").view(np.uint8).reshape(-1, 16)
-
-
-def with_digest(job: Job, item: Item, entry: Entry, found: bytes | None) -> Entry:
-    """Return an image's entry with its digest and the split that follows from it."""
-    return entry._replace(digest=found, split=None if found is None else job.policy.split_of(item, found))

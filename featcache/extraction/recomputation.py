@@ -16,8 +16,8 @@ from featcache.cache.compaction import drop_images
 from featcache.cache.listing import Entry
 from featcache.cache.shard import Key
 from featcache.errors import CacheError, FeatcacheError, OptionError
+from featcache.extraction.originals import Originals
 from featcache.sources import Item, Items, Source
-from featcache.sources.opening import reopen
 
 if TYPE_CHECKING:
     from featcache.extraction.extractor import Extracted, Extractor
@@ -30,23 +30,8 @@ EXACT, REDUCED = 1e-4, 2e-2
 def verify(path: Path, *, fix: bool = False, recompute: int = 0, seed: int = 0) -> VerifyReport:
     """Do what `featcache.cache.care.verify` does, then compute the features of some images anew and compare them.
 
-    Parameters
-    ----------
-    path : Path
-        The cache's folder.
-    fix : bool
-        Drop what is broken, rows that differ too, so that the next extraction computes them.
-    recompute : int
-        How many images are drawn, all if there are fewer. 0: none, and no base is loaded.
-    seed : int
-        Draws the images.
-
-    Raises
-    ------
-    OptionError
-        If `recompute` is negative.
-    CacheError, CacheBusyError
-        As `featcache.cache.care.verify`; `CacheError` if the source or the base is no longer there.
+    `recompute` images are drawn with `seed`, all if there are fewer; with 0 no base is loaded. `fix` drops rows that
+    differ, too. `CacheError` also if the source or the base is no longer there.
     """
     if recompute < 0:
         raise OptionError(f"`recompute` must be 0 or more images. Received: {recompute}.")
@@ -97,8 +82,8 @@ class _Comparison:
         """Return what was found."""
         differing = sorted(self.wrong)
         worst = max((value for _, value in self._relative()), default=0.0)
-        return Recomputed(len(self.positions), self.rows, worst, differing, sorted(self.changed), self.note,
-                          bool(fixed and differing))  # fmt: skip
+        count, dropped = len(self.positions), bool(fixed and differing)
+        return Recomputed(count, self.rows, worst, differing, sorted(self.changed), self.note, dropped)
 
     def _policy(self) -> Augmentation | None:
         """Return what makes the views, None if there are none; note it where nobody knows."""
@@ -117,7 +102,7 @@ class _Comparison:
 
     def _listed(self) -> tuple[Source, list[Item]]:
         try:
-            source = reopen(self.cache.source, classes=self.cache.listing_options.get("classes"))
+            source = Originals(self.cache).source()
             items = Items.of(source.items)
         except (FeatcacheError, OSError) as error:
             raise self._impossible(f"the source cannot be opened: {error}") from None

@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from featcache.errors import BaseError, ImageError
-from featcache.extraction.extractor import Extractor, FeatureExtractor
+from featcache.extraction.extractor import Extractor
+from featcache.extraction.transformer import FeatureExtractor
 from featcache.images.augmentation import Augmentation
 from featcache.recipe import Request
 from featcache.sources.arrays import ArraySource

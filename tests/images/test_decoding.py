@@ -17,7 +17,6 @@ from featcache.images import decoding as images
 from featcache.images.decoding import PixelSpec, decode, load
 from featcache.models.export import graph
 from featcache.recipe import Request
-from featcache.system import startup
 
 GREY = np.linspace(0, 255, 40 * 60).reshape(40, 60).astype(np.uint8)
 RGB = np.stack([GREY, GREY.T.reshape(40, 60), 255 - GREY], -1)
@@ -381,14 +380,14 @@ def test_pillows_own_limit_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_of_ours_have_one_limit_and_no_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line and workers decode what Pillow alone would refuse, and Pillow warns of nothing in them."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    monkeypatch.setattr(startup, "ours", False)
+    monkeypatch.setattr(images, "_limit_lifted", False)
     images._pillow_formats.cache_clear()
     torn = io.BytesIO()
     Image.new("RGB", (4, 2)).save(torn, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            startup.own_process()
+            images.take_over_pillow()
             assert decode(encoded(Image.fromarray(RGB), "TIFF"), 3).shape == (40, 60, 3)
             assert decode(torn.getvalue(), 3).shape == (2, 4, 3)
     finally:

@@ -51,7 +51,7 @@ class Runtime(Protocol):
         ...
 
 
-def compiled(base: Base, request: Request, file: Path | None = None) -> Runtime:
+def compiled(base: Base, request: Request, file: Path | None = None, passes: int = 1) -> Runtime:
     """Return a base, compiled for the runtime, precision and pooling of a request.
 
     Parameters
@@ -61,6 +61,8 @@ def compiled(base: Base, request: Request, file: Path | None = None) -> Runtime:
     file : Path, optional
         The file it was loaded from, if that is not the request's: OpenVINO's form of it is kept beside the weights,
         and beside this where these are gone.
+    passes : int
+        Forward passes that this process is set up to run at once, see `featcache.system.processors`.
 
     Raises
     ------
@@ -73,8 +75,8 @@ def compiled(base: Base, request: Request, file: Path | None = None) -> Runtime:
         beside = _weights_file(request)
         if file is not None and (beside is None or not beside.parent.is_dir()):
             beside = file
-        return OpenVINORuntime(base, request.pooling, request.precision, beside)
-    return TensorFlowRuntime(base, request.pooling, request.precision)
+        return OpenVINORuntime(base, request.pooling, request.precision, beside, passes)
+    return TensorFlowRuntime(base, request.pooling, request.precision, passes)
 
 
 def _weights_file(request: Request) -> Path | None:

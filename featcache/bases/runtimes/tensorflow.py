@@ -10,7 +10,6 @@ import numpy.typing as npt
 from featcache.bases import Base
 from featcache.bases.runtimes.graph import frozen
 from featcache.options import Pooling, Precision
-from featcache.system import processors
 
 
 class TensorFlowRuntime:
@@ -33,11 +32,11 @@ class TensorFlowRuntime:
         Calls that are best made at once.
     """
 
-    def __init__(self, base: Base, pooling: Pooling, precision: Precision = "float32") -> None:
+    def __init__(self, base: Base, pooling: Pooling, precision: Precision = "float32", passes: int = 1) -> None:
         import tensorflow as tf
 
         devices = tf.config.list_physical_devices("GPU")
-        self.passes = 1 if devices else processors.passes
+        self.passes = 1 if devices else passes
         for device in devices:
             try:
                 tf.config.experimental.set_memory_growth(device, True)

@@ -3,7 +3,7 @@
 from featcache.extraction.engines.driving import Driver, check_engine
 from featcache.extraction.engines.parts import parts_folder, run_part
 from featcache.extraction.engines.running import Runner
-from featcache.extraction.engines.tasks import Task, Work, cut, in_order, task_size, travelling
+from featcache.extraction.engines.tasks import Task, Work, counted, cut, in_order, task_size, travelling
 
 __all__ = [
     "Driver",
@@ -11,6 +11,7 @@ __all__ = [
     "Task",
     "Work",
     "check_engine",
+    "counted",
     "cut",
     "in_order",
     "parts_folder",

@@ -15,41 +15,26 @@ from featcache.cache.inspection import inspect
 from featcache.cache.listing import Entry
 from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError, ImageError, OptionError
-from featcache.extraction.engines.known import KnownRows
 from featcache.extraction.engines.parts import discard, forget, found_part, parts_folder, read_part, shard_names
 from featcache.extraction.engines.processes import default_workers, run_processes
-from featcache.extraction.engines.running import Done, Runner
-from featcache.extraction.engines.tasks import Outcome, Task, Work
-from featcache.extraction.planning import Job, RowSet, with_digest
+from featcache.extraction.engines.running import Runner
+from featcache.extraction.engines.tasks import Done, Outcome, Task, Work, counted
+from featcache.extraction.engines.worker import KnownRows
+from featcache.extraction.planning import Job, RowSet
 from featcache.extraction.profiling import Profile
 from featcache.images import poison
 from featcache.options import Engine, Progress
 
 log = logging.getLogger(__name__)
 
-
 STALE = 24 * 3600.0
 """Seconds after which a file among the parts that belongs to none is nobody's any more."""
 
 
 class Driver:
-    """The one who writes a cache's manifest.
+    """Has tasks done for a job and commits them to its locked cache, whose `known` rows grow.
 
-    Parameters
-    ----------
-    job : Job
-        What is extracted; its entries are the listing.
-    work : Work
-        What the tasks have in common.
-    writer : CacheWriter
-        The cache, locked.
-    known : RowSet
-        Its rows; grows.
-
-    Attributes
-    ----------
-    computed : int
-        Rows that were computed and committed.
+    `computed` is how many rows were computed and committed.
     """
 
     def __init__(self, job: Job, work: Work, writer: CacheWriter, known: RowSet) -> None:
@@ -92,7 +77,7 @@ class Driver:
         """Do tasks in this process, decoding ahead across them."""
         if tasks:
             self._job.extractor.profile = profile
-        done = _counted(tasks, progress)
+        done = counted(tasks, progress)
         following: list[Task] = []
         for task in tasks:
             found = found_part(self._work, task)
@@ -142,13 +127,17 @@ class Driver:
             parts_folder(self._writer.path).rmdir()
 
     def run_elsewhere(
-        self, tasks: Sequence[Task], engine: Engine, workers: int | None, scheduler: str | None,
+        self,
+        tasks: Sequence[Task],
+        engine: Engine,
+        workers: int | None,
+        scheduler: str | None,
         progress: Progress | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Have tasks done by an engine's workers and commit them in their order."""
         if not tasks:
             return self._clear()
-        folder, done, known = parts_folder(self._writer.path), _counted(tasks, progress), None
+        folder, done, known = parts_folder(self._writer.path), counted(tasks, progress), None
         for task in tasks:
             found = found_part(self._work, task)
             if found is not None and not self._still_true(found, task):
@@ -207,11 +196,13 @@ class Driver:
         """Commit shards and images, and return how many rows are new."""
         entries: list[tuple[int, Entry]] = []
         for position, identity, reason in settled:
-            entry, item = self._job.entries[position], self._job.source.items[position]
-            if reason is None:
-                entry = with_digest(self._job, item, entry, identity)
+            entry = self._job.entries[position]._replace(digest=identity)
+            if reason is not None:
+                entry = entry._replace(reason=reason)
             else:
-                entry = entry._replace(digest=identity, reason=reason)
+                item = self._job.source.items[position]
+                split = None if identity is None else self._job.policy.split_of(item, identity)
+                entry = entry._replace(split=split)
             entries.append((position, entry))
         count = 0
         for i, (info, keys) in enumerate(shards):
@@ -262,16 +253,3 @@ def check_engine(engine: str, workers: int | None, scheduler: str | None) -> Non
         raise OptionError(
             "The engine dask needs dask and distributed, which are not installed. Run: pip install 'featcache[dask]'"
         )
-
-
-def _counted(tasks: Sequence[Task], progress: Progress | None) -> Done:
-    """Return what adds up images done, for progress out of all."""
-    total, count = sum(len(task.items) for task in tasks), 0
-
-    def done(more: int) -> None:
-        nonlocal count
-        count += more
-        if progress is not None and more:
-            progress(min(count, total), total)
-
-    return done

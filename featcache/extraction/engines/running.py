@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Container, Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,36 +13,16 @@ import numpy.typing as npt
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.cache.writer import unwritten
 from featcache.errors import CacheError, FeatcacheError, ImageError, SourceError
-from featcache.extraction.engines.tasks import Outcome, Task, Work
+from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
 from featcache.images.poison import Journal
 from featcache.sources import Item, Source, digest, read_image
 
 if TYPE_CHECKING:
     from featcache.extraction.extractor import Extractor
 
-Done = Callable[[int], None]
-"""Called with how many more images are done."""
-
 
 class Runner:
-    """A base and a source, ready for tasks.
-
-    Parameters
-    ----------
-    work : Work
-        What the tasks have in common.
-    extractor : Extractor
-        The base, loaded.
-    source : Source
-        What reads the items.
-    known : container of Key
-        Rows that need not be computed; may grow while tasks run.
-
-    Raises
-    ------
-    CacheError
-        If the base is not the recipe's.
-    """
+    """A base, which must be the recipe's, and a source, ready for tasks; rows that are `known` are not computed."""
 
     def __init__(self, work: Work, extractor: Extractor, source: Source, known: Container[Key]) -> None:
         if extractor.recipe != work.recipe:
@@ -77,20 +57,8 @@ class Runner:
         """Compute tasks one after the other and yield what became of each.
 
         No forward pass has images of two tasks, so that it does not matter who computes which. Images are
-        decoded ahead across tasks. Interrupted, it yields what it has before it raises.
-
-        Parameters
-        ----------
-        tasks : sequence of Task
-            Each but the last of `Work.size` images.
-        folder : Path
-            Where shards are published.
-        journal : Journal
-            Where decoding is noted.
-        guilty : mapping, optional
-            Images that must not be decoded here, and why.
-        done : callable
-            Called after each image.
+        decoded ahead across tasks. Interrupted, it yields what it has before it raises. Each task but the last has
+        `Work.size` images; those of `guilty` must not be decoded here, for the reasons it has.
         """
         work, guilty = self.work, guilty or {}
         source = _Guarded(self.source, guilty)
