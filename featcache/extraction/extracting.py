@@ -23,19 +23,10 @@ from featcache.cache.listing import Listing
 from featcache.cache.shard import check_compression
 from featcache.errors import CacheError, ImageError, OptionError
 from featcache.extraction.cache_warnings import cache_warnings
-from featcache.extraction.engines import (
-    Driver,
-    Runner,
-    Task,
-    Work,
-    check_engine,
-    counted,
-    cut,
-    in_order,
-    run_part,
-    task_size,
-    travelling,
-)
+from featcache.extraction.engines.driving import Driver, check_engine
+from featcache.extraction.engines.parts import run_part
+from featcache.extraction.engines.running import Runner
+from featcache.extraction.engines.tasks import Task, Work, counted, cut, in_order, task_size, travelling
 from featcache.extraction.planning import Job, Known, compare
 from featcache.extraction.profiling import Profile
 from featcache.images import poison
@@ -241,8 +232,7 @@ class Extraction(ExtractOptions):
         if isinstance(augment, str):
             augment = Augmentation.parse(augment, fill=self.fill, seed=self.seed)
         root, folder = Path(self.cache_root), None if self.cache is None else Path(self.cache)
-        more: Any = {"rehash": self.rehash, "passes": self.passes}
-        return Job(source, policy, request, root, folder, self.views, augment, **more)
+        return Job(source, policy, request, root, folder, self.views, augment, self.rehash, self.passes)
 
     def _known(self, job: Job) -> Known:
         """Return what a cache holds, without its lock."""
@@ -265,19 +255,19 @@ class Extraction(ExtractOptions):
         before, paths = known.entries, job.entries.paths
         suspects = suspects | {before.paths[i] for i, reason in before.reasons.items() if poison.is_poison(reason)}
         suspected = {paths[position]: position for position in todo if suspects and paths[position] in suspects}
-        left = set(todo)
-        if suspected:
-            items = [job.source.items[position] for position in suspected.values()]
-            with contextlib.closing(poison.culprits(job.extractor.spec, job.source, items)) as found:
-                for item, identity, reason in found:
-                    position = suspected[item.path]
-                    writer.commit(None, [(position, job.entries[position]._replace(digest=identity, reason=reason))])
-                    left.discard(position)
-                    self.on_culprit()
-                    if self.on_error == "fail":
-                        raise ImageError(f"{item.path}: {reason}")
-                    log.warning("skipped %s: %s", item.path, reason)
-        return [position for position in todo if position in left]
+        if not suspected:
+            return list(todo)
+        items, culprits = [job.source.items[position] for position in suspected.values()], set()
+        with contextlib.closing(poison.culprits(job.extractor.spec, job.source, items)) as found:
+            for item, identity, reason in found:
+                position = suspected[item.path]
+                writer.commit(None, [(position, job.entries[position]._replace(digest=identity, reason=reason))])
+                culprits.add(position)
+                self.on_culprit()
+                if self.on_error == "fail":
+                    raise ImageError(f"{item.path}: {reason}")
+                log.warning("skipped %s: %s", item.path, reason)
+        return [position for position in todo if position not in culprits]
 
     def _batch(self, job: Job, images: int) -> int:
         """Return the batch size: the given one, or for large runs in this process the fastest."""

@@ -143,10 +143,10 @@ class Extractor:
 
         Bytes are read once, hashed and decoded from the same buffer, ahead of the forward pass and in
         parallel; a few batches are in memory at a time. `wanted` says, from several threads, which views of an item
-        with a digest to compute; without any it is not decoded. `augmentation` makes views of 1 and above.
-        `batch_size` does not change features beyond their last bits, and is halved for good when memory runs out.
-        `journal` is where threads note what they decode. No forward pass has images of two stretches of `flush_every`
-        items, so that to the last bit the features of an image depend on its own stretch only.
+        with a digest to compute, or raises an `ImageError`; without any it is not decoded. `augmentation` makes views
+        of 1 and above. `batch_size` does not change features beyond their last bits, and is halved for good when memory
+        runs out. `journal` is where threads note what they decode. No forward pass has images of two stretches of
+        `flush_every` items, so that to the last bit the features of an image depend on its own stretch only.
 
         An image whose decoding does not end is a `HungError`. `BaseError` if the base fails on every image of a batch
         and on a grey one, if features are not finite, or if memory runs out for a single image.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import NO_MEMORY, ImageError, about_image
+from featcache.errors import NO_MEMORY, ImageError, about_image, one_line
 from featcache.images import resizing
 from featcache.images.resizing import PixelSpec as PixelSpec
 from featcache.options import MAX_PIXELS
@@ -33,6 +33,9 @@ _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 """EXIF orientation → quarter turns counter-clockwise, then whether mirrored left to right."""
+
+_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error)
+"""What Pillow raises about a file that is not as it should be."""
 
 _limit_lifted = False
 
@@ -63,6 +66,7 @@ def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.f
         return resizing.resized(pixels, spec)
 
 
+@about_image("decoded")
 def decode(
     content: bytes, channels: int, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
@@ -72,23 +76,11 @@ def decode(
     smallest eighth, quarter or half that is not below a height and width of `at_least`. What neither TensorFlow nor
     Pillow can decode is an `ImageError`, and so is an image of more pixels than `max_pixels`.
     """
-    if not content:
-        raise ImageError("empty file")
-    with about_image("decoded"):
-        return _decoded(content, channels, at_least, max_pixels)
-
-
-def worth_another_try(reason: str, max_pixels: int) -> bool:
-    """Return whether an image that failed for a reason may succeed now: the limit was raised, or memory was short."""
-    if size := _TOO_LARGE.match(reason):
-        return int(size[1]) * int(size[2]) <= max_pixels
-    return reason.startswith(NO_MEMORY)
-
-
-def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, max_pixels: int) -> npt.NDArray[np.uint8]:
     import tensorflow as tf
     from PIL import Image
 
+    if not content:
+        raise ImageError("empty file")
     orientation = 1
     header: Any = None
     try:
@@ -98,7 +90,7 @@ def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, ma
             orientation = header.getexif().get(_ORIENTATION, 1)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error):
+    except _DAMAGED:
         if header is None:  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
             _check_size(_declared(content), max_pixels)
     try:
@@ -109,7 +101,10 @@ def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, ma
         pixels = _decoded_by_tensorflow(content, ratio)
     except (tf.errors.OpError, ValueError) as error:
         if header is None:
-            raise ImageError(_why_unknown(content)) from None
+            if all(32 <= byte < 127 or byte in b"\t\r\n\f" for byte in content[:64]):
+                raise ImageError("not an image: its content is text") from None
+            reason = "not an image in a format that TensorFlow or Pillow reads, or damaged at its start"
+            raise ImageError(reason) from None
         pixels = _decoded_by_pillow(header, error)
     if channels == 1:
         pixels = as_grey(pixels)
@@ -117,6 +112,13 @@ def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, ma
     if turns:
         pixels = np.rot90(pixels, turns)
     return pixels[:, ::-1] if mirror else pixels
+
+
+def worth_another_try(reason: str, max_pixels: int) -> bool:
+    """Return whether an image that failed for a reason may succeed now: the limit was raised, or memory was short."""
+    if size := _TOO_LARGE.match(reason):
+        return int(size[1]) * int(size[2]) <= max_pixels
+    return reason.startswith(NO_MEMORY)
 
 
 def _opened(content: bytes) -> Any:
@@ -232,33 +234,17 @@ def _decoded_by_pillow(header: Any, tensorflow_says: Exception) -> npt.NDArray[n
         if not header.width * header.height:
             raise ValueError("it has no pixels")
         header.load()
-        return _pillow_pixels(header)
+        if header.mode in ("I", "F"):
+            raise ValueError("pixels of 32 bits have no known range; convert it to 8 or 16 bits")
+        if header.mode.startswith("I;16"):  # Pillow's own conversion clips; TensorFlow takes the high byte, too
+            return np.repeat((np.asarray(header) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        pixels: npt.NDArray[np.uint8] = np.array(header if header.mode == "RGB" else header.convert("RGB"))
+        return pixels
     except Image.DecompressionBombError as error:
         raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error) as error:
+    except _DAMAGED as error:
         reason = str(error) or str(tensorflow_says)
-        raise ImageError(f"{header.format} cannot be decoded: {_one_line(reason)}") from None
-
-
-def _pillow_pixels(image: Any) -> npt.NDArray[np.uint8]:
-    if image.mode in ("I", "F"):
-        raise ValueError("pixels of 32 bits have no known range; convert it to 8 or 16 bits")
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips; TensorFlow takes the high byte, too
-        grey = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
-        return np.repeat(grey, 3, axis=-1)
-    pixels: npt.NDArray[np.uint8] = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    return pixels
-
-
-def _why_unknown(content: bytes) -> str:
-    start = content[:64]
-    if all(32 <= byte < 127 or byte in b"\t\r\n\f" for byte in start):
-        return "not an image: its content is text"
-    return "not an image in a format that TensorFlow or Pillow reads, or damaged at its start"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:160]
+        raise ImageError(f"{header.format} cannot be decoded: {one_line(reason)[:160]}") from None
 
 
 def _from_array(array: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:

@@ -167,7 +167,7 @@ class Probe:
 
 def culprits(spec: PixelSpec, source: Source, items: Iterable[Item]) -> Generator[tuple[Item, bytes, str], None, None]:
     """Yield the images that kill the process that decodes them alone, or never end, with their digests and why."""
-    with Probe(spec) as probe:
+    with Probe(spec) as probe:  # a process starts with the first item
         for item in items:
             with contextlib.suppress(ImageError):
                 content = read_image(source, item)

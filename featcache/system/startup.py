@@ -27,18 +27,17 @@ def import_tensorflow() -> None:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        _import_tensorflow()
+        if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
+            import keras  # noqa: F401
+            import tensorflow  # noqa: F401
+        else:
+            _import_quietly()
     finally:
         if collecting:
             gc.enable()
 
 
-def _import_tensorflow() -> None:
-    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
-        import keras
-        import tensorflow  # noqa: F401
-
-        return
+def _import_quietly() -> None:
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)

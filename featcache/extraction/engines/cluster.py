@@ -14,7 +14,7 @@ from pathlib import Path
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed
 
-from featcache.errors import FeatcacheError, OptionError
+from featcache.errors import FeatcacheError, OptionError, one_line
 from featcache.extraction.engines.retries import TaskQueue
 from featcache.extraction.engines.running import Runner
 from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 30
 """How long a scheduler may take to answer, and how often it is said that there are no workers."""
+_ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 
 
 def run_dask(
@@ -39,7 +40,8 @@ def run_dask(
     with contextlib.ExitStack() as stack:
         address = scheduler
         if address is None:
-            stack.enter_context(dask.config.set(_settings(workers)))
+            variables = {f"{_ENVIRONMENT}.{name}": value for name, value in environment(workers).items()}
+            stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0, **variables}))
             stack.enter_context(safe_children())  # to the end, as workers that die are started again
             cluster = stack.enter_context(
                 LocalCluster(
@@ -55,9 +57,8 @@ def run_dask(
         try:
             client = stack.enter_context(Client(address, timeout=WAIT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
             raise OptionError(
-                f"No dask scheduler answers at {address!r}: {text}. Start one with: dask scheduler."
+                f"No dask scheduler answers at {address!r}: {one_line(error)[:200]}. Start one with: dask scheduler."
             ) from None
         run = uuid.uuid4().hex
         client.register_plugin(_Prepared(run, work, known, scheduler is None), name=f"featcache-{run}")
@@ -106,12 +107,6 @@ def _outcomes(
     finally:
         with contextlib.suppress(Exception):  # a cluster that is gone needs no telling
             client.cancel(list(with_scheduler), force=True)
-
-
-def _settings(workers: int) -> dict[str, object]:
-    """Return how a cluster of our own is set up: a death is reported at once, threads are divided."""
-    variables = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environment(workers).items()}
-    return {"distributed.scheduler.allowed-failures": 0, **variables}
 
 
 def _await_workers(client: Client) -> None:

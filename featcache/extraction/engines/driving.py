@@ -40,7 +40,7 @@ class Driver:
     def __init__(self, job: Job, work: Work, writer: CacheWriter, known: RowSet) -> None:
         self._job, self._work, self._writer, self._known = job, work, writer, known
         self.computed = 0
-        self._shards = writer.path / "shards"
+        self._shards, self._parts = writer.path / "shards", parts_folder(writer.path)
 
     def adopt(self, tasks: Sequence[Task]) -> None:
         """Commit the rows of parts that are of none of these tasks, as the source has changed since.
@@ -48,11 +48,10 @@ class Driver:
         The tasks find them there; parts that are of one of them are committed in its turn. A part of another recipe
         is left alone, a damaged one removed.
         """
-        folder = parts_folder(self._writer.path)
-        if not folder.is_dir():
+        if not self._parts.is_dir():
             return
         expected = {task.name(self._work) for task in tasks}
-        for file in sorted(file for file in folder.glob("*.json") if file.stem not in expected):
+        for file in sorted(file for file in self._parts.glob("*.json") if file.stem not in expected):
             try:
                 part = read_part(file)
             except CacheDamagedError as error:
@@ -61,11 +60,11 @@ class Driver:
             if part.fingerprint != self._work.recipe.fingerprint:
                 log.warning("%s is of another recipe and was left alone", file)
                 continue
-            self._commit(folder, part.shards, [])
+            self._commit(self._parts, part.shards, [])
             file.unlink(missing_ok=True)
         with self._writer.changing():  # else another process has taken over, and its files lie here
-            mine = {name for part in folder.glob("*.json") for name in (part.name, *shard_names(part))}
-            for file in folder.iterdir():
+            mine = {name for part in self._parts.glob("*.json") for name in (part.name, *shard_names(part))}
+            for file in self._parts.iterdir():
                 with contextlib.suppress(OSError):
                     stale = file.name not in mine and time.time() - file.stat().st_mtime > STALE
                     if file.suffix == ".known" or stale:
@@ -80,20 +79,25 @@ class Driver:
         done = counted(tasks, progress)
         following: list[Task] = []
         for task in tasks:
-            found = found_part(self._work, task)
-            if found is not None and not self._still_true(found, task):
-                self._commit(parts_folder(self._writer.path), found.shards, [])
-                forget(self._work, task)
-                found = None
+            found = self._found(task)
             if found is None:
                 following.append(task)
             else:
                 self._compute(following, journal, done)
-                self._take(task, found, parts_folder(self._writer.path))
+                self._take(task, found, self._parts)
                 done(len(task.items))
                 following = []
         self._compute(following, journal, done)
         self._clear()
+
+    def _found(self, task: Task) -> Outcome | None:
+        """Return what a former run has published of a task; if its images have changed since, only commit its rows."""
+        found = found_part(self._work, task)
+        if found is None or self._still_true(found, task):
+            return found
+        self._commit(self._parts, found.shards, [])
+        forget(self._work, task)
+        return None
 
     def _still_true(self, found: Outcome, task: Task) -> bool:
         """Read the images of a part of a former run: whether they are the ones it had. Names and times may deceive."""
@@ -124,7 +128,7 @@ class Driver:
     def _clear(self) -> None:
         """Remove the folder of parts, if none is left."""
         with contextlib.suppress(OSError):
-            parts_folder(self._writer.path).rmdir()
+            self._parts.rmdir()
 
     def run_elsewhere(
         self,
@@ -137,18 +141,15 @@ class Driver:
         """Have tasks done by an engine's workers and commit them in their order."""
         if not tasks:
             return self._clear()
-        folder, done, known = parts_folder(self._writer.path), counted(tasks, progress), None
+        done, known = counted(tasks, progress), None
         for task in tasks:
-            found = found_part(self._work, task)
-            if found is not None and not self._still_true(found, task):
-                self._commit(folder, found.shards, [])
-                forget(self._work, task)
-        folder.mkdir(exist_ok=True)
+            self._found(task)
+        self._parts.mkdir(exist_ok=True)
         count = default_workers() if workers is None else workers
         if scheduler is None and len(tasks) < count:
             log.warning("%d tasks for %d workers: a lower --shard-rows makes more", len(tasks), count)
         if self._known:
-            known = folder / f"{uuid.uuid4().hex}.known"
+            known = self._parts / f"{uuid.uuid4().hex}.known"
             KnownRows.write(known, self._known)
         outcomes: Generator[Outcome, None, None]
         if engine == "processes":
@@ -164,7 +165,7 @@ class Driver:
                 for outcome in outcomes:
                     held[outcome.number] = outcome
                     while following in held:
-                        self._take(tasks[following], held.pop(following), folder)
+                        self._take(tasks[following], held.pop(following), self._parts)
                         following += 1
         finally:  # what came before its turn stays a part, which the next run takes in its turn
             if known is not None:

@@ -62,10 +62,15 @@ def run_part(
             done(len(task.items))
             return found
         with poison.Journal(folder / f"{name}.decoding") as journal:
-            guilty = _find_guilty(runner, task, journal.suspects, folder / f"{name}.guilty", on_culprit)
-            (outcome,) = runner.run([task], folder, journal, guilty=guilty, done=done)
+            culprits = _find_culprits(runner, task, journal.suspects, folder / f"{name}.guilty", on_culprit)
+            (outcome,) = runner.run([task], folder, journal, culprits=culprits, done=done)
         if outcome.failure is None:
-            _publish(folder / f"{name}.json", work, outcome)
+            described = {
+                "fingerprint": work.recipe.fingerprint,
+                "shards": [info.name for info, _ in outcome.shards],
+                "images": [[identity and identity.hex(), reason] for identity, reason in outcome.images],
+            }
+            publish(folder / f"{name}.json", json.dumps(described).encode())
         (folder / f"{name}.guilty").unlink(missing_ok=True)
     except OSError as error:
         raise unwritten(work.folder, error) from None
@@ -104,9 +109,9 @@ def shard_names(file: Path) -> list[str]:
     return []
 
 
-def guilty_count(work: Work, task: Task) -> int:
+def culprit_count(work: Work, task: Task) -> int:
     """Return how many images have been found to kill who decodes them since this task was begun."""
-    return len(_guilty(parts_folder(work.folder) / f"{task.name(work)}.guilty"))
+    return len(_culprits(parts_folder(work.folder) / f"{task.name(work)}.guilty"))
 
 
 def forget(work: Work, task: Task) -> None:
@@ -148,32 +153,21 @@ def _described(file: Path) -> Any:
     return described
 
 
-def _publish(file: Path, work: Work, outcome: Outcome) -> None:
-    described = {
-        "fingerprint": work.recipe.fingerprint,
-        "shards": [info.name for info, _ in outcome.shards],
-        "images": [[identity and identity.hex(), reason] for identity, reason in outcome.images],
-    }
-    publish(file, json.dumps(described).encode())
-
-
-def _find_guilty(
+def _find_culprits(
     runner: Runner, task: Task, suspects: set[str], file: Path, on_culprit: Callable[[], None]
 ) -> dict[str, str]:
     """Return the images of a task that must not be decoded here, and why."""
-    guilty = _guilty(file)
-    suspected = [item for item in task.items if item.path in suspects - guilty.keys()]
-    if suspected:
-        before = len(guilty)
-        found = poison.culprits(runner.extractor.spec, runner.source, suspected)
-        guilty.update({item.path: reason for item, _, reason in found})
-        if len(guilty) > before:
-            publish_json(file, guilty)
-            on_culprit()
-    return guilty
+    culprits = _culprits(file)
+    suspected = [item for item in task.items if item.path in suspects - culprits.keys()]
+    found = {item.path: reason for item, _, reason in poison.culprits(runner.extractor.spec, runner.source, suspected)}
+    if found:
+        culprits |= found
+        publish_json(file, culprits)
+        on_culprit()
+    return culprits
 
 
-def _guilty(file: Path) -> dict[str, str]:
+def _culprits(file: Path) -> dict[str, str]:
     try:
         found: dict[str, str] = read_json(file)
         mapping_of(text)(found, "")

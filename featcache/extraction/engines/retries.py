@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from featcache.extraction.engines.parts import forget, guilty_count
+from featcache.extraction.engines.parts import culprit_count, forget
 from featcache.extraction.engines.tasks import Outcome, Task, Work
 
 
 class TaskQueue:
     """Tasks to be given to workers; one whose worker died comes next, unless it has killed too many.
 
-    A death by which an image was found guilty does not count: the task goes on without that.
+    A death by which a culprit was found does not count: the task goes on without that.
     """
 
     MOST = 3
@@ -21,7 +21,7 @@ class TaskQueue:
     def __init__(self, work: Work, tasks: Sequence[Task]) -> None:
         self._work, self._waiting = work, deque(tasks)
         self._deaths: Counter[int] = Counter()
-        self._guilty: Counter[int] = Counter()
+        self._culprits: Counter[int] = Counter()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -36,9 +36,9 @@ class TaskQueue:
 
     def killed(self, task: Task, workers: int = 1) -> Outcome | None:
         """Note a task's dead workers, and put it back; return what becomes of it if it is not to be done again."""
-        found = guilty_count(self._work, task)
-        if found > self._guilty[task.number]:
-            self._guilty[task.number] = found
+        found = culprit_count(self._work, task)
+        if found > self._culprits[task.number]:
+            self._culprits[task.number] = found
             self._deaths[task.number] = 0
         self._deaths[task.number] += workers
         if self._deaths[task.number] < self.MOST:

@@ -14,8 +14,8 @@ from conftest import random_image, write_image
 from featcache.cache import FeatureCache
 from featcache.cache.compaction import collect
 from featcache.errors import CacheError, ImageError, OptionError
-from featcache.extraction.engines import Runner
 from featcache.extraction.engines.retries import TaskQueue
+from featcache.extraction.engines.running import Runner
 from featcache.extraction.engines.worker import KnownRows
 from featcache.extraction.extracting import Extraction
 
@@ -177,7 +177,7 @@ def test_a_task_may_kill_three(oracle, many: Path, tmp_path: Path, monkeypatch: 
     work = plan._work(job, meta, 4)
     task = plan._tasks(job, range(40), work)[2]
     found = 0
-    monkeypatch.setattr("featcache.extraction.engines.retries.guilty_count", lambda *_: found)
+    monkeypatch.setattr("featcache.extraction.engines.retries.culprit_count", lambda *_: found)
     losses = TaskQueue(work, [])
     assert [losses.killed(task), losses.killed(task)] == [None, None]
     found = 1
