@@ -213,13 +213,14 @@ class Extraction(ExtractOptions):
         size = self.batch_size or BATCH_SIZE
         rate = _timed(job, [job.source.items[i] for i in todo[: 2 * size]], size) if todo else 0.0
         rows = len(todo) * (1 + self.views)
+        existing = next(folder for folder in (job.folder, *job.folder.absolute().parents) if folder.exists())
         return ExtractionPlan(
             cache=job.folder,
             images=len(job.source.items),
             rows_to_compute=rows,
             layers={name: tuple(shape) for name, shape in layers},
             bytes=rows * _row_bytes(job, layers),
-            bytes_free=shutil.disk_usage(_existing(job.folder)).free,
+            bytes_free=shutil.disk_usage(existing).free,
             images_per_second=rate,
             seconds=len(todo) / rate if rate else 0.0,
         )
@@ -393,11 +394,6 @@ class ExtractionPlan:
 
 def _row_bytes(job: Job, layers: Sequence[tuple[str, Sequence[int]]]) -> int:
     return sum(math.prod(shape) for _, shape in layers) * np.dtype(job.recipe.dtype).itemsize
-
-
-def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that exists."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _check_space(job: Job, images: int, layers: Sequence[tuple[str, Sequence[int]]]) -> None:

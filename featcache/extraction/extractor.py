@@ -26,7 +26,7 @@ from featcache.extraction.profiling import Profile, step
 from featcache.images.augmentation import Augmentation
 from featcache.images.decoding import PixelSpec, load
 from featcache.images.poison import Journal
-from featcache.options import BATCH_SIZE
+from featcache.options import BATCH_SIZE, subset
 from featcache.recipe import Recipe, Request
 from featcache.sources import Item, Source, digest, read_image
 from featcache.system.memory import available
@@ -79,19 +79,15 @@ class Extractor:
         self._runtime = compiled(self.base, request, file, passes)
         self.passes, self._decoding_threads = self._runtime.passes, decoding_threads(passes)
         base = self.base
-        self.recipe = Recipe(
+        self.recipe = subset(
+            request,
+            Recipe,
             architecture=base.architecture,
             weights=base.weights,
             layers=base.canonical_layers,
-            pooling=request.pooling,
             image_size=(base.height, base.width),
-            resize=request.resize,
-            interpolation=request.interpolation,
             preprocess=base.preprocess,
-            dtype=request.dtype,
             decode=request.decode,
-            precision=request.precision,
-            runtime=request.runtime,
             crop=request.fraction,
         )
         self.spec = PixelSpec.of(self.recipe, base.channels, request.max_pixels)
