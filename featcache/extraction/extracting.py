@@ -29,8 +29,8 @@ from featcache.extraction.engines.running import Runner
 from featcache.extraction.engines.tasks import Task, Work, counted, cut, in_order, task_size, travelling
 from featcache.extraction.planning import Job, Known, compare
 from featcache.extraction.profiling import Profile
-from featcache.images import poison
 from featcache.images.augmentation import Augmentation
+from featcache.images.decode_crashes import Journal, find_culprits, is_decode_crash
 from featcache.options import BATCH_SIZE, ExtractOptions, subset, takes
 from featcache.recipe import Request
 from featcache.saved.base import NAME as BASE_FOLDER
@@ -120,7 +120,7 @@ class Extraction(ExtractOptions):
         job = self._job()
         with (
             CacheWriter.open_for_writing(job.folder, job.recipe, job.asked) as writer,
-            poison.Journal(job.folder / "decoding") as journal,
+            Journal(job.folder / "decoding") as journal,
         ):
             places, shards = writer.stored()
             known = Known(writer.meta(), writer.listing(), places)
@@ -254,12 +254,12 @@ class Extraction(ExtractOptions):
         They are committed at once: whatever happens next, such an image is not decoded here.
         """
         before, paths = known.entries, job.entries.paths
-        suspects = suspects | {before.paths[i] for i, reason in before.reasons.items() if poison.is_poison(reason)}
+        suspects = suspects | {before.paths[i] for i, reason in before.reasons.items() if is_decode_crash(reason)}
         suspected = {paths[position]: position for position in todo if suspects and paths[position] in suspects}
         if not suspected:
             return list(todo)
         items, culprits = [job.source.items[position] for position in suspected.values()], set()
-        with contextlib.closing(poison.culprits(job.extractor.spec, job.source, items)) as found:
+        with contextlib.closing(find_culprits(job.extractor.spec, job.source, items)) as found:
             for item, identity, reason in found:
                 position = suspected[item.path]
                 writer.commit(None, [(position, job.entries[position]._replace(digest=identity, reason=reason))])

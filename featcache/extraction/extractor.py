@@ -24,8 +24,8 @@ from featcache.errors import BaseError, FeatcacheError, ImageError, about_image,
 from featcache.extraction.batching import fastest_batch, largest_batch
 from featcache.extraction.profiling import Profile, step
 from featcache.images.augmentation import Augmentation
+from featcache.images.decode_crashes import Journal
 from featcache.images.decoding import PixelSpec, load
-from featcache.images.poison import Journal
 from featcache.options import BATCH_SIZE, subset
 from featcache.recipe import Recipe, Request
 from featcache.sources import Item, Source, digest, read_image

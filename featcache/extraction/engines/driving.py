@@ -22,7 +22,7 @@ from featcache.extraction.engines.tasks import Done, Outcome, Task, Work, counte
 from featcache.extraction.engines.worker import KnownRows
 from featcache.extraction.planning import Job, RowSet
 from featcache.extraction.profiling import Profile
-from featcache.images import poison
+from featcache.images.decode_crashes import Journal
 from featcache.options import Engine, Progress
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Driver:
                         file.unlink()
 
     def run_local(
-        self, tasks: Sequence[Task], journal: poison.Journal, progress: Progress | None, profile: Profile | None = None
+        self, tasks: Sequence[Task], journal: Journal, progress: Progress | None, profile: Profile | None = None
     ) -> None:
         """Do tasks in this process, decoding ahead across them."""
         if tasks:
@@ -108,7 +108,7 @@ class Driver:
             for (identity, reason), (digest, _) in zip(found.images, now, strict=True)
         )
 
-    def _compute(self, tasks: Sequence[Task], journal: poison.Journal, done: Done) -> None:
+    def _compute(self, tasks: Sequence[Task], journal: Journal, done: Done) -> None:
         if not tasks:
             return
         by_number = {task.number: task for task in tasks}

@@ -24,7 +24,7 @@ from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
 from featcache.files.publishing import publish, publish_json
 from featcache.files.reading import read_json, trouble
 from featcache.files.values import list_of, mapping_of, maybe, record, row, sha256, text
-from featcache.images import poison
+from featcache.images.decode_crashes import Journal, find_culprits
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ def run_part(
         if found is not None:
             done(len(task.items))
             return found
-        with poison.Journal(folder / f"{name}.decoding") as journal:
-            culprits = _find_culprits(runner, task, journal.suspects, folder / f"{name}.guilty", on_culprit)
+        with Journal(folder / f"{name}.decoding") as journal:
+            culprits = _not_to_be_decoded(runner, task, journal.suspects, folder / f"{name}.guilty", on_culprit)
             (outcome,) = runner.run([task], folder, journal, culprits=culprits, done=done)
         if outcome.failure is None:
             described = {
@@ -111,7 +111,7 @@ def shard_names(file: Path) -> list[str]:
 
 def culprit_count(work: Work, task: Task) -> int:
     """Return how many images have been found to kill who decodes them since this task was begun."""
-    return len(_culprits(parts_folder(work.folder) / f"{task.name(work)}.guilty"))
+    return len(_read_culprits(parts_folder(work.folder) / f"{task.name(work)}.guilty"))
 
 
 def forget(work: Work, task: Task) -> None:
@@ -153,21 +153,21 @@ def _described(file: Path) -> Any:
     return described
 
 
-def _find_culprits(
+def _not_to_be_decoded(
     runner: Runner, task: Task, suspects: set[str], file: Path, on_culprit: Callable[[], None]
 ) -> dict[str, str]:
     """Return the images of a task that must not be decoded here, and why."""
-    culprits = _culprits(file)
+    culprits = _read_culprits(file)
     suspected = [item for item in task.items if item.path in suspects - culprits.keys()]
-    found = {item.path: reason for item, _, reason in poison.culprits(runner.extractor.spec, runner.source, suspected)}
-    if found:
-        culprits |= found
+    found = find_culprits(runner.extractor.spec, runner.source, suspected)
+    if new := {item.path: reason for item, _, reason in found}:
+        culprits |= new
         publish_json(file, culprits)
         on_culprit()
     return culprits
 
 
-def _culprits(file: Path) -> dict[str, str]:
+def _read_culprits(file: Path) -> dict[str, str]:
     try:
         found: dict[str, str] = read_json(file)
         mapping_of(text)(found, "")

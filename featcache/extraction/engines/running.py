@@ -14,7 +14,7 @@ from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.cache.writer import unwritten
 from featcache.errors import CacheError, FeatcacheError, ImageError, SourceError
 from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
-from featcache.images.poison import Journal
+from featcache.images.decode_crashes import Journal
 from featcache.sources import Item, Source
 
 if TYPE_CHECKING:

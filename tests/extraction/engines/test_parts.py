@@ -202,10 +202,10 @@ def test_a_suspect_is_decoded_elsewhere_first(oracle, many: Path, tmp_path: Path
     """A task at which a process died names what it was decoding: the guilty image is left out, the others have rows."""
     import sys
 
-    from featcache.images import poison
+    from featcache.images import decode_crashes
 
     faulty = Path(__file__).parents[2] / "reliability" / "faulty.py"
-    monkeypatch.setattr(poison, "probe_command", lambda: [sys.executable, str(faulty), "60", "--probe"])
+    monkeypatch.setattr(decode_crashes, "probe_command", lambda: [sys.executable, str(faulty), "60", "--probe"])
     source = Path(shutil.copytree(many, tmp_path / "photos"))
     with (source / "a" / "001.png").open("ab") as file:
         file.write(b"crash")

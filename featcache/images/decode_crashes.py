@@ -29,7 +29,7 @@ _SLOT = 4098  # a byte count and a path
 _REASONS = ("crashes the process that decodes it", "decoding did not end within")
 
 
-def is_poison(reason: str | None) -> bool:
+def is_decode_crash(reason: str | None) -> bool:
     """Whether this is why an image must only be decoded in a process of its own."""
     return reason is not None and reason.startswith(_REASONS)
 
@@ -165,7 +165,9 @@ class Probe:
         return f"{_REASONS[0]} ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
 
-def culprits(spec: PixelSpec, source: Source, items: Iterable[Item]) -> Generator[tuple[Item, bytes, str], None, None]:
+def find_culprits(
+    spec: PixelSpec, source: Source, items: Iterable[Item]
+) -> Generator[tuple[Item, bytes, str], None, None]:
     """Yield the images that kill the process that decodes them alone, or never end, with their digests and why."""
     with Probe(spec) as probe:  # a process starts with the first item
         for item in items:
@@ -178,7 +180,7 @@ def culprits(spec: PixelSpec, source: Source, items: Iterable[Item]) -> Generato
 
 def probe_command() -> list[str]:
     """Return the command of the process that decodes suspects, which takes a `PixelSpec` as JSON."""
-    return python_command("featcache.images.poison", "probe")
+    return python_command("featcache.images.decode_crashes", "probe")
 
 
 def probe() -> None:
