@@ -66,9 +66,10 @@ def passes(folder: Path, kind: str, cold: bool, repeat: int) -> dict[str, Any]:
     AssertionError
         If a row is not the row that was asked for, or one is missing.
     """
+    from peak_memory import Peak
+
     from featcache.cache import FeatureCache
     from featcache.heads import Rows
-    from featcache.system.memory import Peak
 
     cache = FeatureCache(folder)
     features = cache.features("train", order="storage")

@@ -194,18 +194,18 @@ def possible(way: str) -> bool:
 
 def extracted(arguments: dict[str, Any], batches: int) -> dict[str, Any]:
     """Extract in this process as the command line does, and compute batches that are in memory already."""
-    from featcache import extract
+    from featcache.extraction.extracting import Extraction
     from featcache.extraction.extractor import Extractor
     from featcache.recipe import Request
     from featcache.sources.opening import open_source
-    from featcache.system import processors
+    from featcache.system.processors import pass_side_by_side
 
-    processors.pass_side_by_side()
+    passes = pass_side_by_side()
     tensorflow_ready()
-    seconds, cache = timed(lambda: extract(**arguments, validation_split=0.0, profile=True))
+    seconds, cache = timed(Extraction(**arguments, validation_split=0.0, profile=True, passes=passes).run)
     size = arguments["image_size"]
     asked = {key: arguments[key] for key in ("base", "weights", "image_size", "runtime", "precision")}
-    extractor = Extractor(Request(**asked, layers=tuple(arguments["layers"])))
+    extractor = Extractor(Request(**asked, layers=tuple(arguments["layers"])), passes=passes)
     pixels, passes = np.random.default_rng(0).uniform(0, 255, (BATCH, size, size, 3)), extractor.passes
     pixels = pixels.astype(np.float32)
     with ThreadPoolExecutor(passes) as side_by_side:

@@ -78,8 +78,9 @@ def fitted(kind: str, clf: str, folder: Path) -> dict[str, Any]:
     """Fit one head on the arrays of a folder, in this process."""
     import warnings
 
+    from peak_memory import Peak
+
     from featcache.heads import Rows
-    from featcache.system.memory import Peak
 
     warnings.simplefilter("ignore")
     X, y, V, v = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("X", "y", "V", "v"))
@@ -101,8 +102,9 @@ def fitted(kind: str, clf: str, folder: Path) -> dict[str, Any]:
 
 def streamed(clf: str, cache: Path, params: dict[str, Any]) -> dict[str, Any]:
     """Fit one head on a cache as `fit-head` does, in this process; the memory is all that the process has."""
+    from peak_memory import Peak
+
     import featcache
-    from featcache.system.memory import Peak
 
     with Peak() as memory:
         start = time.perf_counter()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from featcache.cache import FeatureCache
     from featcache.errors import FeatcacheError
     from featcache.extraction.extracting import extract
-    from featcache.extraction.extractor import FeatureExtractor
+    from featcache.extraction.transformer import FeatureExtractor
     from featcache.heads import Head
     from featcache.insight.advice import advise
     from featcache.insight.audit import audit
@@ -37,7 +37,7 @@ _HOME = {
     "advise": "featcache.insight.advice",
     "Comparison": "featcache.training",
     "FeatureCache": "featcache.cache",
-    "FeatureExtractor": "featcache.extraction.extractor",
+    "FeatureExtractor": "featcache.extraction.transformer",
     "Head": "featcache.heads",
     "ImageClassifier": "featcache.models.classifier",
     "export_model": "featcache.models.export",

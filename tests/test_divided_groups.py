@@ -16,7 +16,7 @@ from featcache.cache import FeatureCache
 from featcache.cli import app
 from featcache.cli.app import metrics_table
 from featcache.errors import GateError, OptionError
-from featcache.extraction import extracting as extraction
+from featcache.extraction.cache_warnings import divided_groups
 from featcache.insight.report.accuracy import by_split
 from featcache.insight.report.answers import ask
 from featcache.insight.report.subject import open_subject, standings
@@ -225,5 +225,5 @@ def test_divided_groups_are_said(some: FeatureCache, none: FeatureCache, tmp_pat
     sides = ["train", "train", "validation", "validation"]
     whole = FeatureCache.from_arrays(np.eye(4, dtype=np.float32), list("abab"), None, {"made": 1}, path=tmp_path / "c",
                                      splits=sides, groups=[1, 1, 2, None])  # fmt: skip
-    assert (whole.divided_groups, extraction._divided_groups(whole)) == ([], [])
+    assert (whole.divided_groups, divided_groups(whole)) == ([], [])
     assert "divided groups" not in run("info", whole.path)[1]

@@ -27,7 +27,6 @@ from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_v
 from featcache.errors import FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
 from featcache.files.reading import trouble
-from featcache.system.startup import own_process
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
@@ -162,7 +161,9 @@ def _listen(*, quiet: bool, verbose: bool) -> None:
     log.propagate = False
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    own_process()
+    from featcache.images.decoding import take_over_pillow
+
+    take_over_pillow()
 
 
 class _Formatter(logging.Formatter):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featcache.cli import supervision
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, log, printable, progress, skipped_text
 from featcache.errors import OptionError
 from featcache.options import ExtractOptions, subset
@@ -30,9 +31,8 @@ def extract(
     """
     from featcache.extraction.extracting import Extraction
 
-    extraction = subset(options, Extraction)
-    if options.engine == "local":
-        pass_side_by_side()
+    passes = pass_side_by_side() if options.engine == "local" else 1
+    extraction = subset(options, Extraction, passes=passes, on_culprit=supervision.culprit_found)
     if dry_run:
         return _planned(extraction.plan())
     with progress("extracting") as shown:

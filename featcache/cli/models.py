@@ -59,10 +59,10 @@ def predict(
     from featcache.models.classifier import ImageClassifier
     from featcache.sources import SourceOptions
 
-    if out is not None:
-        pass_side_by_side()
+    passes = 1 if out is None else pass_side_by_side()
     options = subset(table, SourceOptions)
     classifier = ImageClassifier.load(model, base=base, weights=weights, max_pixels=decoding.max_pixels)
+    classifier.passes = passes
     with progress("predicting") as shown:
         if out is None:
             found = classifier.predict(images, options=options, threshold=threshold, top_k=top_k, progress=shown)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import mmap
 
 HUNG = 75
 """With what a supervised process ends when the decoding of an image does not."""
@@ -14,6 +18,7 @@ _CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
 _PR_SET_PDEATHSIG = 1
 
 supervised = False
+_found: mmap.mmap | None = None
 
 
 def supervise() -> tuple[int, str] | None:
@@ -22,7 +27,7 @@ def supervise() -> tuple[int, str] | None:
     A crash is worth one new start, and after that as many as find a guilty image. The parent returns the exit code
     and what to complain of, if anything.
     """
-    global supervised
+    global supervised, _found
     if sys.platform != "linux":  # elsewhere the same command, given again, finds the image
         return None
     import ctypes
@@ -40,10 +45,7 @@ def supervise() -> tuple[int, str] | None:
             if os.getppid() != parent:
                 os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            from featcache.images import poison
-
-            poison.blamed = lambda: found.__setitem__(0, 1)
-            supervised = True
+            supervised, _found = True, found
             return None
         code = _wait(child, heard)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -59,6 +61,12 @@ def supervise() -> tuple[int, str] | None:
             print(f"warning: stopped by {name}; starting again to find the image", file=sys.stderr, flush=True)  # noqa: T201
     blame = f"after {RESTARTS} images that do so" if attempt == RESTARTS else "and no image that does so alone"
     return 1, f"Expected to go on after {name}. Received: the same again, {blame}. What was done is kept"
+
+
+def culprit_found() -> None:
+    """Let the process that supervises this one, if there is one, know that an image was found to crash or hang it."""
+    if _found is not None:
+        _found[0] = 1
 
 
 def _wait(child: int, heard: set[signal.Signals]) -> int:

@@ -22,21 +22,8 @@ def largest_batch(pixels: int, memory: int | None, passes: int = 1) -> int:
 def fastest_batch(seconds: Callable[[int], tuple[float, float]], images: int, largest: int, passes: int = 1) -> int:
     """Return the batch size with which images go through fastest, of 8 to 128, trying at most a fiftieth of the run.
 
-    Parameters
-    ----------
-    seconds : callable
-        Runs `passes` batches of a size at once, twice, the first time to warm up; returns the seconds of each time.
-    images : int
-        How many the run has.
-    largest : int
-        The largest size that may be tried.
-    passes : int
-        Batches that are computed at once.
-
-    Returns
-    -------
-    int
-        32 where the run is short, or where no other size is clearly faster.
+    `seconds` runs `passes` batches of a size at once, twice, the first time to warm up, and returns the seconds of each
+    time. It is 32 where the run is short, or where no other size is clearly faster, and never more than `largest`.
     """
     if images < WORTH_TRYING:
         return BATCH_SIZE

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,26 +22,19 @@ from featcache.cache.description import check_recipe
 from featcache.cache.listing import Listing
 from featcache.cache.shard import check_compression
 from featcache.errors import CacheError, ImageError, OptionError
-from featcache.extraction.engines import (
-    Driver,
-    Runner,
-    Task,
-    Work,
-    check_engine,
-    cut,
-    in_order,
-    run_part,
-    task_size,
-    travelling,
-)
+from featcache.extraction.cache_warnings import cache_warnings
+from featcache.extraction.engines.driving import Driver, check_engine
+from featcache.extraction.engines.parts import run_part
+from featcache.extraction.engines.running import Runner
+from featcache.extraction.engines.tasks import Task, Work, counted, cut, in_order, task_size, travelling
 from featcache.extraction.planning import Job, Known, compare
 from featcache.extraction.profiling import Profile
-from featcache.images import poison
 from featcache.images.augmentation import Augmentation
+from featcache.images.decode_crashes import Journal, find_culprits, is_decode_crash
 from featcache.options import BATCH_SIZE, ExtractOptions, subset, takes
 from featcache.recipe import Request
 from featcache.saved.base import NAME as BASE_FOLDER
-from featcache.sources import Item, Source, SourceOptions, SplitPolicy, digest, read_image
+from featcache.sources import Item, Source, SourceOptions, SplitPolicy
 from featcache.sources.opening import describe, open_source
 
 log = logging.getLogger(__name__)
@@ -94,15 +88,14 @@ class ExtractionReport:
 
 
 class Extraction(ExtractOptions):
-    """The options of `extract`, to be planned or run.
+    """The options of `extract`, to be planned or run; `OptionError` or `CacheError` if they are not possible.
 
-    Raises
-    ------
-    OptionError
-        If a value is not possible.
-    CacheError
-        If shards are to be compressed and hdf5plugin is not installed.
+    `passes` is how many forward passes this process is set up to run at once; `on_culprit` is called when an image was
+    found to crash or hang whoever decodes it.
     """
+
+    passes: int = field(default=1, kw_only=True)
+    on_culprit: Callable[[], None] = field(default=lambda: None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.on_error not in ("skip", "fail"):
@@ -121,12 +114,12 @@ class Extraction(ExtractOptions):
 
     def run(self) -> FeatureCache:
         """Do what `extract` does."""
-        start, progress = time.perf_counter(), self.progress
+        start = time.perf_counter()
         profile = Profile() if self.profile else None
         job = self._job()
         with (
             CacheWriter.open_for_writing(job.folder, job.recipe, job.asked) as writer,
-            poison.Journal(job.folder / "decoding") as journal,
+            Journal(job.folder / "decoding") as journal,
         ):
             places, shards = writer.stored()
             known = Known(writer.meta(), writer.listing(), places)
@@ -142,20 +135,22 @@ class Extraction(ExtractOptions):
                 with writer.changing():  # who wrote before must stop now, not when the first shard is done
                     pass
                 if len(todo) > _HINT_ABOVE:
-                    _hint(job.request)
+                    from featcache.bases.runtimes import faster_on_this_cpu
+
+                    if hint := faster_on_this_cpu(job.request):
+                        log.info("%s", hint)
                 if self.compression == "none":  # else nobody knows how much it will be
                     _check_space(job, len(todo), meta["layers"])
-                todo = _without_poison(job, writer, todo, known, journal.suspects, self.on_error)
+                todo = self._without_culprits(job, writer, todo, known, journal.suspects)
             if "extractor" in vars(job) or (todo and self.engine == "local"):  # the base is in memory anyway
                 keep_base(job.folder / BASE_FOLDER, job.extractor.base, job.recipe, job.request)
-            batch = self._batch(job, len(todo))
-            driver = Driver(job, self._work(job, meta, batch), writer, known.rows)
-            tasks = self._tasks(job, todo, meta, batch)
+            work = self._work(job, meta, self._batch(job, len(todo)))
+            driver, tasks = Driver(job, work, writer, known.rows), self._tasks(job, todo, work)
             driver.adopt(tasks)
             if self.engine == "local":
-                driver.run_local(tasks, journal, progress, profile)
+                driver.run_local(tasks, journal, self.progress, profile)
             else:
-                driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, progress)
+                driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, self.progress)
             result = FeatureCache(job.folder)
             if nothing_to_do and not known.rows.added:  # what was read under the lock is what there is
                 result.adopt(job.entries, places, shards)
@@ -170,32 +165,17 @@ class Extraction(ExtractOptions):
             seconds=seconds,
             images_per_second=driver.computed / seconds,
             bytes=sum(shard.size for shard in result.shards.values()),
-            warnings=[
-                *_divided_groups(result),
-                *_empty_splits(result, job),
-                *_one_sided_classes(result),
-                *_contradictions(result),
-            ],
+            warnings=cache_warnings(result, job.policy),
             profile=None if profile is None else {"seconds": profile.seconds, "bottleneck": profile.bottleneck},
         )
         return result
 
     def run_part(self, part: int, of: int) -> PartReport:
-        """Compute every `of`-th task, from the `part`-th on, and leave them for `run` to commit.
+        """Compute every `of`-th task, from the `part`-th on (1 ≤ part ≤ of), and leave them for `run` to commit.
 
         Nothing but the folder ``parts`` of the cache is written, so that all parts may run at once, on any machine
         that sees the cache and the source at the same paths. Which tasks there are follows from the source and
         what the cache holds. A part that was stopped goes on where it was.
-
-        Parameters
-        ----------
-        part, of : int
-            1 ≤ part ≤ of.
-
-        Raises
-        ------
-        OptionError, SourceError, BaseError, CacheError, ImageError
-            As `extract`.
         """
         start = time.perf_counter()
         if not 1 <= part <= of:
@@ -206,22 +186,13 @@ class Extraction(ExtractOptions):
         known = self._known(job)
         todo = self._todo(job, known, splits=self.views > 0)  # else they decide no rows
         meta = self._meta(job, known)
-        batch = self.batch_size or BATCH_SIZE  # the same for all parts
-        work = self._work(job, meta, batch)
-        tasks = self._tasks(job, todo, meta, batch)[part - 1 :: of]
+        work = self._work(job, meta, self.batch_size or BATCH_SIZE)  # the same for all parts
+        tasks = self._tasks(job, todo, work)[part - 1 :: of]
         rows, skipped = 0, []
         if tasks:
-            runner = Runner(work, job.extractor, job.source, known.rows)
-            total, done = sum(len(task.items) for task in tasks), 0
-
-            def more(count: int) -> None:
-                nonlocal done
-                done += count
-                if self.progress is not None:
-                    self.progress(done, total)
-
+            runner, done = Runner(work, job.extractor, job.source, known.rows), counted(tasks, self.progress)
             for task in tasks:
-                outcome = run_part(runner, task, more)
+                outcome = run_part(runner, task, done, self.on_culprit)
                 if outcome.failure:
                     raise ImageError(outcome.failure)
                 rows += sum(len(keys) for _, keys in outcome.shards)
@@ -229,8 +200,8 @@ class Extraction(ExtractOptions):
                     if reason is not None:
                         log.warning("skipped %s: %s", item.path, reason)
                         skipped.append({"path": item.path, "reason": reason})
-        return PartReport(job.folder, part, of, len(tasks), sum(len(task.items) for task in tasks), rows, skipped,
-                          time.perf_counter() - start)  # fmt: skip
+        images, seconds = sum(len(task.items) for task in tasks), time.perf_counter() - start
+        return PartReport(job.folder, part, of, len(tasks), images, rows, skipped, seconds)
 
     def plan(self) -> ExtractionPlan:
         """Say what `run` would do, from the listing and a timed batch; write nothing."""
@@ -241,13 +212,14 @@ class Extraction(ExtractOptions):
         size = self.batch_size or BATCH_SIZE
         rate = _timed(job, [job.source.items[i] for i in todo[: 2 * size]], size) if todo else 0.0
         rows = len(todo) * (1 + self.views)
+        existing = next(folder for folder in (job.folder, *job.folder.absolute().parents) if folder.exists())
         return ExtractionPlan(
             cache=job.folder,
             images=len(job.source.items),
             rows_to_compute=rows,
             layers={name: tuple(shape) for name, shape in layers},
             bytes=rows * _row_bytes(job, layers),
-            bytes_free=shutil.disk_usage(_existing(job.folder)).free,
+            bytes_free=shutil.disk_usage(existing).free,
             images_per_second=rate,
             seconds=len(todo) / rate if rate else 0.0,
         )
@@ -259,9 +231,8 @@ class Extraction(ExtractOptions):
         augment = self.augment
         if isinstance(augment, str):
             augment = Augmentation.parse(augment, fill=self.fill, seed=self.seed)
-        folder = None if self.cache is None else Path(self.cache)
-        return Job(source, policy, request, Path(self.cache_root), folder, self.views, augment,
-                   rehash=self.rehash)  # fmt: skip
+        root, folder = Path(self.cache_root), None if self.cache is None else Path(self.cache)
+        return Job(source, policy, request, root, folder, self.views, augment, self.rehash, self.passes)
 
     def _known(self, job: Job) -> Known:
         """Return what a cache holds, without its lock."""
@@ -273,6 +244,30 @@ class Extraction(ExtractOptions):
         return Known(
             {"source": there.source, "layers": layers, "channels": there.channels}, there.entries, there.places
         )
+
+    def _without_culprits(
+        self, job: Job, writer: CacheWriter, todo: Sequence[int], known: Known, suspects: set[str]
+    ) -> list[int]:
+        """Let another process decode the suspects first; record those that crash or hang it, and return the others.
+
+        They are committed at once: whatever happens next, such an image is not decoded here.
+        """
+        before, paths = known.entries, job.entries.paths
+        suspects = suspects | {before.paths[i] for i, reason in before.reasons.items() if is_decode_crash(reason)}
+        suspected = {paths[position]: position for position in todo if suspects and paths[position] in suspects}
+        if not suspected:
+            return list(todo)
+        items, culprits = [job.source.items[position] for position in suspected.values()], set()
+        with contextlib.closing(find_culprits(job.extractor.spec, job.source, items)) as found:
+            for item, identity, reason in found:
+                position = suspected[item.path]
+                writer.commit(None, [(position, job.entries[position]._replace(digest=identity, reason=reason))])
+                culprits.add(position)
+                self.on_culprit()
+                if self.on_error == "fail":
+                    raise ImageError(f"{item.path}: {reason}")
+                log.warning("skipped %s: %s", item.path, reason)
+        return [position for position in todo if position not in culprits]
 
     def _batch(self, job: Job, images: int) -> int:
         """Return the batch size: the given one, or for large runs in this process the fastest."""
@@ -302,22 +297,19 @@ class Extraction(ExtractOptions):
             views=job.views,
             augment=job.augment,
             folder=job.folder.absolute(),
-            size=self._task_size(job, meta, batch_size),
+            size=task_size(
+                _row_bytes(job, meta["layers"]), views=job.views, shard_rows=self.shard_rows, batch_size=batch_size
+            ),
             batch_size=batch_size,
             shard_rows=self.shard_rows,
             compression=self.compression,
             on_error=self.on_error,
         )
 
-    def _task_size(self, job: Job, meta: Mapping[str, Any], batch_size: int) -> int:
-        row_bytes = _row_bytes(job, meta["layers"])
-        return task_size(row_bytes, views=job.views, shard_rows=self.shard_rows, batch_size=batch_size)
-
-    def _tasks(self, job: Job, todo: Sequence[int], meta: Mapping[str, Any], batch_size: int) -> list[Task]:
+    def _tasks(self, job: Job, todo: Sequence[int], work: Work) -> list[Task]:
         """Cut what is to do, shuffled unless the source or the end at the first image that fails forbids it."""
         shuffled = not job.source.sequential and self.on_error == "skip"
-        order = in_order(todo, job.entries.paths, shuffled=shuffled)
-        return cut(order, job.source.items, self._task_size(job, meta, batch_size))
+        return cut(in_order(todo, job.entries.paths, shuffled=shuffled), job.source.items, work.size)
 
     def _todo(self, job: Job, known: Known, *, splits: bool = True) -> list[int]:
         if not self.replace_source:
@@ -342,8 +334,8 @@ class Extraction(ExtractOptions):
         return result
 
 
-@takes(Extraction)
-def extract(extraction: Extraction) -> FeatureCache:
+@takes(ExtractOptions)
+def extract(options: ExtractOptions) -> FeatureCache:
     """Run a frozen base over a source once; compute only rows that are not in the cache yet.
 
     The source may also be an iterable of (image, label), or a `featcache.sources.Source`; the base may be a model.
@@ -360,25 +352,15 @@ def extract(extraction: Extraction) -> FeatureCache:
     ImageError
         If an image fails and `on_error` is ``"fail"``.
     """
-    return extraction.run()
+    return subset(options, Extraction).run()
 
 
 @dataclass(frozen=True)
 class PartReport:
-    """What a part of an extraction did.
+    """What a part of an extraction did; tasks, images and rows are those published so far, by earlier calls too.
 
-    Attributes
-    ----------
-    cache : Path
-        The cache's folder, which may not be a cache yet.
-    part, of : int
-        Which.
-    tasks, images, rows : int
-        That it has published, those of a former call too.
-    skipped : list of dict
-        ``path`` and ``reason`` of every image without features.
-    seconds : float
-        Of the call.
+    `cache` is the folder, which may not be a cache yet; `skipped` has ``path`` and ``reason`` of every image without
+    features.
     """
 
     cache: Path
@@ -395,20 +377,8 @@ class PartReport:
 class ExtractionPlan:
     """What an extraction would do.
 
-    Attributes
-    ----------
-    cache : Path
-        Where.
-    images : int
-        Images of the source.
-    rows_to_compute : int
-        Rows that would go through the base at most: copies count here, and views of every image.
-    layers : dict
-        Shape of one row by layer.
-    bytes, bytes_free : int
-        Of these rows' features before any compression; of the disk.
-    images_per_second, seconds : float
-        As measured on a batch of them; how long they would take at that rate.
+    Rows that would go through the base at most: copies count here, and views of every image. Bytes of these rows'
+    features are before any compression; `seconds` is how long they would take at the rate that a batch of them had.
     """
 
     cache: Path
@@ -421,21 +391,8 @@ class ExtractionPlan:
     seconds: float
 
 
-def _hint(request: Request) -> None:
-    from featcache.bases.runtimes import faster_on_this_cpu
-
-    hint = faster_on_this_cpu(request)
-    if hint:
-        log.info("%s", hint)
-
-
 def _row_bytes(job: Job, layers: Sequence[tuple[str, Sequence[int]]]) -> int:
     return sum(math.prod(shape) for _, shape in layers) * np.dtype(job.recipe.dtype).itemsize
-
-
-def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that exists."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _check_space(job: Job, images: int, layers: Sequence[tuple[str, Sequence[int]]]) -> None:
@@ -457,87 +414,3 @@ def _timed(job: Job, items: Sequence[Item], batch_size: int) -> float:
     start = time.perf_counter()
     count = sum(1 for _ in stream)
     return count / (time.perf_counter() - start)
-
-
-def _without_poison(
-    job: Job, writer: CacheWriter, todo: Sequence[int], known: Known, suspects: set[str], on_error: str
-) -> list[int]:
-    """Let another process decode the suspects first; record the guilty ones and return the others.
-
-    Guilt is committed at once: whatever happens next, the image is not decoded here.
-    """
-    before = known.entries
-    suspects = suspects | {before.paths[i] for i, reason in before.reasons.items() if poison.is_poison(reason)}
-    suspected = [position for position in todo if suspects and job.entries.paths[position] in suspects]
-    guilty = set()
-    if suspected:
-        with poison.Probe(job.extractor.spec) as probe:
-            for position in suspected:
-                item = job.source.items[position]
-                try:
-                    content = read_image(job.source, item)
-                except ImageError:
-                    continue
-                reason = probe.reason(content) if isinstance(content, bytes) else None
-                if reason is not None:
-                    entry = job.entries[position]._replace(digest=digest(content), reason=reason)
-                    writer.commit(None, [(position, entry)])
-                    guilty.add(position)
-                    poison.blamed()
-                    if on_error == "fail":
-                        raise ImageError(f"{item.path}: {reason}")
-                    log.warning("skipped %s: %s", item.path, reason)
-    return [position for position in todo if position not in guilty]
-
-
-def _contradictions(cache: FeatureCache) -> list[str]:
-    """Name the images that are in two classes."""
-    entries, first = cache.usable, cache.identities()
-    codes = entries.labels.codes
-    twice = np.flatnonzero(codes != codes[first])
-    found = [
-        f"one image has two labels: {one.path} ({one.label}), {other.path} ({other.label})"
-        for one, other in ((entries[first[i]], entries[i]) for i in twice[:11].tolist())
-    ]
-    return found if len(twice) <= 10 else [*found[:10], f"{len(twice) - 10} more images have two labels"]
-
-
-def _divided_groups(cache: FeatureCache) -> list[str]:
-    """Say which groups the source's own splits divide, and that their images do not count then."""
-    names = cache.divided_groups
-    if not names:
-        return []
-    shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
-    members = {split: int(cache.left_out(split)[1].sum()) for split in cache.splits}
-    counts = [f"{count:,} of {cache.splits[split]:,} {split} images" for split, count in members.items() if count]
-    effect = (
-        f"{' and '.join(counts)} do not count in scores, because train has images of their groups"
-        if counts
-        else "validation and test are not independent"
-    )
-    return [
-        f"{len(names):,} groups have images in more than one split ({shown}): {effect}. Correct the splits of the "
-        "source, or leave them out: splits that featcache draws never divide a group"
-    ]
-
-
-def _empty_splits(cache: FeatureCache, job: Job) -> list[str]:
-    """Say that a split which was to be drawn has no image, as all classes are too small for its share."""
-    shares = {"validation": job.policy.validation_split, "test": job.policy.test_split}
-    return [
-        f"no class has enough images for a {split} share of {share:g}, so there is no {split} set: add images, or use "
-        "a larger share"
-        for split, share in shares.items()
-        if share and split not in cache.splits and len(cache)
-    ]
-
-
-def _one_sided_classes(cache: FeatureCache) -> list[str]:
-    """Name the classes that have no image in a split that others have."""
-    present = {split: set(np.unique(cache.labels(split)).tolist()) for split in cache.splits}
-    return [
-        f"class {name!r} has no image in {split}"
-        for split, labels in present.items()
-        for index, name in enumerate(cache.class_names)
-        if index not in labels
-    ]

@@ -1,12 +1,10 @@
-"""Paths → features with one base: what extraction, prediction and scikit-learn pipelines share."""
+"""Images → features with one base: what extraction, prediction and scikit-learn pipelines share."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import logging
-import math
-import os
 import queue
 import threading
 import time
@@ -19,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
 
 from featcache.bases import Base, load_base
 from featcache.bases.runtimes import compiled
@@ -28,12 +24,11 @@ from featcache.errors import BaseError, FeatcacheError, ImageError, about_image,
 from featcache.extraction.batching import fastest_batch, largest_batch
 from featcache.extraction.profiling import Profile, step
 from featcache.images.augmentation import Augmentation
+from featcache.images.decode_crashes import Journal
 from featcache.images.decoding import PixelSpec, load
-from featcache.images.poison import Journal
-from featcache.options import BATCH_SIZE, TransformerOptions, constructs, documented, subset
+from featcache.options import BATCH_SIZE, subset
 from featcache.recipe import Recipe, Request
 from featcache.sources import Item, Source, digest, read_image
-from featcache.sources.folders.folders import files_source
 from featcache.system.memory import available
 from featcache.system.processors import decoding_threads
 
@@ -44,18 +39,9 @@ CHECK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Extracted:
-    """What became of one image.
+    """What became of one image: features by view and layer, in the recipe's dtype, or the reason why there are none.
 
-    Attributes
-    ----------
-    item : Item
-        Which.
-    digest : bytes or None
-        SHA-256 of what was read; None if it could not be read.
-    views : dict
-        Features of each view that was computed: by view, by layer, one row in the recipe's storage dtype.
-    reason : str or None
-        Why it failed.
+    Its digest is None if it could not be read.
     """
 
     item: Item
@@ -79,63 +65,32 @@ class _Pending:
 _Row = tuple[_Pending, int, npt.NDArray[np.float32]]
 """An image, which view of it, and its pixels."""
 
-"""Called with (images done, images to do) as work goes on."""
-
 
 class Extractor:
     """A base that is loaded, compiled and ready for images.
 
-    Parameters
-    ----------
-    request : Request
-        Which base and how images reach it.
-    base : Base, optional
-        The base, if it is loaded already.
-    file : Path, optional
-        The file it was loaded from, if that is not the request's.
-
-    Attributes
-    ----------
-    recipe : Recipe
-        What decides its numbers.
-    layers : dict
-        Shape of one image's features by layer, the deepest last.
-    spec : PixelSpec
-        How images must look for it.
-    passes : int
-        Forward passes that run at once.
-    profile : Profile or None
-        Where `stream` notes what took how long; None: nowhere.
-
-    Raises
-    ------
-    BaseError, WeightsError, OptionError
-        As `featcache.bases.load_base`.
+    `file` is the one that the base was loaded from, if that is not the request's; `passes` is how many forward passes
+    this process is set up to run at once. `profile`, if set, is where `stream` notes what took how long.
     """
 
-    def __init__(self, request: Request, base: Base | None = None, file: Path | None = None) -> None:
+    def __init__(self, request: Request, base: Base | None = None, file: Path | None = None, passes: int = 1) -> None:
         self.request = request
         self.base: Base = load_base(request) if base is None else base
-        self._runtime = compiled(self.base, request, file)
-        self.passes = self._runtime.passes
+        self._runtime = compiled(self.base, request, file, passes)
+        self.passes, self._decoding_threads = self._runtime.passes, decoding_threads(passes)
         base = self.base
-        self.recipe = Recipe(
+        self.recipe = subset(
+            request,
+            Recipe,
             architecture=base.architecture,
             weights=base.weights,
             layers=base.canonical_layers,
-            pooling=request.pooling,
             image_size=(base.height, base.width),
-            resize=request.resize,
-            interpolation=request.interpolation,
             preprocess=base.preprocess,
-            dtype=request.dtype,
             decode=request.decode,
-            precision=request.precision,
-            runtime=request.runtime,
             crop=request.fraction,
         )
         self.spec = PixelSpec.of(self.recipe, base.channels, request.max_pixels)
-
         self.profile: Profile | None = None
 
     def fastest_batch(self, images: int) -> int:
@@ -177,46 +132,21 @@ class Extractor:
         wanted: Callable[[Item, bytes], Sequence[int]] = lambda item, identity: (0,),
         augmentation: Augmentation | None = None,
         batch_size: int = BATCH_SIZE,
-        workers: int | None = None,
         journal: Journal | None = None,
         flush_every: int | None = None,
     ) -> Generator[Extracted, None, None]:
         """Yield what becomes of each image, in the order of `items`.
 
         Bytes are read once, hashed and decoded from the same buffer, ahead of the forward pass and in
-        parallel; a few batches are in memory at a time.
+        parallel; a few batches are in memory at a time. `wanted` says, from several threads, which views of an item
+        with a digest to compute, or raises an `ImageError`; without any it is not decoded. `augmentation` makes views
+        of 1 and above. `batch_size` does not change features beyond their last bits, and is halved for good when memory
+        runs out. `journal` is where threads note what they decode. No forward pass has images of two stretches of
+        `flush_every` items, so that to the last bit the features of an image depend on its own stretch only.
 
-        Parameters
-        ----------
-        source : Source
-            Reads the items.
-        items : iterable of Item
-            Which images.
-        wanted : callable
-            Given an item and its digest, which views to compute; none: the image is not decoded. Called
-            from several threads.
-        augmentation : Augmentation, optional
-            How views of 1 and above are made.
-        batch_size : int
-            Rows per forward pass; does not change features beyond their last bits. Halved for good when
-            memory runs out.
-        workers : int, optional
-            Decoding threads; default: one more than the processors that this process has.
-        journal : Journal, optional
-            Where they note what they decode.
-        flush_every : int, optional
-            No forward pass has images of two stretches of so many items, so that to the last bit the features of
-            an image depend on its own stretch only; a multiple of `batch_size` wastes nothing.
-
-        Raises
-        ------
-        HungError
-            If the decoding of an image does not end.
-        BaseError
-            If the base fails on every image of a batch and on a grey one; if features are not finite, naming the layer
-            and an image; or if memory runs out for a single image.
+        An image whose decoding does not end is a `HungError`. `BaseError` if the base fails on every image of a batch
+        and on a grey one, if features are not finite, or if memory runs out for a single image.
         """
-
         noted, profile = journal or Journal(), self.profile
         if profile is not None:
             profile.ready()
@@ -245,7 +175,7 @@ class Extractor:
                 pending.reason, pending.pixels = str(error), []
             return pending
 
-        threads, passes = workers or decoding_threads(), self.passes
+        threads, passes = self._decoding_threads, self.passes
         waiting: collections.deque[_Pending] = collections.deque()
         rows: list[_Row] = []
         with (
@@ -325,10 +255,7 @@ class Extractor:
     def _run_apart(self, rows: Sequence[_Row], size: int, failure: Exception) -> None:
         """Compute each row of a batch that failed alone, and leave the images out on which the base fails.
 
-        Raises
-        ------
-        BaseError
-            If it fails on all of them, and on a grey picture, too: then it is the base's fault.
+        If it fails on all of them, and on a grey picture, too, it is the base's fault: a `BaseError`.
         """
         reasons: list[tuple[_Pending, str]] = []
         for pending, view, pixels in rows:
@@ -427,104 +354,3 @@ def mapped_ahead(
         last = time.monotonic() + 5  # idle threads end at once, hung ones never
         for thread in threads:
             thread.join(max(0.0, last - time.monotonic()))
-
-
-@documented(TransformerOptions)
-class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """A frozen base as a scikit-learn transformer: image files in, features out.
-
-    Attributes
-    ----------
-    extractor_ : Extractor
-        The loaded base.
-    n_features_out_ : int
-        Values per image.
-
-    Examples
-    --------
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.pipeline import make_pipeline
-    >>> model = make_pipeline(FeatureExtractor("mobilenetv2"), LogisticRegression())
-    >>> model.fit(paths, labels).predict(new_paths)  # doctest: +SKIP
-    """
-
-    batch_size: int
-
-    @constructs(TransformerOptions)
-    def __init__(self, options: TransformerOptions) -> None:
-        for name, value in vars(options).items():
-            setattr(self, name, value)
-
-    def fit(self, X: Sequence[str | os.PathLike[str]], y: Any = None) -> FeatureExtractor:
-        """Load the base; nothing is learned.
-
-        Parameters
-        ----------
-        X : sequence of paths, length n
-            Image files; not read.
-        y : ignored
-            For scikit-learn's interface.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        BaseError
-            If there is no such base, or it cannot be cut there.
-        WeightsError
-            If its weights cannot be had, or do not fit.
-        """
-        self.extractor_ = self._loaded()
-        self.n_features_out_ = self._n_features_out = math.prod(next(iter(self.extractor_.layers.values())))
-        return self
-
-    def _loaded(self) -> Extractor:
-        options = TransformerOptions(**self.get_params(deep=False))
-        return Extractor(subset(options, Request, layers=() if options.layer is None else (options.layer,)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the compiled base out of pickles and copies; it is loaded anew where they are used."""
-        state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "extractor_"}
-
-    def transform(self, X: Sequence[str | os.PathLike[str]]) -> npt.NDArray[Any]:
-        """Return the features of image files.
-
-        Parameters
-        ----------
-        X : sequence of paths, length n
-            Image files.
-
-        Returns
-        -------
-        array, shape (n, n_features_out_)
-            One row for each file, in the order given, of `dtype`.
-
-        Raises
-        ------
-        ImageError
-            If a file cannot be read: no row is left out or made up.
-        """
-        check_is_fitted(self, "n_features_out_")
-        if isinstance(X, str | os.PathLike):
-            raise ImageError(
-                f"X must be a list of image files. Received: the single path {os.fspath(X)!r}. Put it into a list."
-            )
-        if not hasattr(self, "extractor_"):
-            self.extractor_ = self._loaded()
-        if not len(X):
-            return np.empty((0, self.n_features_out_), self.dtype)
-        rows = []
-        source = files_source(X)
-        if len(source.items) != len(X):
-            raise ImageError(
-                "X must be a list of image files, but there is a folder in it. List the files of the folder."
-            )
-        for extracted in self.extractor_.stream(source, source.items, batch_size=self.batch_size):
-            if extracted.reason is not None:
-                raise ImageError(f"{extracted.item.path}: {extracted.reason}")
-            (values,) = extracted.views[0].values()
-            rows.append(values.reshape(-1))
-        return np.stack(rows)

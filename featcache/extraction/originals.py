@@ -25,15 +25,8 @@ from featcache.system.startup import import_tensorflow
 class Originals:
     """A cache's images as they were when it was extracted; nothing is read before it is asked for.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-        Its source may have moved or changed since: images say so when they are read.
-
-    Attributes
-    ----------
-    root : Path
-        What the paths of files are relative to: the source's folder, or that of its table.
+    Its source may have moved or changed since: images say so when they are read. `root` is what the paths of files are
+    relative to: the source's folder, or that of its table.
     """
 
     def __init__(self, cache: FeatureCache) -> None:
@@ -54,23 +47,16 @@ class Originals:
         return None
 
     def content(self, entry: Entry) -> bytes | npt.NDArray[Any]:
-        """Return an image's encoded bytes or its pixels.
-
-        Raises
-        ------
-        ImageError
-            If it cannot be read, or is no longer what was extracted.
-        """
+        """Return an image's encoded bytes or pixels; `ImageError` if it cannot be read, or has changed since."""
         found: bytes | npt.NDArray[Any]
         if (path := self.file(entry)) is not None:
             found = read_file(path)
+        elif isinstance(self._listed, str):
+            raise ImageError(f"its source cannot be opened: {self._listed}")
+        elif entry.path not in (items := self._listed[1]):
+            raise ImageError("not in the source any more")
         else:
-            if isinstance(self._opened, str):
-                raise ImageError(self._opened)
-            source, items = self._opened
-            if entry.path not in items:
-                raise ImageError("not in the source any more")
-            found = read_image(source, items[entry.path])
+            found = read_image(self._listed[0], items[entry.path])
         if entry.digest is not None and digest(found) != entry.digest:
             raise ImageError("changed since it was extracted")
         return found
@@ -96,11 +82,15 @@ class Originals:
         except (FeatcacheError, OSError, ValueError, SyntaxError, ArithmeticError, LookupError):
             return None
 
+    def source(self) -> Source:
+        """Return the source, listed again; `FeatcacheError` or `OSError` if it cannot be."""
+        return reopen(self._cache.source, classes=self._cache.listing_options.get("classes"))
+
     @cached_property
-    def _opened(self) -> tuple[Source, dict[str, Item]] | str:
-        """The source, listed again, which images that are no files need; or why it cannot be."""
+    def _listed(self) -> tuple[Source, dict[str, Item]] | str:
+        """The source and its images, which those that are no files need; or why it cannot be opened."""
         try:
-            source = reopen(self._cache.source, classes=self._cache.listing_options.get("classes"))
+            source = self.source()
         except (FeatcacheError, OSError) as error:
-            return f"its source cannot be opened: {error}"
+            return str(error)
         return source, {item.path: item for item in source.items}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Container, Iterable, Iterator, MutableSet
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from featcache.cache import FeatureCache
 from featcache.cache.description import read_description
-from featcache.cache.listing import Entry, Listing
+from featcache.cache.listing import Listing
 from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key
 from featcache.errors import CacheError, FeatcacheError, ImageError, OptionError
@@ -33,37 +33,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Job:
-    """One source, one recipe, one folder; the base is loaded when something first needs it."""
+def row_keys(split: str, identity: bytes, views: int, augmentation: str) -> list[Key]:
+    """Return the rows an image of a split must have: augmented views are for training images only."""
+    return [Key(identity, view, augmentation if view else "") for view in range((views if split == "train" else 0) + 1)]
 
-    def __init__(
-        self,
-        source: Source,
-        policy: SplitPolicy,
-        request: Request,
-        root: Path,
-        folder: Path | None,
-        views: int,
-        augment: Augmentation | None,
-        *,
-        rehash: bool = False,
-    ) -> None:
-        self.rehash = rehash
-        self.source, self.policy, self.request = source, policy, request
-        self.views, self.augment = views, augment
-        self.augmentation = "" if augment is None else augment.fingerprint
+
+@dataclass
+class Job:
+    """One source, one recipe, one folder (the given one, or one under the root); the base is loaded when needed."""
+
+    source: Source
+    policy: SplitPolicy
+    request: Request
+    root: Path
+    given: Path | None
+    views: int
+    augment: Augmentation | None
+    rehash: bool = False
+    passes: int = 1
+
+    def __post_init__(self) -> None:
+        self.augmentation = "" if self.augment is None else self.augment.fingerprint
         self.entries = Listing.of([])
         self.hashed: dict[str, bytes] = {}
-        self._root, self._given = root, folder
 
     def keys(self, item: Item, identity: bytes) -> list[Key]:
-        """Return the rows an image must have: augmented views are for training images only."""
-        return self.keys_in(self.policy.split_of(item, identity), identity)
-
-    def keys_in(self, split: str, identity: bytes) -> list[Key]:
-        """Return the rows an image of a split must have."""
-        views = self.views if split == "train" else 0
-        return [Key(identity, view, self.augmentation if view else "") for view in range(views + 1)]
+        """Return the rows an image must have."""
+        return row_keys(self.policy.split_of(item, identity), identity, self.views, self.augmentation)
 
     @cached_property
     def asked(self) -> dict[str, Any] | None:
@@ -76,7 +72,7 @@ class Job:
         from featcache.extraction.extractor import Extractor
 
         assert self.asked is not None or self.request.in_memory
-        return Extractor(self.request)
+        return Extractor(self.request, passes=self.passes)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -84,14 +80,14 @@ class Job:
         wanted = self.asked
         if wanted is not None and (self.rehash or Request.may_have_changed(wanted)):
             return self.extractor.recipe
-        for folder in self._root.glob("*") if self._given is None else [self._given]:
+        for folder in self.root.glob("*") if self.given is None else [self.given]:
             if wanted is not None and (folder / "recipe.json").is_file():
                 try:
                     described = read_description(folder)
                     if described.get("request") == wanted:
                         return Recipe.from_dict(described["recipe"])
                 except FeatcacheError as error:
-                    if self._given is not None:
+                    if self.given is not None:
                         raise
                     log.debug("passing over %s: %s", folder, error)
         return self.extractor.recipe
@@ -99,19 +95,19 @@ class Job:
     @cached_property
     def folder(self) -> Path:
         """The cache's folder: the given one, else the default one, wherever its source has moved from."""
-        if self._given is not None:
-            return self._given
+        if self.given is not None:
+            return self.given
         ending = f"-{folder_name(self.request.base_name)}-{self.recipe.fingerprint[:8]}"
-        default = self._root / f"{folder_name(self.source.name)}{ending}"
+        default = self.root / f"{folder_name(self.source.name)}{ending}"
         if default.exists():
             if not self._belongs_to_another(default):
                 return default
             mark = hashlib.sha256(self.source.location.encode("utf-8", "surrogateescape")).hexdigest()[:6]
-            return self._root / f"{folder_name(self.source.name)}-{mark}{ending}"
-        for other in sorted(self._root.glob(f"*{ending}")):
+            return self.root / f"{folder_name(self.source.name)}-{mark}{ending}"
+        for other in sorted(self.root.glob(f"*{ending}")):
             if (other / "manifest.sqlite").is_file() and self._moved_from(other):
-                log.warning("%s was extracted from here before it was moved: going on with %s",
-                            self.source.location, other)  # fmt: skip
+                here = self.source.location
+                log.warning("%s was extracted from here before it was moved: going on with %s", here, other)
                 return other
         return default
 
@@ -131,7 +127,7 @@ class Job:
             if str(location) == self.source.location:
                 return True
             gone = location.is_absolute() and not location.exists()
-            return gone and self.first_shared(Digests(cache.entries.digests)) is not None
+            return gone and self.first_shared(Digests(cache.entries.digests).__contains__) is not None
         except FeatcacheError as error:
             log.debug("passing over %s: %s", other, error)
             return False
@@ -157,22 +153,14 @@ class Job:
             while some := list(itertools.islice(waiting, 64)):
                 yield from pool.map(hashed, some)
 
-    def first_shared(self, digests: Container[bytes | None]) -> Item | None:
-        """Return an image whose digest is among the given ones."""
+    def first_shared(self, known: Callable[[bytes], bool]) -> Item | None:
+        """Return an image whose digest is known."""
         hashed = self.hash_items(self.source.items)
-        return next((item for item, found, _ in hashed if found and found in digests), None)
+        return next((item for item, found, _ in hashed if found and known(found)), None)
 
 
-class RowSet(MutableSet[Key]):
-    """The rows that there are: those of a cache, and what is added.
-
-    Attributes
-    ----------
-    table : RowTable or None
-        Those of the cache.
-    added : set of Key
-        The others.
-    """
+class RowSet(Set[Key]):
+    """The rows that there are: those of a cache's table, and what is added."""
 
     def __init__(self, table: RowTable | None) -> None:
         self.table, self.added = table, set[Key]()
@@ -189,19 +177,9 @@ class RowSet(MutableSet[Key]):
     def __bool__(self) -> bool:
         return bool(self.added or self.table)
 
-    def add(self, key: Key) -> None:
-        """Add a row."""
-        if key not in self:
-            self.added.add(key)
-
     def update(self, keys: Iterable[Key]) -> None:
         """Add rows."""
-        for key in keys:
-            self.add(key)
-
-    def discard(self, key: Key) -> None:
-        """Take a row away that was added."""
-        self.added.discard(key)
+        self.added.update(key for key in keys if key not in self)
 
     def have(self, digests: npt.NDArray[np.uint8], view: int, augmentation: str) -> npt.NDArray[np.bool_]:
         """Return of which images (k, 32) a cache had a view, shape (k,)."""
@@ -212,17 +190,7 @@ class RowSet(MutableSet[Key]):
 
 
 class Known:
-    """What a cache held before this extraction.
-
-    Parameters
-    ----------
-    meta : mapping
-        The manifest's values.
-    entries : Listing
-        Its listing.
-    rows : RowTable, optional
-        Its rows.
-    """
+    """What a cache held before this extraction: the manifest's values, its listing and its rows."""
 
     def __init__(self, meta: dict[str, Any], entries: Listing, rows: RowTable | None) -> None:
         self.meta, self.entries, self.rows = meta, entries.load(), RowSet(rows)
@@ -232,21 +200,11 @@ class Known:
         """Raise `CacheError` if the cache was made from a source that shares no image with the job's."""
         if not self.rows or not self.entries or self.location == job.source.location:
             return  # rows without a listing: the manifest was rebuilt from its shards
-        if job.first_shared(_Plain(self.rows)) is None:
+        if job.first_shared(lambda digest: Key(digest, 0, "") in self.rows) is None:
             raise CacheError(
                 f"The cache {str(job.folder)!r} is of the source {self.location!r}, which shares no image with "
                 f"{job.source.location!r}. Choose another `cache`, or use `replace_source` if you mean it."
             )
-
-
-class _Plain:
-    """The digests of images that have a row as they are."""
-
-    def __init__(self, rows: RowSet) -> None:
-        self._rows = rows
-
-    def __contains__(self, digest: object) -> bool:
-        return isinstance(digest, bytes) and Key(digest, 0, "") in self._rows
 
 
 def compare(job: Job, known: Known, *, retry_failed: bool, ranked: bool = True) -> list[int]:
@@ -304,8 +262,8 @@ def compare(job: Job, known: Known, *, retry_failed: bool, ranked: bool = True) 
             stamps = Digests(_stamps(old.sizes, old.stamps)[old.known])
             to_hash[changed] |= stamps.find(_stamps(items.sizes[changed], items.stamps[changed])) >= 0
     read = settled.copy()
-    failures = {old.digests[i].tobytes(): reason for i, reason in old.reasons.items()
-                if old.known[i] and not worth_another_try(reason, limit)}  # fmt: skip
+    lasting = ((i, reason) for i, reason in old.reasons.items() if not worth_another_try(reason, limit))
+    failures = {old.digests[i].tobytes(): reason for i, reason in lasting if old.known[i]}
     for i in reasons:
         read[i], digests[i] = True, old.digests[before[i]]
     todo = ~settled & ~to_hash
@@ -372,8 +330,3 @@ def _settled(
 def _stamps(sizes: npt.NDArray[Any], stamps: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Return sizes and time stamps together, shape (n, 16)."""
     return np.stack([sizes, stamps], axis=1).astype("<i8").view(np.uint8).reshape(-1, 16)
-
-
-def with_digest(job: Job, item: Item, entry: Entry, found: bytes | None) -> Entry:
-    """Return an image's entry with its digest and the split that follows from it."""
-    return entry._replace(digest=found, split=None if found is None else job.policy.split_of(item, found))

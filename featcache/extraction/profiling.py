@@ -17,11 +17,8 @@ STEPS = ("start", "wait", "forward", "write")
 class Profile:
     """Adds up seconds by step.
 
-    Attributes
-    ----------
-    seconds : dict
-        By step: ``start`` until the base is ready, ``read`` (and hash), ``decode`` (resize and augment), ``wait`` for
-        these two, ``forward``, the wait for the base, and ``write``, whatever is done with features.
+    ``start`` is until the base is ready, ``read`` hashes, too, ``decode`` resizes and augments, ``wait`` is for these
+    two, ``forward`` for the base, and ``write`` is whatever is done with features.
     """
 
     def __init__(self) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.cache import FeatureCache, care
 from featcache.cache.care import Recomputed, VerifyReport
 from featcache.cache.compaction import drop_images
-from featcache.cache.listing import Entry
 from featcache.cache.shard import Key
 from featcache.errors import CacheError, FeatcacheError, OptionError
+from featcache.extraction.originals import Originals
 from featcache.sources import Item, Items, Source
-from featcache.sources.opening import reopen
 
 if TYPE_CHECKING:
     from featcache.extraction.extractor import Extracted, Extractor
@@ -30,23 +28,8 @@ EXACT, REDUCED = 1e-4, 2e-2
 def verify(path: Path, *, fix: bool = False, recompute: int = 0, seed: int = 0) -> VerifyReport:
     """Do what `featcache.cache.care.verify` does, then compute the features of some images anew and compare them.
 
-    Parameters
-    ----------
-    path : Path
-        The cache's folder.
-    fix : bool
-        Drop what is broken, rows that differ too, so that the next extraction computes them.
-    recompute : int
-        How many images are drawn, all if there are fewer. 0: none, and no base is loaded.
-    seed : int
-        Draws the images.
-
-    Raises
-    ------
-    OptionError
-        If `recompute` is negative.
-    CacheError, CacheBusyError
-        As `featcache.cache.care.verify`; `CacheError` if the source or the base is no longer there.
+    `recompute` images are drawn with `seed`, all if there are fewer; with 0 no base is loaded. `fix` drops rows that
+    differ, too. `CacheError` also if the source or the base is no longer there.
     """
     if recompute < 0:
         raise OptionError(f"`recompute` must be 0 or more images. Received: {recompute}.")
@@ -56,49 +39,41 @@ def verify(path: Path, *, fix: bool = False, recompute: int = 0, seed: int = 0) 
     cache = FeatureCache(path)
     if not cache.usable:
         raise CacheError(f"No features can be computed anew: {str(path)!r} has no images. Run `featcache extract`.")
-    found = _Comparison(cache, _drawn(cache, recompute, seed))
+    usable = cache.usable_positions
+    drawn = np.random.default_rng(seed).choice(usable, min(recompute, len(usable)), replace=False)
+    found = _Comparison(cache, sorted(drawn.tolist()))
     if found.wrong and fix:
         drop_images(path, [cache.entries[position] for position in found.wrong.values()], list(found.wrong.values()))
     return replace(report, recomputed=found.report(fixed=fix))
 
 
-def _drawn(cache: FeatureCache, count: int, seed: int) -> list[int]:
-    """Return the positions of some images that have features, in order."""
-    usable = cache.usable_positions
-    count = min(count, len(usable))
-    return sorted(np.random.default_rng(seed).choice(usable, count, replace=False).tolist())
-
-
-@dataclass
 class _Comparison:
-    """Images computed anew, beside their rows."""
+    """Images computed anew, beside their rows: `wrong` ones with their positions, and those that have `changed`."""
 
-    cache: FeatureCache
-    positions: Sequence[int]
-    wrong: dict[str, int] = field(default_factory=dict)
-    changed: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, cache: FeatureCache, positions: Sequence[int]) -> None:
+        self.cache = cache
+        self.wrong: dict[str, int] = {}
         self.rows, self.note = 0, ""
         self.augmentation = self._policy()
-        self._differences: dict[str, list[tuple[str, float]]] = {layer: [] for layer in self.cache.layers}
-        self._largest = dict.fromkeys(self.cache.layers, 0.0)
-        self._entries = {entry.path: entry for entry in (self.cache.entries[i] for i in self.positions)}
-        self._places = dict(zip(self._entries, self.positions, strict=True))
+        self._differences: dict[str, list[tuple[str, float]]] = {layer: [] for layer in cache.layers}
+        self._largest = dict.fromkeys(cache.layers, 0.0)
+        self._entries = {entry.path: entry for entry in (cache.entries[i] for i in positions)}
+        self._places = dict(zip(self._entries, positions, strict=True))
         source, items = self._listed()
-        self.changed += sorted(self._entries.keys() - {item.path for item in items})
+        self.changed = sorted(self._entries.keys() - {item.path for item in items})
         for one in self._extractor().stream(
             source, items, wanted=self._views, augmentation=self.augmentation, batch_size=min(32, max(2, len(items)))
         ):
             self._compare(one)
-        self._judge()
+        allowed = EXACT if (cache.recipe.dtype, cache.recipe.precision) == ("float32", "float32") else REDUCED
+        self.wrong |= {path: self._places[path] for path, value in self._relative() if not value <= allowed}
 
     def report(self, *, fixed: bool) -> Recomputed:
         """Return what was found."""
         differing = sorted(self.wrong)
         worst = max((value for _, value in self._relative()), default=0.0)
-        return Recomputed(len(self.positions), self.rows, worst, differing, sorted(self.changed), self.note,
-                          bool(fixed and differing))  # fmt: skip
+        count, dropped = len(self._entries), bool(fixed and differing)
+        return Recomputed(count, self.rows, worst, differing, sorted(self.changed), self.note, dropped)
 
     def _policy(self) -> Augmentation | None:
         """Return what makes the views, None if there are none; note it where nobody knows."""
@@ -107,17 +82,17 @@ class _Comparison:
         from featcache.images.augmentation import Augmentation
 
         try:
-            policy = Augmentation(**(self.cache.augmentation_policy or {}))
+            policy = Augmentation.from_dict(self.cache.augmentation_policy or {})
             if policy.fingerprint == self.cache.augmentation:
                 return policy
-        except (OptionError, TypeError):
+        except OptionError:
             pass
         self.note = "only images as they are were compared, as the cache does not say how its views are made"
         return None
 
     def _listed(self) -> tuple[Source, list[Item]]:
         try:
-            source = reopen(self.cache.source, classes=self.cache.listing_options.get("classes"))
+            source = Originals(self.cache).source()
             items = Items.of(source.items)
         except (FeatcacheError, OSError) as error:
             raise self._impossible(f"the source cannot be opened: {error}") from None
@@ -155,7 +130,8 @@ class _Comparison:
     def _compare(self, one: Extracted) -> None:
         path, entry = one.item.path, self._entries[one.item.path]
         if one.digest != entry.digest:
-            if one.digest is not None and _is_as_listed(one.item, entry):
+            listed = (one.item.size, one.item.mtime_ns, one.item.changes) == (entry.size, entry.mtime_ns, entry.changes)
+            if one.digest is not None and listed and entry.changes:
                 self.wrong[path] = self._places[path]  # its row is another image's
             else:
                 self.changed.append(path)
@@ -170,7 +146,8 @@ class _Comparison:
             for layer, values in features.items():
                 new, old = (np.asarray(array, np.float64) for array in (values, stored[layer]))
                 self._largest[layer] = max(self._largest[layer], float(np.abs(new).max()))
-                self._differences[layer].append((path, _distance(new, old)))
+                difference = float(np.abs(new - old).max())
+                self._differences[layer].append((path, difference if np.isfinite(difference) else float("inf")))
 
     def _relative(self) -> list[tuple[str, float]]:
         """Return the largest difference of each row, as a part of its layer's largest feature."""
@@ -179,20 +156,3 @@ class _Comparison:
             for layer, found in self._differences.items()
             for path, difference in found
         ]
-
-    def _judge(self) -> None:
-        recipe = self.cache.recipe
-        allowed = EXACT if (recipe.dtype, recipe.precision) == ("float32", "float32") else REDUCED
-        self.wrong |= {path: self._places[path] for path, value in self._relative() if not value <= allowed}
-
-
-def _distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
-    """Return the largest difference of two rows, infinite where one is no number."""
-    distance = float(np.abs(one - other).max())
-    return distance if np.isfinite(distance) else float("inf")
-
-
-def _is_as_listed(item: Item, entry: Entry) -> bool:
-    """Whether a file has not changed since it was listed."""
-    same = (item.size, item.mtime_ns, item.changes) == (entry.size, entry.mtime_ns, entry.changes)
-    return same and item.changes != 0

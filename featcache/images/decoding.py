@@ -1,8 +1,8 @@
-"""Bytes or arrays → pixels of one size: decoding, EXIF orientation, channels and resizing.
+"""Bytes or arrays → pixels of one size: decoding, EXIF orientation, channels; resizing is `images.resizing`'s.
 
-Decoding and resizing are TensorFlow's own operations with Keras' defaults, so that features equal
-those of a plain Keras pipeline; what TensorFlow cannot decode goes through Pillow. Only of JPEGs the default is
-another: TensorFlow's own trades accuracy for speed, and gives other pixels than Keras' `load_img`, Pillow and OpenCV.
+Decoding is TensorFlow's own operations with Keras' defaults, so that features equal those of a plain Keras pipeline;
+what TensorFlow cannot decode goes through Pillow. Only of JPEGs the default is another: TensorFlow's own trades
+accuracy for speed, and gives other pixels than Keras' `load_img`, Pillow and OpenCV.
 """
 
 from __future__ import annotations
@@ -10,111 +10,51 @@ from __future__ import annotations
 import io
 import re
 import struct
-from dataclasses import dataclass, replace
+import warnings
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import NO_MEMORY, ImageError, OptionError, about_image
-from featcache.options import MAX_PIXELS, Interpolation, Resize
-from featcache.recipe import Decode, Recipe, choices
-from featcache.system import startup
+from featcache.errors import NO_MEMORY, ImageError, about_image, one_line
+from featcache.images import resizing
+from featcache.images.resizing import PixelSpec as PixelSpec
+from featcache.options import MAX_PIXELS
 
 GREY_WEIGHTS, GREY_HALF = (19595, 38470, 7471), 1 << 15
 """Grey of red, green and blue, in parts of 65,536 and rounded, as Pillow computes it."""
 
-_FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "GIF",
-    "BMP",
-    "DIB",
-    "WEBP",
-    "TIFF",
-    "JPEG2000",
-    "AVIF",
-    "PPM",
-    "TGA",
-    "PCX",
-    "ICO",
-    "QOI",
-)
-
+_FORMATS = "JPEG MPO PNG GIF BMP DIB WEBP TIFF JPEG2000 AVIF PPM TGA PCX ICO QOI"
 _PILLOWS_LIMIT = "above Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, which holds in programs that import featcache"
 _TOO_LARGE = re.compile(r"(\d+)x(\d+) pixels are more than the limit ")
 _AT_ONCE = 1 << 22
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {  # EXIF orientation → (quarter turns counter-clockwise, then mirror left-right)
-    2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False),
-}  # fmt: skip
+_UPRIGHT = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+"""EXIF orientation → quarter turns counter-clockwise, then whether mirrored left to right."""
+
+_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error)
+"""What Pillow raises about a file that is not as it should be."""
+
+_limit_lifted = False
 
 
-@dataclass(frozen=True)
-class PixelSpec:
-    """How an image must look for a base.
+def take_over_pillow() -> None:
+    """Let Pillow neither warn nor refuse images for their size here: for processes that do nothing but our work.
 
-    Attributes
-    ----------
-    height, width : int
-        Pixels.
-    channels : int
-        3 for RGB, 1 for grey.
-    resize, interpolation
-        As in `featcache.recipe.Request`.
-    decode : {"accurate", "reduced"}
-        As its `decode`.
-    crop : float
-        As its `fraction`.
-    max_pixels : int
-        As its `max_pixels`.
+    Pillow is not imported yet, as that takes a while and many commands need none.
     """
-
-    height: int
-    width: int
-    channels: int
-    resize: Resize = "stretch"
-    interpolation: Interpolation = "bilinear"
-    decode: Decode = "accurate"
-    crop: float = 1.0
-    max_pixels: int = MAX_PIXELS
-
-    @property
-    def room(self) -> tuple[int, int]:
-        """Height and width that an image must cover before its centre is taken."""
-        return int(self.height / self.crop), int(self.width / self.crop)
-
-    @classmethod
-    def of(cls, recipe: Recipe, channels: int, max_pixels: int = MAX_PIXELS) -> PixelSpec:
-        """Return how images looked for the base of a recipe."""
-        decode: Decode = "reduced" if recipe.decode == "reduced" else "accurate"
-        size = recipe.image_size
-        return cls(*size, channels, recipe.resize, recipe.interpolation, decode, recipe.crop, max_pixels)
+    global _limit_lifted
+    _limit_lifted = True
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # a damaged image is named with its reason
 
 
 def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
-    """Return an image as the base's pixels.
+    """Return an image as the base's pixels (spec.height, spec.width, spec.channels), values in 0…255.
 
-    Parameters
-    ----------
-    content : bytes or array
-        Encoded image, or pixels of shape (height, width) or (height, width, 1, 3 or 4) as ``uint8`` or
-        as floats in 0…1.
-    spec : PixelSpec
-        What to make of it.
-
-    Returns
-    -------
-    array, shape (spec.height, spec.width, spec.channels), float32
-        Values in 0…255.
-
-    Raises
-    ------
-    ImageError
-        If it cannot be decoded or resized, whatever a library raised; the message is the reason.
+    It is encoded, or pixels of shape (height, width) or (height, width, 1, 3 or 4) as ``uint8`` or floats in 0…1. What
+    cannot be decoded or resized is an `ImageError` with the reason, whatever a library raised.
     """
     if isinstance(content, bytes):
         at_least = spec.room if spec.decode == "reduced" else None
@@ -123,51 +63,24 @@ def load(content: bytes | npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.f
         with about_image("used"):
             pixels = _from_array(content, spec.channels)
     with about_image("resized"):
-        return _resized(pixels, spec)
+        return resizing.resized(pixels, spec)
 
 
+@about_image("decoded")
 def decode(
     content: bytes, channels: int, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
-    """Return an encoded image's pixels, upright, the first frame of an animation.
+    """Return an encoded image's pixels (height, width, channels), upright, the first frame of an animation.
 
-    Parameters
-    ----------
-    content : bytes
-        Any format TensorFlow or Pillow reads, told by its content.
-    channels : int
-        3 for RGB, 1 for grey. Transparency is dropped, as Keras does.
-    at_least : tuple of int, optional
-        A JPEG may come out reduced to its smallest eighth, quarter or half that is not below this height and width.
-    max_pixels : int
-        An image with more is not decoded, whichever library would do it.
-
-    Returns
-    -------
-    array, shape (height, width, channels), uint8
-
-    Raises
-    ------
-    ImageError
-        If neither library can decode it, or it has more pixels than `max_pixels`.
+    Its format is told by its content. Transparency is dropped, as Keras does. A JPEG may come out reduced to its
+    smallest eighth, quarter or half that is not below a height and width of `at_least`. What neither TensorFlow nor
+    Pillow can decode is an `ImageError`, and so is an image of more pixels than `max_pixels`.
     """
-    if not content:
-        raise ImageError("empty file")
-    with about_image("decoded"):
-        return _decoded(content, channels, at_least, max_pixels)
-
-
-def worth_another_try(reason: str, max_pixels: int) -> bool:
-    """Return whether an image that failed for a reason may succeed now: the limit was raised, or memory was short."""
-    if size := _TOO_LARGE.match(reason):
-        return int(size[1]) * int(size[2]) <= max_pixels
-    return reason.startswith(NO_MEMORY)
-
-
-def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, max_pixels: int) -> npt.NDArray[np.uint8]:
     import tensorflow as tf
     from PIL import Image
 
+    if not content:
+        raise ImageError("empty file")
     orientation = 1
     header: Any = None
     try:
@@ -177,7 +90,7 @@ def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, ma
             orientation = header.getexif().get(_ORIENTATION, 1)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error):
+    except _DAMAGED:
         if header is None:  # a header or EXIF block that Pillow cannot read; the picture itself may be sound
             _check_size(_declared(content), max_pixels)
     try:
@@ -188,7 +101,10 @@ def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, ma
         pixels = _decoded_by_tensorflow(content, ratio)
     except (tf.errors.OpError, ValueError) as error:
         if header is None:
-            raise ImageError(_why_unknown(content)) from None
+            if all(32 <= byte < 127 or byte in b"\t\r\n\f" for byte in content[:64]):
+                raise ImageError("not an image: its content is text") from None
+            reason = "not an image in a format that TensorFlow or Pillow reads, or damaged at its start"
+            raise ImageError(reason) from None
         pixels = _decoded_by_pillow(header, error)
     if channels == 1:
         pixels = as_grey(pixels)
@@ -196,6 +112,13 @@ def _decoded(content: bytes, channels: int, at_least: tuple[int, int] | None, ma
     if turns:
         pixels = np.rot90(pixels, turns)
     return pixels[:, ::-1] if mirror else pixels
+
+
+def worth_another_try(reason: str, max_pixels: int) -> bool:
+    """Return whether an image that failed for a reason may succeed now: the limit was raised, or memory was short."""
+    if size := _TOO_LARGE.match(reason):
+        return int(size[1]) * int(size[2]) <= max_pixels
+    return reason.startswith(NO_MEMORY)
 
 
 def _opened(content: bytes) -> Any:
@@ -265,21 +188,14 @@ def _pillow_formats() -> tuple[str, ...]:
     from PIL import Image
 
     Image.init()
-    if startup.ours:
+    if _limit_lifted:
         Image.MAX_IMAGE_PIXELS = None  # `_check_size` has been there before
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    return tuple(name for name in _FORMATS.split() if name in Image.OPEN)
 
 
 def _ratio(size: tuple[int, int], at_least: tuple[int, int]) -> int:
     """Return by how much a JPEG of this height and width can be reduced, 8, 4, 2 or 1, without going below another."""
-    return next(
-        (
-            ratio
-            for ratio in (8, 4, 2)
-            if all(-(-have // ratio) >= want for have, want in zip(size, at_least, strict=True))
-        ),
-        1,
-    )
+    return next(r for r in (8, 4, 2, 1) if r == 1 or all(-(-size[i] // r) >= at_least[i] for i in (0, 1)))
 
 
 def as_grey(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -318,33 +234,17 @@ def _decoded_by_pillow(header: Any, tensorflow_says: Exception) -> npt.NDArray[n
         if not header.width * header.height:
             raise ValueError("it has no pixels")
         header.load()
-        return _pillow_pixels(header)
+        if header.mode in ("I", "F"):
+            raise ValueError("pixels of 32 bits have no known range; convert it to 8 or 16 bits")
+        if header.mode.startswith("I;16"):  # Pillow's own conversion clips; TensorFlow takes the high byte, too
+            return np.repeat((np.asarray(header) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        pixels: npt.NDArray[np.uint8] = np.array(header if header.mode == "RGB" else header.convert("RGB"))
+        return pixels
     except Image.DecompressionBombError as error:
         raise ImageError(f"{_PILLOWS_LIMIT}: {error}") from None
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, struct.error) as error:
+    except _DAMAGED as error:
         reason = str(error) or str(tensorflow_says)
-        raise ImageError(f"{header.format} cannot be decoded: {_one_line(reason)}") from None
-
-
-def _pillow_pixels(image: Any) -> npt.NDArray[np.uint8]:
-    if image.mode in ("I", "F"):
-        raise ValueError("pixels of 32 bits have no known range; convert it to 8 or 16 bits")
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips; TensorFlow takes the high byte, too
-        grey = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
-        return np.repeat(grey, 3, axis=-1)
-    pixels: npt.NDArray[np.uint8] = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    return pixels
-
-
-def _why_unknown(content: bytes) -> str:
-    start = content[:64]
-    if all(32 <= byte < 127 or byte in b"\t\r\n\f" for byte in start):
-        return "not an image: its content is text"
-    return "not an image in a format that TensorFlow or Pillow reads, or damaged at its start"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:160]
+        raise ImageError(f"{header.format} cannot be decoded: {one_line(reason)[:160]}") from None
 
 
 def _from_array(array: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
@@ -366,90 +266,3 @@ def _from_array(array: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
     if pixels.shape[-1] == channels:
         return pixels
     return np.repeat(pixels, 3, axis=-1) if channels == 3 else as_grey(pixels)
-
-
-def _resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
-    import tensorflow as tf
-
-    if spec.resize not in choices(Resize):
-        raise OptionError(f"Expected resize to be stretch, pad or crop. Received: {spec.resize!r}.")
-    size = (spec.height, spec.width)
-    if spec.crop < 1:
-        return _centre(pixels, spec)
-    if spec.resize == "crop":
-        pixels = _cropped_to_aspect(pixels, size)
-    if spec.resize == "pad":
-        return _padded(pixels, spec)
-    if spec.interpolation == "bilinear":  # `tf.image.resize` without detours
-        image = tf.raw_ops.ResizeBilinear(images=pixels[None], size=_constant(size), half_pixel_centers=True)
-        resized: npt.NDArray[np.float32] = image.numpy()[0]
-        return resized
-    image = tf.image.resize(pixels, size, method=spec.interpolation)
-    result: npt.NDArray[np.float32] = tf.cast(image, tf.float32).numpy()
-    return result
-
-
-@cache
-def _constant(size: tuple[int, int]) -> Any:
-    """Return a size as a tensor: made of a tuple each time, it takes as long as a small image."""
-    import tensorflow as tf
-
-    return tf.constant(size, tf.int32)
-
-
-def _cropped_to_aspect(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """Return the largest centred part of the shape of `size`, in whole pixels, as Keras crops."""
-    height, width = pixels.shape[:2]
-    rows = min(height, max(1, width * size[0] // size[1]))
-    columns = min(width, max(1, height * size[1] // size[0]))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return pixels[top : top + rows, left : left + columns]
-
-
-def _centre(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
-    """Return the centre of an image whose shorter side fits, with torchvision's way of halving an odd rest.
-
-    Raises
-    ------
-    ImageError
-        If the image is so long and thin that its resized form would have more than `MAX_PIXELS`.
-    """
-    (height, width), room = pixels.shape[:2], spec.room
-    rows, columns = _covering(height, room[0], width, room[1]), _covering(width, room[1], height, room[0])
-    if rows * columns > MAX_PIXELS:
-        raise ImageError(f"{height}x{width} pixels are too long and thin to be cropped at {spec.crop:g}")
-    whole = _resized(pixels, replace(spec, height=rows, width=columns, resize="stretch", crop=1.0))
-    top, left = _half(rows - spec.height), _half(columns - spec.width)
-    return whole[top : top + spec.height, left : left + spec.width]
-
-
-def _covering(length: int, room: int, other_length: int, other_room: int) -> int:
-    """Return how long one side becomes if both are to cover some room."""
-    return room if other_length * room >= length * other_room else length * other_room // other_length
-
-
-def _half(rest: int) -> int:
-    """Return half of a whole number, halves to the even one."""
-    return rest // 2 + rest % 4 // 3
-
-
-def _padded(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32]:
-    """Return the largest image of the same shape that fits, with black around it, as `tf.image.resize_with_pad` does.
-
-    TensorFlow computes sizes in float32. These are whole numbers, which are the same on every machine.
-    """
-    (height, width), result = pixels.shape[:2], np.zeros((spec.height, spec.width, spec.channels), np.float32)
-    rows, top = _within(height, spec.height, width, spec.width)
-    columns, left = _within(width, spec.width, height, spec.height)
-    smaller = replace(spec, height=rows, width=columns, resize="stretch")
-    result[top : top + rows, left : left + columns] = _resized(pixels, smaller)
-    return result
-
-
-def _within(length: int, room: int, other_length: int, other_room: int) -> tuple[int, int]:
-    """Return how long one side becomes, and what is left free before it."""
-    if other_length * room <= length * other_room:
-        return room, 0
-    return max(1, length * other_room // other_length), (other_length * room - length * other_room) // (
-        2 * other_length
-    )

@@ -77,6 +77,8 @@ class ImageClassifier:
     'cat'
     """
 
+    passes = 1  # forward passes that run at once, see `featcache.system.processors`
+
     def __init__(
         self, head: Head, *, base: Any = None, weights: str | Path | None = None, max_pixels: int = MAX_PIXELS
     ) -> None:
@@ -178,9 +180,10 @@ class ImageClassifier:
         """
         if self.recipe is None:
             assert self._request is not None
-            return Extractor(replace(self._request, max_pixels=self._max_pixels))
+            return Extractor(replace(self._request, max_pixels=self._max_pixels), passes=self.passes)
         found = find_base(self.recipe, self._request, self._folders)
-        extractor = Extractor(replace(found.request, max_pixels=self._max_pixels), found.base, found.file)
+        request = replace(found.request, max_pixels=self._max_pixels)
+        extractor = Extractor(request, found.base, found.file, self.passes)
         if extractor.recipe != self.recipe:
             raise WeightsError(
                 "Expected the base that the head was trained with. Received another: "

@@ -1,33 +1,19 @@
-"""How much memory there is for this process, and how much it takes."""
+"""How much memory there is for this process."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-
-ROOT = Path("/")
-INTERVAL = 0.01
-"""Seconds between two looks at the memory in use."""
 
 
-def available(root: Path = ROOT) -> int | None:
+def available(root: Path = Path("/")) -> int | None:
     """Return how many bytes of memory this process may still take, or None where the system does not say.
 
     On Linux, what the kernel could give without swapping (``MemAvailable``), or what a control group leaves if that
-    is less. Elsewhere the free pages, if there is such a number.
-
-    Parameters
-    ----------
-    root : Path
-        The folder that has ``proc`` and ``sys``.
+    is less. Elsewhere the free pages, if there is such a number. `root` is the folder that has ``proc`` and ``sys``.
     """
-    system = _kilobytes(root / "proc/meminfo", "MemAvailable")
+    system = kilobytes(root / "proc/meminfo", "MemAvailable")
     known = [*_groups(root), *([] if system is None else [system])]
     return min(known) if known else _free_pages()
 
@@ -71,7 +57,7 @@ def _left(group: Path, limit_file: str, usage_file: str, reclaimable: str) -> in
     return max(0, int(limit) - max(0, int(usage) - inactive))
 
 
-def _kilobytes(path: Path, name: str) -> int | None:
+def kilobytes(path: Path, name: str) -> int | None:
     """Return the bytes of a line ``Name:  1234 kB``."""
     for line in (_text(path) or "").splitlines():
         if line.startswith(f"{name}:"):
@@ -84,62 +70,3 @@ def _text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-
-
-def _give_back() -> None:
-    """Return what was freed to the system, where the C library can, so that taking it again is seen."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class Peak:
-    """The most anonymous memory this process had resident while a block ran.
-
-    That is what arrays and libraries take; pages of mapped files do not count, as the kernel may drop them. It is
-    looked at every 10 ms, and at the block's start and end; what comes and goes in between is missed.
-
-    Parameters
-    ----------
-    root : Path
-        The folder that has ``proc``.
-
-    Attributes
-    ----------
-    peak : int or None
-        Bytes; None where the system does not say (``RssAnon`` of Linux ≥ 4.5).
-    increase : int or None
-        Bytes of `peak` above what was in use at the start.
-    """
-
-    def __init__(self, root: Path = ROOT) -> None:
-        self.peak: int | None = None
-        self.increase: int | None = None
-        self._status = root / "proc/self/status"
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Peak:
-        _give_back()
-        self.peak = start = _kilobytes(self._status, "RssAnon")
-        self.increase = None if start is None else 0
-        if start is not None:
-            self._ended.clear()
-            self._thread = threading.Thread(target=self._watch, args=(start,), name="featcache-peak", daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._thread is not None:
-            self._ended.set()
-            self._thread.join()
-            self._thread = None
-
-    def _watch(self, start: int) -> None:
-        ended = False
-        while not ended:
-            ended = self._ended.wait(INTERVAL)
-            self.peak = max(self.peak or 0, _kilobytes(self._status, "RssAnon") or 0)
-            self.increase = self.peak - start

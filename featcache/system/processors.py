@@ -13,25 +13,22 @@ MOST_PASSES = 8
 _PASS_BYTES = 1 << 30
 """What a forward pass of 32 images takes with the widest maps of the usual networks."""
 
-passes = 1
-"""Forward passes that this process runs side by side."""
 
-
-def pass_side_by_side() -> None:
-    """Run several forward passes at once, each with its part of the processors, from here on.
+def pass_side_by_side() -> int:
+    """Divide the processors among forward passes that run at once from here on, and return how many these are.
 
     A batch on each processor is faster than each batch on all of them: operations are too small to be divided
     well, and none waits for the slowest thread. TensorFlow has the same number of threads for everything in a process,
     so this is for one that does nothing but extract, and comes before TensorFlow is loaded; else it does nothing. Nor
     does it where ``TF_NUM_INTRAOP_THREADS`` is set, or where there are GPUs.
     """
-    global passes
     if "tensorflow" in sys.modules or threads_given() or gpus():
-        return
+        return 1
     processors, memory = count(), available()
     fitting = MOST_PASSES if memory is None else memory // 4 // _PASS_BYTES
     passes = max(1, min(processors, MOST_PASSES, fitting))
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(processors // passes)
+    return passes
 
 
 def count() -> int:
@@ -45,8 +42,8 @@ def threads_given() -> int | None:
     return int(given) if given.isdecimal() and int(given) else None
 
 
-def decoding_threads() -> int:
-    """Return one thread more than forward passes use here."""
+def decoding_threads(passes: int = 1) -> int:
+    """Return one thread more than so many forward passes at once use here."""
     given = threads_given()
     return (count() if given is None else given * passes) + 1
 

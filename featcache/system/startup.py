@@ -8,23 +8,12 @@ import os
 import sys
 import tempfile
 import threading
-import warnings
 from collections.abc import Iterator
 
 _SAFE = "PYTHONSAFEPATH"
 _lock = threading.Lock()
 _inside = 0
 _before: str | None = None
-
-ours = False
-"""Whether this process does nothing but what featcache was started for, so that it may change settings of packages."""
-
-
-def own_process() -> None:
-    """Say that this process is the command line's or a worker's: packages do not warn on standard error in it."""
-    global ours
-    ours = True
-    warnings.filterwarnings("ignore", module=r"PIL\b")  # a damaged image is named with its reason
 
 
 def import_tensorflow() -> None:
@@ -38,18 +27,17 @@ def import_tensorflow() -> None:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        _import_tensorflow()
+        if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
+            import keras  # noqa: F401
+            import tensorflow  # noqa: F401
+        else:
+            _import_quietly()
     finally:
         if collecting:
             gc.enable()
 
 
-def _import_tensorflow() -> None:
-    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
-        import keras
-        import tensorflow  # noqa: F401
-
-        return
+def _import_quietly() -> None:
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)

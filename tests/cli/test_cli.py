@@ -661,7 +661,7 @@ def test_extract_divides_the_processors_where_it_computes(
 ) -> None:
     """Passes run side by side in the process that computes; workers divide the processors among themselves."""
     asked: list[bool] = []
-    monkeypatch.setattr("featcache.cli.extract.pass_side_by_side", lambda: asked.append(True))
+    monkeypatch.setattr("featcache.cli.extract.pass_side_by_side", lambda: asked.append(True) or 1)
     code, _, err = run("extract", photos, "--base", oracle, "--layer", "mix", "--preprocess", "none", "--cache",
                        tmp_path / "c", "--engine", engine)  # fmt: skip
     assert code in (0, 3), err

@@ -13,8 +13,8 @@ import sys
 import time
 from typing import Any
 
+from featcache.images import decode_crashes
 from featcache.images import decoding as images
-from featcache.images import poison
 
 real = images.load
 
@@ -31,14 +31,14 @@ def load(content: Any, spec: images.PixelSpec) -> Any:
 def install(limit: str) -> None:
     """Make images bad, here and in the probe."""
     images.load = load
-    poison.LIMIT = float(limit)
-    poison.probe_command = lambda: [sys.executable, __file__, limit, "--probe"]
+    decode_crashes.LIMIT = float(limit)
+    decode_crashes.probe_command = lambda: [sys.executable, __file__, limit, "--probe"]
 
 
 if __name__ == "__main__":
     install(sys.argv[1])
     if sys.argv[2] == "--probe":
-        poison.probe()
+        decode_crashes.probe()
     else:
         from featcache.cli import main
 

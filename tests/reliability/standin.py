@@ -74,7 +74,7 @@ class Extractor:
     slow = 0.0
     spec = PixelSpec(8, 8, 3)
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, **_: Any) -> None:
         self.request, self.recipe, self.layers, self.base = request, RECIPE, LAYERS, Base()
 
     def fastest_batch(self, images: int) -> int:

@@ -17,6 +17,7 @@ from featcache.errors import BaseError
 from featcache.extraction import extractor as extracting_module
 from featcache.extraction.extractor import Extractor
 from featcache.images import decoding as images
+from featcache.images import resizing
 from featcache.images.augmentation import Augmentation
 from featcache.models.classifier import ImageClassifier
 from featcache.recipe import Request
@@ -33,9 +34,9 @@ STEPS: dict[str, tuple[Any, str]] = {
     "header": (images, "_opened"),
     "EXIF": (images, "_has_exif"),
     "decode": (images, "_decoded_by_tensorflow"),
-    "resize": (images, "_resized"),
-    "crop": (images, "_cropped_to_aspect"),
-    "pad": (images, "_within"),
+    "resize": (resizing, "resized"),
+    "crop": (resizing, "_cropped_to_aspect"),
+    "pad": (resizing, "_within"),
     "augmentation": (Augmentation, "apply"),
     "batch": (Extractor, "features"),
 }
@@ -162,7 +163,7 @@ def test_extract_and_predict_skip_it(
 ) -> None:
     """`extract` records the image with its reason and tries it again when memory was short; so do predict, evaluate."""
     head = fit_head(extracting(photos, tmp_path / "whole"), "ridge")
-    classifier, real = ImageClassifier.load(head.path), images._resized
+    classifier, real = ImageClassifier.load(head.path), resizing.resized
     bad = images.decode((photos / "dark" / "d1.png").read_bytes(), 3)
 
     def resized(pixels: Any, spec: Any) -> Any:
@@ -171,7 +172,7 @@ def test_extract_and_predict_skip_it(
         return real(pixels, spec)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "_resized", resized)
+        patch.setattr(resizing, "resized", resized)
         skipped = extracting(photos, tmp_path / "c").report.skipped
         predicted = classifier.predict(photos)
         scored = classifier.evaluate()

@@ -344,7 +344,7 @@ def test_weights_that_had_just_changed_are_read_again(extracting, photos: Path, 
     oracle_with(SHIFT).save(base)
     loaded = []
     real = extractor.Extractor
-    monkeypatch.setattr(extractor, "Extractor", lambda request: loaded.append(1) or real(request))
+    monkeypatch.setattr(extractor, "Extractor", lambda request, **_: loaded.append(1) or real(request))
     for old in (0, 0, 10**15, 10**15):
         monkeypatch.setattr(files, "RACY_NS", 2 * 10**9 - old)
         extracting(photos, tmp_path / "c", base=base)

@@ -5,8 +5,9 @@ import time
 
 import numpy as np
 import pytest
+from peak_memory import INTERVAL, Peak
 
-from featcache.system.memory import INTERVAL, Peak, available
+from featcache.system.memory import available
 
 MB = 10**6
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")

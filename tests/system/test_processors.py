@@ -11,7 +11,6 @@ from featcache.system.processors import MOST_PASSES, decoding_threads, gpus, pas
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process without TensorFlow, without a GPU, where nobody has divided anything, with 16 processors."""
-    monkeypatch.setattr(processors, "passes", 1)
     monkeypatch.setattr(sys, "modules", {name: it for name, it in sys.modules.items() if name != "tensorflow"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "")
@@ -34,9 +33,8 @@ def test_passes_have_a_part_of_the_processors_each(monkeypatch, count, memory, p
     """There are as many passes as processors, or fewer with more threads each, as many as the memory holds."""
     monkeypatch.setattr(processors, "count", lambda: count)
     monkeypatch.setattr(processors, "available", lambda: memory)
-    pass_side_by_side()
-    assert (processors.passes, os.environ["TF_NUM_INTRAOP_THREADS"]) == (passes, str(threads))
-    assert decoding_threads() == passes * threads + 1
+    assert (pass_side_by_side(), os.environ["TF_NUM_INTRAOP_THREADS"]) == (passes, str(threads))
+    assert decoding_threads(passes) == passes * threads + 1
 
 
 @pytest.mark.parametrize("reason", ["TensorFlow", "GPU", "threads"])
@@ -49,8 +47,7 @@ def test_one_pass_where_that_is_not_for_us_to_say(monkeypatch: pytest.MonkeyPatc
     else:
         monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "5")
     before = os.environ["TF_NUM_INTRAOP_THREADS"]
-    pass_side_by_side()
-    assert (processors.passes, os.environ["TF_NUM_INTRAOP_THREADS"]) == (1, before)
+    assert (pass_side_by_side(), os.environ["TF_NUM_INTRAOP_THREADS"]) == (1, before)
     assert decoding_threads() == (6 if reason == "threads" else 17)
 
 

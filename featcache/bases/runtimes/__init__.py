@@ -19,18 +19,20 @@ __all__ = ["OpenVINORuntime", "TensorFlowRuntime", "compiled", "faster_on_this_c
 _CPU_FLAGS = Path("/proc/cpuinfo")
 
 
-def compiled(base: Base, request: Request, file: Path | None = None) -> TensorFlowRuntime | OpenVINORuntime:
+def compiled(
+    base: Base, request: Request, file: Path | None = None, passes: int = 1
+) -> TensorFlowRuntime | OpenVINORuntime:
     """Return a base, compiled for the runtime, precision and pooling of a request.
 
     `file` is what the base was loaded from, if not from the request's: OpenVINO's form of the network is kept beside
-    the weights, and beside this if they are gone.
+    the weights, and beside this if they are gone. `passes` forward passes are run at once.
     """
     if request.runtime == "openvino":
         beside = _file_of_weights(request)
         if file is not None and (beside is None or not beside.parent.is_dir()):
             beside = file
-        return OpenVINORuntime(base, request.pooling, request.precision, beside)
-    return TensorFlowRuntime(base, request.pooling, request.precision)
+        return OpenVINORuntime(base, request.pooling, request.precision, beside, passes)
+    return TensorFlowRuntime(base, request.pooling, request.precision, passes)
 
 
 def _file_of_weights(request: Request) -> Path | None:

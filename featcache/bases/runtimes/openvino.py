@@ -22,7 +22,6 @@ from featcache.files.reading import open_plain, parsed, trouble
 from featcache.files.values import anything, list_of, mapping_of, record, text, whole
 from featcache.options import Pooling, Precision
 from featcache.recipe import canonical_json
-from featcache.system import processors
 from featcache.system.processors import threads_given
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,12 @@ class OpenVINORuntime:
     passes = 1
 
     def __init__(
-        self, base: Base, pooling: Pooling, precision: Precision = "float32", beside: Path | None = None
+        self,
+        base: Base,
+        pooling: Pooling,
+        precision: Precision = "float32",
+        beside: Path | None = None,
+        passes: int = 1,
     ) -> None:
         try:
             import openvino
@@ -55,7 +59,7 @@ class OpenVINORuntime:
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         threads = threads_given()
         if threads is not None:
-            self._options["INFERENCE_NUM_THREADS"] = threads * processors.passes
+            self._options["INFERENCE_NUM_THREADS"] = threads * passes
         made_of = _made_of(base, pooling)
         name = hashlib.sha256(canonical_json(made_of).encode()).hexdigest()[:16]
         kept = None if beside is None else beside.with_name(f"{beside.name}.{name}.openvino")

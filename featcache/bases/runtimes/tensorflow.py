@@ -13,7 +13,6 @@ import numpy.typing as npt
 from featcache.bases import Base
 from featcache.errors import BaseError, one_line
 from featcache.options import Pooling, Precision, Preprocess
-from featcache.system import processors
 
 _CALLS = ("Call", "While", "If", "Case")  # ends of the operations that hold functions: loops, nested models
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, as keras.applications.imagenet_utils has them
@@ -26,11 +25,11 @@ class TensorFlowRuntime:
     `shapes` has that of one image's features for each layer; `passes` calls are best made at once.
     """
 
-    def __init__(self, base: Base, pooling: Pooling, precision: Precision = "float32") -> None:
+    def __init__(self, base: Base, pooling: Pooling, precision: Precision = "float32", passes: int = 1) -> None:
         import tensorflow as tf
 
         devices = tf.config.list_physical_devices("GPU")
-        self.passes = 1 if devices else processors.passes
+        self.passes = 1 if devices else passes
         for device in devices:
             try:
                 tf.config.experimental.set_memory_growth(device, True)

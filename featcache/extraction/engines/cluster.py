@@ -5,29 +5,28 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed
 
-from featcache.errors import FeatcacheError, HungError, OptionError
-from featcache.extraction.engines.losses import Losses
-from featcache.extraction.engines.running import Done, Runner
-from featcache.extraction.engines.tasks import Outcome, Task, Work
-from featcache.extraction.engines.worker import load, run_and_note
-from featcache.system.processors import threads_each
-from featcache.system.startup import own_process, safe_children
+from featcache.errors import FeatcacheError, OptionError, one_line
+from featcache.extraction.engines.retries import TaskQueue
+from featcache.extraction.engines.running import Runner
+from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
+from featcache.extraction.engines.worker import environment, errors, load, run_and_note
+from featcache.images.decoding import take_over_pillow
+from featcache.system.startup import safe_children
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 30
 """How long a scheduler may take to answer, and how often it is said that there are no workers."""
+_ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 
 
 def run_dask(
@@ -35,19 +34,14 @@ def run_dask(
 ) -> Generator[Outcome, None, None]:
     """Yield what becomes of each task, in the order in which they end.
 
-    At most one task for each worker is with the scheduler, so that a death has one task to blame.
-
-    Raises
-    ------
-    FeatcacheError
-        What a worker raised.
-    OptionError
-        If the scheduler does not answer.
+    At most one task for each worker is with the scheduler, so that a death has one task to blame. What a worker raises
+    is raised here; `OptionError` if the scheduler does not answer.
     """
     with contextlib.ExitStack() as stack:
         address = scheduler
         if address is None:
-            stack.enter_context(dask.config.set(_settings(workers)))
+            variables = {f"{_ENVIRONMENT}.{name}": value for name, value in environment(workers).items()}
+            stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0, **variables}))
             stack.enter_context(safe_children())  # to the end, as workers that die are started again
             cluster = stack.enter_context(
                 LocalCluster(
@@ -63,26 +57,25 @@ def run_dask(
         try:
             client = stack.enter_context(Client(address, timeout=WAIT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
             raise OptionError(
-                f"No dask scheduler answers at {address!r}: {text}. Start one with: dask scheduler."
+                f"No dask scheduler answers at {address!r}: {one_line(error)[:200]}. Start one with: dask scheduler."
             ) from None
         run = uuid.uuid4().hex
         client.register_plugin(_Prepared(run, work, known, scheduler is None), name=f"featcache-{run}")
         stack.callback(_quietly_unregister, client, f"featcache-{run}")
-        yield from _outcomes(client, run, work, tasks, done, 1 if scheduler is None else Losses.MOST)
+        yield from _outcomes(client, run, work, tasks, done, 1 if scheduler is None else TaskQueue.MOST)
 
 
 def _outcomes(
     client: Client, run: str, work: Work, tasks: Sequence[Task], done: Done, deaths: int
 ) -> Generator[Outcome, None, None]:
-    waiting, losses, attempts = deque(tasks), Losses(work), itertools.count()
+    waiting, attempts = TaskQueue(work, tasks), itertools.count()
     with_scheduler: dict[Future, Task] = {}
     ended = as_completed(loop=client.loop)
 
     def employ() -> None:
         while waiting and len(with_scheduler) < max(1, len(client.nthreads())):
-            task = waiting.popleft()
+            task = waiting.take()
             name = f"featcache-{run[:8]}-{task.number}-{next(attempts)}"
             future = client.submit(_do, run, task, key=name, pure=False)
             with_scheduler[future] = task
@@ -99,12 +92,14 @@ def _outcomes(
             if future.status == "finished":
                 outcome = future.result()
             elif isinstance(error, KilledWorker):
-                outcome = losses.killed(task, deaths)
-            elif error is not None:
-                raise error if isinstance(error, FeatcacheError) else RuntimeError(f"{type(error).__name__}: {error}")
+                outcome = waiting.killed(task, deaths)
+            elif error is None:  # lost with the scheduler's memory of it
+                waiting.put_back(task)
+            elif isinstance(error, FeatcacheError | RuntimeError):
+                raise error
+            else:
+                raise RuntimeError(f"{type(error).__name__}: {error}")
             future.release()  # else the scheduler does it again if the worker dies that has the result
-            if outcome is None:  # killed, or lost with the scheduler's memory of it
-                waiting.appendleft(task)
             employ()
             if outcome is not None:
                 done(len(task.items))
@@ -112,15 +107,6 @@ def _outcomes(
     finally:
         with contextlib.suppress(Exception):  # a cluster that is gone needs no telling
             client.cancel(list(with_scheduler), force=True)
-
-
-def _settings(workers: int) -> dict[str, object]:
-    """Return how a cluster of our own is set up: a death is reported at once, threads are divided."""
-    return {
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ.TF_NUM_INTRAOP_THREADS": str(threads_each(workers)),
-        "distributed.nanny.pre-spawn-environ.TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-    }
 
 
 def _await_workers(client: Client) -> None:
@@ -150,7 +136,7 @@ class _Prepared(WorkerPlugin):
 
     def setup(self, worker: object) -> None:
         if self.ours:
-            own_process()
+            take_over_pillow()
         _prepared[self.run] = self.work, self.known
 
     def teardown(self, worker: object) -> None:
@@ -160,10 +146,7 @@ class _Prepared(WorkerPlugin):
 
 def _do(run: str, task: Task) -> Outcome:
     """Do a task in a worker, which builds its base for its first one."""
-    with _one_at_a_time:
-        try:
-            if run not in _runners:
-                _runners[run] = load(*_prepared[run])
-            return run_and_note(_runners[run], task)
-        except HungError:
-            os._exit(1)  # as if it had been killed: the next one finds the image
+    with _one_at_a_time, errors():
+        if run not in _runners:
+            _runners[run] = load(*_prepared[run])
+        return run_and_note(_runners[run], task)

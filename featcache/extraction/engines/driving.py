@@ -15,47 +15,32 @@ from featcache.cache.inspection import inspect
 from featcache.cache.listing import Entry
 from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError, ImageError, OptionError
-from featcache.extraction.engines.known import KnownRows
 from featcache.extraction.engines.parts import discard, forget, found_part, parts_folder, read_part, shard_names
 from featcache.extraction.engines.processes import default_workers, run_processes
-from featcache.extraction.engines.running import Done, Runner
-from featcache.extraction.engines.tasks import Outcome, Task, Work
-from featcache.extraction.planning import Job, RowSet, with_digest
+from featcache.extraction.engines.running import Runner
+from featcache.extraction.engines.tasks import Done, Outcome, Task, Work, counted
+from featcache.extraction.engines.worker import KnownRows
+from featcache.extraction.planning import Job, RowSet
 from featcache.extraction.profiling import Profile
-from featcache.images import poison
+from featcache.images.decode_crashes import Journal
 from featcache.options import Engine, Progress
 
 log = logging.getLogger(__name__)
-
 
 STALE = 24 * 3600.0
 """Seconds after which a file among the parts that belongs to none is nobody's any more."""
 
 
 class Driver:
-    """The one who writes a cache's manifest.
+    """Has tasks done for a job and commits them to its locked cache, whose `known` rows grow.
 
-    Parameters
-    ----------
-    job : Job
-        What is extracted; its entries are the listing.
-    work : Work
-        What the tasks have in common.
-    writer : CacheWriter
-        The cache, locked.
-    known : RowSet
-        Its rows; grows.
-
-    Attributes
-    ----------
-    computed : int
-        Rows that were computed and committed.
+    `computed` is how many rows were computed and committed.
     """
 
     def __init__(self, job: Job, work: Work, writer: CacheWriter, known: RowSet) -> None:
         self._job, self._work, self._writer, self._known = job, work, writer, known
         self.computed = 0
-        self._shards = writer.path / "shards"
+        self._shards, self._parts = writer.path / "shards", parts_folder(writer.path)
 
     def adopt(self, tasks: Sequence[Task]) -> None:
         """Commit the rows of parts that are of none of these tasks, as the source has changed since.
@@ -63,11 +48,10 @@ class Driver:
         The tasks find them there; parts that are of one of them are committed in its turn. A part of another recipe
         is left alone, a damaged one removed.
         """
-        folder = parts_folder(self._writer.path)
-        if not folder.is_dir():
+        if not self._parts.is_dir():
             return
         expected = {task.name(self._work) for task in tasks}
-        for file in sorted(file for file in folder.glob("*.json") if file.stem not in expected):
+        for file in sorted(file for file in self._parts.glob("*.json") if file.stem not in expected):
             try:
                 part = read_part(file)
             except CacheDamagedError as error:
@@ -76,39 +60,44 @@ class Driver:
             if part.fingerprint != self._work.recipe.fingerprint:
                 log.warning("%s is of another recipe and was left alone", file)
                 continue
-            self._commit(folder, part.shards, [])
+            self._commit(self._parts, part.shards, [])
             file.unlink(missing_ok=True)
         with self._writer.changing():  # else another process has taken over, and its files lie here
-            mine = {name for part in folder.glob("*.json") for name in (part.name, *shard_names(part))}
-            for file in folder.iterdir():
+            mine = {name for part in self._parts.glob("*.json") for name in (part.name, *shard_names(part))}
+            for file in self._parts.iterdir():
                 with contextlib.suppress(OSError):
                     stale = file.name not in mine and time.time() - file.stat().st_mtime > STALE
                     if file.suffix == ".known" or stale:
                         file.unlink()
 
     def run_local(
-        self, tasks: Sequence[Task], journal: poison.Journal, progress: Progress | None, profile: Profile | None = None
+        self, tasks: Sequence[Task], journal: Journal, progress: Progress | None, profile: Profile | None = None
     ) -> None:
         """Do tasks in this process, decoding ahead across them."""
         if tasks:
             self._job.extractor.profile = profile
-        done = _counted(tasks, progress)
+        done = counted(tasks, progress)
         following: list[Task] = []
         for task in tasks:
-            found = found_part(self._work, task)
-            if found is not None and not self._still_true(found, task):
-                self._commit(parts_folder(self._writer.path), found.shards, [])
-                forget(self._work, task)
-                found = None
+            found = self._found(task)
             if found is None:
                 following.append(task)
             else:
                 self._compute(following, journal, done)
-                self._take(task, found, parts_folder(self._writer.path))
+                self._take(task, found, self._parts)
                 done(len(task.items))
                 following = []
         self._compute(following, journal, done)
         self._clear()
+
+    def _found(self, task: Task) -> Outcome | None:
+        """Return what a former run has published of a task; if its images have changed since, only commit its rows."""
+        found = found_part(self._work, task)
+        if found is None or self._still_true(found, task):
+            return found
+        self._commit(self._parts, found.shards, [])
+        forget(self._work, task)
+        return None
 
     def _still_true(self, found: Outcome, task: Task) -> bool:
         """Read the images of a part of a former run: whether they are the ones it had. Names and times may deceive."""
@@ -119,7 +108,7 @@ class Driver:
             for (identity, reason), (digest, _) in zip(found.images, now, strict=True)
         )
 
-    def _compute(self, tasks: Sequence[Task], journal: poison.Journal, done: Done) -> None:
+    def _compute(self, tasks: Sequence[Task], journal: Journal, done: Done) -> None:
         if not tasks:
             return
         by_number = {task.number: task for task in tasks}
@@ -139,27 +128,28 @@ class Driver:
     def _clear(self) -> None:
         """Remove the folder of parts, if none is left."""
         with contextlib.suppress(OSError):
-            parts_folder(self._writer.path).rmdir()
+            self._parts.rmdir()
 
     def run_elsewhere(
-        self, tasks: Sequence[Task], engine: Engine, workers: int | None, scheduler: str | None,
+        self,
+        tasks: Sequence[Task],
+        engine: Engine,
+        workers: int | None,
+        scheduler: str | None,
         progress: Progress | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Have tasks done by an engine's workers and commit them in their order."""
         if not tasks:
             return self._clear()
-        folder, done, known = parts_folder(self._writer.path), _counted(tasks, progress), None
+        done, known = counted(tasks, progress), None
         for task in tasks:
-            found = found_part(self._work, task)
-            if found is not None and not self._still_true(found, task):
-                self._commit(folder, found.shards, [])
-                forget(self._work, task)
-        folder.mkdir(exist_ok=True)
+            self._found(task)
+        self._parts.mkdir(exist_ok=True)
         count = default_workers() if workers is None else workers
         if scheduler is None and len(tasks) < count:
             log.warning("%d tasks for %d workers: a lower --shard-rows makes more", len(tasks), count)
         if self._known:
-            known = folder / f"{uuid.uuid4().hex}.known"
+            known = self._parts / f"{uuid.uuid4().hex}.known"
             KnownRows.write(known, self._known)
         outcomes: Generator[Outcome, None, None]
         if engine == "processes":
@@ -175,7 +165,7 @@ class Driver:
                 for outcome in outcomes:
                     held[outcome.number] = outcome
                     while following in held:
-                        self._take(tasks[following], held.pop(following), folder)
+                        self._take(tasks[following], held.pop(following), self._parts)
                         following += 1
         finally:  # what came before its turn stays a part, which the next run takes in its turn
             if known is not None:
@@ -207,11 +197,13 @@ class Driver:
         """Commit shards and images, and return how many rows are new."""
         entries: list[tuple[int, Entry]] = []
         for position, identity, reason in settled:
-            entry, item = self._job.entries[position], self._job.source.items[position]
-            if reason is None:
-                entry = with_digest(self._job, item, entry, identity)
+            entry = self._job.entries[position]._replace(digest=identity)
+            if reason is not None:
+                entry = entry._replace(reason=reason)
             else:
-                entry = entry._replace(digest=identity, reason=reason)
+                item = self._job.source.items[position]
+                split = None if identity is None else self._job.policy.split_of(item, identity)
+                entry = entry._replace(split=split)
             entries.append((position, entry))
         count = 0
         for i, (info, keys) in enumerate(shards):
@@ -262,16 +254,3 @@ def check_engine(engine: str, workers: int | None, scheduler: str | None) -> Non
         raise OptionError(
             "The engine dask needs dask and distributed, which are not installed. Run: pip install 'featcache[dask]'"
         )
-
-
-def _counted(tasks: Sequence[Task], progress: Progress | None) -> Done:
-    """Return what adds up images done, for progress out of all."""
-    total, count = sum(len(task.items) for task in tasks), 0
-
-    def done(more: int) -> None:
-        nonlocal count
-        count += more
-        if progress is not None and more:
-            progress(min(count, total), total)
-
-    return done

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,20 +18,18 @@ from featcache.cache.checks import shard_name
 from featcache.cache.inspection import inspect
 from featcache.cache.shard import Key, ShardInfo
 from featcache.cache.writer import unwritten
-from featcache.errors import CacheDamagedError, CacheError, ImageError, one_line
-from featcache.extraction.engines.running import Done, Runner
-from featcache.extraction.engines.tasks import Outcome, Task, Work
+from featcache.errors import CacheDamagedError, CacheError, one_line
+from featcache.extraction.engines.running import Runner
+from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
 from featcache.files.publishing import publish, publish_json
 from featcache.files.reading import read_json, trouble
 from featcache.files.values import list_of, mapping_of, maybe, record, row, sha256, text
-from featcache.images import poison
-from featcache.sources import Item, read_image
+from featcache.images.decode_crashes import Journal, find_culprits
 
 log = logging.getLogger(__name__)
 
-
-_PART = record({"fingerprint": sha256, "shards": list_of(shard_name),
-                "images": list_of(row(maybe(sha256), maybe(text)))})  # fmt: skip
+_IMAGE = row(maybe(sha256), maybe(text))
+_PART = record({"fingerprint": sha256, "shards": list_of(shard_name), "images": list_of(_IMAGE)})
 
 
 class Part(NamedTuple):
@@ -47,16 +45,13 @@ def parts_folder(cache: Path) -> Path:
     return cache / "parts"
 
 
-def run_part(runner: Runner, task: Task, done: Done = lambda more: None) -> Outcome:
-    """Do a task and publish it as a part, unless that is there already.
+def run_part(
+    runner: Runner, task: Task, done: Done = lambda more: None, on_culprit: Callable[[], None] = lambda: None
+) -> Outcome:
+    """Do a task and publish it as a part, unless that is there already; `CacheError` if it cannot be written.
 
     Images that were being decoded when a process died at this task are decoded by another process first; those that
-    kill that, too, are recorded with their reason and left out.
-
-    Raises
-    ------
-    CacheError
-        If it cannot be written.
+    kill that, too, are recorded with their reason and left out, and `on_culprit` is called.
     """
     work = runner.work
     folder, name = parts_folder(work.folder), task.name(work)
@@ -66,11 +61,16 @@ def run_part(runner: Runner, task: Task, done: Done = lambda more: None) -> Outc
         if found is not None:
             done(len(task.items))
             return found
-        with poison.Journal(folder / f"{name}.decoding") as journal:
-            guilty = _find_guilty(runner, task, journal.suspects, folder / f"{name}.guilty")
-            (outcome,) = runner.run([task], folder, journal, guilty=guilty, done=done)
+        with Journal(folder / f"{name}.decoding") as journal:
+            culprits = _not_to_be_decoded(runner, task, journal.suspects, folder / f"{name}.guilty", on_culprit)
+            (outcome,) = runner.run([task], folder, journal, culprits=culprits, done=done)
         if outcome.failure is None:
-            _publish(folder / f"{name}.json", work, outcome)
+            described = {
+                "fingerprint": work.recipe.fingerprint,
+                "shards": [info.name for info, _ in outcome.shards],
+                "images": [[identity and identity.hex(), reason] for identity, reason in outcome.images],
+            }
+            publish(folder / f"{name}.json", json.dumps(described).encode())
         (folder / f"{name}.guilty").unlink(missing_ok=True)
     except OSError as error:
         raise unwritten(work.folder, error) from None
@@ -109,9 +109,9 @@ def shard_names(file: Path) -> list[str]:
     return []
 
 
-def guilty_count(work: Work, task: Task) -> int:
+def culprit_count(work: Work, task: Task) -> int:
     """Return how many images have been found to kill who decodes them since this task was begun."""
-    return len(_guilty(parts_folder(work.folder) / f"{task.name(work)}.guilty"))
+    return len(_read_culprits(parts_folder(work.folder) / f"{task.name(work)}.guilty"))
 
 
 def forget(work: Work, task: Task) -> None:
@@ -125,12 +125,8 @@ def forget(work: Work, task: Task) -> None:
 def read_part(file: Path) -> Part:
     """Read a part and every byte of its shards.
 
-    Raises
-    ------
-    CacheDamagedError
-        If anything in it is not as it was written.
-    CacheError
-        If it cannot be read for a reason that says nothing of it, such as too many open files.
+    `CacheDamagedError` if anything in it is not as it was written, `CacheError` if it cannot be read for a reason that
+    says nothing of it, such as too many open files.
     """
     try:
         described = _described(file)
@@ -157,40 +153,21 @@ def _described(file: Path) -> Any:
     return described
 
 
-def _publish(file: Path, work: Work, outcome: Outcome) -> None:
-    described = {
-        "fingerprint": work.recipe.fingerprint,
-        "shards": [info.name for info, _ in outcome.shards],
-        "images": [[identity and identity.hex(), reason] for identity, reason in outcome.images],
-    }
-    publish(file, json.dumps(described).encode())
-
-
-def _find_guilty(runner: Runner, task: Task, suspects: set[str], file: Path) -> dict[str, str]:
+def _not_to_be_decoded(
+    runner: Runner, task: Task, suspects: set[str], file: Path, on_culprit: Callable[[], None]
+) -> dict[str, str]:
     """Return the images of a task that must not be decoded here, and why."""
-    guilty = _guilty(file)
-    suspected = [item for item in task.items if item.path in suspects - guilty.keys()]
-    if suspected:
-        before = len(guilty)
-        guilty.update(probed(runner, suspected))
-        if len(guilty) > before:
-            publish_json(file, guilty)
-            poison.blamed()
-    return guilty
+    culprits = _read_culprits(file)
+    suspected = [item for item in task.items if item.path in suspects - culprits.keys()]
+    found = find_culprits(runner.extractor.spec, runner.source, suspected)
+    if new := {item.path: reason for item, _, reason in found}:
+        culprits |= new
+        publish_json(file, culprits)
+        on_culprit()
+    return culprits
 
 
-def probed(runner: Runner, items: list[Item]) -> Iterator[tuple[str, str]]:
-    """Yield path and reason of the images that kill the process that decodes them alone."""
-    with poison.Probe(runner.extractor.spec) as probe:
-        for item in items:
-            with contextlib.suppress(ImageError):
-                content = read_image(runner.source, item)
-                reason = probe.reason(content) if isinstance(content, bytes) else None
-                if reason is not None:
-                    yield item.path, reason
-
-
-def _guilty(file: Path) -> dict[str, str]:
+def _read_culprits(file: Path) -> dict[str, str]:
     try:
         found: dict[str, str] = read_json(file)
         mapping_of(text)(found, "")

@@ -8,16 +8,15 @@ import pickle
 import queue
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import CacheError
-from featcache.extraction.engines.losses import Losses
-from featcache.extraction.engines.running import Done
-from featcache.extraction.engines.tasks import Outcome, Task, Work
-from featcache.system.processors import count, gpus, threads_each
+from featcache.extraction.engines.retries import TaskQueue
+from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
+from featcache.extraction.engines.worker import environment
+from featcache.system.processors import count, gpus
 from featcache.system.startup import python_command
 
 MOST_WORKERS = 8
@@ -34,17 +33,11 @@ def run_processes(
 ) -> Generator[Outcome, None, None]:
     """Yield what becomes of each task, in the order in which they end.
 
-    A worker that dies is replaced and its task done again, unless it has killed too many.
-
-    Raises
-    ------
-    FeatcacheError
-        What a worker raised.
-    CacheError
-        If workers die before they begin.
+    A worker that dies is replaced and its task done again, unless it has killed too many. What a worker raises is
+    raised here; `CacheError` if workers die before they begin.
     """
     events: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
-    waiting, losses = deque(tasks), Losses(work)
+    waiting = TaskQueue(work, tasks)
     at_work: dict[_Worker, Task | None] = {}
     unborn = 0
 
@@ -56,7 +49,7 @@ def run_processes(
     def employ() -> None:
         for worker, task in at_work.items():
             if task is None and waiting:
-                at_work[worker] = waiting.popleft()
+                at_work[worker] = waiting.take()
                 worker.send(at_work[worker])
 
     try:
@@ -77,16 +70,16 @@ def run_processes(
             else:
                 task = at_work.pop(worker)
                 unborn = 0 if worker.ready else unborn + 1
-                if unborn > Losses.MOST:
+                if unborn > TaskQueue.MOST:
                     raise CacheError(
                         f"{unborn} workers ended while they were starting, the last with exit code {worker.end()}. If "
                         "memory is short, use fewer `workers`."
                     )
                 given_up = None
                 if task is not None and worker.ready:
-                    given_up = losses.killed(task)
-                if task is not None and given_up is None:
-                    waiting.appendleft(task)
+                    given_up = waiting.killed(task)
+                elif task is not None:
+                    waiting.put_back(task)
                 start(worker.number)
                 employ()
                 if given_up is not None:
@@ -100,16 +93,15 @@ class _Worker:
     """A process that does tasks; what it answers, and that it ended, goes to a queue."""
 
     def __init__(self, number: int, workers: int, events: queue.SimpleQueue[tuple[_Worker, Any]]) -> None:
-        devices, threads = gpus(), str(threads_each(workers))
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "TF_NUM_INTRAOP_THREADS": threads}
-        if devices:
-            environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        variables = {**os.environ, **environment(workers)}
+        if devices := gpus():
+            variables["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
         self.number, self.ready = number, False
         self._process = subprocess.Popen(
             python_command("featcache.extraction.engines.worker", "main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=variables,
         )
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 

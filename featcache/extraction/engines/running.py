@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Container, Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,36 +13,16 @@ import numpy.typing as npt
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.cache.writer import unwritten
 from featcache.errors import CacheError, FeatcacheError, ImageError, SourceError
-from featcache.extraction.engines.tasks import Outcome, Task, Work
-from featcache.images.poison import Journal
-from featcache.sources import Item, Source, digest, read_image
+from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
+from featcache.images.decode_crashes import Journal
+from featcache.sources import Item, Source
 
 if TYPE_CHECKING:
     from featcache.extraction.extractor import Extractor
 
-Done = Callable[[int], None]
-"""Called with how many more images are done."""
-
 
 class Runner:
-    """A base and a source, ready for tasks.
-
-    Parameters
-    ----------
-    work : Work
-        What the tasks have in common.
-    extractor : Extractor
-        The base, loaded.
-    source : Source
-        What reads the items.
-    known : container of Key
-        Rows that need not be computed; may grow while tasks run.
-
-    Raises
-    ------
-    CacheError
-        If the base is not the recipe's.
-    """
+    """A base, which must be the recipe's, and a source, ready for tasks; rows that are `known` are not computed."""
 
     def __init__(self, work: Work, extractor: Extractor, source: Source, known: Container[Key]) -> None:
         if extractor.recipe != work.recipe:
@@ -71,35 +51,28 @@ class Runner:
         folder: Path,
         journal: Journal,
         *,
-        guilty: Mapping[str, str] | None = None,
+        culprits: Mapping[str, str] | None = None,
         done: Done = lambda more: None,
     ) -> Generator[Outcome, None, None]:
         """Compute tasks one after the other and yield what became of each.
 
         No forward pass has images of two tasks, so that it does not matter who computes which. Images are
-        decoded ahead across tasks. Interrupted, it yields what it has before it raises.
-
-        Parameters
-        ----------
-        tasks : sequence of Task
-            Each but the last of `Work.size` images.
-        folder : Path
-            Where shards are published.
-        journal : Journal
-            Where decoding is noted.
-        guilty : mapping, optional
-            Images that must not be decoded here, and why.
-        done : callable
-            Called after each image.
+        decoded ahead across tasks. Interrupted, it yields what it has before it raises. Each task but the last has
+        `Work.size` images; `culprits` must not be decoded here, for the reasons it has.
         """
-        work, guilty = self.work, guilty or {}
-        source = _Guarded(self.source, guilty)
+        work, culprits = self.work, culprits or {}
+
+        def wanted(item: Item, identity: bytes) -> list[int]:
+            if item.path in culprits:
+                raise ImageError(culprits[item.path])
+            return [key.view for key in work.keys(item, identity) if key not in self._known]
+
         if self._opened_here:
             self._check_listing(tasks)
         stream = self.extractor.stream(
-            source,
+            self.source,
             itertools.chain.from_iterable(task.items for task in tasks),
-            wanted=lambda item, identity: [key.view for key in work.keys(item, identity) if key not in self._known],
+            wanted=wanted,
             augmentation=work.augment,
             batch_size=work.batch_size,
             journal=journal,
@@ -113,9 +86,6 @@ class Runner:
                 try:
                     for extracted in itertools.islice(stream, len(task.items)):
                         item, identity = extracted.item, extracted.digest
-                        if item.path in guilty:
-                            with contextlib.suppress(ImageError):
-                                identity = digest(read_image(self.source, item))
                         images.append((identity, extracted.reason))
                         if extracted.reason is not None:
                             if work.on_error == "fail":
@@ -182,18 +152,3 @@ class _Shards:
         except OSError as error:
             raise unwritten(self._work.folder, error) from None
         self._builder = self._empty()
-
-
-class _Guarded:
-    """A source that refuses the images that must not be decoded here."""
-
-    def __init__(self, source: Source, guilty: Mapping[str, str]) -> None:
-        self.name, self.location, self.sequential = source.name, source.location, source.sequential
-        self.items: Sequence[Item] = ()
-        self._source, self._guilty = source, guilty
-
-    def read(self, item: Item, /) -> bytes | npt.NDArray[Any]:
-        """Return what the source has, or raise `ImageError` with what the image is guilty of."""
-        if item.path in self._guilty:
-            raise ImageError(self._guilty[item.path])
-        return self._source.read(item)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,9 @@ import numpy as np
 
 from featcache.cache.shard import SHARD_BYTES, Key, ShardInfo
 from featcache.errors import OptionError
+from featcache.extraction.planning import row_keys
 from featcache.images.augmentation import Augmentation
-from featcache.options import Compression
+from featcache.options import Compression, Progress
 from featcache.recipe import Recipe, Request, canonical_json
 from featcache.sources import Item, Items, Selected, Source, SplitPolicy
 from featcache.sources.arrays import PartsSource
@@ -29,24 +30,9 @@ from featcache.sources.pairs import PairSource
 class Work:
     """What all tasks of a run have in common; it can be sent to other processes.
 
-    Attributes
-    ----------
-    request, recipe : Request, Recipe
-        The base, and what it must turn out to be.
-    shapes : dict
-        Shape of one row by layer, named as the manifest names them.
-    source : Source or None
-        What reads the items; None if a process that gets it opens that itself (`reader`).
-    described, classes : dict, sequence of str or None
-        The source, as `featcache.sources.reopen` takes it.
-    policy, views, augment
-        Which rows an image must have, and how its views are made.
-    folder : Path
-        The cache's, absolute.
-    size : int
-        Images of a task.
-    batch_size, shard_rows, compression, on_error
-        As in `featcache.extract`.
+    `shapes` are those of one row by layer, named as the manifest names them. `source` reads the items; it is None if a
+    process that gets it opens that itself (`reader`), from what `described` and `classes` say. `folder` is the cache's,
+    absolute, `size` the images of a task.
     """
 
     request: Request
@@ -76,9 +62,8 @@ class Work:
         return hashlib.sha256(canonical_json(asdict(self.policy)).encode()).hexdigest() if self.views else ""
 
     def keys(self, item: Item, identity: bytes) -> list[Key]:
-        """Return the rows an image must have: augmented views are for training images only."""
-        views = self.views if self.policy.split_of(item, identity) == "train" else 0
-        return [Key(identity, view, self.augmentation if view else "") for view in range(views + 1)]
+        """Return the rows an image must have."""
+        return row_keys(self.policy.split_of(item, identity), identity, self.views, self.augmentation)
 
     def reader(self) -> Source:
         """Return the source, opened here."""
@@ -87,16 +72,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Task:
-    """Images that are computed together: what a killed worker costs.
+    """Images that are computed together, by position in the source's listing: what a killed worker costs.
 
-    Attributes
-    ----------
-    number : int
-        Its place among the tasks of the run.
-    positions : tuple of int
-        Of its images in the source's listing.
-    items : sequence of Item
-        The images; in columns until they are sent to another process.
+    The items are in columns until they are sent to another process.
     """
 
     number: int
@@ -118,21 +96,9 @@ class Task:
 class Outcome:
     """What became of a task.
 
-    Attributes
-    ----------
-    number : int
-        The task's.
-    shards : list of (ShardInfo, list of Key)
-        Files with its rows, published but not committed.
-    images : list of (digest, reason)
-        Of each image, in order, its digest if it could be read, and why it has no row, if it has none; fewer than
-        the task's if it stopped at one.
-    failure : str or None
-        The path and reason it stopped at.
-    said : list of (level, text)
-        What is to be logged where the run was started.
-    found : bool
-        Whether a former run had done it.
+    Its shards are published but not committed. `images` has the digest of each, in order, if it could be read, and why
+    it has no row, if it has none; fewer than the task's if it stopped at one, for which `failure` is the path and
+    reason. `said` is to be logged where the run was started. `found`: a former run had done it.
     """
 
     number: int
@@ -141,6 +107,23 @@ class Outcome:
     failure: str | None = None
     said: list[tuple[int, str]] = field(default_factory=list)
     found: bool = False
+
+
+Done = Callable[[int], None]
+"""Called with how many more images are done."""
+
+
+def counted(tasks: Sequence[Task], progress: Progress | None) -> Done:
+    """Return what adds up images done, for progress out of all."""
+    total, count = sum(len(task.items) for task in tasks), 0
+
+    def done(more: int) -> None:
+        nonlocal count
+        count += more
+        if progress is not None and more:
+            progress(min(count, total), total)
+
+    return done
 
 
 def task_size(row_bytes: int, *, views: int, shard_rows: int, batch_size: int) -> int:
@@ -169,10 +152,7 @@ def cut(order: Sequence[int], items: Sequence[Item], size: int) -> list[Task]:
 def travelling(source: Source, given: object, engine: str) -> Source | None:
     """Return a source without its listing for another process, None if that process opens it again itself.
 
-    Raises
-    ------
-    OptionError
-        If it is in this process's memory only.
+    One in this process's memory only is an `OptionError`.
     """
     origin = source.origin if isinstance(source, Selected) else source
     if isinstance(origin, FileSource):

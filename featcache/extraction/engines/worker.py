@@ -1,8 +1,9 @@
-"""What a process of the engine `processes` does: tasks from its standard input, answers on its output."""
+"""What a worker does, of the engine `processes` or of dask, and what it needs from whoever starts it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import pickle
@@ -11,25 +12,29 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from featcache.cache.shard import Key
-from featcache.errors import FeatcacheError, HungError
-from featcache.extraction.engines.known import KnownRows
+from featcache.errors import FeatcacheError, HungError, one_line
 from featcache.extraction.engines.parts import run_part
 from featcache.extraction.engines.running import Runner
-from featcache.extraction.engines.tasks import Outcome, Task, Work
-from featcache.system.startup import own_process
+from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
+from featcache.files.publishing import publish
+from featcache.images.decoding import take_over_pillow
+from featcache.system.processors import threads_each
 
 PROGRESS_SECONDS = 1.0
 
 
 def main() -> None:
-    """Do tasks until nobody sends any more."""
+    """Do tasks from standard input, and answer on standard output, until nobody sends any more."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    own_process()
+    take_over_pillow()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()
@@ -39,21 +44,65 @@ def main() -> None:
         answers.flush()
 
     try:
-        work, known = tasks.get()
-        runner = load(work, known)
-        answer(0)
-        while True:
-            progress = _Progress(answer)
-            outcome = run_and_note(runner, tasks.get(), progress)
-            progress.flush()
-            answer(outcome)
-    except HungError:
-        os._exit(1)  # as if it had been killed: the next one finds the image
-    except FeatcacheError as error:
+        with errors():
+            work, known = tasks.get()
+            runner = load(work, known)
+            answer(0)
+            while True:
+                progress = _Progress(answer)
+                outcome = run_and_note(runner, tasks.get(), progress)
+                progress.flush()
+                answer(outcome)
+    except (FeatcacheError, RuntimeError) as error:
         answer(error)
-    except Exception as error:
-        answer(RuntimeError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
     os._exit(1)
+
+
+def environment(workers: int) -> dict[str, str]:
+    """Return the variables with which each of some workers starts: its part of the processors, a quiet TensorFlow."""
+    level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")
+    return {"TF_CPP_MIN_LOG_LEVEL": level, "TF_NUM_INTRAOP_THREADS": str(threads_each(workers))}
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Raise what can be sent to whoever started the run; end as if killed if the decoding of an image does not."""
+    try:
+        yield
+    except HungError:
+        os._exit(1)  # the next one finds the image
+    except FeatcacheError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from None
+
+
+class KnownRows:
+    """Rows that a cache had when a run began, in a file that workers map: 16 bytes each, a digest of the key, in order.
+
+    There must be one at least.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._marks = np.memmap(file, "S16", "r")
+
+    def __contains__(self, key: object) -> bool:
+        assert isinstance(key, Key)
+        mark = _mark(key)
+        place = int(np.searchsorted(self._marks, np.bytes_(mark)))
+        return place < len(self._marks) and self._marks[place] == mark.rstrip(b"\0")
+
+    @staticmethod
+    def write(file: Path, keys: Iterable[Key]) -> None:
+        """Write keys to a file."""
+        marks = np.frombuffer(b"".join(map(_mark, keys)), "S16").copy()
+        marks.sort()
+        publish(file, marks.tobytes())
+
+
+def _mark(key: Key) -> bytes:
+    text = key.digest + key.view.to_bytes(2, "big") + key.augmentation.encode()
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def load(work: Work, known: Path | None) -> Runner:
@@ -61,7 +110,7 @@ def load(work: Work, known: Path | None) -> Runner:
     return Runner.load(work, set[Key]() if known is None else KnownRows(known))
 
 
-def run_and_note(runner: Runner, task: Task, progress: Any = lambda more: None) -> Outcome:
+def run_and_note(runner: Runner, task: Task, progress: Done = lambda more: None) -> Outcome:
     """Do a task, and keep what the library has to say for whoever started the run."""
     records, library = _Records(), logging.getLogger("featcache")
     library.addHandler(records)

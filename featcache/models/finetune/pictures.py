@@ -13,8 +13,8 @@ from featcache.errors import ImageError, OptionError, about_image
 from featcache.extraction.extractor import mapped_ahead
 from featcache.heads.rows import Float32s, Ints
 from featcache.images.augmentation import Augmentation
+from featcache.images.decode_crashes import Journal
 from featcache.images.decoding import PixelSpec, load
-from featcache.images.poison import Journal
 from featcache.sources import Item, Source, SplitPolicy, digest, read_image
 from featcache.system.processors import decoding_threads
 

@@ -14,9 +14,9 @@ from conftest import random_image, write_image
 from featcache.cache import FeatureCache
 from featcache.cache.compaction import collect
 from featcache.errors import CacheError, ImageError, OptionError
-from featcache.extraction.engines import Runner
-from featcache.extraction.engines.known import KnownRows
-from featcache.extraction.engines.losses import Losses
+from featcache.extraction.engines.retries import TaskQueue
+from featcache.extraction.engines.running import Runner
+from featcache.extraction.engines.worker import KnownRows
 from featcache.extraction.extracting import Extraction
 
 
@@ -174,10 +174,11 @@ def test_a_task_may_kill_three(oracle, many: Path, tmp_path: Path, monkeypatch: 
     job = plan._job()
     meta = plan._meta(job, plan._known(job))
     plan._todo(job, plan._known(job))
-    work, task = plan._work(job, meta, 4), plan._tasks(job, range(40), meta, 4)[2]
+    work = plan._work(job, meta, 4)
+    task = plan._tasks(job, range(40), work)[2]
     found = 0
-    monkeypatch.setattr("featcache.extraction.engines.losses.guilty_count", lambda *_: found)
-    losses = Losses(work)
+    monkeypatch.setattr("featcache.extraction.engines.retries.culprit_count", lambda *_: found)
+    losses = TaskQueue(work, [])
     assert [losses.killed(task), losses.killed(task)] == [None, None]
     found = 1
     assert [losses.killed(task), losses.killed(task)] == [None, None]
@@ -201,10 +202,10 @@ def test_a_suspect_is_decoded_elsewhere_first(oracle, many: Path, tmp_path: Path
     """A task at which a process died names what it was decoding: the guilty image is left out, the others have rows."""
     import sys
 
-    from featcache.images import poison
+    from featcache.images import decode_crashes
 
     faulty = Path(__file__).parents[2] / "reliability" / "faulty.py"
-    monkeypatch.setattr(poison, "probe_command", lambda: [sys.executable, str(faulty), "60", "--probe"])
+    monkeypatch.setattr(decode_crashes, "probe_command", lambda: [sys.executable, str(faulty), "60", "--probe"])
     source = Path(shutil.copytree(many, tmp_path / "photos"))
     with (source / "a" / "001.png").open("ab") as file:
         file.write(b"crash")
@@ -212,9 +213,7 @@ def test_a_suspect_is_decoded_elsewhere_first(oracle, many: Path, tmp_path: Path
     job = plan._job()
     todo, meta = plan._todo(job, plan._known(job)), plan._meta(job, plan._known(job))
     work = plan._work(job, meta, plan.batch_size)
-    task = next(
-        one for one in plan._tasks(job, todo, meta, plan.batch_size) if "a/001.png" in [item.path for item in one.items]
-    )
+    task = next(one for one in plan._tasks(job, todo, work) if "a/001.png" in [item.path for item in one.items])
     (tmp_path / "c" / "parts").mkdir(parents=True)
     died = b"".join(
         (len(name).to_bytes(2, "little") + name).ljust(4098, b"\0")

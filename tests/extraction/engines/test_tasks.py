@@ -13,7 +13,8 @@ import pytest
 from featcache.cache.shard import SHARD_BYTES
 from featcache.errors import OptionError, SourceError
 from featcache.extraction import extractor
-from featcache.extraction.engines import Runner, cut, in_order, task_size, travelling
+from featcache.extraction.engines.running import Runner
+from featcache.extraction.engines.tasks import cut, in_order, task_size, travelling
 from featcache.extraction.extracting import Extraction
 from featcache.sources.arrays import ArraySource
 from featcache.sources.opening import open_source

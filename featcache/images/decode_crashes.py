@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from featcache.errors import HungError
+from featcache.errors import HungError, ImageError
 from featcache.files.reading import read_plain
 from featcache.images.decoding import PixelSpec
+from featcache.sources import Item, Source, digest, read_image
 from featcache.system.startup import python_command
 
 LIMIT = 60.0
@@ -27,11 +28,8 @@ LIMIT = 60.0
 _SLOT = 4098  # a byte count and a path
 _REASONS = ("crashes the process that decodes it", "decoding did not end within")
 
-blamed: Callable[[], None] = lambda: None  # noqa: E731
-"""Called when an image was found guilty; the command line sets it."""
 
-
-def is_poison(reason: str | None) -> bool:
+def is_decode_crash(reason: str | None) -> bool:
     """Whether this is why an image must only be decoded in a process of its own."""
     return reason is not None and reason.startswith(_REASONS)
 
@@ -39,17 +37,8 @@ def is_poison(reason: str | None) -> bool:
 class Journal:
     """The file that names the images being decoded, one slot per thread: it survives the process.
 
-    It is made when the first image is decoded and removed at the end, unless decoding has not ended then.
-
-    Parameters
-    ----------
-    file : Path, optional
-        Default: none is kept, and only hangs are noticed.
-
-    Attributes
-    ----------
-    suspects : set of str
-        What a former process was decoding when it died.
+    It is made when the first image is decoded and removed at the end, unless decoding has not ended then. Without a
+    file only hangs are noticed. `suspects` are what a former process was decoding when it died.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -176,17 +165,30 @@ class Probe:
         return f"{_REASONS[0]} ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
 
+def find_culprits(
+    spec: PixelSpec, source: Source, items: Iterable[Item]
+) -> Generator[tuple[Item, bytes, str], None, None]:
+    """Yield the images that kill the process that decodes them alone, or never end, with their digests and why."""
+    with Probe(spec) as probe:  # a process starts with the first item
+        for item in items:
+            with contextlib.suppress(ImageError):
+                content = read_image(source, item)
+                reason = probe.reason(content) if isinstance(content, bytes) else None
+                if reason is not None:
+                    yield item, digest(content), reason
+
+
 def probe_command() -> list[str]:
     """Return the command of the process that decodes suspects, which takes a `PixelSpec` as JSON."""
-    return python_command("featcache.images.poison", "probe")
+    return python_command("featcache.images.decode_crashes", "probe")
 
 
 def probe() -> None:
     """Decode images from standard input; write a byte when ready, and one after each image."""
     from featcache.images import decoding as images
-    from featcache.system.startup import import_tensorflow, own_process
+    from featcache.system.startup import import_tensorflow
 
-    own_process()
+    images.take_over_pillow()
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     spec = PixelSpec(**json.loads(sys.argv[-1]))
