@@ -17,13 +17,16 @@ from featcache.cache.shard import (
     Shard,
     ShardInfo,
     block_checksums,
+    damaged,
+    explained,
     head,
     index_checksum,
     member,
     row_keys,
+    unreadable,
 )
-from featcache.errors import CacheDamagedError, CacheError
-from featcache.files.reading import open_plain, parsed, trouble
+from featcache.errors import CacheError
+from featcache.files.reading import open_plain, parsed
 from featcache.recipe import Recipe
 
 SHARD_FILE_BYTES = 16 * 2**30
@@ -32,22 +35,10 @@ SHARD_FILE_BYTES = 16 * 2**30
 
 @dataclass(frozen=True)
 class ShardContents:
-    """A sound shard.
+    """A sound shard: what a manifest has of it, its digests (rows, 32) and views (rows,), and what else it says.
 
-    Attributes
-    ----------
-    info : ShardInfo
-        As a manifest has it, computed from the file.
-    digests : array of uint8, shape (rows, 32)
-    views : array of uint16, shape (rows,)
-    augmentation : str
-        Of views ≥ 1.
-    paths : list of str
-        Where each image was when it was extracted.
-    recipe : Recipe
-        What the rows were computed with.
-    layers : dict
-        Shape of one row of each layer, the deepest last.
+    `augmentation` is that of views ≥ 1, `paths` are where images were when they were extracted, `layers` the shapes
+    of one row, the deepest layer last.
     """
 
     info: ShardInfo
@@ -67,17 +58,12 @@ class ShardContents:
 def inspect(path: Path) -> ShardContents:
     """Read every byte of a shard and check it against the shard's own checksums.
 
-    Raises
-    ------
-    CacheDamagedError
-        If anything in it is not as it was written.
-    CacheError
-        If it is of another format version.
+    Raise `CacheDamagedError` if anything in it is not as it was written, `CacheError` if it is of another format.
     """
     import h5py
 
     size, checksum = file_checksum(path)  # first: HDF5 may hang on a damaged file
-    try:
+    with explained(path):
         with h5py.File(path, "r") as file:
             version = int(file.attrs["format"])
             if version != SHARD_FORMAT:
@@ -110,15 +96,6 @@ def inspect(path: Path) -> ShardContents:
             checksums[name] = block_checksums(features)
             if not np.array_equal(checksums[name], expected[name]):
                 raise ValueError(f"blocks of {name} do not have their checksums")
-    except CacheError:
-        raise
-    except Exception as error:  # a damaged file fails in many ways
-        if (reason := trouble(error)) is not None:
-            raise CacheError(f"The shard {str(path)!r} cannot be read: {reason}") from None
-        raise CacheDamagedError(
-            f"The shard {str(path)!r} is damaged: {' '.join(str(error).split())[:200]}. Run `featcache verify "
-            "--fix`, then `featcache extract` again."
-        ) from None
     info = ShardInfo(path.name, rows, size, checksum, checksums, {name: shard.offsets[name] for name in layers})
     names = [path.decode("utf-8", "surrogateescape") for path in paths]
     return ShardContents(info, digests, views, augmentation, names, recipe, layers)
@@ -127,10 +104,7 @@ def inspect(path: Path) -> ShardContents:
 def check_same(path: Path, found: tuple[int, int], info: ShardInfo) -> None:
     """Raise `CacheDamagedError` if a shard's size and checksum are not those that the manifest says."""
     if found != (info.size, info.checksum):
-        raise CacheDamagedError(
-            f"The shard {str(path)!r} is damaged: its checksum does not match. Run `featcache verify --fix`, "
-            "then `featcache extract` again."
-        )
+        raise damaged(path, "its checksum does not match")
 
 
 def named_by_content(path: Path) -> bool:
@@ -140,14 +114,10 @@ def named_by_content(path: Path) -> bool:
 
 
 def file_checksum(path: Path, size: int | None = None) -> tuple[int, int]:
-    """Return a shard's size and checksum, computed without HDF5; of one of another size than is known, nothing is read.
+    """Return a shard's size and checksum, computed without HDF5; if its size is not the known one, nothing is read.
 
-    Raises
-    ------
-    CacheDamagedError
-        If it is missing, no regular file, has another size, or is not what its head says.
-    CacheError
-        If it cannot be read for a reason that says nothing of it, such as too many open files.
+    Raise `CacheDamagedError` if it is missing, no regular file, has another size, or is not what its head says;
+    `CacheError` if it cannot be read for a reason that says nothing of it, such as too many open files.
     """
     checksum = 0
     try:
@@ -157,15 +127,8 @@ def file_checksum(path: Path, size: int | None = None) -> tuple[int, int]:
             while piece := file.read(2**23):
                 size, checksum = size + len(piece), zlib.crc32(piece, checksum)
     except (OSError, ValueError) as error:
-        if (reason := trouble(error)) is not None:
-            raise CacheError(f"The shard {str(path)!r} cannot be read: {reason}") from None
         what = "it is missing" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
-        raise CacheDamagedError(
-            f"The shard {str(path)!r} is damaged: {what}. Run `featcache verify --fix`, then `featcache extract` again."
-        ) from None
+        raise unreadable(path, error, str(what)) from None
     if beginning != head(checksum):
-        raise CacheDamagedError(
-            f"The shard {str(path)!r} is damaged: its bytes are not those that were written. Run `featcache "
-            "verify --fix`, then `featcache extract` again."
-        )
+        raise damaged(path, "its bytes are not those that were written")
     return size, checksum

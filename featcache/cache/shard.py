@@ -39,7 +39,6 @@ SHARD_BYTES = 64 * 2**20
 
 BLOCK_BYTES = 2**20
 
-
 _FILTERS = {32015: "zstd", 32004: "lz4"}
 """HDF5's registered numbers of the filters."""
 
@@ -67,20 +66,8 @@ def row_keys(digests: Iterable[bytes], views: Iterable[int], augmentation: str) 
 class ShardInfo:
     """What the manifest knows of a shard.
 
-    Attributes
-    ----------
-    name : str
-        File name in the folder ``shards``.
-    rows : int
-        Number of rows.
-    size : int
-        Bytes of the file.
-    checksum : int
-        CRC-32 of the file from `HEAD_BYTES` on.
-    checksums : dict
-        CRC-32 of each block, uint32, by layer.
-    offsets : dict
-        Where in the file each layer's rows begin, one after the other; 0 if they are compressed.
+    `checksum` is CRC-32 of the file from `HEAD_BYTES` on, `checksums` are those of each block of a layer's rows.
+    `offsets` say where in the file a layer's rows begin, one after the other; 0 if they are compressed.
     """
 
     name: str
@@ -91,19 +78,38 @@ class ShardInfo:
     offsets: dict[str, int]
 
 
+def damaged(path: Path, what: str) -> CacheDamagedError:
+    """Return the error of a shard that is not as it was written."""
+    return CacheDamagedError(
+        f"The shard {str(path)!r} is damaged: {what}. Run `featcache verify --fix`, then `featcache extract` again."
+    )
+
+
+def unreadable(path: Path, error: Exception, what: str = "") -> CacheError:
+    """Return the error of a shard that could not be read: what is in the way, or that it is damaged, and how."""
+    if (reason := trouble(error)) is not None:
+        return CacheError(f"The shard {str(path)!r} cannot be read: {reason}")
+    return damaged(path, what or " ".join(str(error).split())[:200])
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say of whatever fails while a shard is read what `unreadable` does: a damaged file fails in many ways."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error) from None
+
+
 def member(layer: str) -> str:
     """Return a layer's name as a dataset's: ``/`` would make a group, which may be another layer's dataset."""
     return layer.replace("%", "%25").replace("/", "%2F")
 
 
 def compressor() -> Any:
-    """Return ``hdf5plugin``, whose import makes HDF5 know its filters.
-
-    Raises
-    ------
-    CacheError
-        If it is not installed.
-    """
+    """Return ``hdf5plugin``, whose import makes HDF5 know its filters; raise `CacheError` if it is not installed."""
     try:
         import hdf5plugin
     except ImportError:
@@ -144,27 +150,10 @@ def block_checksums(features: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
 
 
 class ShardBuilder:
-    """Rows on their way into a shard.
+    """Rows on their way into a shard: at most `max_rows`, fewer if they would exceed `SHARD_BYTES`.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        What the rows were computed with.
-    layers : mapping
-        Shape of one row of each layer, in the recipe's order.
-    max_rows : int
-        Rows at most; fewer if they would exceed `SHARD_BYTES`.
-    augmentation : str
-        Fingerprint of the policy and seed that made the views ≥ 1.
-    compression : {"none", "zstd", "lz4"}
-        How features are stored; the numbers are the same.
-
-    Raises
-    ------
-    OptionError
-        If there is no such compression.
-    CacheError
-        If it needs hdf5plugin, which is not installed.
+    `augmentation` is the fingerprint of the policy and seed that made the views ≥ 1. What `compression` may be, says
+    `check_compression`; the numbers are the same.
     """
 
     def __init__(
@@ -203,18 +192,9 @@ class ShardBuilder:
         self._paths.append(path)
 
     def publish(self, folder: Path) -> tuple[ShardInfo, list[Key]]:
-        """Write the rows as a file of `folder`, named after its bytes.
+        """Write the rows as a file of `folder`, named after its bytes; return also the rows' keys, in their order.
 
-        Returns
-        -------
-        info : ShardInfo
-        keys : list of Key
-            Of the rows, in their order.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
+        Raise `OSError` if it cannot be written.
         """
         import h5py
 
@@ -286,24 +266,8 @@ def index_checksum(
 class Shard:
     """A published shard, opened for reading; features are memory-mapped, compressed ones read when asked for.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Raises
-    ------
-    CacheDamagedError
-        If it cannot be opened as a shard.
-    CacheError
-        If it is compressed and hdf5plugin is not installed.
-
-    Attributes
-    ----------
-    offsets : dict
-        As in `ShardInfo`.
-    compression : str
-        As `ShardBuilder` takes it.
+    Raise `CacheDamagedError` if it cannot be opened as a shard, `CacheError` if it is compressed and hdf5plugin is
+    not installed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -313,7 +277,7 @@ class Shard:
         self._maps: dict[str, npt.NDArray[Any]] = {}
         self.offsets: dict[str, int] = {}
         self.compression: Compression = "none"
-        with self._damage(), h5py.File(path, "r") as file:
+        with explained(path), h5py.File(path, "r") as file:
             self.fingerprint = str(file.attrs["fingerprint"])
             for name, _ in json.loads(file.attrs["layers"]):
                 dataset = file["features"][member(name)]
@@ -325,36 +289,16 @@ class Shard:
                     self.compression = _compression(dataset)
 
     def features(self, layer: str) -> npt.NDArray[Any]:
-        """Return a layer's rows, shape (rows, …), read-only.
-
-        Raises
-        ------
-        CacheDamagedError
-            If the shard has no such layer.
-        """
+        """Return a layer's rows, shape (rows, …), read-only; raise `CacheDamagedError` if the shard has none."""
         import h5py
 
         if layer not in self.offsets:
             raise CacheDamagedError(f"A shard has no layer {layer!r}, only {sorted(self.offsets)}.")
         if layer not in self._maps:
-            with self._damage(), h5py.File(self._path, "r") as file:
+            with explained(self._path), h5py.File(self._path, "r") as file:
                 self._maps[layer] = file["features"][member(layer)][()]
                 self._maps[layer].flags.writeable = False
         return self._maps[layer]
-
-    @contextlib.contextmanager
-    def _damage(self) -> Iterator[None]:
-        try:
-            yield
-        except CacheError:
-            raise
-        except Exception as error:  # a damaged file fails in many ways
-            if (reason := trouble(error)) is not None:
-                raise CacheError(f"The shard {str(self._path)!r} cannot be read: {reason}") from None
-            raise CacheDamagedError(
-                f"The shard {str(self._path)!r} is damaged: {' '.join(str(error).split())[:200]}. Run `featcache "
-                "verify --fix`, then `featcache extract` again."
-            ) from None
 
 
 def _compression(dataset: Any) -> Compression:
