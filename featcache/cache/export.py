@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.cache.reader import FeatureCache, FeatureRows
+from featcache.cache.features import FeatureRows
+from featcache.cache.reader import FeatureCache
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files.publishing import TEMPORARY, sync_folder
 from featcache.recipe import canonical_json

@@ -24,7 +24,7 @@ class Rows:
     ----------
     source : array-like with ``shape`` (n, …)
         An array, a `numpy.memmap` or anything that gives rows for a slice or an array of integers, such as
-        `featcache.cache.reader.FeatureRows`. Further axes are flattened. Where it has ``read(rows, out, at)``,
+        `featcache.cache.FeatureRows`. Further axes are flattened. Where it has ``read(rows, out, at)``,
         that is used to copy once.
     chosen : array of int, optional
         Which rows of `source`, in this order; default: all.
