@@ -26,22 +26,9 @@ _YOUNG = 60.0
 
 @dataclass(frozen=True)
 class GcReport:
-    """What `collect` removed, or would remove.
+    """What `collect` removed, or would remove; `bytes_freed` of a dry run is an estimate.
 
-    Attributes
-    ----------
-    cache : Path
-        The cache's folder.
-    rows_dropped, rows_kept : int
-        Rows of images (or views) that are no longer wanted, and of those that are.
-    shards_rewritten : int
-        Shards that lost some of their rows.
-    files_removed : list of str
-        Relative to the cache.
-    bytes_freed : int
-        In all; of a dry run, an estimate.
-    dry_run : bool
-        Whether nothing was done.
+    `shards_rewritten` lost some of their rows; `files_removed` are relative to the cache.
     """
 
     cache: Path
@@ -59,22 +46,8 @@ def collect(path: Path, *, dry_run: bool = False) -> GcReport:
     Shards that lose rows are written anew without them; the manifest goes over to the new ones in one
     transaction; only then are old files deleted. Killed at any moment, the cache is either as before or as
     after, with some files that the next call removes. It needs room for the rewritten shards beside the old ones.
-
-    Parameters
-    ----------
-    path : Path
-        The cache's folder.
-    dry_run : bool
-        Only say what would be removed.
-
-    Raises
-    ------
-    CacheError
-        If there is no cache, or the source's listing is not known.
-    CacheDamagedError
-        If a shard that would be rewritten is damaged; nothing was changed then.
-    CacheBusyError
-        If another process writes it.
+    Raise `CacheError` if there is no cache, or the source's listing is not known; `CacheDamagedError` if a shard that
+    would be rewritten is damaged: nothing was changed then; `CacheBusyError` if another process writes it.
     """
     cache = FeatureCache(path)
     if dry_run:
@@ -90,21 +63,9 @@ def collect(path: Path, *, dry_run: bool = False) -> GcReport:
 
 
 def drop_images(path: Path, entries: Sequence[Entry], positions: Sequence[int]) -> None:
-    """Drop all rows of some images, and what is known of them, so that the next extraction computes them.
+    """Drop all rows of some listed images, and what is known of them, so that the next extraction computes them.
 
-    Parameters
-    ----------
-    path : Path
-        The cache's folder.
-    entries : sequence of Entry
-        As they are listed.
-    positions : sequence of int
-        Where.
-
-    Raises
-    ------
-    CacheDamagedError, CacheBusyError
-        As `collect`.
+    Raise `CacheDamagedError` and `CacheBusyError` as `collect`.
     """
     recipe = FeatureCache(path).recipe
     with CacheWriter.open_for_writing(path, recipe, None) as writer:

@@ -16,12 +16,8 @@ from featcache.recipe import FORMAT_VERSION, Recipe
 def read_description(folder: Path) -> dict[str, Any]:
     """Return what ``recipe.json`` of a cache says: recipe, fingerprint, request, versions.
 
-    Raises
-    ------
-    CacheError
-        If there is none, or it cannot be read.
-    CacheDamagedError
-        If it is no regular file, not JSON, or says nonsense.
+    Raise `CacheError` if there is none, or it cannot be read; `CacheDamagedError` if it is no regular file, not JSON,
+    or says nonsense.
     """
     path = folder / "recipe.json"
     try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,7 @@ import numpy.typing as npt
 from featcache.cache.features import FeatureRows
 from featcache.cache.reader import FeatureCache
 from featcache.errors import CacheDamagedError, CacheError, OptionError
-from featcache.files.publishing import TEMPORARY, sync_folder
+from featcache.files.publishing import draft_of, sync_file, sync_folder
 from featcache.recipe import canonical_json
 from featcache.sources import Texts
 from featcache.sources.columns import PIECE
@@ -31,17 +29,7 @@ _PIECE = 16 * 2**20
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `export_cache` wrote.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    arrays : dict
-        Shape of every array in it, by name.
-    bytes : int
-        Its size.
-    """
+    """What `export_cache` wrote: a file, the shape of every array in it by name, and its size."""
 
     path: Path
     arrays: dict[str, tuple[int, ...]]
@@ -55,25 +43,12 @@ def export_cache(
 
     Arrays are called ``X_<split>``, ``y_<split>`` (indices into ``class_names``, -1 without a label) and
     ``paths_<split>``; with several layers ``<layer>/X_<split>``. ``recipe`` is the recipe as JSON. Rows are in
-    the source's order, without augmented views. Features are written a few megabytes at a time.
+    the source's order, without augmented views. Features are written a few megabytes at a time, of all layers by
+    default. A file that is there is replaced once the new one is whole.
 
-    Parameters
-    ----------
-    cache : FeatureCache or path
-        What to export.
-    to : path
-        A file ending in ``.h5``, ``.hdf5`` or ``.npz``; one that is there is replaced once the new one is whole.
-    layers : sequence of str
-        Default: all.
-
-    Raises
-    ------
-    OptionError
-        If the ending is another, or the cache has no such layer.
-    CacheError
-        If there are no rows, or the file cannot be written.
-    CacheDamagedError
-        If features do not have their checksum, or the file does not read back as it was written.
+    Raise `OptionError` if the ending is not .h5, .hdf5 or .npz, or the cache has no such layer; `CacheError` if there
+    are no rows, or the file cannot be written; `CacheDamagedError` if features do not have their checksum, or the file
+    does not read back as it was written.
     """
     opened = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
     target = Path(to)
@@ -93,24 +68,20 @@ def export_cache(
     texts["class_names"] = Texts.of(opened.class_names)
     texts["recipe"] = Texts.of([canonical_json(opened.recipe.to_dict())])
     needed = sum(math.prod(rows.shape) * rows.dtype.itemsize for rows in features.values())
-    draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}{target.suffix}"
     try:
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            raise CacheError(
-                f"Not enough disk space for {str(target)!r}: {needed:,} bytes are needed, and {free:,} are free."
-            )
-        formats[target.suffix](draft).write(features, small, texts)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(target)
+        with draft_of(target, target.suffix) as draft:
+            free = shutil.disk_usage(target.parent).free
+            if free < needed:
+                raise CacheError(
+                    f"Not enough disk space for {str(target)!r}: {needed:,} bytes are needed, and {free:,} are free."
+                )
+            formats[target.suffix](draft).write(features, small, texts)
+            sync_file(draft)
+            draft.replace(target)
     except OSError as error:
         raise CacheError(
             f"The file {str(target)!r} cannot be written: {error.strerror or error}. Choose another place."
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
     sync_folder(target.parent)
     shapes = {name: rows.shape for name, rows in features.items()}
     shapes.update({name: (len(values),) for name, values in {**small, **texts}.items()})

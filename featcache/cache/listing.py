@@ -36,26 +36,9 @@ class Entry(NamedTuple):
 class Listing(Sequence[Entry]):
     """Images in the source's order; an `Entry` is made when one is asked for.
 
-    Parameters
-    ----------
-    images : int
-        How many, n.
-    load : callable, optional
-        Returns a column of the given name, and others that must be read with it, when it is first used.
-    columns
-        Those that are there already.
-
-    Attributes
-    ----------
-    paths, labels, splits, groups : Texts or Words
-    sizes, stamps, changes : array of int64, shape (n,)
-        Bytes, ``mtime_ns``, and ``changes``.
-    digests : array of uint8, shape (n, 32)
-        Zero where an image has not been read.
-    known : array of bool, shape (n,)
-        Whether an image has a digest.
-    reasons : dict
-        Why an image has no row, by its position.
+    `load` returns a column of the given name, and others that must be read with it, when it is first used. Images that
+    have not been read have digests of zeros, shape (n, 32); `known` says which have one. `reasons` says by position
+    why an image has no row.
     """
 
     paths: Texts

@@ -196,7 +196,8 @@ class FeatureCache:
         entries = self.entries
         sound = np.ones(len(entries), bool)
         sound[list(entries.reasons)] = False
-        return int(sound.sum() + self.views * (_is_train(entries) & sound).sum()) - self.rows
+        train = entries.splits.among(["train"]) == 0
+        return int(sound.sum() + self.views * (train & sound).sum()) - self.rows
 
     @property
     def splits(self) -> dict[str, int]:
@@ -293,7 +294,7 @@ class FeatureCache:
             return ChosenRows(np.arange(len(plain)), none, places.shards[plain], places.positions[plain])
         found = np.full((len(plain), 1 + self.views), -1)
         found[:, 0] = plain
-        augmented = np.flatnonzero(_is_train(self.usable))
+        augmented = np.flatnonzero(self._split_numbers == SPLITS.index("train"))
         digests = taken(self.usable.digests, augmented)
         for view in range(1, self.views + 1):
             found[augmented, view] = places.find(digests, view, self.augmentation)
@@ -487,16 +488,8 @@ class FeatureCache:
         return StoredFeatures(self.path, self.shards, self.layers, np.dtype(self.recipe.dtype))
 
 
-def _is_train(entries: Listing) -> npt.NDArray[np.bool_]:
-    train: npt.NDArray[np.bool_] = entries.splits.among(["train"]) == 0
-    return train
-
-
 def newest_cache(root: Path) -> Path:
-    """Return the cache under `root` that was extracted into last (a run that had nothing to do counts).
-
-    Raise `CacheError` if there is none.
-    """
+    """Return the cache under `root` that was extracted into last, also by a run that had nothing to do."""
     found = [path.parent for path in root.glob("*/manifest.sqlite") if (path.parent / "recipe.json").is_file()]
     if not found:
         raise CacheError(f"There is no cache under {str(root)!r}. Run `featcache extract` first, or name a cache.")

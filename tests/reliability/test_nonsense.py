@@ -47,12 +47,8 @@ def extract(root: Path, **options: Any) -> FeatureCache:
 
 @pytest.fixture(scope="module", autouse=True)
 def _stand_in() -> Iterator[None]:
-    for name in (
-        "models.classifier",
-        "insight.neighbors",
-        "insight.report.writing",
-        "training",
-    ):  # they keep the real one
+    # they keep the real one
+    for name in ("models.classifier", "insight.neighbors", "insight.report.writing", "training"):
         importlib.import_module(f"featcache.{name}")
     module = type(sys)("featcache.extraction.extractor")
     module.__dict__.update(Extractor=standin.Extractor, Extracted=standin.Extracted, Progress=object)
