@@ -33,7 +33,7 @@ def write_arrays(
     class_names: Sequence[str] | None = None,
     digests: Sequence[bytes] | None = None,
 ) -> None:
-    """Do what `FeatureCache.from_arrays` says, short of opening the cache."""
+    """Make or extend the cache that `FeatureCache.from_arrays` returns."""
     layers = dict(X) if isinstance(X, Mapping) else {"features": X}
     n = _length(layers, y=y, paths=paths, splits=splits, groups=groups, digests=digests)
     names = [f"{i:0{len(str(n - 1))}d}" for i in range(n)] if paths is None else [os.fspath(one) for one in paths]
