@@ -83,8 +83,7 @@ def write_arrays(
             )
         writer.replace_listing(entries, meta)
         table, _ = writer.stored()
-        there = table.find(digested) >= 0
-        known = {identity for identity, old in zip(identities, there.tolist(), strict=True) if old}
+        known = {identities[i] for i in np.flatnonzero(table.find(digested) >= 0).tolist()}
         builder = ShardBuilder(recipe, shapes)
         for i in sorted(range(n), key=lambda i: hashlib.sha256(os.fsencode(names[i])).digest()):
             if identities[i] in known:

@@ -13,7 +13,7 @@ import numpy as np
 from featcache.cache.inspection import check_same, inspect
 from featcache.cache.listing import Entry
 from featcache.cache.reader import FeatureCache
-from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
+from featcache.cache.shard import Shard, ShardBuilder
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError
 from featcache.files.publishing import TEMPORARY
@@ -90,20 +90,14 @@ class _Plan:
                 f"The cache {str(cache.path)!r} has rows but no listing of images, so nobody knows which rows are "
                 "needed. Run `featcache extract`, which lists them again, then `featcache gc`."
             )
-        entries = cache.entries
         if without:
             self.wanted = Digests.of(without).find(places.digests) < 0
-            self._count()
-            return
-        sound = entries.digests[entries.readable]
-        self.wanted = np.zeros(len(places.views), bool)
-        for view in range(cache.views + 1):
-            rows = places.find(sound, view, cache.augmentation if view else "")
-            self.wanted[rows[rows >= 0]] = True
-        self._count()
-
-    def _count(self) -> None:
-        cache, places = self.cache, self.cache.places
+        else:
+            sound = cache.entries.digests[cache.entries.readable]
+            self.wanted = np.zeros(len(places.views), bool)
+            for view in range(cache.views + 1):
+                rows = places.find(sound, view, cache.augmentation if view else "")
+                self.wanted[rows[rows >= 0]] = True
         counts = places.effective()
         self.kept, self.dropped = int(self.wanted.sum()), int((counts & ~self.wanted).sum())
         numbers, losses = np.unique(places.shards[counts & ~self.wanted], return_counts=True)
@@ -147,24 +141,21 @@ def _rewritten(plan: _Plan) -> Iterator[ShardBuilder]:
         own = cache.places.of_shard(number)
         wanted = np.zeros(info.rows, bool)
         wanted[cache.places.positions[own]] = plan.wanted[own]
-        keys, paths, shard = _checked(cache.path / "shards" / info.name, info)
+        file = cache.path / "shards" / info.name
+        contents = inspect(file)
+        check_same(file, (contents.info.size, contents.info.checksum), info)
+        shard = Shard(file)
         features = {layer: shard.features(layer) for layer in cache.layers}
         kind = shard.compression
-        for position, key in enumerate(keys):
-            if wanted[position]:
-                row = {layer: rows[position] for layer, rows in features.items()}
-                if kind not in builders:
-                    builders[kind] = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation, kind)
-                builders[kind].append(key.digest, paths[position], row, key.view)
-                if builders[kind].full:
-                    yield builders.pop(kind)
+        for position in np.flatnonzero(wanted).tolist():
+            row = {layer: rows[position] for layer, rows in features.items()}
+            digest, view = contents.digests[position].tobytes(), int(contents.views[position])
+            if kind not in builders:
+                builders[kind] = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation, kind)
+            builders[kind].append(digest, contents.paths[position], row, view)
+            if builders[kind].full:
+                yield builders.pop(kind)
     yield from builders.values()
-
-
-def _checked(file: Path, info: ShardInfo) -> tuple[list[Key], list[str], Shard]:
-    contents = inspect(file)
-    check_same(file, (contents.info.size, contents.info.checksum), info)
-    return contents.keys, contents.paths, Shard(file)
 
 
 def _report(plan: _Plan, *, dry_run: bool, freed: int | None = None) -> GcReport:

@@ -7,10 +7,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from featcache.cache import checks
 from featcache.errors import CacheDamagedError, CacheError, one_line
 from featcache.files.reading import read_json, trouble
-from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.files.values import mapping_of, maybe, record, sha256, text, whole
+from featcache.recipe import FORMAT_VERSION, RECIPE, Recipe, request_kind
+
+_DESCRIPTION = record(
+    {"recipe": RECIPE},
+    {
+        "format": whole(),
+        "fingerprint": sha256,
+        "request": maybe(request_kind),
+        "written": text,
+        "versions": mapping_of(text),
+    },
+)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -22,7 +33,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / "recipe.json"
     try:
         value: dict[str, Any] = read_json(path)
-        checks.DESCRIPTION(value, "")
+        _DESCRIPTION(value, "")
     except FileNotFoundError:
         raise CacheError(
             f"There is no cache in {str(folder)!r}: it has no recipe.json. Run `featcache extract` first."

@@ -48,7 +48,7 @@ class StoredFeatures:
         dtype: np.dtype[Any],
     ) -> None:
         self.cache, self.shards, self.layers, self.dtype = cache, shards, layers, dtype
-        self._maps: dict[tuple[int, str], npt.NDArray[Any] | _CompressedRows] = {}
+        self._maps: dict[tuple[int, str], np.memmap[Any, Any]] = {}
         self._sound_files: set[str] = set()
         self._sound_blocks: dict[tuple[int, str], npt.NDArray[np.bool_]] = {}
         self._recent = _RecentBlocks()
@@ -58,8 +58,7 @@ class StoredFeatures:
         info = self.shards.get(number)
         if info is None or layer not in info.offsets or positions.max() >= info.rows:
             raise damaged_manifest(self.cache, f"it does not know shard {number} with row {positions.max()} of {layer}")
-        features, expected = self._mapped(number, layer), info.checksums[layer]
-        step = block_rows(math.prod(features.shape[1:]) * features.dtype.itemsize)
+        expected, step = info.checksums[layer], block_rows(math.prod(self.layers[layer]) * self.dtype.itemsize)
         sound = self._sound_blocks.setdefault((number, layer), np.zeros(len(expected), bool))
 
         def check(block: int, content: npt.NDArray[Any]) -> None:
@@ -68,9 +67,9 @@ class StoredFeatures:
                 raise damaged(self.cache / "shards" / info.name, what)
             sound[block] = True
 
-        if isinstance(features, _CompressedRows):
-            return features.gather(positions.astype(np.int64), step, check)
-        blocks = np.unique(positions // step)
+        if info.offsets[layer] == 0:
+            return self._unpacked(info, layer, positions.astype(np.int64), step, check)
+        features, blocks = self._mapped(number, layer), np.unique(positions // step)
         for block in blocks[~sound[blocks]]:
             check(block, features[block * step : (block + 1) * step])
         first, last = int(positions[0]), int(positions[-1])
@@ -80,10 +79,10 @@ class StoredFeatures:
 
     def expect(self, number: int, layer: str, positions: Ints) -> None:
         """Have the system read rows of one shard ahead, if they lie close together."""
-        if number not in self.shards or layer not in self.shards[number].offsets:
-            return  # whoever reads them says so
-        features: Any = self._mapped(number, layer)
-        pages: Any = getattr(features, "base", None)  # of a map; rows that are compressed have none
+        if number not in self.shards or not self.shards[number].offsets.get(layer):
+            return  # compressed, or not there: who reads them says so
+        features = self._mapped(number, layer)
+        pages: Any = features.base
         first, count = int(positions.min()), int(np.ptp(positions)) + 1
         if hasattr(pages, "madvise") and count <= 4 * len(positions):
             begin = features.offset % mmap.ALLOCATIONGRANULARITY + first * features.strides[0]
@@ -92,23 +91,61 @@ class StoredFeatures:
             if begin < end:
                 pages.madvise(mmap.MADV_WILLNEED, begin, end - begin)
 
-    def _mapped(self, number: int, layer: str) -> npt.NDArray[Any] | _CompressedRows:
+    def _mapped(self, number: int, layer: str) -> np.memmap[Any, Any]:
         if (number, layer) not in self._maps:
-            self._maps[number, layer] = self._map(self.shards[number], layer)
+            info = self.shards[number]
+            path, shape = self.cache / "shards" / info.name, (info.rows, *self.layers[layer])
+            try:
+                with open_plain(path, size=info.size) as file:
+                    mapped = np.memmap(file, self.dtype, "r", offset=info.offsets[layer], shape=shape)
+            except (OSError, ValueError, KeyError) as error:
+                raise unreadable(path, error, f"{layer} cannot be read: {error}") from None
+            self._maps[number, layer] = mapped
         return self._maps[number, layer]
 
-    def _map(self, info: ShardInfo, layer: str) -> npt.NDArray[Any] | _CompressedRows:
+    def _unpacked(
+        self,
+        info: ShardInfo,
+        layer: str,
+        positions: npt.NDArray[np.int64],
+        step: int,
+        check: Callable[[int, npt.NDArray[Any]], None],
+    ) -> npt.NDArray[Any]:
+        """Return rows of a compressed shard, whose blocks are kept for a while after they were read and checked."""
+        import h5py
+
         path, shape = self.cache / "shards" / info.name, (info.rows, *self.layers[layer])
-        if info.offsets[layer] == 0:
-            if info.name not in self._sound_files:
-                check_same(path, file_checksum(path, info.size), info)
-                self._sound_files.add(info.name)
-            return _CompressedRows(path, layer, shape, self.dtype, self._recent)
+        if info.name not in self._sound_files:
+            check_same(path, file_checksum(path, info.size), info)
+            self._sound_files.add(info.name)
+        compressor()
+        rows, numbers = np.empty((len(positions), *shape[1:]), self.dtype), positions // step
+
+        def place(number: int, block: npt.NDArray[Any]) -> None:
+            rows[numbers == number] = block[positions[numbers == number] - number * step]
+
+        absent = []
+        for number in np.unique(numbers).tolist():
+            if (block := self._recent.get((info.name, layer, number))) is None:
+                absent.append(number)
+            else:
+                place(number, block)
+        if not absent:
+            return rows
         try:
-            with open_plain(path, size=info.size) as file:
-                return np.memmap(file, self.dtype, "r", offset=info.offsets[layer], shape=shape)
-        except (OSError, ValueError, KeyError) as error:
-            raise unreadable(path, error, f"{layer} cannot be read: {error}") from None
+            with h5py.File(path, "r") as file:
+                dataset = file["features"][member(layer)]
+                if (dataset.shape, dataset.dtype) != (shape, self.dtype):
+                    raise ValueError(f"{dataset.shape}, {dataset.dtype}")
+                for number in absent:
+                    block = dataset[number * step : (number + 1) * step]
+                    check(number, block)
+                    self._recent.put((info.name, layer, number), block)
+                    place(number, block)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            what = f"{layer} cannot be read: {' '.join(str(error).split())[:200]}"
+            raise unreadable(path, error, what) from None
+        return rows
 
 
 class FeatureRows:
@@ -174,62 +211,16 @@ class _RecentBlocks:
     """The blocks that were unpacked last, at most `RECENT_BYTES` of them."""
 
     def __init__(self) -> None:
-        self._blocks: OrderedDict[tuple[Path, str, int], npt.NDArray[Any]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, str, int], npt.NDArray[Any]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: tuple[Path, str, int]) -> npt.NDArray[Any] | None:
+    def get(self, key: tuple[str, str, int]) -> npt.NDArray[Any] | None:
         if key in self._blocks:
             self._blocks.move_to_end(key)
         return self._blocks.get(key)
 
-    def put(self, key: tuple[Path, str, int], block: npt.NDArray[Any]) -> None:
+    def put(self, key: tuple[str, str, int], block: npt.NDArray[Any]) -> None:
         self._blocks[key] = block
         self._bytes += block.nbytes
         while self._bytes > RECENT_BYTES:
             self._bytes -= self._blocks.popitem(last=False)[1].nbytes
-
-
-class _CompressedRows:
-    """A layer's rows in a compressed shard, every byte of which was checked."""
-
-    def __init__(
-        self, path: Path, layer: str, shape: tuple[int, ...], dtype: np.dtype[Any], recent: _RecentBlocks
-    ) -> None:
-        compressor()
-        self.shape, self.dtype = shape, dtype
-        self._path, self._layer, self._recent = path, layer, recent
-
-    def gather(
-        self, positions: npt.NDArray[np.int64], step: int, check: Callable[[int, npt.NDArray[Any]], None]
-    ) -> npt.NDArray[Any]:
-        """Return rows, shape (len(positions), …); `check` is called with the number and rows of each block read."""
-        numbers = positions // step
-        result = np.empty((len(positions), *self.shape[1:]), self.dtype)
-        absent = []
-        for number in np.unique(numbers).tolist():
-            content = self._recent.get((self._path, self._layer, number))
-            if content is None:
-                absent.append(number)
-            else:
-                result[numbers == number] = content[positions[numbers == number] - number * step]
-        for number, content in self._read(absent, step):
-            check(number, content)
-            self._recent.put((self._path, self._layer, number), content)
-            result[numbers == number] = content[positions[numbers == number] - number * step]
-        return result
-
-    def _read(self, numbers: list[int], step: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        import h5py
-
-        if not numbers:
-            return
-        try:
-            with h5py.File(self._path, "r") as file:
-                dataset = file["features"][member(self._layer)]
-                if (dataset.shape, dataset.dtype) != (self.shape, self.dtype):
-                    raise ValueError(f"{dataset.shape}, {dataset.dtype}")
-                for number in numbers:
-                    yield number, dataset[number * step : (number + 1) * step]
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            what = f"{self._layer} cannot be read: {' '.join(str(error).split())[:200]}"
-            raise unreadable(self._path, error, what) from None

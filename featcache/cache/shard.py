@@ -278,7 +278,6 @@ class Shard:
         self.offsets: dict[str, int] = {}
         self.compression: Compression = "none"
         with explained(path), h5py.File(path, "r") as file:
-            self.fingerprint = str(file.attrs["fingerprint"])
             for name, _ in json.loads(file.attrs["layers"]):
                 dataset = file["features"][member(name)]
                 offset = self.offsets[name] = dataset.id.get_offset() or 0
