@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from featcache.cache.description import describe, read_description
-from featcache.cache.inspection import ShardContents, inspect, named_by_content
 from featcache.cache.listing import Listing
 from featcache.cache.lock import taken_over, writer_lock
 from featcache.cache.manifest import Manifest, has_shards
 from featcache.cache.rows import RowTable
-from featcache.cache.shard import ShardInfo
+from featcache.cache.shard import ShardContents, ShardInfo, inspect, named_by_content
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files.publishing import draft_of, publish_json, sync_folder
 from featcache.files.reading import trouble

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.cache.inspection import check_same, inspect
 from featcache.cache.listing import Entry
 from featcache.cache.reader import FeatureCache
-from featcache.cache.shard import Shard, ShardBuilder
+from featcache.cache.shard import Shard, ShardBuilder, check_same, inspect
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError
 from featcache.files.publishing import TEMPORARY

@@ -14,9 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.cache.inspection import check_same, file_checksum
 from featcache.cache.rows import by_place
-from featcache.cache.shard import ShardInfo, block_rows, compressor, damaged, member, unreadable
+from featcache.cache.shard import (
+    ShardInfo,
+    block_rows,
+    check_same,
+    compressor,
+    damaged,
+    file_checksum,
+    member,
+    unreadable,
+)
 from featcache.errors import CacheDamagedError
 from featcache.files.reading import open_plain
 from featcache.sources.columns import Ints

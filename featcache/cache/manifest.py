@@ -1,10 +1,6 @@
-"""The manifest: a SQLite file that says which rows exist, where, and which image is which.
+"""The manifest: a SQLite file that says which rows exist, where, and which image is which; see docs/format.md.
 
-Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (the digests and views of each shard's
-rows), ``listing`` (the source's images in its order: a piece of a column a row) and ``settled`` (what became of some
-of them since). Every row ends in ``crc``, CRC-32 of its other columns, a byte 0x1f after each: integers in decimal,
-``t`` and the text, ``x`` and a blob. ``meta`` also counts images and rows, so that none can vanish unnoticed, and
-names the writer whose changes count, see `Manifest.claim`.
+``meta`` counts images and rows, so that none can vanish unnoticed, and names the writer whose changes count.
 """
 
 from __future__ import annotations
