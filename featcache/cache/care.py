@@ -44,10 +44,8 @@ class Problem:
 class Recomputed:
     """What computing features of some images anew found.
 
-    `rows` were compared; `largest_difference` is of all these, as a part of the largest feature of the layer.
-    `differing` are paths of images whose rows are not what these images give, `changed` of those that have changed or
-    gone since they were extracted, which is no damage. `note` says what could not be compared, and why. `fixed` is
-    whether the rows that differ were dropped.
+    `largest_difference` is a part of the layer's largest feature; `differing` are paths of images that have other rows,
+    `changed` of images that have changed or gone, which is no damage; `note` says what could not be compared, and why.
     """
 
     images: int
@@ -61,11 +59,10 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` read and found: sound shards of the manifest with their rows, blocks and bytes, and problems.
+    """What `verify` read and found: sound shards of the manifest, their rows, blocks and bytes, and problems.
 
-    `problems` are those that are left if it was asked to fix, `fixed` those that are not. `orphans` are shards that
-    the manifest does not know, as a killed run leaves them: harmless, and removed by `gc`. `recomputed` is what
-    `featcache.extraction.recomputation.verify` found, if it was asked to compute features anew.
+    `problems` are those that are left; `orphans`, which a killed run leaves, are shards that the manifest does not
+    know.
     """
 
     cache: Path
@@ -82,14 +79,9 @@ class VerifyReport:
 def verify(path: Path, *, fix: bool = False) -> VerifyReport:
     """Read all of a cache and check every checksum, every row and that all agree.
 
-    `fix` drops what is broken, so that the next extraction computes it again: damaged shards, and a damaged copy of
-    the base, go to the folder ``damaged``, the manifest is made anew from the sound shards, and so is
-    ``recipe.json`` if need be. The listing is kept if it is sound; else the next extraction reads it from the
-    source again.
-
-    Raise `CacheError` if there is no cache, it has another format version, nothing is left to mend it from, or it
-    cannot be read for a reason that says nothing of it, such as too many open files; `CacheBusyError` if it is to be
-    fixed while another process writes it.
+    `fix` moves what is broken to ``damaged``, and makes the manifest, and ``recipe.json`` if need be, from the sound
+    shards, so that the next extraction computes the rest. The listing is kept if it is sound. Raise `CacheError` if
+    nothing is left to mend it from, or it cannot be read now.
     """
     try:
         return _verified(path, fix=fix)

@@ -25,10 +25,7 @@ _YOUNG = 60.0
 
 @dataclass(frozen=True)
 class GcReport:
-    """What `collect` removed, or would remove; `bytes_freed` of a dry run is an estimate.
-
-    `shards_rewritten` lost some of their rows; `files_removed` are relative to the cache.
-    """
+    """What `collect` removed (files relative to the cache), or would remove; then `bytes_freed` is an estimate."""
 
     cache: Path
     rows_dropped: int
@@ -42,11 +39,8 @@ class GcReport:
 def collect(path: Path, *, dry_run: bool = False) -> GcReport:
     """Drop the rows of images that are no longer listed and of views that are no longer wanted.
 
-    Shards that lose rows are written anew without them; the manifest goes over to the new ones in one
-    transaction; only then are old files deleted. Killed at any moment, the cache is either as before or as
-    after, with some files that the next call removes. It needs room for the rewritten shards beside the old ones.
-    Raise `CacheError` if there is no cache, or the source's listing is not known; `CacheDamagedError` if a shard that
-    would be rewritten is damaged: nothing was changed then; `CacheBusyError` if another process writes it.
+    Shards that lose rows are written anew, then the manifest goes over to them in one transaction, and only then are
+    old files deleted: killed at any moment, the cache is as before or as after, with files that the next call removes.
     """
     cache = FeatureCache(path)
     if dry_run:
@@ -62,10 +56,7 @@ def collect(path: Path, *, dry_run: bool = False) -> GcReport:
 
 
 def drop_images(path: Path, entries: Sequence[Entry], positions: Sequence[int]) -> None:
-    """Drop all rows of some listed images, and what is known of them, so that the next extraction computes them.
-
-    Raise `CacheDamagedError` and `CacheBusyError` as `collect`.
-    """
+    """Drop all rows of some listed images, and what is known of them, so that the next extraction computes them."""
     recipe = FeatureCache(path).recipe
     with CacheWriter.open_for_writing(path, recipe, None) as writer:
         plan = _Plan(FeatureCache(path), without=[entry.digest for entry in entries if entry.digest])

@@ -25,11 +25,7 @@ _DESCRIPTION = record(
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return what ``recipe.json`` of a cache says: recipe, fingerprint, request, versions.
-
-    Raise `CacheError` if there is none, or it cannot be read; `CacheDamagedError` if it is no regular file, not JSON,
-    or says nonsense.
-    """
+    """Return what ``recipe.json`` of a cache says: recipe, fingerprint, request, versions."""
     path = folder / "recipe.json"
     try:
         value: dict[str, Any] = read_json(path)

@@ -42,13 +42,8 @@ def export_cache(
     """Write X, y and paths of every split, and the class names, to one HDF5 or npz file, and read it back.
 
     Arrays are called ``X_<split>``, ``y_<split>`` (indices into ``class_names``, -1 without a label) and
-    ``paths_<split>``; with several layers ``<layer>/X_<split>``. ``recipe`` is the recipe as JSON. Rows are in
-    the source's order, without augmented views. Features are written a few megabytes at a time, of all layers by
-    default. A file that is there is replaced once the new one is whole.
-
-    Raise `OptionError` if the ending is not .h5, .hdf5 or .npz, or the cache has no such layer; `CacheError` if there
-    are no rows, or the file cannot be written; `CacheDamagedError` if features do not have their checksum, or the file
-    does not read back as it was written.
+    ``paths_<split>``; with several layers ``<layer>/X_<split>``. ``recipe`` is the recipe as JSON. Rows are in the
+    source's order, without augmented views.
     """
     opened = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
     target = Path(to)

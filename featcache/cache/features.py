@@ -29,6 +29,10 @@ from featcache.errors import CacheDamagedError
 from featcache.files.reading import open_plain
 from featcache.sources.columns import Ints
 
+Integers = npt.NDArray[np.int64]
+Check = Callable[[int, npt.NDArray[Any]], None]
+"""Raises if a block, given its number, does not have its checksum."""
+
 RECENT_BYTES = 64 * 2**20
 """Unpacked blocks that are kept at most: rows are often asked for one by one."""
 
@@ -42,18 +46,13 @@ def damaged_manifest(cache: Path, what: str) -> CacheDamagedError:
 
 
 class StoredFeatures:
-    """The features of a cache, by shard and layer.
+    """The features of a cache, mapped without HDF5, which may hang on a damaged file.
 
-    Rows are memory-mapped without HDF5, which may hang on a damaged file. Compressed ones go through HDF5, after the
-    checksum of the whole file was found right.
+    Compressed ones go through HDF5, after the checksum of the whole file was found right.
     """
 
     def __init__(
-        self,
-        cache: Path,
-        shards: Mapping[int, ShardInfo],
-        layers: Mapping[str, tuple[int, ...]],
-        dtype: np.dtype[Any],
+        self, cache: Path, shards: Mapping[int, ShardInfo], layers: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
     ) -> None:
         self.cache, self.shards, self.layers, self.dtype = cache, shards, layers, dtype
         self._maps: dict[tuple[int, str], np.memmap[Any, Any]] = {}
@@ -111,14 +110,7 @@ class StoredFeatures:
             self._maps[number, layer] = mapped
         return self._maps[number, layer]
 
-    def _unpacked(
-        self,
-        info: ShardInfo,
-        layer: str,
-        positions: npt.NDArray[np.int64],
-        step: int,
-        check: Callable[[int, npt.NDArray[Any]], None],
-    ) -> npt.NDArray[Any]:
+    def _unpacked(self, info: ShardInfo, layer: str, positions: Integers, step: int, check: Check) -> npt.NDArray[Any]:
         """Return rows of a compressed shard, whose blocks are kept for a while after they were read and checked."""
         import h5py
 
@@ -176,7 +168,7 @@ class FeatureRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: int | slice | Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    def __getitem__(self, rows: int | slice | Sequence[int] | Integers) -> npt.NDArray[Any]:
         if isinstance(rows, int | np.integer):
             row: npt.NDArray[Any] = self[[int(rows)]][0]
             return row
@@ -184,9 +176,7 @@ class FeatureRows:
         self.read(rows, result, np.arange(len(result)))
         return result
 
-    def read(
-        self, rows: slice | Sequence[int] | npt.NDArray[np.int64], out: npt.NDArray[Any], at: npt.NDArray[np.int64]
-    ) -> None:
+    def read(self, rows: slice | Sequence[int] | Integers, out: npt.NDArray[Any], at: Integers) -> None:
         """Copy rows to the places `at` (k,) of an array of shape (m, …), converting them to its type."""
         shards, positions = self._shards[rows], self._positions[rows]
         if (shards[1:] < shards[:-1]).any():
@@ -195,7 +185,7 @@ class FeatureRows:
         for shard, part in _stretches(shards):
             out[at[part]] = self._stored.rows(shard, self._layer, positions[part])
 
-    def expect(self, rows: slice | npt.NDArray[np.int64]) -> None:
+    def expect(self, rows: slice | Integers) -> None:
         """Have rows that will be read soon brought from the disk while something else is done."""
         positions = self._positions[rows]
         for shard, part in _stretches(self._shards[rows]):

@@ -9,10 +9,9 @@ from featcache.sources import SPLITS, Words
 
 
 def components(firsts: npt.NDArray[np.int64], groups: Words) -> npt.NDArray[np.int64]:
-    """Return the first image that each hangs together with, shape (n,).
+    """Return the first image that each hangs together with, maybe through others, shape (n,).
 
-    `firsts` are the first images of the same content, `groups` the source's; some images hang together through
-    several of these.
+    `firsts` are the first images of the same content, `groups` are the source's.
     """
     codes = groups.numbers
     grouped = np.flatnonzero(codes >= 0)

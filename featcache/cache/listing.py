@@ -38,9 +38,8 @@ class Entry(NamedTuple):
 class Listing(Sequence[Entry]):
     """Images in the source's order; an `Entry` is made when one is asked for.
 
-    `load` returns a column of the given name, and others that must be read with it, when it is first used. Images that
-    have not been read have digests of zeros, shape (n, 32); `known` says which have one. `reasons` says by position
-    why an image has no row.
+    `load` returns a column, and others that must be read with it, when it is first used. Digests, shape (n, 32), are
+    zeros if an image is not `known`; `reasons` says by position why an image has no row.
     """
 
     paths: Texts

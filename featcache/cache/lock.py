@@ -71,10 +71,7 @@ class Lock:
         self._ended = threading.Event()
 
     def check(self) -> None:
-        """Make sure that this process still holds the lock, before something that the manifest does not protect.
-
-        Raise `CacheBusyError` if another process has taken over, or somebody deleted the lock.
-        """
+        """Raise `CacheBusyError` if this process has lost the lock: for what the manifest does not protect."""
         if not self._mine():
             raise taken_over(self.folder)
 
@@ -186,8 +183,6 @@ def writer_lock(folder: Path) -> Iterator[Lock]:
     """Hold a folder's lock file, ``lock``, which says host, process, boot id, pid namespace and a random token.
 
     A lock whose holder has ended is taken over: at once where the kernel knows that, else after `SILENT` seconds.
-    Raise `CacheBusyError` if another process holds it, and say which; `CacheError` if the folder cannot be written, or
-    something else has the lock's name.
     """
     lock = Lock(folder)
     try:

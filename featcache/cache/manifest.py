@@ -56,11 +56,7 @@ def _crc(*values: Any) -> int:
 
 
 class Manifest:
-    """An open manifest; `create` makes one if there is none.
-
-    Raise `CacheError` if it does not exist, or has another format version or another kind of target;
-    `CacheDamagedError` if it is no SQLite file, or a row read from it does not have its checksum.
-    """
+    """An open manifest; `create` makes one if there is none. What is read has its checksum, or is damaged."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
@@ -152,8 +148,7 @@ class Manifest:
     def changing(self) -> Iterator[None]:
         """Make all changes within one transaction, which only the writer of the moment may begin.
 
-        Raise `CacheBusyError` if another process has changed or replaced the manifest since it was claimed, or is
-        changing it for a minute; nothing is changed.
+        Raise `CacheBusyError` if another process has changed or replaced the manifest since it was claimed.
         """
         if self._db.in_transaction:  # within another one
             yield
@@ -342,12 +337,10 @@ class Manifest:
         self._version, self._listed = version, listing.paths
 
     def commit(self, shard: ShardInfo | None, keys: Sequence[Key], entries: Iterable[tuple[int, Entry]]) -> None:
-        """Add a published shard's rows, if there is one, and settle listed images, in one transaction.
+        """Add a published shard's rows, if there is one, and settle listed images by position, in one transaction.
 
-        To commit the same again changes nothing, so whoever was interrupted here may do it once more. `keys` are
-        those of the shard's rows, in their order, with one augmentation at most; `entries` are images whose split,
-        digest or reason has changed, with their positions. Raise `CacheBusyError` as `changing` does, or if an image
-        is not at its position.
+        To commit the same again changes nothing, so whoever was interrupted here may do it once more. Raise
+        `CacheBusyError` if an image is not at its position.
         """
         with self.changing():
             if shard is not None:

@@ -44,8 +44,7 @@ Read = Callable[[str, Sequence[Any]], Iterator[tuple[Any, ...]]]
 def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
     """Return a column of a `Listing`, by its name there, with all that must be read at the same moment.
 
-    `images` are listed, and some were settled `settled` times since. Raise `ValueError` if the table is not as it was
-    written, `CacheError` if images are parts of files.
+    `images` are listed, and some were settled `settled` times since. Raise `ValueError` if the table is damaged.
     """
     if name in _STATE:
         return _state(images, settled, read)
@@ -149,10 +148,7 @@ def _joined(pieces: Iterator[npt.NDArray[Any]] | list[npt.NDArray[Any]], kind: A
 
 
 def rows(listing: Listing) -> Iterator[tuple[str, int, bytes]]:
-    """Yield the rows of the table that hold a listing: name, first and content.
-
-    Raise `ValueError` if an image is in a split that is none.
-    """
+    """Yield the rows of the table that hold a listing: name, first and content."""
     if not set(listing.splits.names) <= set(SPLITS):
         raise ValueError(f"Expected splits to be of {SPLITS}. Received: {listing.splits.names}.")
     splits = listing.splits.among(SPLITS)

@@ -132,7 +132,7 @@ class FeatureCache:
         return cls(path)
 
     def with_listing(self, entries: Iterable[Entry]) -> FeatureCache:
-        """Return another reader of the same rows under another listing of images, such as one of several caches.
+        """Return another reader of the same rows, whose images are `entries`, such as those of several caches.
 
         Images without a row in this cache have no features there; nothing is written.
         """
@@ -141,7 +141,7 @@ class FeatureCache:
         return other
 
     def adopt(self, entries: Iterable[Entry], places: RowTable, shards: dict[int, ShardInfo]) -> None:
-        """Take over a listing, and rows by shard, that this process has read, checked or written already."""
+        """Take over `entries`, `places` and `shards` that this process has read, checked or written already."""
         self.entries, self.places, self.shards = Listing.of(entries), places, shards
 
     def __repr__(self) -> str:
@@ -267,7 +267,7 @@ class FeatureCache:
         return self._usable[0]
 
     def rows_of(self, key: Key) -> dict[str, npt.NDArray[Any]]:
-        """Return the features of a row by layer, as they are stored."""
+        """Return the features of the row that has a `key` by layer, as they are stored."""
         shard, position = self.places[key]
         at = np.array([position])
         return {layer: self._stored_features.rows(shard, layer, at)[0] for layer in self.layers}
@@ -303,7 +303,13 @@ class FeatureCache:
         return ChosenRows(images, numbers.astype(np.uint16), places.shards[rows], places.positions[rows])
 
     def layer_name(self, layer: str | None) -> str:
-        """Return a layer's name, the deepest one's if `layer` is None; raise `OptionError` if there is none."""
+        """Return the name of a `layer`, the deepest one's if it is None.
+
+        Raises
+        ------
+        OptionError
+            If there is no such layer.
+        """
         if layer is None:
             return list(self.layers)[-1]
         if layer not in self.layers:
@@ -346,29 +352,23 @@ class FeatureCache:
     def labels(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Integers:
         """Return the class indices of a split, shape (n,); -1 where an image has no label.
 
-        Parameters are those of `features`, and so are the rows and what is raised.
+        Parameters are those of `features`.
         """
         rows = self._chosen(split, views=views, order=order)
         return taken(self.usable.labels.among(self.class_names), rows.images)
 
     def paths(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[str]:
-        """Return the images' paths relative to the source, n of them.
-
-        Parameters are those of `features`, and so are the rows and what is raised.
-        """
+        """Return the images' paths relative to the source, n of them. Parameters are those of `features`."""
         return list(self.path_texts(split, views=views, order=order))
 
     def path_texts(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Texts:
-        """Return the images' paths without an object for each, n of them.
-
-        Parameters are those of `features`, and so are the rows and what is raised.
-        """
+        """Return the images' paths without an object for each, n of them. Parameters are those of `features`."""
         return self.usable.paths.take(self._chosen(split, views=views, order=order).images)
 
     def digests(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[bytes]:
         """Return the images' SHA-256 digests, 32 bytes each: equal for exact duplicates and for views of one image.
 
-        Parameters are those of `features`, and so are the rows and what is raised.
+        Parameters are those of `features`.
         """
         rows = self.digest_rows(split, views=views, order=order).tobytes()
         return [rows[i : i + 32] for i in range(0, len(rows), 32)]
@@ -376,16 +376,13 @@ class FeatureCache:
     def digest_rows(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
     ) -> npt.NDArray[np.uint8]:
-        """Return the images' digests as an array of shape (n, 32).
-
-        Parameters are those of `features`, and so are the rows and what is raised.
-        """
+        """Return the images' digests as an array of shape (n, 32). Parameters are those of `features`."""
         return taken(self.usable.digests, self._chosen(split, views=views, order=order).images)
 
     def identities(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Integers:
         """Return a number for each row, shape (n,): equal for exact duplicates and for views of one image alone.
 
-        Parameters are those of `features`, and so are the rows and what is raised.
+        Parameters are those of `features`.
         """
         return self._firsts[self._chosen(split, views=views, order=order).images]
 
@@ -401,8 +398,7 @@ class FeatureCache:
         """Return a number for each row, shape (n,): equal for rows that must not be on two sides of a split.
 
         These are views of one image, exact duplicates, members of one group of the source, and whatever
-        hangs together through several of these. Parameters are those of `features`, and so are the rows and what is
-        raised.
+        hangs together through several of these. Parameters are those of `features`.
         """
         return self._components[self._chosen(split, views=views, order=order).images]
 
@@ -448,7 +444,7 @@ class FeatureCache:
     ) -> tuple[Integers, Integers]:
         """Return which image each row is of, among the images that have features, and which view; shapes (n,).
 
-        Parameters are those of `features`, and so are the rows and what is raised.
+        Parameters are those of `features`.
         """
         rows = self._chosen(split, views=views, order=order)
         return rows.images, rows.views.astype(np.int64)

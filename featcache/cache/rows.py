@@ -25,8 +25,7 @@ class Place(NamedTuple):
 class RowTable(Mapping[Key, Place]):
     """The rows of all shards in columns, those of a shard in one piece; of equal keys the first counts.
 
-    `digests` have shape (m, 32), the other columns (m,). `augmentations` are indices into `policies`, which are
-    fingerprints of augmentations.
+    `digests` have shape (m, 32), the others (m,); `augmentations` are indices into `policies`, which are fingerprints.
     """
 
     def __init__(

@@ -55,9 +55,8 @@ def row_keys(digests: Iterable[bytes], views: Iterable[int], augmentation: str) 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What the manifest knows of a shard.
+    """What the manifest knows of a shard: `checksum` is of all from `HEAD_BYTES` on, `checksums` are of blocks.
 
-    `checksum` is CRC-32 of the file from `HEAD_BYTES` on, `checksums` are those of each block of a layer's rows.
     `offsets` say where in the file a layer's rows begin, one after the other; 0 if they are compressed.
     """
 
@@ -143,8 +142,7 @@ def block_checksums(features: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
 class ShardBuilder:
     """Rows on their way into a shard: at most `max_rows`, fewer if they would exceed `SHARD_BYTES`.
 
-    `augmentation` is the fingerprint of the policy and seed that made the views ≥ 1. What `compression` may be, says
-    `check_compression`; the numbers are the same.
+    `augmentation` is the fingerprint of the policy and seed that made the views ≥ 1.
     """
 
     def __init__(
@@ -183,10 +181,7 @@ class ShardBuilder:
         self._paths.append(path)
 
     def publish(self, folder: Path) -> tuple[ShardInfo, list[Key]]:
-        """Write the rows as a file of `folder`, named after its bytes; return also the rows' keys, in their order.
-
-        Raise `OSError` if it cannot be written.
-        """
+        """Write the rows as a file of `folder`, named after its bytes; return also the rows' keys, in their order."""
         import h5py
 
         stacked = {layer: rows[: len(self)] for layer, rows in self._features.items()}
@@ -246,20 +241,13 @@ def head(checksum: int) -> bytes:
 def index_checksum(
     digests: npt.NDArray[np.uint8], views: npt.NDArray[np.uint16], paths: Sequence[bytes], texts: Sequence[str]
 ) -> int:
-    """Return CRC-32 over digests, views (little-endian), paths and texts, a zero byte after each of the latter two.
-
-    The texts are a shard's attributes fingerprint, layers and augmentation.
-    """
+    """Return CRC-32 over digests, views (little-endian), paths and texts, a zero byte after each of the latter two."""
     start = zlib.crc32(views.astype("<u2").tobytes(), zlib.crc32(digests.tobytes()))
     return zlib.crc32(b"".join(part + b"\0" for part in [*paths, *(text.encode() for text in texts)]), start)
 
 
 class Shard:
-    """A published shard, opened for reading; features are memory-mapped, compressed ones read when asked for.
-
-    Raise `CacheDamagedError` if it cannot be opened as a shard, `CacheError` if it is compressed and hdf5plugin is
-    not installed.
-    """
+    """A published shard, opened for reading; features are memory-mapped, compressed ones read when asked for."""
 
     def __init__(self, path: Path) -> None:
         import h5py
@@ -303,10 +291,9 @@ def _compression(dataset: Any) -> Compression:
 
 @dataclass(frozen=True)
 class ShardContents:
-    """A sound shard: what a manifest has of it, its digests (rows, 32) and views (rows,), and what else it says.
+    """A sound shard, with digests (rows, 32), views (rows,), and the shapes of one row, the deepest layer last.
 
-    `augmentation` is that of views ≥ 1, `paths` are where images were when they were extracted, `layers` the shapes
-    of one row, the deepest layer last.
+    `augmentation` is that of views ≥ 1, `paths` are where images were when they were extracted.
     """
 
     info: ShardInfo
@@ -324,10 +311,7 @@ class ShardContents:
 
 
 def inspect(path: Path) -> ShardContents:
-    """Read every byte of a shard and check it against the shard's own checksums.
-
-    Raise `CacheDamagedError` if anything in it is not as it was written, `CacheError` if it is of another format.
-    """
+    """Read every byte of a shard and check it against the shard's own checksums."""
     import h5py
 
     size, checksum = file_checksum(path)  # first: HDF5 may hang on a damaged file
@@ -382,11 +366,7 @@ def named_by_content(path: Path) -> bool:
 
 
 def file_checksum(path: Path, size: int | None = None) -> tuple[int, int]:
-    """Return a shard's size and checksum, computed without HDF5; if its size is not the known one, nothing is read.
-
-    Raise `CacheDamagedError` if it is missing, no regular file, has another size, or is not what its head says;
-    `CacheError` if it cannot be read for a reason that says nothing of it, such as too many open files.
-    """
+    """Return a shard's size and checksum, computed without HDF5; if `size` is another one, nothing is read."""
     checksum = 0
     try:
         with open_plain(path, most=SHARD_FILE_BYTES, size=size) as file:

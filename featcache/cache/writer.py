@@ -31,11 +31,9 @@ class CacheWriter:
     @classmethod
     @contextlib.contextmanager
     def open_for_writing(cls, path: Path, recipe: Recipe, request: Mapping[str, Any] | None) -> Iterator[CacheWriter]:
-        """Make or open a cache and hold its lock.
+        """Make or open a cache of a recipe, which must be its own if it is there, and hold its lock.
 
-        `request` is the normalised one that led to the recipe, kept so that an equal one need not load the base. Raise
-        `CacheError` if the folder has another recipe (the message names the fields that differ), another format or
-        other files, or cannot be written; `CacheBusyError` if another process is writing it.
+        `request` is the normalised one that led to the recipe, kept so that an equal one need not load the base.
         """
         described = path / "recipe.json"
         try:
@@ -78,8 +76,8 @@ class CacheWriter:
     def commit(self, builder: ShardBuilder | None, entries: Sequence[tuple[int, Entry]]) -> None:
         """Publish a shard and commit its rows, together with the images it settles.
 
-        Raise `CacheError` if the disk is full or cannot be written: what was committed before stays; `CacheBusyError`
-        if another process has taken over: nothing is committed.
+        Raise `CacheError` if the disk is full, `CacheBusyError` if another process has taken over; nothing is lost
+        then.
         """
         with self._writing():
             if builder is not None and len(builder):
@@ -89,10 +87,7 @@ class CacheWriter:
                 self._manifest.commit(None, [], entries)
 
     def add(self, file: Path, info: ShardInfo, keys: Sequence[Key], entries: Sequence[tuple[int, Entry]] = ()) -> None:
-        """Commit the rows of a shard that was published as `file`, which is moved to its place if it lies elsewhere.
-
-        Raise what `commit` does; if another process has taken over, nothing is moved either.
-        """
+        """Commit the rows of a shard that was published as `file`, which is moved to its place if it lies elsewhere."""
         place = self.path / "shards" / info.name
         with self._writing(), self.changing():
             if file != place:
@@ -101,10 +96,7 @@ class CacheWriter:
             self._manifest.commit(info, keys, entries)
 
     def replace_shards(self, old: Mapping[int, ShardInfo], builders: Iterable[ShardBuilder]) -> None:
-        """Publish new shards, put them in the place of old ones in one transaction, then delete those.
-
-        Raise what `commit` does; nothing was changed then.
-        """
+        """Publish new shards, put them in the place of old ones in one transaction, then delete those."""
         published: list[tuple[ShardInfo, list[Key]]] = []
         with self._writing():
             try:
@@ -120,8 +112,7 @@ class CacheWriter:
     def remove(self, files: Iterable[Path]) -> None:
         """Delete files and folders, but for shards that the manifest names.
 
-        Another process may have published a shard of the same bytes, and so of the same name. Raise `CacheBusyError` if
-        another process has taken over; nothing was deleted then.
+        Another process may have published a shard of the same bytes, and so of the same name.
         """
         with self.changing():
             names = self._manifest.shard_names()

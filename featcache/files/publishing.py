@@ -52,8 +52,7 @@ def draft_of(target: Path, suffix: str = "") -> Iterator[Path]:
 def publish(path: Path, content: bytes | memoryview, *, check: Callable[[Path], None] | None = None) -> None:
     """Write or replace a file so that any reader at any moment sees all of it or nothing.
 
-    Temporary file in the same folder → write → fsync → close → `check`, which may raise → rename → fsync of the
-    folder. Raise `OSError` if it cannot be written; nothing is left behind.
+    Temporary file in the same folder → write → fsync → close → `check`, which may raise → rename → fsync of the folder.
     """
     with draft_of(path) as draft:
         with draft.open("xb") as file:

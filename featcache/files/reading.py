@@ -52,10 +52,7 @@ def odd_file(path: str | os.PathLike[str]) -> str | None:
 
 
 def open_plain(path: str | os.PathLike[str], *, most: int | None = None, size: int | None = None) -> BufferedReader:
-    """Open a regular file of at most `most` and exactly `size` bytes; nothing else is waited for or read from.
-
-    Raise `ValueError` if it is something else or has another size, `OSError` if it cannot be opened.
-    """
+    """Open a regular file of at most `most` and exactly `size` bytes; nothing else is waited for or read from."""
     kind = odd_file(path)
     if kind is not None:
         raise ValueError(f"it is {kind}, not a file")

@@ -31,8 +31,7 @@ FORMAT = 1
 def read_card(folder: Path) -> dict[str, Any]:
     """Return what a base's folder says of itself, its checksum found right.
 
-    Raise `ValueError`, whose message is the reason alone, if it is missing, damaged or of another format; `OSError`
-    if it cannot be read for a reason that says nothing of it, such as too many open files.
+    Raise `ValueError`, whose message is the reason alone, or `OSError` if the reason says nothing of the file.
     """
     try:
         card: dict[str, Any] = read_json(folder / CARD)
@@ -53,10 +52,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def problem(folder: Path, recipe: Recipe) -> str | None:
-    """Return what is wrong with the base in a folder, None if it is whole and the one that a recipe names.
-
-    Raise `OSError` as `read_card` does.
-    """
+    """Return what is wrong with the base in a folder, None if it is whole and the one that a recipe names."""
     try:
         card = read_card(folder)
         for field in ("architecture", "weights"):
@@ -88,8 +84,7 @@ def fill(folder: Path, about: Mapping[str, Any], save: Callable[[Path], Any]) ->
 def write(folder: Path, recipe: Recipe, about: Mapping[str, Any], save: Callable[[Path], Any]) -> None:
     """Publish a base's folder whole, in the place of one that is damaged.
 
-    Of two processes that do so at once, one is too late and leaves the other's. Raise `OSError` if it cannot be
-    written; what was there stays.
+    Of two processes that do so at once, one is too late and leaves the other's.
     """
     with draft_of(folder) as draft:
         fill(draft, about, save)

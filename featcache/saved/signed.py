@@ -45,10 +45,7 @@ class Signed:
 
 @dataclass(frozen=True)
 class SignedFolder:
-    """A kind of folder: what it holds (``head``), names of its files, and the format and values of its card.
-
-    `beside` are files that are added to it later and go when it is replaced.
-    """
+    """A kind of folder: what it holds (``head``), its files, and the card's format; `beside` are files added later."""
 
     noun: str
     card: str
@@ -58,10 +55,7 @@ class SignedFolder:
     beside: frozenset[str] = frozenset()
 
     def check_target(self, folder: str | os.PathLike[str], *, base: bool = False) -> None:
-        """Raise `HeadError` if a folder cannot be written or replaced: one that has files and is not of this kind.
-
-        `base`: whether the new one will have a folder ``base``.
-        """
+        """Raise `HeadError` if a folder cannot be written or replaced, with a folder ``base`` or without."""
         target = Path(folder)
         if target.exists() and not target.is_dir():
             raise HeadError(f"{str(target)!r} is a file, not a folder. Choose another --out.")
@@ -85,11 +79,9 @@ class SignedFolder:
         trained_on: Iterable[bytes],
         write_base: Callable[[Path], Any] | None = None,
     ) -> tuple[Path, str]:
-        """Write a whole folder in the place of what was there; return its path and the card's digest.
+        """Write a whole folder in the place of another, as `swap_folder` does; return its path and the card's digest.
 
-        `write_model` and `write_base` are given a path, and make the model's file and the folder of the base there.
-        Files that others put into the folder are kept, and so are its rights. What a reader or a kill finds, says
-        `swap_folder`. Raise `HeadError` if the folder holds anything else, or cannot be written.
+        `write_model` and `write_base` are given a path. Files that others put there are kept, and so are the rights.
         """
         target = Path(folder)
         self.check_target(target, base=write_base is not None)
@@ -150,11 +142,7 @@ class SignedFolder:
         return {}
 
     def read(self, folder: str | os.PathLike[str]) -> Signed:
-        """Return what a folder holds; nothing of it is run.
-
-        Raise `HeadError` if it is no such folder, has another format, says nonsense, was changed since it was
-        written, or cannot be read.
-        """
+        """Return what a folder holds, or raise `HeadError`; nothing of it is run."""
         path = Path(folder)
         card, digest = self.read_card(path)
         with self._explained(path):
