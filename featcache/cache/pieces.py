@@ -119,12 +119,10 @@ def _numbers(name: str, images: int, read: Read) -> Iterator[npt.NDArray[Any]]:
     low, high = _RANGES.get(name, (-MOST - 1, MOST))
     for i, content in enumerate(_pieces(name, images, read)):
         count = min(PIECE, images - i * PIECE)
-        empty = not content and name in _SPARSE
-        yield (
-            np.full(count, -1)
-            if empty
-            else checks.numbers(content, _NUMBERS[name], name, count=count, low=low, high=high)
-        )
+        if not content and name in _SPARSE:
+            yield np.full(count, -1)
+        else:
+            yield checks.numbers(content, _NUMBERS[name], name, count=count, low=low, high=high)
 
 
 def _digests(content: bytes, count: int) -> npt.NDArray[np.uint8]:
@@ -159,14 +157,8 @@ def rows(listing: Listing) -> Iterator[tuple[str, int, bytes]]:
         yield "paths", first, listing.paths.content[begin : int(ends[-1])]
         yield _REGIONS, first, b""
         yield "digests", first, listing.digests[part].tobytes() if listing.known[part].any() else b""
-        numbers: dict[str, npt.NDArray[Any]] = {
-            "ends": ends - begin,
-            "splits": splits[part],
-            "sizes": listing.sizes[part],
-            "stamps": listing.stamps[part],
-            "changes": listing.changes[part],
-            "known": listing.known[part],
-        }
+        numbers: dict[str, npt.NDArray[Any]] = {"ends": ends - begin, "splits": splits[part]}
+        numbers |= {name: getattr(listing, name)[part] for name in ("sizes", "stamps", "changes", "known")}
         for name, words in (("labels", listing.labels), ("groups", listing.groups)):
             some = Words(words.codes[part], words.names)
             numbers[name] = some.codes
