@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.cache.listing import Entry
+from featcache.cache.listing import Listing
 from featcache.cache.shard import ShardBuilder
 from featcache.cache.writer import CacheWriter
 from featcache.errors import OptionError
 from featcache.recipe import Recipe
-from featcache.sources import SPLITS, Item, Items, SplitPolicy, digest
+from featcache.sources import SPLITS, Item, Items, SplitPolicy, Words, digest
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+"""Features by layer."""
 
 
 def write_arrays(
-    X: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
+    X: npt.NDArray[Any] | Arrays,
     y: Sequence[Any] | npt.NDArray[Any] | None,
     paths: Sequence[str | os.PathLike[str]] | None,
     spec: Mapping[str, Any],
-    *,
     path: Path,
+    *,
     splits: Sequence[str | None] | None = None,
     groups: Sequence[Any] | None = None,
     class_names: Sequence[str] | None = None,
     digests: Sequence[bytes] | None = None,
 ) -> None:
-    """Do what `FeatureCache.from_arrays` says, short of opening the cache."""
+    """Make or extend the cache that `FeatureCache.from_arrays` returns."""
     layers = dict(X) if isinstance(X, Mapping) else {"features": X}
     n = _length(layers, y=y, paths=paths, splits=splits, groups=groups, digests=digests)
     names = [f"{i:0{len(str(n - 1))}d}" for i in range(n)] if paths is None else [os.fspath(one) for one in paths]
@@ -54,24 +57,20 @@ def write_arrays(
         raise OptionError(f"`splits` must be {', '.join(SPLITS)} or None. Received: {sorted(wrong)}.")
     policy = SplitPolicy(validation_split=0.0 if splits is not None and any(splits) else 0.2)
     row_bytes = sum(array[:1].nbytes for array in layers.values())
-    items = []
-    for i, name in enumerate(names):
-        stat = Path(name).stat() if paths is not None and Path(name).is_file() else None
-        size, stamp = (row_bytes, 0) if stat is None else (stat.st_size, stat.st_mtime_ns)
-        group = None if groups is None or groups[i] is None else str(groups[i])
-        items.append(Item(name, labels[i], splits[i] if splits is not None else None, size, stamp, group))
-    digested = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, 32)
-    policy = policy.ranked(Items.of(items), lambda rows: (digested[rows], np.ones(len(rows), bool)))
-    entries = [
-        Entry(
-            item.path, item.label, policy.split_of(item, identity), item.group, item.size, item.mtime_ns, identity, None
-        )
-        for item, identity in zip(items, identities, strict=True)
-    ]
-    shapes = {layer: tuple(array.shape[1:]) for layer, array in layers.items()}
+
+    def items() -> Iterator[Item]:
+        for i, name in enumerate(names):
+            stat = Path(name).stat() if paths is not None and Path(name).is_file() else None
+            size, stamp = (row_bytes, 0) if stat is None else (stat.st_size, stat.st_mtime_ns)
+            group = None if groups is None or groups[i] is None else str(groups[i])
+            yield Item(name, labels[i], splits[i] if splits is not None else None, size, stamp, group)
+
+    listed, digested = Items.of(items()), np.frombuffer(b"".join(identities), np.uint8).reshape(-1, 32)
+    policy = policy.ranked(listed, lambda rows: (digested[rows], np.ones(len(rows), bool)))
+    settled = Words.of(policy.split_of(item, identity) for item, identity in zip(listed, identities, strict=True))
     meta = {
         "fingerprint": recipe.fingerprint,
-        "layers": [[layer, list(shape)] for layer, shape in shapes.items()],
+        "layers": [[layer, list(array.shape[1:])] for layer, array in layers.items()],
         "source": {"name": path.name, "location": "arrays"},
         "listing": {"classes": None, **asdict(policy)},
     }
@@ -81,30 +80,36 @@ def write_arrays(
                 f"The cache {str(path)!r} has the layers {writer.meta()['layers']}. Received: {meta['layers']}. "
                 "Choose another path."
             )
-        writer.replace_listing(entries, meta)
-        table, _ = writer.stored()
-        there = table.find(digested) >= 0
-        known = {identity for identity, old in zip(identities, there.tolist(), strict=True) if old}
-        builder = ShardBuilder(recipe, shapes)
-        for i in sorted(range(n), key=lambda i: hashlib.sha256(os.fsencode(names[i])).digest()):
-            if identities[i] in known:
-                continue
-            row = {layer: np.asarray(array[i]).astype(recipe.dtype) for layer, array in layers.items()}
-            for layer, values in row.items():
-                if not np.isfinite(values).all():
-                    raise OptionError(
-                        f"Row {i} of {layer} ({names[i]!r}) has numbers that {recipe.dtype} cannot hold, such as inf "
-                        "or NaN. Mend or leave out that row."
-                    )
-            builder.append(identities[i], names[i], row)
-            known.add(identities[i])
-            if builder.full:
-                writer.commit(builder, [])
-                builder = ShardBuilder(recipe, shapes)
-        writer.commit(builder, [])
+        writer.replace_listing(Listing.listed(listed, settled, digested, np.ones(n, bool), {}), meta)
+        _write_rows(writer, recipe, layers, names, identities)
 
 
-def _length(layers: Mapping[str, npt.NDArray[Any]], **others: Any) -> int:
+def _write_rows(writer: CacheWriter, recipe: Recipe, layers: Arrays, names: list[str], identities: list[bytes]) -> None:
+    """Commit the rows that the cache lacks, the first of those with equal digests, in an order that is random."""
+    shapes = {layer: tuple(array.shape[1:]) for layer, array in layers.items()}
+    table, _ = writer.stored()
+    there = table.find(np.frombuffer(b"".join(identities), np.uint8).reshape(-1, 32)) >= 0
+    known = {identities[i] for i in np.flatnonzero(there).tolist()}
+    builder = ShardBuilder(recipe, shapes)
+    for i in sorted(range(len(names)), key=lambda i: hashlib.sha256(os.fsencode(names[i])).digest()):
+        if identities[i] in known:
+            continue
+        row = {layer: np.asarray(array[i]).astype(recipe.dtype) for layer, array in layers.items()}
+        for layer, values in row.items():
+            if not np.isfinite(values).all():
+                raise OptionError(
+                    f"Row {i} of {layer} ({names[i]!r}) has numbers that {recipe.dtype} cannot hold, such as inf "
+                    "or NaN. Mend or leave out that row."
+                )
+        builder.append(identities[i], names[i], row)
+        known.add(identities[i])
+        if builder.full:
+            writer.commit(builder, [])
+            builder = ShardBuilder(recipe, shapes)
+    writer.commit(builder, [])
+
+
+def _length(layers: Arrays, **others: Any) -> int:
     if not layers or not all(hasattr(array, "dtype") and array.ndim >= 1 for array in layers.values()):
         raise OptionError("`X` must be an array of shape (n, …), or a mapping of layer to such an array.")
     lengths = {f"X[{layer!r}]": len(array) for layer, array in layers.items()}
@@ -136,7 +141,7 @@ def _labels(y: Any, n: int, class_names: Sequence[str] | None) -> list[str | Non
     return [None if number < 0 else str(class_names[number]) for number in numbers]
 
 
-def _identities(layers: Mapping[str, npt.NDArray[Any]], names: Sequence[str], files: bool) -> list[bytes]:
+def _identities(layers: Arrays, names: Sequence[str], files: bool) -> list[bytes]:
     """Return digests of the files, if they are there; else of the features."""
     present = [files and Path(name).is_file() for name in names]
     if all(present):

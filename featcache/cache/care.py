@@ -8,21 +8,20 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from featcache.cache.description import describe, read_description
-from featcache.cache.inspection import ShardContents, inspect, named_by_content
 from featcache.cache.listing import Listing
 from featcache.cache.lock import taken_over, writer_lock
 from featcache.cache.manifest import Manifest, has_shards
 from featcache.cache.rows import RowTable
-from featcache.cache.shard import ShardInfo
+from featcache.cache.shard import ShardContents, ShardInfo, inspect, named_by_content
 from featcache.errors import CacheDamagedError, CacheError, OptionError
-from featcache.files.publishing import TEMPORARY, publish_json, sync_folder
+from featcache.files.publishing import draft_of, publish_json, sync_folder
 from featcache.files.reading import trouble
 from featcache.recipe import FORMAT_VERSION, Recipe, other_format
 from featcache.saved import base as base_folder
@@ -35,15 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it was written.
-
-    Attributes
-    ----------
-    where : str
-        The file, relative to the cache.
-    what : str
-        What is wrong with it.
-    """
+    """One thing that is not as it was written: the file, relative to the cache, and what is wrong with it."""
 
     where: str
     what: str
@@ -51,22 +42,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """What computing features anew found.
+    """What computing features of some images anew found.
 
-    Attributes
-    ----------
-    images, rows : int
-        Images that were drawn, and their rows that were compared.
-    largest_difference : float
-        Of all these rows, as a part of the largest feature of the layer.
-    differing : list of str
-        Paths of images whose rows are not what these images give.
-    changed : list of str
-        Paths of images that have changed or gone since they were extracted, which is no damage.
-    note : str
-        What could not be compared, and why; empty if nothing.
-    fixed : bool
-        Whether the rows that differ were dropped.
+    `largest_difference` is a part of the layer's largest feature; `differing` are paths of images that have other rows,
+    `changed` of images that have changed or gone, which is no damage; `note` says what could not be compared, and why.
     """
 
     images: int
@@ -80,22 +59,10 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` read and found.
+    """What `verify` read and found: sound shards of the manifest, their rows, blocks and bytes, and problems.
 
-    Attributes
-    ----------
-    cache : Path
-        The cache's folder.
-    shards, rows, blocks, bytes : int
-        Sound shards of the manifest, their rows, the blocks of features whose checksums were computed, and bytes.
-    problems : list of Problem
-        What is wrong (still, if it was asked to fix).
-    fixed : list of Problem
-        What was wrong and no longer is.
-    orphans : list of str
-        Shards that the manifest does not know, as a killed run leaves them: harmless, and removed by `gc`.
-    recomputed : Recomputed or None
-        What `featcache.extraction.recomputation.verify` found, if it was asked to compute features anew.
+    `problems` are those that are left; `orphans`, which a killed run leaves, are shards that the manifest does not
+    know.
     """
 
     cache: Path
@@ -112,23 +79,9 @@ class VerifyReport:
 def verify(path: Path, *, fix: bool = False) -> VerifyReport:
     """Read all of a cache and check every checksum, every row and that all agree.
 
-    Parameters
-    ----------
-    path : Path
-        The cache's folder.
-    fix : bool
-        Drop what is broken, so that the next extraction computes it again: damaged shards, and a damaged copy of
-        the base, go to the folder ``damaged``, the manifest is made anew from the sound shards, and so is
-        ``recipe.json`` if need be. The listing is kept if it is sound; else the next extraction reads it from the
-        source again.
-
-    Raises
-    ------
-    CacheError
-        If there is no cache, it has another format version, nothing is left to mend it from, or it cannot be read for
-        a reason that says nothing of it, such as too many open files.
-    CacheBusyError
-        If it is to be fixed while another process writes it.
+    `fix` moves what is broken to ``damaged``, and makes the manifest, and ``recipe.json`` if need be, from the sound
+    shards, so that the next extraction computes the rest. The listing is kept if it is sound. Raise `CacheError` if
+    nothing is left to mend it from, or it cannot be read now.
     """
     try:
         return _verified(path, fix=fix)
@@ -203,14 +156,12 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     return None
 
 
-@dataclass
 class _Findings:
     """A cache as far as it can be read, each part None where it is damaged, and what is wrong with it."""
 
-    path: Path
-    problems: list[Problem] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[Problem] = []
         self.bad: set[str] = set()
         self.sound: dict[str, ShardContents] = {}
         self.moment = _moment(self.path)
@@ -272,10 +223,7 @@ class _Findings:
         if not file.is_file():
             self._problem(file.name, "it is missing")
             return
-        try:
-            manifest = Manifest(file)
-        except CacheDamagedError as error:
-            self._problem(file.name, _reason(error))
+        if (manifest := self._attempt(lambda: Manifest(file))) is None:
             return
         for text in self._attempt(manifest.integrity) or []:
             self._problem(file.name, text)
@@ -377,23 +325,17 @@ def _mend(found: _Findings, token: str, holding: Holding) -> None:
     meta, entries = found.meta, found.entries
     layers = [[[name, list(shape)] for name, shape in contents.layers.items()] for contents in found.sound.values()]
     if meta is None or entries is None:
-        meta = {
-            "layers": (meta or {}).get("layers", []),
-            "source": {"name": "", "location": ""},
-            "listing": {},
-            **{key: value for key, value in (meta or {}).items() if key == "views"},
-        }
+        kept = {key: value for key, value in (meta or {}).items() if key in ("layers", "views")}
+        meta = {"layers": [], "source": {"name": "", "location": ""}, "listing": {}, **kept}
         entries = Listing.of([])
     if layers:
         meta["layers"] = layers[0]
-    draft = path / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
+    with draft_of(path / "manifest.sqlite") as draft:
         manifest = Manifest(draft, create=True)
         try:
             manifest.claim(token)
-            manifest.replace_listing(
-                entries, {**meta, "format": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "rows": 0}
-            )
+            own = {"format": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "rows": 0}
+            manifest.replace_listing(entries, {**meta, **own})
             for name, contents in found.sound.items():
                 if name not in found.orphans:
                     manifest.commit(contents.info, contents.keys, [])
@@ -403,25 +345,28 @@ def _mend(found: _Findings, token: str, holding: Holding) -> None:
         finally:
             manifest.close()
         with holding():  # a process that lost the lock finds that this is another file, or waits until it is
-            for name in sorted(found.bad):
-                if os.path.lexists(path / "shards" / name):
-                    _set_aside(path, path / "shards" / name)
-            if any(problem.where == base_folder.NAME for problem in found.problems):
-                _set_aside(path, path / base_folder.NAME)
-            target = path / "manifest.sqlite"
-            if any(problem.where == "recipe.json" for problem in found.problems):
-                if (path / "recipe.json").exists():
-                    _set_aside(path, path / "recipe.json")
-                publish_json(path / "recipe.json", describe(recipe, None, {}))
-            if any(problem.where == target.name for problem in found.problems) and target.exists():
-                _set_aside(path, target)
-            with contextlib.suppress(FileNotFoundError):  # a journal would be applied to the new file
-                _set_aside(path, target.with_name(target.name + "-journal"))
-            draft.replace(target)
-            sync_folder(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+            _replace(found, recipe, draft)
+
+
+def _replace(found: _Findings, recipe: Recipe, draft: Path) -> None:
+    """Set aside what is damaged, and put the new manifest in its place."""
+    path, wrong = found.path, {problem.where for problem in found.problems}
+    for name in sorted(found.bad):
+        if os.path.lexists(path / "shards" / name):
+            _set_aside(path, path / "shards" / name)
+    if base_folder.NAME in wrong:
+        _set_aside(path, path / base_folder.NAME)
+    if "recipe.json" in wrong:
+        if (path / "recipe.json").exists():
+            _set_aside(path, path / "recipe.json")
+        publish_json(path / "recipe.json", describe(recipe, None, {}))
+    target = path / "manifest.sqlite"
+    if target.name in wrong and target.exists():
+        _set_aside(path, target)
+    with contextlib.suppress(FileNotFoundError):  # a journal would be applied to the new file
+        _set_aside(path, target.with_name(target.name + "-journal"))
+    draft.replace(target)
+    sync_folder(path)
 
 
 def _all_in(rows: RowTable, contents: ShardContents) -> bool:

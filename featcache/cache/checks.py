@@ -25,20 +25,7 @@ from featcache.files.values import (
     whole,
     wrong,
 )
-from featcache.recipe import RECIPE, request_kind
 from featcache.saved.cards import SOURCE, listing
-
-DESCRIPTION = record(
-    {"recipe": RECIPE},
-    {
-        "format": whole(),
-        "fingerprint": sha256,
-        "request": maybe(request_kind),
-        "written": text,
-        "versions": mapping_of(text),
-    },
-)
-"""The kind of value that ``recipe.json`` has."""
 
 shard_name = matching(r"[0-9a-f]{16}\.h5", "the name of a shard")
 
@@ -60,9 +47,7 @@ META = record(
         "format": whole(),
         "fingerprint": sha256,
         "layers": _layers,
-        "images": whole(0, 2**40),
-        "rows": whole(0, 2**40),
-        "settled": whole(0, 2**40),
+        **dict.fromkeys(("images", "rows", "settled"), whole(0, 2**40)),
         "version": text,
         "writer": text,
         "commits": whole(0, 2**62),
@@ -80,8 +65,8 @@ COLUMNS: dict[str, type] = {
 }
 """Python's type of each column of the manifest's tables."""
 
-_SHARD = record({"name": shard_name, "id": whole(1, 2**31 - 1), "rows": whole(1, 2**31 - 1),
-                 "size": whole(HEAD_BYTES + 1), "checksum": whole(0, 2**32 - 1)})  # fmt: skip
+_COUNT, _SIZE, _CRC = whole(1, 2**31 - 1), whole(HEAD_BYTES + 1), whole(0, 2**32 - 1)
+_SHARD = record({"name": shard_name, "id": _COUNT, "rows": _COUNT, "size": _SIZE, "checksum": _CRC})
 
 
 def shard(number: int, info: ShardInfo) -> None:

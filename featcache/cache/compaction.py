@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.cache.inspection import check_same, inspect
 from featcache.cache.listing import Entry
 from featcache.cache.reader import FeatureCache
-from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
+from featcache.cache.shard import Shard, ShardBuilder, check_same, inspect
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError
 from featcache.files.publishing import TEMPORARY
@@ -26,23 +25,7 @@ _YOUNG = 60.0
 
 @dataclass(frozen=True)
 class GcReport:
-    """What `collect` removed, or would remove.
-
-    Attributes
-    ----------
-    cache : Path
-        The cache's folder.
-    rows_dropped, rows_kept : int
-        Rows of images (or views) that are no longer wanted, and of those that are.
-    shards_rewritten : int
-        Shards that lost some of their rows.
-    files_removed : list of str
-        Relative to the cache.
-    bytes_freed : int
-        In all; of a dry run, an estimate.
-    dry_run : bool
-        Whether nothing was done.
-    """
+    """What `collect` removed (files relative to the cache), or would remove; then `bytes_freed` is an estimate."""
 
     cache: Path
     rows_dropped: int
@@ -56,25 +39,8 @@ class GcReport:
 def collect(path: Path, *, dry_run: bool = False) -> GcReport:
     """Drop the rows of images that are no longer listed and of views that are no longer wanted.
 
-    Shards that lose rows are written anew without them; the manifest goes over to the new ones in one
-    transaction; only then are old files deleted. Killed at any moment, the cache is either as before or as
-    after, with some files that the next call removes. It needs room for the rewritten shards beside the old ones.
-
-    Parameters
-    ----------
-    path : Path
-        The cache's folder.
-    dry_run : bool
-        Only say what would be removed.
-
-    Raises
-    ------
-    CacheError
-        If there is no cache, or the source's listing is not known.
-    CacheDamagedError
-        If a shard that would be rewritten is damaged; nothing was changed then.
-    CacheBusyError
-        If another process writes it.
+    Shards that lose rows are written anew, then the manifest goes over to them in one transaction, and only then are
+    old files deleted: killed at any moment, the cache is as before or as after, with files that the next call removes.
     """
     cache = FeatureCache(path)
     if dry_run:
@@ -90,22 +56,7 @@ def collect(path: Path, *, dry_run: bool = False) -> GcReport:
 
 
 def drop_images(path: Path, entries: Sequence[Entry], positions: Sequence[int]) -> None:
-    """Drop all rows of some images, and what is known of them, so that the next extraction computes them.
-
-    Parameters
-    ----------
-    path : Path
-        The cache's folder.
-    entries : sequence of Entry
-        As they are listed.
-    positions : sequence of int
-        Where.
-
-    Raises
-    ------
-    CacheDamagedError, CacheBusyError
-        As `collect`.
-    """
+    """Drop all rows of some listed images, and what is known of them, so that the next extraction computes them."""
     recipe = FeatureCache(path).recipe
     with CacheWriter.open_for_writing(path, recipe, None) as writer:
         plan = _Plan(FeatureCache(path), without=[entry.digest for entry in entries if entry.digest])
@@ -129,20 +80,14 @@ class _Plan:
                 f"The cache {str(cache.path)!r} has rows but no listing of images, so nobody knows which rows are "
                 "needed. Run `featcache extract`, which lists them again, then `featcache gc`."
             )
-        entries = cache.entries
         if without:
             self.wanted = Digests.of(without).find(places.digests) < 0
-            self._count()
-            return
-        sound = entries.digests[entries.readable]
-        self.wanted = np.zeros(len(places.views), bool)
-        for view in range(cache.views + 1):
-            rows = places.find(sound, view, cache.augmentation if view else "")
-            self.wanted[rows[rows >= 0]] = True
-        self._count()
-
-    def _count(self) -> None:
-        cache, places = self.cache, self.cache.places
+        else:
+            sound = cache.entries.digests[cache.entries.readable]
+            self.wanted = np.zeros(len(places.views), bool)
+            for view in range(cache.views + 1):
+                rows = places.find(sound, view, cache.augmentation if view else "")
+                self.wanted[rows[rows >= 0]] = True
         counts = places.effective()
         self.kept, self.dropped = int(self.wanted.sum()), int((counts & ~self.wanted).sum())
         numbers, losses = np.unique(places.shards[counts & ~self.wanted], return_counts=True)
@@ -186,24 +131,21 @@ def _rewritten(plan: _Plan) -> Iterator[ShardBuilder]:
         own = cache.places.of_shard(number)
         wanted = np.zeros(info.rows, bool)
         wanted[cache.places.positions[own]] = plan.wanted[own]
-        keys, paths, shard = _checked(cache.path / "shards" / info.name, info)
+        file = cache.path / "shards" / info.name
+        contents = inspect(file)
+        check_same(file, (contents.info.size, contents.info.checksum), info)
+        shard = Shard(file)
         features = {layer: shard.features(layer) for layer in cache.layers}
         kind = shard.compression
-        for position, key in enumerate(keys):
-            if wanted[position]:
-                row = {layer: rows[position] for layer, rows in features.items()}
-                if kind not in builders:
-                    builders[kind] = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation, kind)
-                builders[kind].append(key.digest, paths[position], row, key.view)
-                if builders[kind].full:
-                    yield builders.pop(kind)
+        for position in np.flatnonzero(wanted).tolist():
+            row = {layer: rows[position] for layer, rows in features.items()}
+            digest, view = contents.digests[position].tobytes(), int(contents.views[position])
+            if kind not in builders:
+                builders[kind] = ShardBuilder(cache.recipe, cache.layers, SHARD_ROWS, cache.augmentation, kind)
+            builders[kind].append(digest, contents.paths[position], row, view)
+            if builders[kind].full:
+                yield builders.pop(kind)
     yield from builders.values()
-
-
-def _checked(file: Path, info: ShardInfo) -> tuple[list[Key], list[str], Shard]:
-    contents = inspect(file)
-    check_same(file, (contents.info.size, contents.info.checksum), info)
-    return contents.keys, contents.paths, Shard(file)
 
 
 def _report(plan: _Plan, *, dry_run: bool, freed: int | None = None) -> GcReport:

@@ -7,29 +7,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from featcache.cache import checks
 from featcache.errors import CacheDamagedError, CacheError, one_line
 from featcache.files.reading import read_json, trouble
-from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.files.values import mapping_of, maybe, record, sha256, text, whole
+from featcache.recipe import FORMAT_VERSION, RECIPE, Recipe, request_kind
+
+_DESCRIPTION = record(
+    {"recipe": RECIPE},
+    {
+        "format": whole(),
+        "fingerprint": sha256,
+        "request": maybe(request_kind),
+        "written": text,
+        "versions": mapping_of(text),
+    },
+)
 
 _ASKED = frozenset({"pooling", "resize", "interpolation", "dtype", "precision", "runtime", "decode"})
 """What a recipe takes from the request as it is."""
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return what ``recipe.json`` of a cache says: recipe, fingerprint, request, versions.
-
-    Raises
-    ------
-    CacheError
-        If there is none, or it cannot be read.
-    CacheDamagedError
-        If it is no regular file, not JSON, or says nonsense.
-    """
+    """Return what ``recipe.json`` of a cache says: recipe, fingerprint, request, versions."""
     path = folder / "recipe.json"
     try:
         value: dict[str, Any] = read_json(path)
-        checks.DESCRIPTION(value, "")
+        _DESCRIPTION(value, "")
         asked, recipe = value.get("request") or {}, value["recipe"]
         for name in _ASKED & asked.keys():
             if asked[name] != recipe[name]:

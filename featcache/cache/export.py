@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.cache.reader import FeatureCache, FeatureRows
+from featcache.cache.features import FeatureRows
+from featcache.cache.reader import FeatureCache
 from featcache.errors import CacheDamagedError, CacheError, OptionError
-from featcache.files.publishing import TEMPORARY, sync_folder
+from featcache.files.publishing import draft_of, sync_file, sync_folder
 from featcache.recipe import canonical_json
 from featcache.sources import Texts
 from featcache.sources.columns import PIECE
@@ -30,17 +29,7 @@ _PIECE = 16 * 2**20
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `export_cache` wrote.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    arrays : dict
-        Shape of every array in it, by name.
-    bytes : int
-        Its size.
-    """
+    """What `export_cache` wrote: a file, the shape of every array in it by name, and its size."""
 
     path: Path
     arrays: dict[str, tuple[int, ...]]
@@ -53,31 +42,13 @@ def export_cache(
     """Write X, y and paths of every split, and the class names, to one HDF5 or npz file, and read it back.
 
     Arrays are called ``X_<split>``, ``y_<split>`` (indices into ``class_names``, -1 without a label) and
-    ``paths_<split>``; with several layers ``<layer>/X_<split>``. ``recipe`` is the recipe as JSON. Rows are in
-    the source's order, without augmented views. Features are written a few megabytes at a time.
-
-    Parameters
-    ----------
-    cache : FeatureCache or path
-        What to export.
-    to : path
-        A file ending in ``.h5``, ``.hdf5`` or ``.npz``; one that is there is replaced once the new one is whole.
-    layers : sequence of str
-        Default: all.
-
-    Raises
-    ------
-    OptionError
-        If the ending is another, or the cache has no such layer.
-    CacheError
-        If there are no rows, or the file cannot be written.
-    CacheDamagedError
-        If features do not have their checksum, or the file does not read back as it was written.
+    ``paths_<split>``; with several layers ``<layer>/X_<split>``. ``recipe`` is the recipe as JSON. Rows are in the
+    source's order, without augmented views.
     """
     opened = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
     target = Path(to)
-    formats: dict[str, type[_HDF5] | type[_Npz]] = {".h5": _HDF5, ".hdf5": _HDF5, ".npz": _Npz}
-    if target.suffix not in formats:
+    write = {".h5": _write_hdf5, ".hdf5": _write_hdf5, ".npz": _write_npz}.get(target.suffix)
+    if write is None:
         raise OptionError(f"Expected a file ending in .h5 or .npz. Received: {str(target)!r}.")
     if not len(opened):
         raise CacheError(f"The cache {str(opened.path)!r} has no rows to export. Run `featcache extract` first.")
@@ -92,24 +63,20 @@ def export_cache(
     texts["class_names"] = Texts.of(opened.class_names)
     texts["recipe"] = Texts.of([canonical_json(opened.recipe.to_dict())])
     needed = sum(math.prod(rows.shape) * rows.dtype.itemsize for rows in features.values())
-    draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}{target.suffix}"
     try:
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            raise CacheError(
-                f"Not enough disk space for {str(target)!r}: {needed:,} bytes are needed, and {free:,} are free."
-            )
-        formats[target.suffix](draft).write(features, small, texts)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(target)
+        with draft_of(target, target.suffix) as draft:
+            free = shutil.disk_usage(target.parent).free
+            if free < needed:
+                raise CacheError(
+                    f"Not enough disk space for {str(target)!r}: {needed:,} bytes are needed, and {free:,} are free."
+                )
+            write(draft, features, small, texts)
+            sync_file(draft)
+            draft.replace(target)
     except OSError as error:
         raise CacheError(
             f"The file {str(target)!r} cannot be written: {error.strerror or error}. Choose another place."
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
     sync_folder(target.parent)
     shapes = {name: rows.shape for name, rows in features.items()}
     shapes.update({name: (len(values),) for name, values in {**small, **texts}.items()})
@@ -129,48 +96,43 @@ def _same(name: str, written: int, read: int) -> None:
         raise CacheDamagedError(f"The disk returned other bytes than were written, in {name}. Check the disk.")
 
 
-class _HDF5:
-    """HDF5 lays the file out; features are then written as plain bytes, whose errors are ordinary ones."""
+def _write_hdf5(path: Path, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, Texts]) -> None:
+    """Let HDF5 lay the file out, then write features as plain bytes, whose errors are ordinary ones."""
+    import h5py
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, Texts]) -> None:
-        import h5py
-
-        places = {}
-        with h5py.File(self._path, "w") as file:
-            for name, values in small.items():
-                file[name] = values
-            for name, strings in texts.items():
-                dataset = file.create_dataset(name, (len(strings),), h5py.string_dtype("utf-8"))
-                for start in range(0, len(strings), PIECE):
-                    dataset[start : start + PIECE] = list(strings.raw(start, start + PIECE))
-            early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            for name, rows in features.items():
-                dataset = file.create_dataset(name, rows.shape, rows.dtype, dcpl=early)
-                places[name] = dataset.id.get_offset()
-        checksums = dict.fromkeys(features, 0)
-        with self._path.open("r+b") as plain:
-            for name, rows in features.items():
-                plain.seek(places[name])
-                for piece in _pieces(rows):
-                    plain.write(piece.data.cast("B"))
-                    checksums[name] = zlib.crc32(piece.data.cast("B"), checksums[name])
-        with h5py.File(self._path) as file:
-            for name in features:
-                read = 0
-                for piece in _pieces(file[name]):
-                    read = zlib.crc32(piece.data.cast("B"), read)
-                _same(name, checksums[name], read)
-            for name, values in small.items():
-                _same(name, zlib.crc32(values.tobytes()), zlib.crc32(file[name][()].tobytes()))
-            for name, strings in texts.items():
-                for start in range(0, len(strings), PIECE):
-                    if file[name][start : start + PIECE].tolist() != list(strings.raw(start, start + PIECE)):
-                        _same(name, 0, 1)
+    places = {}
+    with h5py.File(path, "w") as file:
+        for name, values in small.items():
+            file[name] = values
+        for name, strings in texts.items():
+            dataset = file.create_dataset(name, (len(strings),), h5py.string_dtype("utf-8"))
+            for start in range(0, len(strings), PIECE):
+                dataset[start : start + PIECE] = list(strings.raw(start, start + PIECE))
+        early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        for name, rows in features.items():
+            dataset = file.create_dataset(name, rows.shape, rows.dtype, dcpl=early)
+            places[name] = dataset.id.get_offset()
+    checksums = dict.fromkeys(features, 0)
+    with path.open("r+b") as plain:
+        for name, rows in features.items():
+            plain.seek(places[name])
+            for piece in _pieces(rows):
+                plain.write(piece.data.cast("B"))
+                checksums[name] = zlib.crc32(piece.data.cast("B"), checksums[name])
+    with h5py.File(path) as file:
+        for name in features:
+            read = 0
+            for piece in _pieces(file[name]):
+                read = zlib.crc32(piece.data.cast("B"), read)
+            _same(name, checksums[name], read)
+        for name, values in small.items():
+            _same(name, zlib.crc32(values.tobytes()), zlib.crc32(file[name][()].tobytes()))
+        for name, strings in texts.items():
+            for start in range(0, len(strings), PIECE):
+                if file[name][start : start + PIECE].tolist() != list(strings.raw(start, start + PIECE)):
+                    _same(name, 0, 1)
 
 
 class _Wide:
@@ -187,35 +149,27 @@ class _Wide:
         return np.array(self._texts[rows], self.dtype)
 
 
-class _Npz:
-    """An uncompressed zip of npy files, as `numpy.savez` makes, written piece by piece."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, Texts]) -> None:
-        arrays: dict[str, Any] = {**features, **small, **{name: _Wide(text) for name, text in texts.items()}}
-        checksums = {}
-        with zipfile.ZipFile(self._path, "w", allowZip64=True) as archive:
-            for name, rows in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    header = {
-                        "descr": np.lib.format.dtype_to_descr(rows.dtype),
-                        "fortran_order": False,
-                        "shape": tuple(rows.shape),
-                    }
-                    np.lib.format.write_array_header_2_0(member, header)
-                    checksums[name] = 0
-                    for piece in _pieces(rows):
-                        content = piece.tobytes()
-                        member.write(content)
-                        checksums[name] = zlib.crc32(content, checksums[name])
-        with zipfile.ZipFile(self._path) as archive:
-            for name in arrays:
-                with archive.open(f"{name}.npy") as member:
-                    np.lib.format.read_magic(member)
-                    np.lib.format.read_array_header_2_0(member)
-                    read = 0
-                    while content := member.read(_PIECE):
-                        read = zlib.crc32(content, read)
-                _same(name, checksums[name], read)
+def _write_npz(path: Path, features: dict[str, FeatureRows], small: dict[str, Any], texts: dict[str, Texts]) -> None:
+    """Write an uncompressed zip of npy files, as `numpy.savez` makes, piece by piece."""
+    arrays: dict[str, Any] = {**features, **small, **{name: _Wide(text) for name, text in texts.items()}}
+    checksums = {}
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for name, rows in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                kind = np.lib.format.dtype_to_descr(rows.dtype)
+                header = {"descr": kind, "fortran_order": False, "shape": tuple(rows.shape)}
+                np.lib.format.write_array_header_2_0(member, header)
+                checksums[name] = 0
+                for piece in _pieces(rows):
+                    content = piece.tobytes()
+                    member.write(content)
+                    checksums[name] = zlib.crc32(content, checksums[name])
+    with zipfile.ZipFile(path) as archive:
+        for name in arrays:
+            with archive.open(f"{name}.npy") as member:
+                np.lib.format.read_magic(member)
+                np.lib.format.read_array_header_2_0(member)
+                read = 0
+                while content := member.read(_PIECE):
+                    read = zlib.crc32(content, read)
+            _same(name, checksums[name], read)

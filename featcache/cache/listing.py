@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
@@ -11,6 +10,9 @@ import numpy.typing as npt
 
 from featcache.sources import Item, Items, Texts, Words
 from featcache.sources.columns import PIECE, Ints
+from featcache.sources.digests import Bytes
+
+Truths = npt.NDArray[np.bool_]
 
 COLUMNS = ("paths", "labels", "splits", "groups", "sizes", "stamps", "changes", "digests", "known", "reasons")
 
@@ -36,26 +38,8 @@ class Entry(NamedTuple):
 class Listing(Sequence[Entry]):
     """Images in the source's order; an `Entry` is made when one is asked for.
 
-    Parameters
-    ----------
-    images : int
-        How many, n.
-    load : callable, optional
-        Returns a column of the given name, and others that must be read with it, when it is first used.
-    columns
-        Those that are there already.
-
-    Attributes
-    ----------
-    paths, labels, splits, groups : Texts or Words
-    sizes, stamps, changes : array of int64, shape (n,)
-        Bytes, ``mtime_ns``, and ``changes``.
-    digests : array of uint8, shape (n, 32)
-        Zero where an image has not been read.
-    known : array of bool, shape (n,)
-        Whether an image has a digest.
-    reasons : dict
-        Why an image has no row, by its position.
+    `load` returns a column, and others that must be read with it, when it is first used. Digests, shape (n, 32), are
+    zeros if an image is not `known`; `reasons` says by position why an image has no row.
     """
 
     paths: Texts
@@ -65,8 +49,8 @@ class Listing(Sequence[Entry]):
     sizes: Ints
     stamps: Ints
     changes: Ints
-    digests: npt.NDArray[np.uint8]
-    known: npt.NDArray[np.bool_]
+    digests: Bytes
+    known: Truths
     reasons: dict[int, str]
 
     def __init__(self, images: int, load: Callable[[str], Mapping[str, Any]] | None = None, **columns: Any) -> None:
@@ -86,36 +70,26 @@ class Listing(Sequence[Entry]):
         """Return any entries in columns; a few thousand at a time are objects."""
         if isinstance(entries, Listing):
             return entries
-        digests: list[bytes] = []
-        known: list[bool] = []
+        digests, known = bytearray(), bytearray()
         reasons: dict[int, str] = {}
-        splits: list[Words] = []
 
         def items() -> Iterator[Item]:
-            waiting, first = iter(entries), 0
-            while piece := list(itertools.islice(waiting, PIECE)):
-                digests.append(b"".join(entry.digest or bytes(32) for entry in piece))
-                known.extend(entry.digest is not None for entry in piece)
-                reasons.update((i, entry.reason) for i, entry in enumerate(piece, first) if entry.reason is not None)
-                splits.append(Words.of(entry.split for entry in piece))
-                first += len(piece)
-                yield from (
-                    Item(e.path, e.label, e.split, e.size, e.mtime_ns, e.group, changes=e.changes) for e in piece
-                )
+            for i, e in enumerate(entries):
+                digests.extend(e.digest or bytes(32))
+                known.append(e.digest is not None)
+                if e.reason is not None:
+                    reasons[i] = e.reason
+                yield Item(e.path, e.label, e.split, e.size, e.mtime_ns, e.group, changes=e.changes)
 
         listed = Items.of(items())
-        rows = np.frombuffer(bytearray().join(digests), np.uint8).reshape(-1, 32)
-        return cls.listed(listed, listed.splits, rows, np.array(known, bool), reasons)
+        rows = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+        return cls.listed(listed, listed.splits, rows, np.frombuffer(known, bool), reasons)
 
     @classmethod
-    def listed(
-        cls, items: Items, splits: Words, digests: npt.NDArray[np.uint8], known: npt.NDArray[np.bool_],
-        reasons: dict[int, str],
-    ) -> Listing:  # fmt: skip
+    def listed(cls, items: Items, splits: Words, digests: Bytes, known: Truths, reasons: dict[int, str]) -> Listing:
         """Return a source's items as a listing with what is known of them."""
-        return cls(len(items), paths=items.paths, labels=items.labels, splits=splits, groups=items.groups,
-                   sizes=items.sizes, stamps=items.stamps, changes=items.changes, digests=digests, known=known,
-                   reasons=reasons)  # fmt: skip
+        same = {name: getattr(items, name) for name in ("paths", "labels", "groups", "sizes", "stamps", "changes")}
+        return cls(len(items), **same, splits=splits, digests=digests, known=known, reasons=reasons)
 
     def load(self) -> Listing:
         """Read all columns that were not read yet, and return the same listing."""
@@ -124,7 +98,7 @@ class Listing(Sequence[Entry]):
         return self
 
     @property
-    def readable(self) -> npt.NDArray[np.bool_]:
+    def readable(self) -> Truths:
         """Which images have a digest and no reason against them, shape (n,)."""
         readable = self.known.copy()
         readable[list(self.reasons)] = False
@@ -152,11 +126,10 @@ class Listing(Sequence[Entry]):
             rows, known = self.digests[part].tobytes(), self.known[part].tolist()
             digests = (rows[32 * i : 32 * i + 32] if there else None for i, there in enumerate(known))
             reasons = map(self.reasons.get, range(start, start + len(known)))
-            yield from map(
-                Entry, (text.decode("utf-8", "surrogateescape") for text in self.paths.raw(start, start + PIECE)),
-                self.labels[part], self.splits[part], self.groups[part], self.sizes[part].tolist(),
-                self.stamps[part].tolist(), digests, reasons, self.changes[part].tolist(),
-            )  # fmt: skip
+            paths = (text.decode("utf-8", "surrogateescape") for text in self.paths.raw(start, start + PIECE))
+            words = self.labels[part], self.splits[part], self.groups[part]
+            sizes, stamps, changes = (column[part].tolist() for column in (self.sizes, self.stamps, self.changes))
+            yield from map(Entry, paths, *words, sizes, stamps, digests, reasons, changes)
 
     @overload
     def __getitem__(self, row: int) -> Entry: ...
@@ -166,11 +139,10 @@ class Listing(Sequence[Entry]):
         if isinstance(row, slice):
             return list(self.take(np.arange(len(self))[row]))
         row = range(len(self))[row]
-        return Entry(
-            self.paths[row], self.labels[row], self.splits[row], self.groups[row], int(self.sizes[row]),
-            int(self.stamps[row]), self.digests[row].tobytes() if self.known[row] else None, self.reasons.get(row),
-            int(self.changes[row]),
-        )  # fmt: skip
+        words = self.paths[row], self.labels[row], self.splits[row], self.groups[row]
+        size, stamp, changes = (int(column[row]) for column in (self.sizes, self.stamps, self.changes))
+        digest = self.digests[row].tobytes() if self.known[row] else None
+        return Entry(*words, size, stamp, digest, self.reasons.get(row), changes)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, list):

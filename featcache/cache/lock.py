@@ -62,15 +62,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Lock:
-    """A lock that this process holds; use `writer_lock`.
-
-    Attributes
-    ----------
-    token : str
-        Another for each holder.
-    folder : Path
-        What is locked.
-    """
+    """A lock on a folder that this process holds, with a token that no other holder has; use `writer_lock`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._file = folder, folder / "lock"
@@ -79,13 +71,7 @@ class Lock:
         self._ended = threading.Event()
 
     def check(self) -> None:
-        """Make sure that this process still holds the lock, before something that the manifest does not protect.
-
-        Raises
-        ------
-        CacheBusyError
-            If another process has taken over, or somebody deleted the lock.
-        """
+        """Raise `CacheBusyError` if this process has lost the lock: for what the manifest does not protect."""
         if not self._mine():
             raise taken_over(self.folder)
 
@@ -159,8 +145,8 @@ class Lock:
 
     def _write(self, descriptor: int, *, flocked: bool) -> None:
         boot, namespace = _machine()
-        mine = {"host": socket.gethostname(), "pid": self._process, "boot": boot, "namespace": namespace,
-                "kept": "flock" if flocked else "heartbeat", "token": self.token}  # fmt: skip
+        mine = {"host": socket.gethostname(), "pid": self._process, "boot": boot, "namespace": namespace}
+        mine |= {"kept": "flock" if flocked else "heartbeat", "token": self.token}
         try:
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -197,13 +183,6 @@ def writer_lock(folder: Path) -> Iterator[Lock]:
     """Hold a folder's lock file, ``lock``, which says host, process, boot id, pid namespace and a random token.
 
     A lock whose holder has ended is taken over: at once where the kernel knows that, else after `SILENT` seconds.
-
-    Raises
-    ------
-    CacheBusyError
-        If another process holds it; the message says which.
-    CacheError
-        If the folder cannot be written, or something else has the lock's name.
     """
     lock = Lock(folder)
     try:

@@ -1,10 +1,6 @@
-"""The manifest: a SQLite file that says which rows exist, where, and which image is which.
+"""The manifest: a SQLite file that says which rows exist, where, and which image is which; see docs/format.md.
 
-Tables: ``meta`` (key, JSON value), ``shards``, ``blocks`` (checksums), ``rows`` (the digests and views of each shard's
-rows), ``listing`` (the source's images in its order: a piece of a column a row) and ``settled`` (what became of some
-of them since). Every row ends in ``crc``, CRC-32 of its other columns, a byte 0x1f after each: integers in decimal,
-``t`` and the text, ``x`` and a blob. ``meta`` also counts images and rows, so that none can vanish unnoticed, and
-names the writer whose changes count, see `Manifest.claim`.
+``meta`` counts images and rows, so that none can vanish unnoticed, and names the writer whose changes count.
 """
 
 from __future__ import annotations
@@ -60,22 +56,7 @@ def _crc(*values: Any) -> int:
 
 
 class Manifest:
-    """An open manifest.
-
-    Parameters
-    ----------
-    path : Path
-        The SQLite file.
-    create : bool
-        Make it if it does not exist.
-
-    Raises
-    ------
-    CacheError
-        If it does not exist, or has another format version or another kind of target.
-    CacheDamagedError
-        If it is no SQLite file, or a row read from it does not have its checksum.
-    """
+    """An open manifest; `create` makes one if there is none. What is read has its checksum, or is damaged."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
@@ -167,11 +148,7 @@ class Manifest:
     def changing(self) -> Iterator[None]:
         """Make all changes within one transaction, which only the writer of the moment may begin.
 
-        Raises
-        ------
-        CacheBusyError
-            If another process has changed or replaced the manifest since it was claimed, or is changing it for a
-            minute; nothing is changed.
+        Raise `CacheBusyError` if another process has changed or replaced the manifest since it was claimed.
         """
         if self._db.in_transaction:  # within another one
             yield
@@ -182,13 +159,7 @@ class Manifest:
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
-        """Keep all other processes from changing the manifest for a moment, without changing it.
-
-        Raises
-        ------
-        CacheBusyError
-            As `changing`.
-        """
+        """Keep all other processes from changing the manifest for a moment; raise `CacheBusyError` as `changing`."""
         with self._damage(), self._transaction():
             try:
                 moved = self._file is None or not os.path.samestat(self._file, self._path.stat())
@@ -285,10 +256,8 @@ class Manifest:
                 if done + n > count:
                     break
                 part = slice(done, done + n)
-                digests[part], views[part] = (
-                    np.frombuffer(own, np.uint8).reshape(n, 32),
-                    np.frombuffer(own_views, "<u2"),
-                )
+                digests[part] = np.frombuffer(own, np.uint8).reshape(n, 32)
+                views[part] = np.frombuffer(own_views, "<u2")
                 shards[part], positions[part] = shard, np.arange(n)
                 if augmentation:
                     if augmentation not in policies:
@@ -339,20 +308,10 @@ class Manifest:
     # Writing
 
     def claim(self, token: str) -> Manifest:
-        """Prepare to change the manifest, as it is now.
+        """Prepare to change the manifest, as it is now, with a token that no other writer has, and return it.
 
         The first change writes the token, so that an opening which changes nothing leaves the file as it is. Of two
         writers the first to change it goes on; the other one fails, as does whoever wrote before.
-
-        Parameters
-        ----------
-        token : str
-            Another for each writer.
-
-        Returns
-        -------
-        Manifest
-            The same.
         """
         self._token, self._file, self._claimed = token, self._path.stat(), self._writing()
         self._version = self._claimed["version"]
@@ -378,23 +337,10 @@ class Manifest:
         self._version, self._listed = version, listing.paths
 
     def commit(self, shard: ShardInfo | None, keys: Sequence[Key], entries: Iterable[tuple[int, Entry]]) -> None:
-        """Add a published shard's rows and settle listed images, in one transaction.
+        """Add a published shard's rows, if there is one, and settle listed images by position, in one transaction.
 
-        To commit the same again changes nothing, so whoever was interrupted here may do it once more.
-
-        Parameters
-        ----------
-        shard : ShardInfo or None
-            None if images were only settled.
-        keys : sequence of Key
-            Of the shard's rows, in their order; all augmented views are of one augmentation.
-        entries : iterable of (position, Entry)
-            Images whose split, digest or reason has changed.
-
-        Raises
-        ------
-        CacheBusyError
-            As `changing`, or if an image is not at its position.
+        To commit the same again changes nothing, so whoever was interrupted here may do it once more. Raise
+        `CacheBusyError` if an image is not at its position.
         """
         with self.changing():
             if shard is not None:
@@ -406,9 +352,8 @@ class Manifest:
                 reasons = json.dumps({str(i): reason for i, reason in state.reasons.items()}).encode()
                 splits = state.splits.among(SPLITS).astype(np.int8).tobytes()
                 count = self.meta().get("settled", 0)
-                row = (count, np.array(places, "<i8").tobytes(), splits, state.digests.tobytes(),
-                       state.known.tobytes(), reasons)  # fmt: skip
-                self._insert("settled", [row])
+                positions, known = np.array(places, "<i8").tobytes(), state.known.tobytes()
+                self._insert("settled", [(count, positions, splits, state.digests.tobytes(), known, reasons)])
                 self._set_meta({"settled": count + 1})
 
     def _check_places(self, places: Sequence[int], settled: Sequence[Entry]) -> None:

@@ -28,8 +28,8 @@ CREATE TABLE settled (id INTEGER PRIMARY KEY, positions BLOB NOT NULL, splits BL
 _REGIONS = "regions"
 """Which part of a file an image is; empty in every piece, as images are whole files so far."""
 
-_NUMBERS = {"ends": "<u4", "labels": "<i4", "splits": "i1", "groups": "<i4", "sizes": "<i8", "stamps": "<i8",
-            "changes": "<i8", "known": "u1"}  # fmt: skip
+_NUMBERS = {"ends": "<u4", "labels": "<i4", "splits": "i1", "groups": "<i4", "known": "u1"}
+_NUMBERS |= dict.fromkeys(("sizes", "stamps", "changes"), "<i8")
 _SPARSE = ("labels", "splits", "groups")
 """Columns that are empty where no image of a piece has a value."""
 _RANGES = {"splits": (-1, len(SPLITS) - 1), "labels": (-1, MOST), "groups": (-1, MOST), "known": (0, 1)}
@@ -42,22 +42,9 @@ Read = Callable[[str, Sequence[Any]], Iterator[tuple[Any, ...]]]
 
 
 def load(name: str, images: int, settled: int, read: Read) -> dict[str, Any]:
-    """Return a column of a `Listing`, with all that must be read at the same moment.
+    """Return a column of a `Listing`, by its name there, with all that must be read at the same moment.
 
-    Parameters
-    ----------
-    name : str
-        As `Listing` calls it.
-    images, settled : int
-        How many are listed, and how often some were settled since.
-    read : callable
-
-    Raises
-    ------
-    ValueError
-        If the table is not as it was written.
-    CacheError
-        If images are parts of files.
+    `images` are listed, and some were settled `settled` times since. Raise `ValueError` if the table is damaged.
     """
     if name in _STATE:
         return _state(images, settled, read)
@@ -132,12 +119,10 @@ def _numbers(name: str, images: int, read: Read) -> Iterator[npt.NDArray[Any]]:
     low, high = _RANGES.get(name, (-MOST - 1, MOST))
     for i, content in enumerate(_pieces(name, images, read)):
         count = min(PIECE, images - i * PIECE)
-        empty = not content and name in _SPARSE
-        yield (
-            np.full(count, -1)
-            if empty
-            else checks.numbers(content, _NUMBERS[name], name, count=count, low=low, high=high)
-        )
+        if not content and name in _SPARSE:
+            yield np.full(count, -1)
+        else:
+            yield checks.numbers(content, _NUMBERS[name], name, count=count, low=low, high=high)
 
 
 def _digests(content: bytes, count: int) -> npt.NDArray[np.uint8]:
@@ -161,13 +146,7 @@ def _joined(pieces: Iterator[npt.NDArray[Any]] | list[npt.NDArray[Any]], kind: A
 
 
 def rows(listing: Listing) -> Iterator[tuple[str, int, bytes]]:
-    """Yield the rows of the table that hold a listing: name, first and content.
-
-    Raises
-    ------
-    ValueError
-        If an image is in a split that is none.
-    """
+    """Yield the rows of the table that hold a listing: name, first and content."""
     if not set(listing.splits.names) <= set(SPLITS):
         raise ValueError(f"Expected splits to be of {SPLITS}. Received: {listing.splits.names}.")
     splits = listing.splits.among(SPLITS)
@@ -178,14 +157,8 @@ def rows(listing: Listing) -> Iterator[tuple[str, int, bytes]]:
         yield "paths", first, listing.paths.content[begin : int(ends[-1])]
         yield _REGIONS, first, b""
         yield "digests", first, listing.digests[part].tobytes() if listing.known[part].any() else b""
-        numbers: dict[str, npt.NDArray[Any]] = {
-            "ends": ends - begin,
-            "splits": splits[part],
-            "sizes": listing.sizes[part],
-            "stamps": listing.stamps[part],
-            "changes": listing.changes[part],
-            "known": listing.known[part],
-        }
+        numbers: dict[str, npt.NDArray[Any]] = {"ends": ends - begin, "splits": splits[part]}
+        numbers |= {name: getattr(listing, name)[part] for name in ("sizes", "stamps", "changes", "known")}
         for name, words in (("labels", listing.labels), ("groups", listing.groups)):
             some = Words(words.codes[part], words.names)
             numbers[name] = some.codes

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import mmap
 import os
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,39 +11,22 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from featcache.cache import checks
-from featcache.cache.compressed import CompressedRows, RecentBlocks
+from featcache.cache import checks, groups
+from featcache.cache.arrays import write_arrays
 from featcache.cache.description import read_description
-from featcache.cache.inspection import check_same, file_checksum
+from featcache.cache.features import FeatureRows, StoredFeatures, damaged_manifest
 from featcache.cache.listing import Entry, Listing
 from featcache.cache.manifest import Manifest
-from featcache.cache.rows import RowTable
-from featcache.cache.shard import Key, ShardInfo, block_rows
+from featcache.cache.rows import ChosenRows, RowTable, taken
+from featcache.cache.shard import Key, ShardInfo
 from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
-from featcache.files.reading import open_plain, trouble
 from featcache.recipe import Recipe
 from featcache.sources import SPLITS, Texts
 
-Ints = npt.NDArray[np.integer[Any]]
+Integers = npt.NDArray[np.int64]
 
 Order = Literal["source", "storage"]
 """As the source lists the images, or as the rows lie in the shards, which reads faster."""
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Some rows; in source order, the views of an image come one after the other.
-
-    `images` are indices into the usable entries, shape (n,); `views`, `shards` and `positions` are alike.
-    """
-
-    images: npt.NDArray[np.int64]
-    views: Ints
-    shards: Ints
-    positions: Ints
-
-    def take(self, rows: npt.NDArray[np.int64]) -> _Rows:
-        return _Rows(self.images[rows], self.views[rows], self.shards[rows], self.positions[rows])
 
 
 class FeatureCache:
@@ -89,6 +67,7 @@ class FeatureCache:
         self.path = Path(path)
         self._manifest = Manifest(self.path / "manifest.sqlite")
         self._meta = self._manifest.meta()
+        self._ordered: dict[tuple[bool, bool], ChosenRows] = {}
         self.description = read_description(self.path)
         self.recipe = Recipe.from_dict(self.description["recipe"])
         if self._meta.get("fingerprint", self.recipe.fingerprint) != self.recipe.fingerprint:  # not set: no rows yet
@@ -147,41 +126,22 @@ class FeatureCache:
         CacheError
             If the folder has another recipe or other files, or cannot be written.
         """
-        from featcache.cache.arrays import write_arrays
-
-        write_arrays(X, y, paths, spec, path=Path(path), splits=splits, groups=groups, class_names=class_names,
-                     digests=digests)  # fmt: skip
+        write_arrays(
+            X, y, paths, spec, Path(path), splits=splits, groups=groups, class_names=class_names, digests=digests
+        )
         return cls(path)
 
     def with_listing(self, entries: Iterable[Entry]) -> FeatureCache:
-        """Return the same rows under another listing of images, such as those that several caches share.
+        """Return another reader of the same rows, whose images are `entries`, such as those of several caches.
 
-        Parameters
-        ----------
-        entries : iterable of Entry
-            The images, in order. Those without a row in this cache have no features here.
-
-        Returns
-        -------
-        FeatureCache
-            Another reader of the same folder; nothing is written.
+        Images without a row in this cache have no features there; nothing is written.
         """
         other = FeatureCache(self.path)
         other.adopt(entries, self.places, self.shards)
         return other
 
     def adopt(self, entries: Iterable[Entry], places: RowTable, shards: dict[int, ShardInfo]) -> None:
-        """Take over a listing and rows that this process has read, checked or written already.
-
-        Parameters
-        ----------
-        entries : iterable of Entry
-            The images, in order.
-        places : RowTable
-            Where every row lies.
-        shards : dict
-            Every shard by its number, as they were when the rows were read.
-        """
+        """Take over `entries`, `places` and `shards` that this process has read, checked or written already."""
         self.entries, self.places, self.shards = Listing.of(entries), places, shards
 
     def __repr__(self) -> str:
@@ -236,7 +196,8 @@ class FeatureCache:
         entries = self.entries
         sound = np.ones(len(entries), bool)
         sound[list(entries.reasons)] = False
-        return int(sound.sum() + self.views * (_is_train(entries) & sound).sum()) - self.rows
+        train = entries.splits.among(["train"]) == 0
+        return int(sound.sum() + self.views * (train & sound).sum()) - self.rows
 
     @property
     def splits(self) -> dict[str, int]:
@@ -257,14 +218,8 @@ class FeatureCache:
             for info in found.values():
                 checks.inside(info, self.layers, np.dtype(self.recipe.dtype))
         except ValueError as error:
-            raise self._damaged(str(error)) from None
+            raise damaged_manifest(self.path, str(error)) from None
         return found
-
-    def _damaged(self, what: str) -> CacheDamagedError:
-        return CacheDamagedError(
-            f"The manifest of {str(self.path)!r} is damaged: {what}. Run `featcache verify --fix`, then `featcache "
-            "extract` again."
-        )
 
     def __len__(self) -> int:
         return len(self.usable)
@@ -300,29 +255,24 @@ class FeatureCache:
         return self.entries.take(self._usable[0])
 
     @cached_property
-    def _usable(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _usable(self) -> tuple[Integers, Integers]:
         """Which listed images have features, and their rows as they are; each of shape (n,)."""
         readable = np.flatnonzero(self.entries.readable)
-        found = self.places.find(_taken(self.entries.digests, readable))
+        found = self.places.find(taken(self.entries.digests, readable))
         return readable[found >= 0], found[found >= 0]
 
     @property
-    def usable_positions(self) -> npt.NDArray[np.int64]:
+    def usable_positions(self) -> Integers:
         """Where in the listing the images are that have features, in source order."""
         return self._usable[0]
 
     def rows_of(self, key: Key) -> dict[str, npt.NDArray[Any]]:
-        """Return the features of one row by layer, as they are stored.
-
-        Parameters
-        ----------
-        key : Key
-            Digest, view and augmentation of the row.
-        """
+        """Return the features of the row that has a `key` by layer, as they are stored."""
         shard, position = self.places[key]
-        return {layer: self._shard_rows(shard, layer, np.array([position]))[0] for layer in self.layers}
+        at = np.array([position])
+        return {layer: self._stored_features.rows(shard, layer, at)[0] for layer in self.layers}
 
-    def _chosen(self, split: str | None, *, views: bool, order: Order = "source") -> _Rows:
+    def _chosen(self, split: str | None, *, views: bool, order: Order = "source") -> ChosenRows:
         if split is not None and split not in self.splits:
             raise OptionError(
                 f"The cache {str(self.path)!r} has no split {split!r}. Its splits are: "
@@ -331,33 +281,29 @@ class FeatureCache:
         views, stored = views and self.views > 0, order == "storage"
         if (views, stored) not in self._ordered:
             rows = self._chosen(None, views=views) if stored else self._find(views=views)
-            self._ordered[views, stored] = rows.take(_by_place(rows.shards, rows.positions)) if stored else rows
+            self._ordered[views, stored] = rows.as_stored() if stored else rows
         rows = self._ordered[views, stored]
         if split is None:
             return rows
         return rows.take(np.flatnonzero(self._split_numbers[rows.images] == SPLITS.index(split)))
 
-    @cached_property
-    def _ordered(self) -> dict[tuple[bool, bool], _Rows]:
-        return {}
-
-    def _find(self, *, views: bool) -> _Rows:
+    def _find(self, *, views: bool) -> ChosenRows:
         places, plain = self.places, self._usable[1]
         if not views:
-            return _Rows(np.arange(len(plain)), np.broadcast_to(np.uint16(0), len(plain)), places.shards[plain],
-                         places.positions[plain])  # fmt: skip
+            none = np.broadcast_to(np.uint16(0), len(plain))
+            return ChosenRows(np.arange(len(plain)), none, places.shards[plain], places.positions[plain])
         found = np.full((len(plain), 1 + self.views), -1)
         found[:, 0] = plain
-        augmented = np.flatnonzero(_is_train(self.usable))
-        digests = _taken(self.usable.digests, augmented)
+        augmented = np.flatnonzero(self._split_numbers == SPLITS.index("train"))
+        digests = taken(self.usable.digests, augmented)
         for view in range(1, self.views + 1):
             found[augmented, view] = places.find(digests, view, self.augmentation)
         images, numbers = np.nonzero(found >= 0)
         rows = found[images, numbers]
-        return _Rows(images, numbers.astype(np.uint16), places.shards[rows], places.positions[rows])
+        return ChosenRows(images, numbers.astype(np.uint16), places.shards[rows], places.positions[rows])
 
     def layer_name(self, layer: str | None) -> str:
-        """Return a layer's name, the deepest one's where `layer` is None.
+        """Return the name of a `layer`, the deepest one's if it is None.
 
         Raises
         ------
@@ -401,36 +347,28 @@ class FeatureCache:
             When rows are read whose checksum is another.
         """
         rows = self._chosen(split, views=views, order=order)
-        return FeatureRows(self, self.layer_name(layer), rows.shards, rows.positions)
+        return FeatureRows(self._stored_features, self.layer_name(layer), rows.shards, rows.positions)
 
-    def labels(
-        self, split: str | None = None, *, views: bool = False, order: Order = "source"
-    ) -> npt.NDArray[np.int64]:
+    def labels(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Integers:
         """Return the class indices of a split, shape (n,); -1 where an image has no label.
 
-        Parameters are those of `features`, and so are the rows and what is raised.
+        Parameters are those of `features`.
         """
         rows = self._chosen(split, views=views, order=order)
-        return _taken(self.usable.labels.among(self.class_names), rows.images)
+        return taken(self.usable.labels.among(self.class_names), rows.images)
 
     def paths(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[str]:
-        """Return the images' paths relative to the source, n of them.
-
-        Parameters are those of `features`, and so are the rows and what is raised.
-        """
+        """Return the images' paths relative to the source, n of them. Parameters are those of `features`."""
         return list(self.path_texts(split, views=views, order=order))
 
     def path_texts(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Texts:
-        """Return the images' paths without an object for each, n of them.
-
-        Parameters are those of `features`, and so are the rows and what is raised.
-        """
+        """Return the images' paths without an object for each, n of them. Parameters are those of `features`."""
         return self.usable.paths.take(self._chosen(split, views=views, order=order).images)
 
     def digests(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> list[bytes]:
         """Return the images' SHA-256 digests, 32 bytes each: equal for exact duplicates and for views of one image.
 
-        Parameters are those of `features`, and so are the rows and what is raised.
+        Parameters are those of `features`.
         """
         rows = self.digest_rows(split, views=views, order=order).tobytes()
         return [rows[i : i + 32] for i in range(0, len(rows), 32)]
@@ -438,67 +376,40 @@ class FeatureCache:
     def digest_rows(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
     ) -> npt.NDArray[np.uint8]:
-        """Return the images' digests as an array of shape (n, 32).
+        """Return the images' digests as an array of shape (n, 32). Parameters are those of `features`."""
+        return taken(self.usable.digests, self._chosen(split, views=views, order=order).images)
 
-        Parameters are those of `features`, and so are the rows and what is raised.
-        """
-        return _taken(self.usable.digests, self._chosen(split, views=views, order=order).images)
-
-    def identities(
-        self, split: str | None = None, *, views: bool = False, order: Order = "source"
-    ) -> npt.NDArray[np.int64]:
+    def identities(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Integers:
         """Return a number for each row, shape (n,): equal for exact duplicates and for views of one image alone.
 
-        Parameters are those of `features`, and so are the rows and what is raised.
+        Parameters are those of `features`.
         """
         return self._firsts[self._chosen(split, views=views, order=order).images]
 
     @cached_property
-    def _firsts(self) -> npt.NDArray[np.int64]:
+    def _firsts(self) -> Integers:
         """The first usable image with the same content as each."""
         rows = self._usable[1]
         first = np.empty(len(self.places.views), np.int64)
         first[rows[::-1]] = np.arange(len(rows))[::-1]  # of equal indices the last value stays
         return first[rows]
 
-    def groups(
-        self, split: str | None = None, *, views: bool = False, order: Order = "source"
-    ) -> npt.NDArray[np.int64]:
+    def groups(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Integers:
         """Return a number for each row, shape (n,): equal for rows that must not be on two sides of a split.
 
         These are views of one image, exact duplicates, members of one group of the source, and whatever
-        hangs together through several of these. Parameters are those of `features`, and so are the rows and what is
-        raised.
+        hangs together through several of these. Parameters are those of `features`.
         """
         return self._components[self._chosen(split, views=views, order=order).images]
 
     @cached_property
-    def _components(self) -> npt.NDArray[np.int64]:
-        codes = self.usable.groups.numbers
-        grouped = np.flatnonzero(codes >= 0)
-        if not len(grouped):
-            return self._firsts
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        n = len(codes)
-        one, other = np.concatenate([np.arange(n), grouped]), np.concatenate([self._firsts, n + codes[grouped]])
-        size = n + len(self.usable.groups.names)
-        graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(size, size))
-        component: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1][:n]
-        _, first, member = np.unique(component, return_index=True, return_inverse=True)
-        return first[member]
+    def _components(self) -> Integers:
+        return groups.components(self._firsts, self.usable.groups)
 
     @property
     def divided_groups(self) -> list[str]:
         """Names of the source's groups that have images in more than one split, as only a source's own splits do."""
-        words, splits = self.usable.groups, self._split_numbers
-        if not words.names:
-            return []
-        grouped = (words.codes >= 0) & (splits >= 0)
-        sides = np.unique(words.numbers[grouped] * len(SPLITS) + splits[grouped])
-        codes, counts = np.unique(sides // len(SPLITS), return_counts=True)
-        return [words.names[code] for code in codes[counts > 1].tolist()]
+        return groups.divided(self.usable.groups, self._split_numbers)
 
     def left_out(self, split: str, *, order: Order = "source") -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return which images of a split do not count in scores, as train has too much of them, shapes (n,).
@@ -530,17 +441,17 @@ class FeatureCache:
 
     def numbers(
         self, split: str | None = None, *, views: bool = False, order: Order = "source"
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    ) -> tuple[Integers, Integers]:
         """Return which image each row is of, among the images that have features, and which view; shapes (n,).
 
-        Parameters are those of `features`, and so are the rows and what is raised.
+        Parameters are those of `features`.
         """
         rows = self._chosen(split, views=views, order=order)
         return rows.images, rows.views.astype(np.int64)
 
     def load(
         self, split: str | None = None, layer: str | None = None, *, views: bool = False
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[Any], Integers]:
         """Return the features and labels of a split, in memory and in source order.
 
         Parameters
@@ -569,172 +480,12 @@ class FeatureCache:
         return np.asarray(self.features(split, layer, views=views)), self.labels(split, views=views)
 
     @cached_property
-    def _maps(self) -> dict[tuple[int, str], npt.NDArray[Any] | CompressedRows]:
-        return {}
-
-    @cached_property
-    def _recent_blocks(self) -> RecentBlocks:
-        return RecentBlocks()
-
-    @cached_property
-    def _sound_files(self) -> set[str]:
-        return set()
-
-    @cached_property
-    def _sound_blocks(self) -> dict[tuple[int, str], npt.NDArray[np.bool_]]:
-        return {}
-
-    def _mapped(self, number: int, layer: str) -> npt.NDArray[Any] | CompressedRows:
-        if (number, layer) not in self._maps:
-            self._maps[number, layer] = self._map(self.shards[number], layer)
-        return self._maps[number, layer]
-
-    def _expect(self, number: int, layer: str, positions: Ints) -> None:
-        """Have the system read rows of one shard ahead, where they lie close together."""
-        if number not in self.shards or layer not in self.shards[number].offsets:
-            return  # whoever reads them says so
-        features: Any = self._mapped(number, layer)
-        pages: Any = getattr(features, "base", None)  # of a map; rows that are compressed have none
-        first, count = int(positions.min()), int(np.ptp(positions)) + 1
-        if hasattr(pages, "madvise") and count <= 4 * len(positions):
-            begin = features.offset % mmap.ALLOCATIONGRANULARITY + first * features.strides[0]
-            end = min(begin + count * features.strides[0], len(pages))
-            begin -= begin % mmap.PAGESIZE
-            if begin < end:
-                pages.madvise(mmap.MADV_WILLNEED, begin, end - begin)
-
-    def _map(self, info: ShardInfo, layer: str) -> npt.NDArray[Any] | CompressedRows:
-        """Return a layer's rows in a shard, memory-mapped without HDF5, which may hang on a damaged file.
-
-        Compressed ones go through HDF5, after the checksum of the whole file was found right.
-        """
-        path, shape = self.path / "shards" / info.name, (info.rows, *self.layers[layer])
-        if info.offsets[layer] == 0:
-            if info.name not in self._sound_files:
-                check_same(path, file_checksum(path, info.size), info)
-                self._sound_files.add(info.name)
-            return CompressedRows(path, layer, shape, np.dtype(self.recipe.dtype), self._recent_blocks)
-        try:
-            with open_plain(path, size=info.size) as file:
-                return np.memmap(file, self.recipe.dtype, "r", offset=info.offsets[layer], shape=shape)
-        except (OSError, ValueError, KeyError) as error:
-            if (reason := trouble(error)) is not None:
-                raise CacheError(f"The shard {str(path)!r} cannot be read: {reason}") from None
-            raise CacheDamagedError(
-                f"The shard {str(path)!r} is damaged: {layer} cannot be read: {error}. Run `featcache verify "
-                "--fix`, then `featcache extract` again."
-            ) from None
-
-    def _shard_rows(self, number: int, layer: str, positions: Ints) -> npt.NDArray[Any]:
-        """Return rows of one shard after checking the blocks they lie in, each once per process."""
-        info = self.shards.get(number)
-        if info is None or layer not in info.offsets or positions.max() >= info.rows:
-            raise self._damaged(f"it does not know shard {number} with row {positions.max()} of {layer}")
-        features, expected = self._mapped(number, layer), info.checksums[layer]
-        step = block_rows(math.prod(features.shape[1:]) * features.dtype.itemsize)
-        sound = self._sound_blocks.setdefault((number, layer), np.zeros(len(expected), bool))
-
-        def check(block: int, content: npt.NDArray[Any]) -> None:
-            if not sound[block] and zlib.crc32(np.ascontiguousarray(content).data.cast("B")) != expected[block]:
-                raise CacheDamagedError(
-                    f"The shard {str(self.path / 'shards' / info.name)!r} is damaged: the checksum of block {block} "
-                    f"of {layer} does not match. Run `featcache verify --fix`, then `featcache extract` again."
-                )
-            sound[block] = True
-
-        if isinstance(features, CompressedRows):
-            return features.gather(positions.astype(np.int64), step, check)
-        blocks = np.unique(positions // step)
-        for block in blocks[~sound[blocks]]:
-            check(block, features[block * step : (block + 1) * step])
-        first, last = int(positions[0]), int(positions[-1])
-        in_order = last - first == len(positions) - 1 and bool((np.diff(positions) == 1).all())
-        rows: npt.NDArray[Any] = features[first : last + 1] if in_order else features[positions]  # a view: no copy
-        return rows
-
-
-class FeatureRows:
-    """Features of some rows, read from disk when indexed.
-
-    Index it with an integer, a slice or an array of integers, or pass it to `numpy.asarray`.
-
-    Attributes
-    ----------
-    shape : tuple
-        (n, …).
-    dtype : numpy.dtype
-        As stored.
-    """
-
-    def __init__(self, cache: FeatureCache, layer: str, shards: Ints, positions: Ints) -> None:
-        self._cache, self._layer, self._shards, self._positions = cache, layer, shards, positions
-        self.shape = (len(shards), *cache.layers[layer])
-        self.dtype = np.dtype(cache.recipe.dtype)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: int | slice | Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        if isinstance(rows, int | np.integer):
-            row: npt.NDArray[Any] = self[[int(rows)]][0]
-            return row
-        result = np.empty((len(self._shards[rows]), *self.shape[1:]), self.dtype)
-        self.read(rows, result, np.arange(len(result)))
-        return result
-
-    def read(
-        self, rows: slice | Sequence[int] | npt.NDArray[np.int64], out: npt.NDArray[Any], at: npt.NDArray[np.int64]
-    ) -> None:
-        """Copy rows to the places `at` (k,) of an array of shape (m, …), converting them to its type."""
-        shards, positions = self._shards[rows], self._positions[rows]
-        if not len(shards):
-            return
-        order = None if (shards[1:] >= shards[:-1]).all() else _by_place(shards, positions)
-        if order is not None:
-            shards, positions, at = shards[order], positions[order], at[order]
-        edges = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
-        for first, last in itertools.pairwise(edges):
-            found = self._cache._shard_rows(int(shards[first]), self._layer, positions[first:last])
-            out[at[first:last]] = found
-
-    def expect(self, rows: slice | npt.NDArray[np.int64]) -> None:
-        """Have rows that will be read soon brought from the disk while something else is done."""
-        shards, positions = self._shards[rows], self._positions[rows]
-        edges = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
-        for first, last in itertools.pairwise(edges if len(shards) else []):
-            self._cache._expect(int(shards[first]), self._layer, positions[first:last])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        if copy is False:
-            raise ValueError("Expected copy=True or None: rows on disk are always copied into an array.")
-        rows = self[:]
-        return rows if dtype is None else rows.astype(dtype, copy=False)
-
-
-def _is_train(entries: Listing) -> npt.NDArray[np.bool_]:
-    train: npt.NDArray[np.bool_] = entries.splits.among(["train"]) == 0
-    return train
-
-
-def _taken(column: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Return some rows of a column; the column itself, uncopied, if they are all in order."""
-    everything = len(rows) == len(column) and bool((rows == np.arange(len(rows))).all())
-    return column if everything else column[rows]
-
-
-def _by_place(shards: Ints, positions: Ints) -> npt.NDArray[np.int64]:
-    """Return the order in which rows are stored."""
-    return np.argsort(shards.astype(np.int64) << 32 | positions, kind="stable")
+    def _stored_features(self) -> StoredFeatures:
+        return StoredFeatures(self.path, self.shards, self.layers, np.dtype(self.recipe.dtype))
 
 
 def newest_cache(root: Path) -> Path:
-    """Return the cache under `root` that was extracted into last (a run that had nothing to do counts).
-
-    Raises
-    ------
-    CacheError
-        If there is none.
-    """
+    """Return the cache under `root` that was extracted into last, also by a run that had nothing to do."""
     found = [path.parent for path in root.glob("*/manifest.sqlite") if (path.parent / "recipe.json").is_file()]
     if not found:
         raise CacheError(f"There is no cache under {str(root)!r}. Run `featcache extract` first, or name a cache.")

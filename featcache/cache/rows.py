@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,8 +12,7 @@ import numpy.typing as npt
 
 from featcache.cache.shard import Key
 from featcache.sources import Digests
-
-Ints = npt.NDArray[np.integer[Any]]
+from featcache.sources.columns import Ints
 
 
 class Place(NamedTuple):
@@ -25,15 +25,7 @@ class Place(NamedTuple):
 class RowTable(Mapping[Key, Place]):
     """The rows of all shards in columns, those of a shard in one piece; of equal keys the first counts.
 
-    Parameters
-    ----------
-    digests : array of uint8, shape (m, 32)
-    views : array of uint16, shape (m,)
-    augmentations : array of int, shape (m,)
-        Indices into `policies`.
-    policies : sequence of str
-        Fingerprints of augmentations.
-    shards, positions : array of int, shape (m,)
+    `digests` have shape (m, 32), the others (m,); `augmentations` are indices into `policies`, which are fingerprints.
     """
 
     def __init__(
@@ -124,3 +116,32 @@ class RowTable(Mapping[Key, Place]):
 
     def __bool__(self) -> bool:
         return len(self.views) > 0
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some rows, each column of shape (n,); `images` are indices into the images that have features."""
+
+    images: npt.NDArray[np.int64]
+    views: Ints
+    shards: Ints
+    positions: Ints
+
+    def take(self, rows: npt.NDArray[np.int64]) -> ChosenRows:
+        """Return some of them."""
+        return ChosenRows(self.images[rows], self.views[rows], self.shards[rows], self.positions[rows])
+
+    def as_stored(self) -> ChosenRows:
+        """Return them in the order in which they lie in the shards."""
+        return self.take(by_place(self.shards, self.positions))
+
+
+def by_place(shards: Ints, positions: Ints) -> npt.NDArray[np.int64]:
+    """Return the order in which rows are stored."""
+    return np.argsort(shards.astype(np.int64) << 32 | positions, kind="stable")
+
+
+def taken(column: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return some rows of a column; the column itself, uncopied, if they are all in order."""
+    everything = len(rows) == len(column) and bool((rows == np.arange(len(rows))).all())
+    return column if everything else column[rows]

@@ -1,16 +1,4 @@
-"""One shard: an immutable, self-describing HDF5 file of some rows of every layer.
-
-Layout (``docs/format.md`` has it for readers without featcache)::
-
-    first 4096 bytes      text with the CRC-32 of all that follows (HDF5's user block)
-    attributes            format, fingerprint, recipe (JSON), layers (JSON: [name, shape of a row] in the network's
-                          order), augmentation (fingerprint, "" without), index_crc32
-    features/<layer>      (rows, …) contiguous, or compressed in chunks of block_rows; attribute block_rows
-    checksums/<layer>     (blocks,) uint32: CRC-32 of each block of block_rows rows
-    digests               (rows, 32) uint8: SHA-256 of each image
-    views                 (rows,) uint16
-    paths                 (rows,) text: where each image was when it was extracted
-"""
+"""One shard: an immutable, self-describing HDF5 file of some rows of every layer; docs/format.md has its layout."""
 
 from __future__ import annotations
 
@@ -30,7 +18,7 @@ import numpy.typing as npt
 
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.files.publishing import publish
-from featcache.files.reading import trouble
+from featcache.files.reading import open_plain, parsed, trouble
 from featcache.options import SHARD_ROWS, Compression
 from featcache.recipe import Recipe, canonical_json
 
@@ -38,7 +26,6 @@ SHARD_BYTES = 64 * 2**20
 """A shard's features at most: it is put together in memory, so that no half-written HDF5 file exists."""
 
 BLOCK_BYTES = 2**20
-
 
 _FILTERS = {32015: "zstd", 32004: "lz4"}
 """HDF5's registered numbers of the filters."""
@@ -48,6 +35,9 @@ SHARD_FORMAT = 1
 
 HEAD_BYTES = 4096
 """HDF5's user block: a shard can be checked without HDF5, which may crash or hang on a damaged file."""
+
+SHARD_FILE_BYTES = 16 * 2**30
+"""What a shard has at most: `SHARD_BYTES`, or one row, and its index."""
 
 
 class Key(NamedTuple):
@@ -65,22 +55,9 @@ def row_keys(digests: Iterable[bytes], views: Iterable[int], augmentation: str) 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What the manifest knows of a shard.
+    """What the manifest knows of a shard: `checksum` is of all from `HEAD_BYTES` on, `checksums` are of blocks.
 
-    Attributes
-    ----------
-    name : str
-        File name in the folder ``shards``.
-    rows : int
-        Number of rows.
-    size : int
-        Bytes of the file.
-    checksum : int
-        CRC-32 of the file from `HEAD_BYTES` on.
-    checksums : dict
-        CRC-32 of each block, uint32, by layer.
-    offsets : dict
-        Where in the file each layer's rows begin, one after the other; 0 if they are compressed.
+    `offsets` say where in the file a layer's rows begin, one after the other; 0 if they are compressed.
     """
 
     name: str
@@ -91,19 +68,38 @@ class ShardInfo:
     offsets: dict[str, int]
 
 
+def damaged(path: Path, what: str) -> CacheDamagedError:
+    """Return the error of a shard that is not as it was written."""
+    return CacheDamagedError(
+        f"The shard {str(path)!r} is damaged: {what}. Run `featcache verify --fix`, then `featcache extract` again."
+    )
+
+
+def unreadable(path: Path, error: Exception, what: str = "") -> CacheError:
+    """Return the error of a shard that could not be read: what is in the way, or that it is damaged, and how."""
+    if (reason := trouble(error)) is not None:
+        return CacheError(f"The shard {str(path)!r} cannot be read: {reason}")
+    return damaged(path, what or " ".join(str(error).split())[:200])
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say of whatever fails while a shard is read what `unreadable` does: a damaged file fails in many ways."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error) from None
+
+
 def member(layer: str) -> str:
     """Return a layer's name as a dataset's: ``/`` would make a group, which may be another layer's dataset."""
     return layer.replace("%", "%25").replace("/", "%2F")
 
 
 def compressor() -> Any:
-    """Return ``hdf5plugin``, whose import makes HDF5 know its filters.
-
-    Raises
-    ------
-    CacheError
-        If it is not installed.
-    """
+    """Return ``hdf5plugin``, whose import makes HDF5 know its filters; raise `CacheError` if it is not installed."""
     try:
         import hdf5plugin
     except ImportError:
@@ -144,27 +140,9 @@ def block_checksums(features: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
 
 
 class ShardBuilder:
-    """Rows on their way into a shard.
+    """Rows on their way into a shard: at most `max_rows`, fewer if they would exceed `SHARD_BYTES`.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        What the rows were computed with.
-    layers : mapping
-        Shape of one row of each layer, in the recipe's order.
-    max_rows : int
-        Rows at most; fewer if they would exceed `SHARD_BYTES`.
-    augmentation : str
-        Fingerprint of the policy and seed that made the views ≥ 1.
-    compression : {"none", "zstd", "lz4"}
-        How features are stored; the numbers are the same.
-
-    Raises
-    ------
-    OptionError
-        If there is no such compression.
-    CacheError
-        If it needs hdf5plugin, which is not installed.
+    `augmentation` is the fingerprint of the policy and seed that made the views ≥ 1.
     """
 
     def __init__(
@@ -203,19 +181,7 @@ class ShardBuilder:
         self._paths.append(path)
 
     def publish(self, folder: Path) -> tuple[ShardInfo, list[Key]]:
-        """Write the rows as a file of `folder`, named after its bytes.
-
-        Returns
-        -------
-        info : ShardInfo
-        keys : list of Key
-            Of the rows, in their order.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
+        """Write the rows as a file of `folder`, named after its bytes; return also the rows' keys, in their order."""
         import h5py
 
         stacked = {layer: rows[: len(self)] for layer, rows in self._features.items()}
@@ -275,36 +241,13 @@ def head(checksum: int) -> bytes:
 def index_checksum(
     digests: npt.NDArray[np.uint8], views: npt.NDArray[np.uint16], paths: Sequence[bytes], texts: Sequence[str]
 ) -> int:
-    """Return CRC-32 over digests, views (little-endian), paths and texts, a zero byte after each of the latter two.
-
-    The texts are a shard's attributes fingerprint, layers and augmentation.
-    """
+    """Return CRC-32 over digests, views (little-endian), paths and texts, a zero byte after each of the latter two."""
     start = zlib.crc32(views.astype("<u2").tobytes(), zlib.crc32(digests.tobytes()))
     return zlib.crc32(b"".join(part + b"\0" for part in [*paths, *(text.encode() for text in texts)]), start)
 
 
 class Shard:
-    """A published shard, opened for reading; features are memory-mapped, compressed ones read when asked for.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Raises
-    ------
-    CacheDamagedError
-        If it cannot be opened as a shard.
-    CacheError
-        If it is compressed and hdf5plugin is not installed.
-
-    Attributes
-    ----------
-    offsets : dict
-        As in `ShardInfo`.
-    compression : str
-        As `ShardBuilder` takes it.
-    """
+    """A published shard, opened for reading; features are memory-mapped, compressed ones read when asked for."""
 
     def __init__(self, path: Path) -> None:
         import h5py
@@ -313,8 +256,7 @@ class Shard:
         self._maps: dict[str, npt.NDArray[Any]] = {}
         self.offsets: dict[str, int] = {}
         self.compression: Compression = "none"
-        with self._damage(), h5py.File(path, "r") as file:
-            self.fingerprint = str(file.attrs["fingerprint"])
+        with explained(path), h5py.File(path, "r") as file:
             for name, _ in json.loads(file.attrs["layers"]):
                 dataset = file["features"][member(name)]
                 offset = self.offsets[name] = dataset.id.get_offset() or 0
@@ -325,36 +267,16 @@ class Shard:
                     self.compression = _compression(dataset)
 
     def features(self, layer: str) -> npt.NDArray[Any]:
-        """Return a layer's rows, shape (rows, …), read-only.
-
-        Raises
-        ------
-        CacheDamagedError
-            If the shard has no such layer.
-        """
+        """Return a layer's rows, shape (rows, …), read-only; raise `CacheDamagedError` if the shard has none."""
         import h5py
 
         if layer not in self.offsets:
             raise CacheDamagedError(f"A shard has no layer {layer!r}, only {sorted(self.offsets)}.")
         if layer not in self._maps:
-            with self._damage(), h5py.File(self._path, "r") as file:
+            with explained(self._path), h5py.File(self._path, "r") as file:
                 self._maps[layer] = file["features"][member(layer)][()]
                 self._maps[layer].flags.writeable = False
         return self._maps[layer]
-
-    @contextlib.contextmanager
-    def _damage(self) -> Iterator[None]:
-        try:
-            yield
-        except CacheError:
-            raise
-        except Exception as error:  # a damaged file fails in many ways
-            if (reason := trouble(error)) is not None:
-                raise CacheError(f"The shard {str(self._path)!r} cannot be read: {reason}") from None
-            raise CacheDamagedError(
-                f"The shard {str(self._path)!r} is damaged: {' '.join(str(error).split())[:200]}. Run `featcache "
-                "verify --fix`, then `featcache extract` again."
-            ) from None
 
 
 def _compression(dataset: Any) -> Compression:
@@ -365,3 +287,96 @@ def _compression(dataset: Any) -> Compression:
     if len(found) != 1:
         raise ValueError(f"{dataset.name} has the filters {numbers}")
     return "zstd" if found == ["zstd"] else "lz4"
+
+
+@dataclass(frozen=True)
+class ShardContents:
+    """A sound shard, with digests (rows, 32), views (rows,), and the shapes of one row, the deepest layer last.
+
+    `augmentation` is that of views ≥ 1, `paths` are where images were when they were extracted.
+    """
+
+    info: ShardInfo
+    digests: npt.NDArray[np.uint8]
+    views: npt.NDArray[np.uint16]
+    augmentation: str
+    paths: list[str]
+    recipe: Recipe
+    layers: dict[str, tuple[int, ...]]
+
+    @property
+    def keys(self) -> list[Key]:
+        """Keys of the rows, in their order."""
+        return row_keys(map(bytes, self.digests), self.views.tolist(), self.augmentation)
+
+
+def inspect(path: Path) -> ShardContents:
+    """Read every byte of a shard and check it against the shard's own checksums."""
+    import h5py
+
+    size, checksum = file_checksum(path)  # first: HDF5 may hang on a damaged file
+    with explained(path):
+        with h5py.File(path, "r") as file:
+            version = int(file.attrs["format"])
+            if version != SHARD_FORMAT:
+                raise CacheError(
+                    f"The shard {str(path)!r} has format {version}, and this version of featcache reads format "
+                    f"{SHARD_FORMAT}. Open it with the version of featcache that wrote it."
+                )
+            fingerprint, layer_text, augmentation, recipe_text = (
+                str(file.attrs[name]) for name in ("fingerprint", "layers", "augmentation", "recipe")
+            )
+            if any(file[name].nbytes > size for name in ("digests", "views", "paths")):
+                raise ValueError("its index is larger than the file")
+            digests, views, paths = file["digests"][()], file["views"][()], list(file["paths"][()])
+            if not len(digests) == len(views) == len(paths) or digests.shape[1:] != (32,):
+                raise ValueError("digests, views and paths are not of the same rows")
+            index = index_checksum(digests, views, paths, [fingerprint, layer_text, augmentation])
+            if index != file.attrs["index_crc32"]:
+                raise ValueError("digests, views, paths or attributes do not have their checksum")
+            if hashlib.sha256(recipe_text.encode()).hexdigest() != fingerprint:
+                raise ValueError("its recipe does not have its fingerprint")
+            recipe = Recipe.from_dict(parsed(recipe_text))
+            layers = {name: tuple(shape) for name, shape in parsed(layer_text)}
+            expected = {name: file[f"checksums/{member(name)}"][()] for name in layers}
+        shard, rows = Shard(path), len(digests)
+        checksums = {}
+        for name, shape in layers.items():
+            features = shard.features(name)
+            if features.shape != (rows, *shape) or features.dtype != np.dtype(recipe.dtype):
+                raise ValueError(f"{name} is {features.shape}, {features.dtype}")
+            checksums[name] = block_checksums(features)
+            if not np.array_equal(checksums[name], expected[name]):
+                raise ValueError(f"blocks of {name} do not have their checksums")
+    info = ShardInfo(path.name, rows, size, checksum, checksums, {name: shard.offsets[name] for name in layers})
+    names = [path.decode("utf-8", "surrogateescape") for path in paths]
+    return ShardContents(info, digests, views, augmentation, names, recipe, layers)
+
+
+def check_same(path: Path, found: tuple[int, int], info: ShardInfo) -> None:
+    """Raise `CacheDamagedError` if a shard's size and checksum are not those that the manifest says."""
+    if found != (info.size, info.checksum):
+        raise damaged(path, "its checksum does not match")
+
+
+def named_by_content(path: Path) -> bool:
+    """Return whether a shard has the name that its bytes give it, so that whoever describes it otherwise is wrong."""
+    with open_plain(path) as file:
+        return path.name == f"{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}.h5"
+
+
+def file_checksum(path: Path, size: int | None = None) -> tuple[int, int]:
+    """Return a shard's size and checksum, computed without HDF5; if `size` is another one, nothing is read."""
+    checksum = 0
+    try:
+        with open_plain(path, most=SHARD_FILE_BYTES, size=size) as file:
+            beginning = file.read(HEAD_BYTES)
+            size = len(beginning)
+            while piece := file.read(2**23):
+                size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    except (OSError, ValueError) as error:
+        what = "it is missing" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        raise unreadable(path, error, str(what)) from None
+    if beginning != head(checksum):
+        raise damaged(path, "its bytes are not those that were written")
+    return size, checksum

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from featcache.cache.description import check_recipe, describe, read_description
-from featcache.cache.listing import Entry, Listing
+from featcache.cache.listing import Entry
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest, has_shards
-from featcache.cache.rows import RowTable
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
 from featcache.errors import CacheError
 from featcache.files.publishing import publish_json, sync_folder
@@ -21,39 +20,20 @@ from featcache.system.versions import versions
 
 
 class CacheWriter:
-    """A cache, opened for writing; use `open_for_writing`.
-
-    Attributes
-    ----------
-    path : Path
-        The cache's folder.
-    """
+    """A cache, opened for writing; use `open_for_writing`. What it has of its manifest, says `Manifest`."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self._manifest = path, manifest
         self.changing, self.holding = manifest.changing, manifest.holding
+        self.listing, self.meta, self.stored = manifest.listing, manifest.meta, manifest.stored
+        self.replace_listing = manifest.replace_listing
 
     @classmethod
     @contextlib.contextmanager
     def open_for_writing(cls, path: Path, recipe: Recipe, request: Mapping[str, Any] | None) -> Iterator[CacheWriter]:
-        """Make or open a cache and hold its lock.
+        """Make or open a cache of a recipe, which must be its own if it is there, and hold its lock.
 
-        Parameters
-        ----------
-        path : Path
-            The cache's folder.
-        recipe : Recipe
-            Must be the recipe of a cache that is there already.
-        request : mapping or None
-            The normalised request that led to the recipe; kept so that an equal one need not load the base.
-
-        Raises
-        ------
-        CacheError
-            If the folder has another recipe (the message names the fields that differ), another format or other
-            files, or cannot be written.
-        CacheBusyError
-            If another process is writing it.
+        `request` is the normalised one that led to the recipe, kept so that an equal one need not load the base.
         """
         described = path / "recipe.json"
         try:
@@ -93,31 +73,11 @@ class CacheWriter:
             finally:
                 manifest.close()
 
-    def listing(self) -> Listing:
-        """Return the images listed so far, in source order."""
-        return self._manifest.listing()
-
-    def meta(self) -> dict[str, Any]:
-        """Return the manifest's values: source, listing, layers, fingerprint."""
-        return self._manifest.meta()
-
-    def stored(self) -> tuple[RowTable, dict[int, ShardInfo]]:
-        """Return where each row lies, and every shard by its number."""
-        return self._manifest.stored()
-
-    def replace_listing(self, entries: Iterable[Entry], meta: Mapping[str, Any]) -> None:
-        """Make this the source's listing, in one transaction."""
-        self._manifest.replace_listing(entries, meta)
-
     def commit(self, builder: ShardBuilder | None, entries: Sequence[tuple[int, Entry]]) -> None:
         """Publish a shard and commit its rows, together with the images it settles.
 
-        Raises
-        ------
-        CacheError
-            If the disk is full or cannot be written; what was committed before stays.
-        CacheBusyError
-            If another process has taken over; nothing is committed.
+        Raise `CacheError` if the disk is full, `CacheBusyError` if another process has taken over; nothing is lost
+        then.
         """
         with self._writing():
             if builder is not None and len(builder):
@@ -127,17 +87,7 @@ class CacheWriter:
                 self._manifest.commit(None, [], entries)
 
     def add(self, file: Path, info: ShardInfo, keys: Sequence[Key], entries: Sequence[tuple[int, Entry]] = ()) -> None:
-        """Commit the rows of a shard that was published as `file`, together with the images they settle.
-
-        It is moved to its place if it lies elsewhere.
-
-        Raises
-        ------
-        CacheError
-            If the disk cannot be written; what was committed before stays.
-        CacheBusyError
-            If another process has taken over; nothing is moved or committed.
-        """
+        """Commit the rows of a shard that was published as `file`, which is moved to its place if it lies elsewhere."""
         place = self.path / "shards" / info.name
         with self._writing(), self.changing():
             if file != place:
@@ -146,15 +96,7 @@ class CacheWriter:
             self._manifest.commit(info, keys, entries)
 
     def replace_shards(self, old: Mapping[int, ShardInfo], builders: Iterable[ShardBuilder]) -> None:
-        """Publish new shards, put them in the place of old ones in one transaction, then delete those.
-
-        Raises
-        ------
-        CacheError
-            If the disk is full or cannot be written; nothing was changed then.
-        CacheBusyError
-            If another process has taken over; nothing was changed then.
-        """
+        """Publish new shards, put them in the place of old ones in one transaction, then delete those."""
         published: list[tuple[ShardInfo, list[Key]]] = []
         with self._writing():
             try:
@@ -171,11 +113,6 @@ class CacheWriter:
         """Delete files and folders, but for shards that the manifest names.
 
         Another process may have published a shard of the same bytes, and so of the same name.
-
-        Raises
-        ------
-        CacheBusyError
-            If another process has taken over; nothing was deleted then.
         """
         with self.changing():
             names = self._manifest.shard_names()
@@ -205,15 +142,6 @@ def unwritten(path: Path, error: OSError) -> CacheError:
 
 def _strangers(path: Path) -> bool:
     """Whether a folder holds anything that an interrupted creation of a cache would not have left."""
-    ours = {
-        "shards",
-        "lock",
-        "manifest.sqlite",
-        "manifest.sqlite-journal",
-        "heads",
-        "results",
-        "damaged",
-        "decoding",
-        "parts",
-    }
+    ours = {"shards", "lock", "manifest.sqlite", "manifest.sqlite-journal", "heads", "results"}
+    ours |= {"damaged", "decoding", "parts"}
     return any(entry.name not in ours and not entry.name.startswith(".tmp-") for entry in path.iterdir())

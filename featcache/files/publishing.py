@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,38 +39,31 @@ def change_stamp(status: os.stat_result, *, settled: bool = False) -> int:
     return 0 if young else hash((status.st_ctime_ns, status.st_ino))
 
 
-def publish(path: Path, content: bytes | memoryview, *, check: Callable[[Path], None] | None = None) -> None:
-    """Write a file so that any reader at any moment sees all of it or nothing.
-
-    Temporary file in the same folder → write → fsync → close → `check` → rename → fsync of the folder.
-
-    Parameters
-    ----------
-    path : Path
-        Final place; an existing file is replaced.
-    content : bytes
-        All of it.
-    check : callable, optional
-        Called with the closed temporary file; may raise to stop its publication.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written (no space, no permission); nothing is left behind.
-    """
-    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+@contextlib.contextmanager
+def draft_of(target: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield a free name beside a target, for a file or a folder; what is still there at the end is deleted."""
+    draft = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}{suffix}"
     try:
-        with temporary.open("xb") as file:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def publish(path: Path, content: bytes | memoryview, *, check: Callable[[Path], None] | None = None) -> None:
+    """Write or replace a file so that any reader at any moment sees all of it or nothing.
+
+    Temporary file in the same folder → write → fsync → close → `check`, which may raise → rename → fsync of the folder.
+    """
+    with draft_of(path) as draft:
+        with draft.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if check is not None:
-            check(temporary)
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+            check(draft)
+        draft.replace(path)
     sync_folder(path.parent)
 
 
@@ -116,22 +109,12 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def swap_folder(draft: Path, target: Path, *, rescue: Callable[[Path], Any] | None = None) -> None:
-    """Put a complete folder in the place of another, which is deleted.
+    """Put a complete folder in the place of another, which is deleted after `rescue` was called with it.
 
-    Where the system can exchange two names (Linux, most file systems), a reader or a kill at any moment finds one of
+    If the system can exchange two names (Linux, most file systems), a reader or a kill at any moment finds one of
     the two. Elsewhere a kill between two renames leaves the old one beside `target`, as ``NAME.old-…``, which nothing
-    removes.
-
-    Parameters
-    ----------
-    draft, target : Path
-    rescue : callable, optional
-        Called with the old folder before it is deleted; if it raises `OSError`, the old folder is kept.
-
-    Raises
-    ------
-    OSError
-        If `draft` cannot take the place; the old folder is where it was then.
+    removes. Raise `OSError` if `draft` cannot take the place: the old folder is where it was then; or if `rescue`
+    raises it: the old folder is kept beside the new one.
     """
     beside = target.with_name(f"{target.name}.old-{uuid.uuid4().hex[:8]}")
     aside: Path | None = draft
@@ -186,8 +169,13 @@ def link_or_copy(source: Path, target: Path) -> None:
             raise
         shutil.copy2(source, target, follow_symlinks=False)
         if not source.is_symlink():
-            with target.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(target)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 CARD_BYTES = 64 * 2**20
 """What a file of JSON has at most."""
 
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-          stat.S_IFSOCK: "a socket"}  # fmt: skip
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+_KINDS |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
 
 _TROUBLE = {
     errno.EMFILE: "Raise the limit, such as with `ulimit -n 4096`",
@@ -52,23 +52,7 @@ def odd_file(path: str | os.PathLike[str]) -> str | None:
 
 
 def open_plain(path: str | os.PathLike[str], *, most: int | None = None, size: int | None = None) -> BufferedReader:
-    """Open a regular file for reading; nothing else is waited for or read from.
-
-    Parameters
-    ----------
-    path : path
-    most : int, optional
-        Bytes it has at most.
-    size : int, optional
-        Bytes it has.
-
-    Raises
-    ------
-    ValueError
-        If it is something else, or has another size.
-    OSError
-        If it cannot be opened.
-    """
+    """Open a regular file of at most `most` and exactly `size` bytes; nothing else is waited for or read from."""
     kind = odd_file(path)
     if kind is not None:
         raise ValueError(f"it is {kind}, not a file")

@@ -43,48 +43,49 @@ def path(value: Any, name: str) -> None:
         raise wrong(value, name, "a path")
 
 
-def truth(value: Any, name: str) -> None:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise wrong(value, name, "true or false")
+def _kind(accepts: Callable[[Any], bool], expected: str) -> Kind:
+    """Return the kind of values that a function accepts."""
+
+    def check(value: Any, name: str) -> None:
+        if not accepts(value):
+            raise wrong(value, name, expected)
+
+    return check
 
 
-def measured(value: Any, name: str) -> None:
-    """A number that may be infinite or no number at all, as losses are."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise wrong(value, name, "a number")
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or isinstance(value, float)
+
+
+truth = _kind(lambda value: isinstance(value, bool), "true or false")
+
+measured = _kind(_is_number, "a number")
+"""The kind of numbers that may be infinite or no number at all, as losses are."""
 
 
 def whole(low: int = 0, high: int = MOST) -> Kind:
     """Return the kind of whole numbers in a range, both ends included."""
-
-    def check(value: Any, name: str) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise wrong(value, name, f"a whole number from {low} to {high}")
-
-    return check
+    return _kind(lambda value: _is_whole(value) and low <= value <= high, f"a whole number from {low} to {high}")
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Kind:
     """Return the kind of finite numbers in a range, both ends included."""
+    expected = "a finite number" if low == -math.inf else f"a number from {low:g} to {high:g}"
+    return _kind(lambda value: _is_number(value) and low <= value <= high and not _is_infinite(value), expected)
 
-    def check(value: Any, name: str) -> None:
-        plain = isinstance(value, int | float) and not isinstance(value, bool)
-        if not plain or not low <= value <= high or (isinstance(value, float) and not math.isfinite(value)):
-            raise wrong(value, name, "a finite number" if low == -math.inf else f"a number from {low:g} to {high:g}")
 
-    return check
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)  # a whole number may be too large to ask
 
 
 def matching(pattern: str, expected: str) -> Kind:
     """Return the kind of texts that a regular expression matches whole."""
     compiled = re.compile(pattern)
-
-    def check(value: Any, name: str) -> None:
-        if not isinstance(value, str) or not compiled.fullmatch(value):
-            raise wrong(value, name, expected)
-
-    return check
+    return _kind(lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None, expected)
 
 
 sha256 = matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal")
@@ -92,12 +93,7 @@ sha256 = matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal")
 
 def one_of(*possible: str) -> Kind:
     """Return the kind of some texts."""
-
-    def check(value: Any, name: str) -> None:
-        if not isinstance(value, str) or value not in possible:
-            raise wrong(value, name, f"one of {', '.join(possible)}")
-
-    return check
+    return _kind(lambda value: isinstance(value, str) and value in possible, f"one of {', '.join(possible)}")
 
 
 def maybe(kind: Kind) -> Kind:

@@ -27,7 +27,7 @@ class Rows:
     """The features of n images, d float32 values each, read when they are asked for.
 
     `source` (n, …) is an array, a `numpy.memmap` or anything that gives rows for a slice or an array of integers, such
-    as `featcache.cache.reader.FeatureRows`. Further axes are flattened. Where it has ``read(rows, out, at)``, that is
+    as `featcache.cache.FeatureRows`. Further axes are flattened. Where it has ``read(rows, out, at)``, that is
     used to copy once. `chosen` says which of its rows, in this order; default: all.
     """
 

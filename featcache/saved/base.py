@@ -8,20 +8,17 @@ the digests of its architecture and weights, so the folder is never trusted: who
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import one_line
-from featcache.files.publishing import TEMPORARY, link_or_copy, publish_json, swap_folder
+from featcache.files.publishing import draft_of, link_or_copy, publish_json, swap_folder
 from featcache.files.reading import open_plain, read_json, trouble
 from featcache.files.values import record, whole
 from featcache.recipe import Recipe
 from featcache.saved.cards import BASE
-from featcache.saved.signed import card_digest
+from featcache.saved.signed import card_digest, file_record
 
 NAME = "base"
 """Name of the folder in a cache or in a model's folder."""
@@ -34,12 +31,7 @@ FORMAT = 1
 def read_card(folder: Path) -> dict[str, Any]:
     """Return what a base's folder says of itself, its checksum found right.
 
-    Raises
-    ------
-    ValueError
-        If it is missing or damaged, or has another format; the message is the reason alone.
-    OSError
-        If it cannot be read for a reason that says nothing of it, such as too many open files.
+    Raise `ValueError`, whose message is the reason alone, or `OSError` if the reason says nothing of the file.
     """
     try:
         card: dict[str, Any] = read_json(folder / CARD)
@@ -60,13 +52,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def problem(folder: Path, recipe: Recipe) -> str | None:
-    """Return what is wrong with the base in a folder, None if it is whole and the one that a recipe names.
-
-    Raises
-    ------
-    OSError
-        As `read_card`.
-    """
+    """Return what is wrong with the base in a folder, None if it is whole and the one that a recipe names."""
     try:
         card = read_card(folder)
         for field in ("architecture", "weights"):
@@ -91,10 +77,7 @@ def fill(folder: Path, about: Mapping[str, Any], save: Callable[[Path], Any]) ->
     """Make a folder, let `save` write the network into the path it is given, and write the card last."""
     folder.mkdir(parents=True)
     save(folder / MODEL)
-    with (folder / MODEL).open("rb") as file:
-        os.fsync(file.fileno())
-    model = {"file": MODEL, "size": (folder / MODEL).stat().st_size, "sha256": _sha256(folder / MODEL)}
-    card = {"format": FORMAT, **about, "model": model}
+    card = {"format": FORMAT, **about, "model": file_record(folder / MODEL)}
     publish_json(folder / CARD, {**card, "sha256": card_digest(card)})
 
 
@@ -102,22 +85,14 @@ def write(folder: Path, recipe: Recipe, about: Mapping[str, Any], save: Callable
     """Publish a base's folder whole, in the place of one that is damaged.
 
     Of two processes that do so at once, one is too late and leaves the other's.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; what was there stays.
     """
-    draft = folder.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
+    with draft_of(folder) as draft:
         fill(draft, about, save)
         try:
             swap_folder(draft, folder)
         except OSError:
             if problem(folder, recipe) is not None:
                 raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -125,8 +100,3 @@ def copy(source: Path, target: Path) -> None:
     target.mkdir()
     for name in (MODEL, CARD):
         link_or_copy(source / name, target / name)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

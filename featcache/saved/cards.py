@@ -55,18 +55,22 @@ _LISTING = record(
         "shared": list_of(sha256),
     },
 )
+_RANKED = {
+    "macro_f1": number(0, 1),
+    "log_loss": maybe(measured),
+    "ece": maybe(measured),
+    "copies_left_out": whole(),
+    "group_members_left_out": whole(),
+}
+_RANGE = row(number(0, 1), number(0, 1))
 SOURCE = record({"name": text, "location": path}, {"options": _source_options})
 METRICS = record(
-    {"n": whole(), "accuracy": number(0, 1), "accuracy_ci95": row(number(0, 1), number(0, 1))},
+    {"n": whole(), "accuracy": number(0, 1), "accuracy_ci95": _RANGE},
     {
-        "macro_f1": number(0, 1),
-        "macro_f1_ci95": maybe(row(number(0, 1), number(0, 1))),
-        "log_loss": maybe(measured),
-        "ece": maybe(measured),
+        **_RANKED,
+        "macro_f1_ci95": maybe(_RANGE),
         "per_class": mapping_of(mapping_of(measured)),
         "confusion": list_of(list_of(whole())),
-        "copies_left_out": whole(),
-        "group_members_left_out": whole(),
     },
 )
 _SCORES = mapping_of(maybe(METRICS))
@@ -95,12 +99,13 @@ HEAD = record(
         "history": HISTORY,
     },
 )
+_RESIZE, _INTERPOLATION = one_of(*choices(Resize)), one_of(*choices(Interpolation))
+_PIXELS = row(whole(1, 16_384), whole(1, 16_384), whole(1, 4), _RESIZE, _INTERPOLATION, anything, number(1e-6, 1))
 MODEL = record(
     {
         "class_names": list_of(text, least=2, distinct=True),
         "trained_classes": list_of(whole(), least=2, distinct=True),
-        "pixels": row(whole(1, 16_384), whole(1, 16_384), whole(1, 4), one_of(*choices(Resize)),
-                      one_of(*choices(Interpolation)), anything, number(1e-6, 1)),
+        "pixels": _PIXELS,
     },
     {
         **_COMMON,
@@ -113,7 +118,7 @@ MODEL = record(
         "stopped": maybe(record({"reason": text, "epoch": whole()})),
         "seconds": number(0),
     },
-)  # fmt: skip
+)
 BASE = record(
     {
         "name": text,
@@ -126,15 +131,6 @@ BASE = record(
 
 _SETTINGS = record({"rows": text, "layer": text, "settings": record({"clf": text})})
 _TEST = record({"test": maybe(METRICS)})
-_RANKED = record(
-    {
-        "macro_f1": number(0, 1),
-        "log_loss": maybe(measured),
-        "ece": maybe(measured),
-        "copies_left_out": whole(),
-        "group_members_left_out": whole(),
-    }
-)
 _COMPARED = record(
     {
         "params": mapping_of(anything),
@@ -154,6 +150,6 @@ def check_result(of: Any, result: Any) -> None:
         _TEST(result, "result")
     else:
         _COMPARED(result, "result")
-        _RANKED(result["metrics"], "result.metrics")
+        record(_RANKED)(result["metrics"], "result.metrics")
         if len(result["right"]["bits"]) // 2 != -(-result["right"]["n"] // 8):
             raise ValueError("result.right has another number of bits than of images")

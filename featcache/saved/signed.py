@@ -13,14 +13,13 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import HeadError, one_line
-from featcache.files.publishing import TEMPORARY, link_or_copy, publish, publish_json, swap_folder
+from featcache.files.publishing import TEMPORARY, draft_of, link_or_copy, publish, publish_json, swap_folder, sync_file
 from featcache.files.reading import read_json, read_plain, trouble
 from featcache.files.values import Kind, matching, record, sha256, whole
 from featcache.recipe import canonical_json
@@ -30,25 +29,13 @@ _TRAINED_ON = "trained_on.bin"
 _BASE = "base"
 
 _FILE = {"size": whole(0), "sha256": sha256}
-_FILES = record({"model": record({"file": matching(r"[\w.]+", "the name of a file"), **_FILE}),
-                 "trained_on": record(_FILE)})  # fmt: skip
+_NAMED_FILE = {"file": matching(r"[\w.]+", "the name of a file"), **_FILE}
+_FILES = record({"model": record(_NAMED_FILE), "trained_on": record(_FILE)})
 
 
 @dataclass(frozen=True)
 class Signed:
-    """What a folder held, checked.
-
-    Attributes
-    ----------
-    card : dict
-        Without its own digest.
-    model : bytes
-        The model's file.
-    trained_on : set of bytes
-        Digests of the training images, 32 bytes each in memory, too.
-    digest : str
-        SHA-256 of the card, which names that of the model.
-    """
+    """What a folder held, checked: the card and its SHA-256, the model's file, digests of the training images."""
 
     card: dict[str, Any]
     model: bytes
@@ -58,21 +45,7 @@ class Signed:
 
 @dataclass(frozen=True)
 class SignedFolder:
-    """A kind of folder.
-
-    Parameters
-    ----------
-    noun : str
-        What it holds, for messages: ``head``.
-    card, model : str
-        Names of its files.
-    format : int
-        The card's version.
-    says : Kind
-        What the card may say.
-    beside : frozenset of str
-        Names of files that are added to it later and go when it is replaced.
-    """
+    """A kind of folder: what it holds (``head``), its files, and the card's format; `beside` are files added later."""
 
     noun: str
     card: str
@@ -82,14 +55,7 @@ class SignedFolder:
     beside: frozenset[str] = frozenset()
 
     def check_target(self, folder: str | os.PathLike[str], *, base: bool = False) -> None:
-        """Raise `HeadError` if a folder cannot be written or replaced: one that has files and is not of this kind.
-
-        Parameters
-        ----------
-        folder : path
-        base : bool
-            Whether the new one will have a folder ``base``.
-        """
+        """Raise `HeadError` if a folder cannot be written or replaced, with a folder ``base`` or without."""
         target = Path(folder)
         if target.exists() and not target.is_dir():
             raise HeadError(f"{str(target)!r} is a file, not a folder. Choose another --out.")
@@ -113,60 +79,39 @@ class SignedFolder:
         trained_on: Iterable[bytes],
         write_base: Callable[[Path], Any] | None = None,
     ) -> tuple[Path, str]:
-        """Write a whole folder in the place of what was there; return its path and the card's digest.
+        """Write a whole folder in the place of another, as `swap_folder` does; return its path and the card's digest.
 
-        Files that others put there are kept, and so are the rights of the folder. Where the system can exchange two
-        names (Linux, most file systems), a reader, or a kill, at any moment finds the old one or the new one;
-        elsewhere a kill between two renames leaves the old one beside, as ``NAME.old-…``.
-
-        Parameters
-        ----------
-        folder : path
-        write_model : callable
-            Given a path, writes the model there.
-        card : mapping
-        trained_on : iterable of bytes
-        write_base : callable, optional
-            Given a path, makes the folder of the base there.
-
-        Raises
-        ------
-        HeadError
-            If the folder holds anything else, or cannot be written.
+        `write_model` and `write_base` are given a path. Files that others put there are kept, and so are the rights.
         """
         target = Path(folder)
         self.check_target(target, base=write_base is not None)
         place = target.resolve()  # of a link, what it leads to is replaced
-        draft = place.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
-            draft.mkdir(parents=True)
-            write_model(draft / self.model)
-            with (draft / self.model).open("rb") as file:
-                os.fsync(file.fileno())
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-                size = file.seek(0, os.SEEK_END)
-            seen = DigestSet.of(trained_on).tobytes()
-            publish(draft / _TRAINED_ON, seen)
-            if write_base is not None:
-                write_base(draft / _BASE)
-            complete = {
-                "format": self.format,
-                **card,
-                "base": write_base is not None,
-                "model": {"file": self.model, "size": size, "sha256": content},
-                "trained_on": {"size": len(seen), "sha256": hashlib.sha256(seen).hexdigest()},
-            }
-            digest = card_digest(complete)
-            publish_json(draft / self.card, {**complete, "sha256": digest})
-            if place.is_dir():
-                self._keep_others(place, draft)
-                _take_over_rights(place, draft)
-                os.utime(draft)  # gc takes an old draft for litter
-            swap_folder(draft, place, rescue=lambda old: self._keep_others(old, place))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with draft_of(place) as draft:
+                draft.mkdir()
+                write_model(draft / self.model)
+                model = file_record(draft / self.model)
+                seen = DigestSet.of(trained_on).tobytes()
+                publish(draft / _TRAINED_ON, seen)
+                if write_base is not None:
+                    write_base(draft / _BASE)
+                complete = {
+                    "format": self.format,
+                    **card,
+                    "base": write_base is not None,
+                    "model": model,
+                    "trained_on": {"size": len(seen), "sha256": hashlib.sha256(seen).hexdigest()},
+                }
+                digest = card_digest(complete)
+                publish_json(draft / self.card, {**complete, "sha256": digest})
+                if place.is_dir():
+                    self._keep_others(place, draft)
+                    _take_over_rights(place, draft)
+                    os.utime(draft)  # gc takes an old draft for litter
+                swap_folder(draft, place, rescue=lambda old: self._keep_others(old, place))
         except OSError as error:
             raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         return target, digest
 
     def _keep_others(self, old: Path, new: Path) -> None:
@@ -197,14 +142,7 @@ class SignedFolder:
         return {}
 
     def read(self, folder: str | os.PathLike[str]) -> Signed:
-        """Return what a folder holds; nothing of it is run.
-
-        Raises
-        ------
-        HeadError
-            If it is no such folder, has another format, says nonsense, was changed since it was written, or cannot be
-            read.
-        """
+        """Return what a folder holds, or raise `HeadError`; nothing of it is run."""
         path = Path(folder)
         card, digest = self.read_card(path)
         with self._explained(path):
@@ -220,8 +158,10 @@ class SignedFolder:
             record({"format": whole()})(card, "")
             digest = card.pop("sha256", None)
             if card["format"] != self.format:
-                raise HeadError(f"Expected a {self.noun} of format {self.format}. Received: {str(path)!r} of format "
-                                f"{card['format']}. Make it again.")  # fmt: skip
+                raise HeadError(
+                    f"Expected a {self.noun} of format {self.format}. Received: {str(path)!r} of format "
+                    f"{card['format']}. Make it again."
+                )
             _FILES(card, "")
             if digest != card_digest(card) or card["model"]["file"] != self.model:
                 raise self._changed(path / self.card)
@@ -317,6 +257,14 @@ def _instead(path: Path) -> str:
             return f"It is a cache: name one of its heads, such as {str(heads[0].parent)!r}."
         return "It is a cache without heads: run fit-head first."
     return "Name one that fit-head or fine-tune wrote."
+
+
+def file_record(file: Path) -> dict[str, Any]:
+    """Make a file durable, and return its name, size and SHA-256 as a card has them."""
+    sync_file(file)
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {"file": file.name, "size": file.stat().st_size, "sha256": digest}
 
 
 def card_digest(card: Mapping[str, Any]) -> str:

@@ -13,10 +13,9 @@ from recording import record
 
 from featcache.cache import CacheWriter, FeatureCache
 from featcache.cache.care import VerifyReport, verify
-from featcache.cache.inspection import inspect
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest
-from featcache.cache.shard import ShardBuilder
+from featcache.cache.shard import ShardBuilder, inspect
 from featcache.errors import CacheBusyError, CacheDamagedError, CacheError, FeatcacheError
 
 FLIPS = [40, pytest.param(400, marks=pytest.mark.slow)]

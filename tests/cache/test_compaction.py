@@ -13,10 +13,9 @@ from golden import make
 from featcache.cache import CacheWriter, FeatureCache, compaction
 from featcache.cache.care import verify
 from featcache.cache.compaction import collect
-from featcache.cache.inspection import ShardContents, inspect
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest
-from featcache.cache.shard import Shard, ShardBuilder
+from featcache.cache.shard import Shard, ShardBuilder, ShardContents, inspect
 from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
 from featcache.files.publishing import publish
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import random_image
 
-from featcache.cache import FeatureCache, compressed
+from featcache.cache import FeatureCache, features
 from featcache.cache import shard as shard_module
 from featcache.cache.care import verify
 from featcache.cache.compaction import collect
@@ -59,7 +59,7 @@ def test_compressed_equals_uncompressed(
     assert {offset for info in packed.shards.values() for offset in info.offsets.values()} == {0}
     rows = np.random.default_rng(0).integers(-30, 30, 100)
     for kept in (2**20, 1000, 0):
-        monkeypatch.setattr(compressed, "RECENT_BYTES", kept)
+        monkeypatch.setattr(features, "RECENT_BYTES", kept)
         again = FeatureCache(packed.path)
         for layer in plain.layers:
             expected = np.asarray(plain.features(layer=layer))
@@ -151,12 +151,10 @@ def test_blocks_are_checked_against_the_manifest(extracting, tmp_path: Path) -> 
 
 def test_the_file_is_checked_once(extracting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading many rows of many layers reads a whole file once for its checksum."""
-    from featcache.cache import reader
-
     cache = extracting(source(20), tmp_path / "c", compression="lz4", layers=["mix", "positive"])
     checked = []
-    real = reader.file_checksum
-    monkeypatch.setattr(reader, "file_checksum", lambda path, size: checked.append(path.name) or real(path, size))
+    real = features.file_checksum
+    monkeypatch.setattr(features, "file_checksum", lambda path, size: checked.append(path.name) or real(path, size))
     cache = FeatureCache(cache.path)
     for layer in cache.layers:
         for i in range(20):

@@ -132,8 +132,8 @@ def test_a_fork_keeps_no_lock(tmp_path: Path) -> None:
     """What a holder has forked neither holds the lock after the holder's death nor removes it."""
     then = """
     if not os.fork():
-        time.sleep(60)
-    print("held", flush=True); time.sleep(60)"""
+        print("held", flush=True)  # the child, which has closed its copy by now
+    time.sleep(60)"""
     with holder(tmp_path, then=then.strip()) as process:
         busy(tmp_path)
         process.kill()

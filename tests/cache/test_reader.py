@@ -108,7 +108,7 @@ def test_rows_can_be_expected(cache: FeatureCache, rows: list[int], part: slice)
 
 def test_the_pages_of_expected_rows_are_asked_for(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """All bytes of rows that lie together, no more than two pages beside, and none of rows far apart."""
-    asked = []
+    asked, stored = [], cache._stored_features
 
     class Map(bytes):
         def madvise(self, advice: int, begin: int, count: int) -> None:
@@ -117,10 +117,10 @@ def test_the_pages_of_expected_rows_are_asked_for(cache: FeatureCache, monkeypat
     class Rows:
         base, offset, strides = Map(100 + 10_000 * 1000), 3 * mmap.ALLOCATIONGRANULARITY + 100, (1000,)
 
-    monkeypatch.setattr(cache, "_mapped", lambda *_: Rows)
-    cache._expect(next(iter(cache.shards)), "mix", np.arange(500, 600))
-    cache._expect(next(iter(cache.shards)), "mix", np.arange(9_990, 10_000))
-    cache._expect(next(iter(cache.shards)), "mix", np.array([0, 9_000]))
+    monkeypatch.setattr(stored, "_mapped", lambda *_: Rows)
+    stored.expect(next(iter(cache.shards)), "mix", np.arange(500, 600))
+    stored.expect(next(iter(cache.shards)), "mix", np.arange(9_990, 10_000))
+    stored.expect(next(iter(cache.shards)), "mix", np.array([0, 9_000]))
     (begin, end), last = asked
     assert begin % mmap.PAGESIZE == 0
     assert 100 + 500_000 - mmap.PAGESIZE < begin <= 100 + 500_000

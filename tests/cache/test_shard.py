@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.cache import shard as shard_module
-from featcache.cache.inspection import inspect
-from featcache.cache.shard import Key, Shard, ShardBuilder, block_checksums, block_rows
+from featcache.cache.shard import Key, Shard, ShardBuilder, block_checksums, block_rows, inspect
 from featcache.errors import CacheDamagedError, CacheError
 from featcache.recipe import Recipe
 

@@ -12,9 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from featcache.cache import FeatureCache, care
-from featcache.cache.inspection import inspect
 from featcache.cache.manifest import Manifest
-from featcache.cache.shard import Shard, ShardBuilder
+from featcache.cache.shard import Shard, ShardBuilder, inspect
 from featcache.cli import app
 from featcache.errors import CacheError, OptionError
 from featcache.extraction.recomputation import verify

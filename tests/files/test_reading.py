@@ -216,7 +216,7 @@ def test_too_many_open_files_are_no_damage(filled: Path) -> None:
     }
     for call in calls.values():
         call()  # whatever is imported late, is now
-    cache._maps.clear()
+    cache._stored_features._maps.clear()
     said = set()
     for count in range(6):
         for name, call in calls.items():
@@ -230,7 +230,7 @@ def test_too_many_open_files_are_no_damage(filled: Path) -> None:
             assert kind is not CacheDamagedError, (name, message)
             assert "damaged" not in message, (name, message)
             said.add((name, "ulimit" in message or "Check the disk" in message))
-        cache._maps.clear()
+        cache._stored_features._maps.clear()
         assert contents(filled) == before
     assert {name for name, advised in said if advised} == set(calls)
     for call in calls.values():

@@ -154,7 +154,7 @@ def test_heads_that_do_not_fit_into_memory(made, monkeypatch: pytest.MonkeyPatch
 
 def test_streaming_heads_read_in_blocks(made, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the cache, too, a head that streams never reads more than a window."""
-    from featcache.cache.reader import FeatureRows
+    from featcache.cache import FeatureRows
     from featcache.heads import rows as module
 
     monkeypatch.setattr(module, "BLOCK_BYTES", 8 * 4 * 16)

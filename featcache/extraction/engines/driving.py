@@ -11,9 +11,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from featcache.cache import CacheWriter
-from featcache.cache.inspection import inspect
 from featcache.cache.listing import Entry
-from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo
+from featcache.cache.shard import Key, Shard, ShardBuilder, ShardInfo, inspect
 from featcache.errors import CacheDamagedError, CacheError, ImageError, OptionError
 from featcache.extraction.engines.parts import discard, forget, found_part, parts_folder, read_part, shard_names
 from featcache.extraction.engines.processes import default_workers, run_processes

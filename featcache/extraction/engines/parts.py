@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featcache.cache.checks import shard_name
-from featcache.cache.inspection import inspect
-from featcache.cache.shard import Key, ShardInfo
+from featcache.cache.shard import Key, ShardInfo, inspect
 from featcache.cache.writer import unwritten
 from featcache.errors import CacheDamagedError, CacheError, one_line
 from featcache.extraction.engines.running import Runner
