@@ -174,7 +174,8 @@ class Lock:
                 self._file.unlink()
         if self._descriptor >= 0:
             _held.discard(self._descriptor)
-            os.close(self._descriptor)
+            with contextlib.suppress(OSError):  # it was interrupted between these two
+                os.close(self._descriptor)
             self._descriptor = -1
 
 
@@ -186,17 +187,21 @@ def writer_lock(folder: Path) -> Iterator[Lock]:
     """
     lock = Lock(folder)
     try:
-        lock._acquire()
-    except OSError as error:
-        raise CacheError(
-            f"The folder {str(folder)!r} cannot be written: {error.strerror}. Free some space, mend its "
-            "permissions, or choose another `cache`."
-        ) from None
-    threading.Thread(target=lock._beat, name="featcache-lock", daemon=True).start()
-    try:
+        try:
+            lock._acquire()
+        except OSError as error:
+            raise CacheError(
+                f"The folder {str(folder)!r} cannot be written: {error.strerror}. Free some space, mend its "
+                "permissions, or choose another `cache`."
+            ) from None
+        threading.Thread(target=lock._beat, name="featcache-lock", daemon=True).start()
         yield lock
     finally:
-        lock._release()
+        try:
+            lock._release()
+        except KeyboardInterrupt:  # a second Ctrl-C
+            lock._release()
+            raise
 
 
 def taken_over(folder: Path) -> CacheBusyError:

@@ -19,10 +19,10 @@ from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.files.publishing import csv_text
 from featcache.heads import HEADS, Head
-from featcache.heads.rows import Bools
+from featcache.heads.rows import Bools, Ints
 from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
-from featcache.sources import Digests
+from featcache.sources import Digests, Words
 from featcache.system.memory import available
 from featcache.system.versions import versions
 from featcache.training import search
@@ -209,7 +209,20 @@ def _joined(caches: list[FeatureCache]) -> list[FeatureCache]:
         if differ:
             text = "%d images have another label in %s than in %s, whose labels count"
             log.warning(text, differ, cache.path, first.path)
+        for what in ("splits", "groups"):
+            differ = _differing(getattr(shared, what), getattr(cache.usable, what), at)
+            if differ:
+                text = "%d images have another %s in %s than in %s, whose %s count"
+                log.warning(text, differ, what.removesuffix("s"), cache.path, first.path, what)
     return [cache.with_listing(shared) for cache in caches]
+
+
+def _differing(ours: Words, theirs: Words, at: Ints) -> int:
+    """Return how many images another cache gives another word than the first does, at these places of the first."""
+    there = at >= 0
+    own, other = ours.among(names := ours.names)[at[there]], theirs.among(names)[there]
+    other[(other < 0) & (theirs.codes[there] >= 0)] = -2  # a word that the first has not
+    return int((own != other).sum())
 
 
 def _opened(caches: Any) -> list[FeatureCache]:

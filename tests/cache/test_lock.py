@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from featcache.cache import lock as locks
-from featcache.cache.lock import writer_lock
+from featcache.cache.lock import Lock, writer_lock
 from featcache.errors import CacheBusyError, CacheError
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from featcache.cache.lock import writer_lock
+from featcache.cache.lock import Lock, writer_lock
 with writer_lock(Path(sys.argv[1])):
     {then}
 """
@@ -148,6 +148,23 @@ def test_a_fork_keeps_no_lock(tmp_path: Path) -> None:
             lock._release()
             os._exit(0)
         os.waitpid(child, 0)
+        lock.check()
+
+
+def test_a_second_interrupt_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the lock is given back does not leave it with a process that goes on, such as a notebook's."""
+    mine, calls = Lock._mine, []
+
+    def interrupted(self: Lock) -> bool:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return mine(self)
+
+    with pytest.raises(KeyboardInterrupt), writer_lock(tmp_path):
+        monkeypatch.setattr(Lock, "_mine", interrupted)
+    assert not (tmp_path / "lock").exists()
+    with writer_lock(tmp_path) as lock:
         lock.check()
 
 

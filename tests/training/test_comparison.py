@@ -98,6 +98,19 @@ def test_other_labels_are_said(made, caplog: pytest.LogCaptureFixture) -> None:
     assert "images have another label in" in caplog.text
 
 
+def test_other_splits_and_groups_are_said(made, caplog: pytest.LogCaptureFixture) -> None:
+    """Images that another cache has in another split or group are counted: the first cache's count."""
+    first, second = made(), made("other", seed=5)
+    listed = list(second.entries)
+    moved = [entry._replace(split="validation") if i < 7 else entry for i, entry in enumerate(listed)]
+    run([first, second.with_listing(moved)], ["centroid"])
+    assert "7 images have another split in" in caplog.text
+    assert "another group" not in caplog.text
+    grouped = [entry._replace(group="patient 1") if i % 40 == 0 else entry for i, entry in enumerate(listed)]
+    run([first, second.with_listing(grouped)], ["centroid"])
+    assert "9 images have another group in" in caplog.text
+
+
 def test_one_failing_head_does_not_lose_the_others(made) -> None:
     """Its reason stands in `failed`; if all fail that is an error."""
     found = run(made(each=(2, 5, 1)), ["knn", "ridge"])
