@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator
 
 
@@ -116,6 +117,11 @@ def nearest(name: str, known: Iterable[str], *, n: int = 5) -> str:
 def printable(text: str) -> str:
     """Return text with control characters and what is not UTF-8 escaped, fit for a terminal or a page."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def mending(cache: object) -> str:
+    """Return the command that mends a cache, as a message shows it, to be run as it stands."""
+    return f"`featcache verify --fix {shlex.quote(str(cache))}`"
 
 
 def one_line(error: object) -> str:

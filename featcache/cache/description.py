@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import CacheDamagedError, CacheError, one_line
+from featcache.errors import CacheDamagedError, CacheError, mending, one_line
 from featcache.files.reading import read_json, trouble
 from featcache.files.values import mapping_of, maybe, record, sha256, text, whole
 from featcache.recipe import FORMAT_VERSION, RECIPE, Recipe, request_kind
@@ -45,7 +45,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         if (reason := trouble(error)) is not None:
             raise CacheError(f"The recipe {str(path)!r} cannot be read: {reason}") from None
         raise CacheDamagedError(
-            f"The recipe {str(path)!r} is damaged: {one_line(error)}. Run `featcache verify --fix`."
+            f"The recipe {str(path)!r} is damaged: {one_line(error)}. Run {mending(folder)}."
         ) from None
     return value
 

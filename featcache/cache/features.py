@@ -25,7 +25,7 @@ from featcache.cache.shard import (
     member,
     unreadable,
 )
-from featcache.errors import CacheDamagedError
+from featcache.errors import CacheDamagedError, mending
 from featcache.files.reading import open_plain
 from featcache.sources.columns import Ints
 
@@ -40,8 +40,7 @@ RECENT_BYTES = 64 * 2**20
 def damaged_manifest(cache: Path, what: str) -> CacheDamagedError:
     """Return the error of a manifest that describes what cannot be."""
     return CacheDamagedError(
-        f"The manifest of {str(cache)!r} is damaged: {what}. Run `featcache verify --fix`, then `featcache extract` "
-        "again."
+        f"The manifest of {str(cache)!r} is damaged: {what}. Run {mending(cache)}, then extract into it again."
     )
 
 

@@ -22,7 +22,7 @@ from featcache.cache.listing import Entry, Listing
 from featcache.cache.lock import taken_over
 from featcache.cache.rows import Place, RowTable
 from featcache.cache.shard import Key, ShardInfo
-from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
+from featcache.errors import CacheBusyError, CacheDamagedError, CacheError, mending
 from featcache.files.reading import odd_file, parsed
 from featcache.recipe import FORMAT_VERSION, other_format
 from featcache.sources import SPLITS, Texts
@@ -67,7 +67,7 @@ class Manifest:
         self._file: os.stat_result | None = None
         if not create and not path.is_file():
             hint = (
-                " Run `featcache verify --fix`: it makes a new one from the shards."
+                f" Run {mending(path.parent)}: it makes a new one from the shards."
                 if has_shards(path.parent)
                 else " Run `featcache extract` first."
             )
@@ -129,7 +129,7 @@ class Manifest:
 
     def _damaged(self, what: str) -> CacheDamagedError:
         return CacheDamagedError(
-            f"The manifest {str(self._path)!r} is damaged: {what}. Run `featcache verify --fix`: it makes a "
+            f"The manifest {str(self._path)!r} is damaged: {what}. Run {mending(self._path.parent)}: it makes a "
             "new one from the shards."
         )
 

@@ -19,7 +19,7 @@ from featcache.cache.listing import Entry, Listing
 from featcache.cache.manifest import Manifest
 from featcache.cache.rows import ChosenRows, RowTable, taken
 from featcache.cache.shard import Key, ShardInfo
-from featcache.errors import CacheDamagedError, CacheError, OptionError, nearest
+from featcache.errors import CacheDamagedError, CacheError, OptionError, mending, nearest
 from featcache.recipe import Recipe
 from featcache.sources import SPLITS, Texts
 
@@ -73,7 +73,7 @@ class FeatureCache:
         if self._meta.get("fingerprint", self.recipe.fingerprint) != self.recipe.fingerprint:  # not set: no rows yet
             raise CacheDamagedError(
                 f"The cache {str(self.path)!r} is damaged: recipe.json and manifest have different recipes. Run "
-                "`featcache verify --fix`: it restores what the shards say."
+                f"{mending(self.path)}: it restores what the shards say."
             )
 
     @classmethod

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import CacheDamagedError, CacheError, OptionError
+from featcache.errors import CacheDamagedError, CacheError, OptionError, mending
 from featcache.files.publishing import publish
 from featcache.files.reading import open_plain, parsed, trouble
 from featcache.options import SHARD_ROWS, Compression
@@ -71,7 +71,7 @@ class ShardInfo:
 def damaged(path: Path, what: str) -> CacheDamagedError:
     """Return the error of a shard that is not as it was written."""
     return CacheDamagedError(
-        f"The shard {str(path)!r} is damaged: {what}. Run `featcache verify --fix`, then `featcache extract` again."
+        f"The shard {str(path)!r} is damaged: {what}. Run {mending(path.parent.parent)}, then extract into it again."
     )
 
 

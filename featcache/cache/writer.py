@@ -13,7 +13,7 @@ from featcache.cache.listing import Entry
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest, has_shards
 from featcache.cache.shard import Key, ShardBuilder, ShardInfo
-from featcache.errors import CacheError
+from featcache.errors import CacheError, mending
 from featcache.files.publishing import publish_json, sync_folder
 from featcache.recipe import FORMAT_VERSION, Recipe, other_format
 from featcache.system.versions import versions
@@ -55,7 +55,7 @@ class CacheWriter:
             index = path / "manifest.sqlite"
             if has_shards(path) and not (index.is_file() and index.stat().st_size):
                 raise CacheError(
-                    f"The cache {str(path)!r} has shards but no manifest. Run `featcache verify --fix`: it makes a "
+                    f"The cache {str(path)!r} has shards but no manifest. Run {mending(path)}: it makes a "
                     "new one from the shards."
                 )
             manifest = Manifest(index, create=True)
@@ -64,7 +64,7 @@ class CacheWriter:
                 if manifest.meta().get("fingerprint", recipe.fingerprint) != recipe.fingerprint:
                     raise CacheError(
                         f"The cache {str(path)!r} is damaged: recipe.json and manifest have different recipes. Run "
-                        "`featcache verify --fix`."
+                        f"{mending(path)}."
                     )
                 if known is None or (request is not None and known.get("request") != request):
                     with manifest.changing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
 import gc
 import inspect
@@ -26,6 +27,7 @@ from featcache.cli import imagelines, supervision
 from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
 from featcache.errors import FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
+from featcache.files.publishing import TEMPORARY
 from featcache.files.reading import trouble
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
@@ -195,13 +197,24 @@ def _errors(*, debug: bool) -> Iterator[None]:
             code = GATE
         elif isinstance(error, MemoryError):
             text = "out of memory; take a smaller --batch-size, or features of fewer values"
-        elif isinstance(error, OSError) and (error.filename is not None or trouble(error) is not None):
-            what = "A file" if error.filename is None else repr(error.filename)
-            text = f"{what} cannot be read or written: {trouble(error) or f'{error.strerror}. Name another place.'}"
+        elif isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK or trouble(error)):
+            text = f"{_place(error)} cannot be read or written: "
+            text += trouble(error) or f"{error.strerror}. Free some space, or name another place."
         elif not isinstance(error, FeatcacheError):
             text = f"unexpected {type(error).__name__}: {error}. Run again with --debug and report it"
         _complain(text)
         raise typer.Exit(code) from None
+
+
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
+def _place(error: OSError) -> str:
+    """Name the file of an error, or its folder where the file is one that we would have renamed into place."""
+    if not isinstance(error.filename, str | bytes):
+        return "A file"
+    path = Path(os.fsdecode(error.filename))
+    return f"A file in {str(path.parent)!r}" if path.name.startswith(TEMPORARY) else repr(str(path))
 
 
 def _complain(text: str) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.cli.app import DONE, FAILED, Cache, Outcome, command, newest, printable, skipped_text, table
+from featcache.errors import mending
 
 if TYPE_CHECKING:
     from featcache.cache.care import Recomputed
-    from featcache.recipe import Recipe
+from featcache.recipe import Recipe
 
 _NAMES = 20
 """Of divided groups, in JSON."""
@@ -133,7 +134,7 @@ def verify(
     if report.problems:
         error = (
             f"{len(report.problems)} problems were found in {str(report.cache)!r}. "
-            "Run `featcache verify --fix`, then `featcache extract` again."
+            f"Run {mending(report.cache)}, then extract into it again."
         )
     elif new is not None and differing:
         error = (

@@ -1,7 +1,9 @@
 import csv
+import errno
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -187,6 +189,23 @@ def test_errors_are_one_line_and_exit_1(tmp_path: Path) -> None:
         code, out, err = run(*arguments)
         assert (code, out) == (1, ""), arguments
         assert re.fullmatch(r"error: .{20,}\n", err), err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_no_unexpected_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Writing that fails for want of space is said as such, and never under the name of a file of ours."""
+    for name in (None, str(tmp_path / ".tmp-0123")):
+
+        def full(*_: object, name: str | None = name) -> None:
+            raise OSError(number, os.strerror(number), name)
+
+        monkeypatch.setattr("featcache.cache.FeatureCache", full)
+        code, _, err = run("info", tmp_path)
+        assert code == 1
+        assert "cannot be read or written: " + os.strerror(number) in err
+        assert "unexpected" not in err
+        assert ".tmp-" not in err
+        assert name is None or repr(str(tmp_path)) in err
 
 
 def test_usage_errors_exit_2() -> None:
@@ -508,8 +527,9 @@ def test_caring_for_a_cache(options: list[object], photos: Path, tmp_path: Path)
     (cache / "manifest.sqlite").unlink()
     code, out, err = run("verify", cache, "--json")
     assert (code, json.loads(out)["problems"]) == (1, [{"where": "manifest.sqlite", "what": "it is missing"}])
-    assert re.fullmatch(r"error: 1 problems were found.*verify --fix.*\n", err)
-    code, out, _ = run("verify", cache, "--fix", "--json")
+    printed = re.fullmatch(r"error: 1 problems were found.*Run `featcache (.*)`, then.*\n", err)
+    assert printed
+    code, out, _ = run(*shlex.split(printed[1]), "--json")
     assert (code, json.loads(out)["sound"], len(json.loads(out)["fixed"])) == (0, True, 1)
     assert "unknown: run extract" in run("info", cache)[1]
     assert json.loads(run("extract", photos, *options, "--cache", cache, "--json")[1])["computed"] == 0
