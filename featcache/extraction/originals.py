@@ -81,6 +81,8 @@ class Originals:
             return int(content.shape[0]), int(content.shape[1])
         except (FeatcacheError, OSError, ValueError, SyntaxError, ArithmeticError, LookupError):
             return None
+        except Image.DecompressionBombError:  # of as many pixels as Pillow does not read in a program of somebody else
+            return None
 
     def source(self) -> Source:
         """Return the source, listed again; `FeatcacheError` or `OSError` if it cannot be."""

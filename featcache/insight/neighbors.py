@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from featcache.sources import digest
 from featcache.sources.files import read_file
 from featcache.sources.folders.folders import files_source
 from featcache.system.startup import import_tensorflow
+
+log = logging.getLogger(__name__)
 
 TILE, CAPTION, COLUMNS = 160, 44, 5
 """Pixels of a picture's side and of the text below it; pictures in a row of the contact sheet."""
@@ -120,6 +123,13 @@ def neighbors(
     rows = Rows(cache.features(layer=layer, order="storage"))
     place = {cache.usable[i].path: row for row, i in enumerate(numbers.tolist())}
     own = place.get(name)
+    if own is not None and _is_another_file(Path(name), cache.usable[int(numbers[own])].digest):
+        log.warning(
+            "%r is an image of the cache and also a file here with other content; the cache's image is taken. Name the "
+            "file as %r to take that",
+            name,
+            str(Path(name).absolute()),
+        )
     query = rows[np.array([own])][0] if own is not None else _features(cache, rows, Path(name), layer)
     best, cosines = most_similar(rows, query, top_k + 1)
     found = []
@@ -128,6 +138,14 @@ def neighbors(
             entry = cache.usable[int(numbers[row])]
             found.append(Neighbor(entry.path, entry.label, entry.split, cosine))
     return Neighbors(cache.path, layer, name, own is not None, tuple(found[:top_k]))
+
+
+def _is_another_file(file: Path, known: bytes | None) -> bool:
+    """Whether there is a file of this name whose content is not that of the cache's image."""
+    try:
+        return file.is_file() and digest(read_file(file)) != known
+    except ImageError:
+        return True
 
 
 def _features(cache: FeatureCache, rows: Rows, file: Path, layer: str) -> Floats:

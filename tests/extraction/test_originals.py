@@ -10,6 +10,17 @@ from featcache.errors import ImageError
 from featcache.extraction.originals import Originals
 
 
+def test_an_image_of_too_many_pixels_for_pillow_has_no_size(
+    extracting, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow's own limit of pixels, which holds in programs of others, ends no audit."""
+    import PIL.Image
+
+    cache = extracting(photos, tmp_path / "c")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1)
+    assert Originals(cache).size(cache.entries[0]) is None
+
+
 def test_files_arrays_and_tables(extracting: Callable[..., FeatureCache], photos: Path, tmp_path: Path) -> None:
     """Images of folders, tables and arrays are read again as they were, with their sizes."""
     folder = extracting(photos, tmp_path / "a")

@@ -49,6 +49,20 @@ def test_neighbors_of_a_file(
     assert (first.path, round(first.similarity, 6)) == ("train/dark/d0.png", 1.0)
 
 
+def test_a_name_that_means_two_images_is_said(
+    extracting: Callable[..., FeatureCache], split_photos: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Where a path of the cache is also that of another file here, it is said which of them is taken."""
+    cache = extracting(split_photos, tmp_path / "c")
+    monkeypatch.chdir(split_photos)
+    neighbors(cache, "train/dark/d0.png")
+    assert not caplog.text
+    write_image(split_photos / "train/dark/d0.png", random_image(77))
+    assert neighbors(cache, "train/dark/d0.png").inside
+    assert "also a file here with other content; the cache's image is taken" in caplog.text
+
+
 def test_what_cannot_be_sought(
     extracting: Callable[..., FeatureCache], made: Callable[..., FeatureCache], split_photos: Path, tmp_path: Path
 ) -> None:

@@ -64,8 +64,13 @@ def clean(
             f"{', '.join(map(repr, unknown[:_SHOWN]))}. Use paths as `featcache audit --out` writes them."
         )
     kept = [entry for entry in cache.entries if chosen.get(entry.path, ("keep", ""))[0] != "drop"]
+    if not kept:
+        raise OptionError(
+            f"All {len(chosen):,} images would be dropped, so that no source would be left. Keep some in "
+            f"{str(decisions)!r}."
+        )
     gone = [entry.path for entry in kept if originals.file(entry) is None]
-    if kept and len(gone) == len(kept):
+    if len(gone) == len(kept):
         raise OptionError(
             f"None of the {len(kept):,} images is a file under {str(originals.root)!r}. Only folders and "
             "tables can be cleaned, while they lie where they were extracted from."

@@ -118,6 +118,14 @@ def test_labels_and_groups_that_a_spreadsheet_would_compute(
     ]
 
 
+def test_a_source_without_images_is_not_written(cache: FeatureCache, tmp_path: Path) -> None:
+    """Decisions that drop every image are refused: nothing could be extracted from what is left."""
+    drop = decided(tmp_path / "drop.csv", [{"path": entry.path} for entry in cache.entries])
+    with pytest.raises(OptionError, match="would be dropped, so that no source would be left"):
+        clean(cache, drop, tmp_path / "cleaned.csv")
+    assert not (tmp_path / "cleaned.csv").exists()
+
+
 def test_a_class_that_is_new_is_said(cache: FeatureCache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A class that no image had before is named together with the nearest one: it may be a mistake."""
     rows = [{"path": f"train/dark/d{i}.png", "action": "relabel", "new_label": label}
