@@ -151,7 +151,7 @@ def decoded(data: Path, size: int) -> int:
     from featcache.extraction.extractor import mapped_ahead
     from featcache.images.decoding import PixelSpec, load
     from featcache.sources.opening import open_source
-    from featcache.system.processors import decoding_threads
+    from featcache.system.cpus import decoding_threads
 
     source, spec = open_source(data), PixelSpec(size, size, 3)
     images = mapped_ahead(decoding_threads(), lambda item: load(source.read(item), spec), source.items,
@@ -198,7 +198,7 @@ def extracted(arguments: dict[str, Any], batches: int) -> dict[str, Any]:
     from featcache.extraction.extractor import Extractor
     from featcache.recipe import Request
     from featcache.sources.opening import open_source
-    from featcache.system.processors import pass_side_by_side
+    from featcache.system.cpus import pass_side_by_side
 
     passes = pass_side_by_side()
     tensorflow_ready()

@@ -6,7 +6,7 @@ import numpy as np
 from golden import make
 
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
+from featcache.cache.verification import verify
 
 STRANGER = """
 import hashlib, json, sqlite3, sys, zlib

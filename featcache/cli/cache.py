@@ -14,7 +14,7 @@ from featcache.cli.app import DONE, FAILED, Cache, Outcome, command, newest, pri
 from featcache.errors import mending
 
 if TYPE_CHECKING:
-    from featcache.cache.care import Recomputed
+    from featcache.cache.verification import Recomputed
 from featcache.recipe import Recipe
 
 _NAMES = 20

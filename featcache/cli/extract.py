@@ -12,7 +12,7 @@ from featcache.cli import supervision
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, log, printable, progress, skipped_text
 from featcache.errors import OptionError
 from featcache.options import ExtractOptions, subset
-from featcache.system.processors import pass_side_by_side
+from featcache.system.cpus import pass_side_by_side
 
 if TYPE_CHECKING:
     from featcache.extraction.extracting import ExtractionPlan, ExtractionReport, PartReport

@@ -21,7 +21,7 @@ from featcache.cli.app import (
     table,
 )
 from featcache.options import DecodingOptions, FineTuneOptions, ReadingOptions, TableOptions, subset
-from featcache.system.processors import pass_side_by_side
+from featcache.system.cpus import pass_side_by_side
 
 if TYPE_CHECKING:
     from featcache.models.finetune import FineTuned

@@ -29,8 +29,8 @@ from featcache.images.decoding import PixelSpec, load
 from featcache.options import BATCH_SIZE, subset
 from featcache.recipe import Recipe, Request
 from featcache.sources import Item, Source, digest, read_image
+from featcache.system.cpus import decoding_threads
 from featcache.system.memory import available
-from featcache.system.processors import decoding_threads
 
 log = logging.getLogger(__name__)
 

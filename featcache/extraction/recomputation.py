@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache.cache import FeatureCache, care
-from featcache.cache.care import Recomputed, VerifyReport
+from featcache.cache import FeatureCache, verification
 from featcache.cache.compaction import drop_images
 from featcache.cache.shard import Key
+from featcache.cache.verification import Recomputed, VerifyReport
 from featcache.errors import CacheError, FeatcacheError, OptionError
 from featcache.extraction.originals import Originals
 from featcache.sources import Item, Items, Source
@@ -26,14 +26,14 @@ EXACT, REDUCED = 1e-4, 2e-2
 
 
 def verify(path: Path, *, fix: bool = False, recompute: int = 0, seed: int = 0) -> VerifyReport:
-    """Do what `featcache.cache.care.verify` does, then compute the features of some images anew and compare them.
+    """Verify a cache, then compute the features of some images anew and compare them.
 
     `recompute` images are drawn with `seed`, all if there are fewer; with 0 no base is loaded. `fix` drops rows that
     differ, too. `CacheError` also if the source or the base is no longer there.
     """
     if recompute < 0:
         raise OptionError(f"`recompute` must be 0 or more images. Received: {recompute}.")
-    report = care.verify(path, fix=fix)
+    report = verification.verify(path, fix=fix)
     if not recompute or report.problems:
         return report
     cache = FeatureCache(path)

@@ -1,4 +1,4 @@
-"""A trained head and its folder: a `SignedFolder` of ``head.json`` and ``model.skops``, the estimator."""
+"""A trained head and its folder: a `ModelFolder` of ``head.json`` and ``model.skops``, the estimator."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from featcache.heads.build import HEADS
 from featcache.heads.rows import Array, Float32s, Floats
 from featcache.saved.base import NAME, copy
 from featcache.saved.cards import HEAD
-from featcache.saved.signed import SignedFolder
+from featcache.saved.model_folder import ModelFolder
 
-FOLDER = SignedFolder("head", "head.json", "model.skops", 2, HEAD)
+FOLDER = ModelFolder("head", "head.json", "model.skops", 2, HEAD)
 
 _TRUSTED = [
     "featcache.heads.calibration.CalibratedHead",

@@ -77,7 +77,7 @@ class ImageClassifier:
     'cat'
     """
 
-    passes = 1  # forward passes that run at once, see `featcache.system.processors`
+    passes = 1  # forward passes that run at once, see `featcache.system.cpus`
 
     def __init__(
         self, head: Head, *, base: Any = None, weights: str | Path | None = None, max_pixels: int = MAX_PIXELS

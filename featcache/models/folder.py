@@ -15,9 +15,9 @@ from featcache.errors import HeadError, one_line
 from featcache.images.decoding import PixelSpec
 from featcache.recipe import Decode, Request, choices
 from featcache.saved.cards import MODEL
-from featcache.saved.signed import SignedFolder
+from featcache.saved.model_folder import ModelFolder
 
-FOLDER = SignedFolder("model", "model.json", "model.keras", 2, MODEL, frozenset({"curves.json", "curves.png"}))
+FOLDER = ModelFolder("model", "model.json", "model.keras", 2, MODEL, frozenset({"curves.json", "curves.png"}))
 
 
 @dataclass

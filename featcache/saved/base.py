@@ -18,7 +18,7 @@ from featcache.files.reading import open_plain, read_json, trouble
 from featcache.files.values import record, whole
 from featcache.recipe import Recipe
 from featcache.saved.cards import BASE
-from featcache.saved.signed import card_digest, file_record
+from featcache.saved.model_folder import card_digest, file_record
 
 NAME = "base"
 """Name of the folder in a cache or in a model's folder."""

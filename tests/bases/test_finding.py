@@ -17,8 +17,8 @@ import pytest
 from featcache.bases import finding as base_finding
 from featcache.bases.finding import base_folders, find_base, licence
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
 from featcache.cache.compaction import collect
+from featcache.cache.verification import verify
 from featcache.cli.app import app
 from featcache.errors import BaseError, HeadError, WeightsError
 from featcache.extraction.extracting import extract

@@ -11,11 +11,11 @@ import pytest
 from golden import make
 
 from featcache.cache import CacheWriter, FeatureCache, compaction
-from featcache.cache.care import verify
 from featcache.cache.compaction import collect
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest
 from featcache.cache.shard import Shard, ShardBuilder, ShardContents, inspect
+from featcache.cache.verification import verify
 from featcache.errors import CacheBusyError, CacheDamagedError, CacheError
 from featcache.files.publishing import publish
 

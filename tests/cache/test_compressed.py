@@ -10,11 +10,11 @@ from conftest import random_image
 
 from featcache.cache import FeatureCache, features
 from featcache.cache import shard as shard_module
-from featcache.cache.care import verify
 from featcache.cache.compaction import collect
 from featcache.cache.export import export_cache
 from featcache.cache.manifest import Manifest
 from featcache.cache.shard import Shard, ShardBuilder
+from featcache.cache.verification import verify
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.recipe import Recipe
 from featcache.sources.arrays import ArraySource

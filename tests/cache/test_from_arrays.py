@@ -7,7 +7,7 @@ from conftest import random_image, write_image
 
 from featcache import ImageClassifier, fit_head
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
+from featcache.cache.verification import verify
 from featcache.errors import CacheError, HeadError, OptionError
 from featcache.sources import SplitPolicy
 

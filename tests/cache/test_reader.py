@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import DisjointSet
 
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
 from featcache.cache.listing import Entry
 from featcache.cache.reader import newest_cache
 from featcache.cache.rows import RowTable
+from featcache.cache.verification import verify
 from featcache.errors import CacheDamagedError, CacheError, OptionError
 from featcache.sources.arrays import ArraySource
 

@@ -11,7 +11,7 @@ from conftest import predicted_mean, random_image, write_image
 from PIL import Image
 from typer.testing import CliRunner
 
-from featcache.cache import FeatureCache, care
+from featcache.cache import FeatureCache, verification
 from featcache.cache.manifest import Manifest
 from featcache.cache.shard import Shard, ShardBuilder, inspect
 from featcache.cli import app
@@ -62,7 +62,7 @@ def test_other_features_are_found_and_mended(
     """A row behind right checksums differs by 1e-4 of the largest feature, 2e-2 below float32; --fix drops it."""
     cache = extracting(photos, tmp_path / "c", dtype=dtype)
     damage(cache, "dark/d2.png", by)
-    assert care.verify(cache.path).problems == []
+    assert verification.verify(cache.path).problems == []
     assert verify(cache.path, recompute=12).recomputed.differing == (["dark/d2.png"] if seen else [])
     if seen:
         assert verify(cache.path, fix=True, recompute=12).recomputed.fixed

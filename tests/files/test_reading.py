@@ -19,7 +19,7 @@ import pytest
 
 from featcache.bases.file_kinds import other_kind
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
+from featcache.cache.verification import verify
 from featcache.errors import CacheDamagedError, CacheError, FeatcacheError, HeadError, WeightsError
 from featcache.extraction.engines.parts import found_part, read_part
 from featcache.files.reading import read_json

@@ -71,7 +71,7 @@ def uninterrupted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def is_sound(cache: Path) -> bool:
     """Whether verify finds nothing wrong (a cache that was not made yet is not there to be wrong)."""
-    from featcache.cache.care import verify
+    from featcache.cache.verification import verify
 
     if not (cache / "recipe.json").exists():
         return True

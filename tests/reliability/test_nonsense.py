@@ -26,8 +26,8 @@ from conftest import hunt
 from recording import record
 
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
 from featcache.cache.compaction import collect
+from featcache.cache.verification import verify
 from featcache.errors import FeatcacheError
 from featcache.extraction import extracting as extraction
 from featcache.models.predictions import Answering, PredictionFile

@@ -21,7 +21,7 @@ from conftest import hunt
 from recording import record
 
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
+from featcache.cache.verification import verify
 from featcache.errors import CacheError
 from featcache.extraction import extracting as extraction
 

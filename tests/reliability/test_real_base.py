@@ -16,7 +16,7 @@ from conftest import random_image, write_image
 from recording import record
 
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
+from featcache.cache.verification import verify
 
 FULL = bool(os.environ.get("FEATCACHE_RELIABILITY"))
 IMAGES, SHARD_ROWS = 1500, 50

@@ -18,8 +18,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from recording import record
 
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
 from featcache.cache.compaction import collect
+from featcache.cache.verification import verify
 from featcache.extraction import extracting as extraction
 from featcache.sources import digest
 

@@ -23,9 +23,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from recording import record
 
 from featcache.cache import FeatureCache, shard
-from featcache.cache.care import verify
 from featcache.cache.compaction import collect
 from featcache.cache.manifest import Manifest
+from featcache.cache.verification import verify
 from featcache.errors import CacheError
 from featcache.extraction import extracting as extraction
 from featcache.sources import digest

@@ -7,7 +7,7 @@ import pytest
 
 from featcache.recipe import Recipe
 from featcache.saved import base as base_folder
-from featcache.saved.signed import card_digest
+from featcache.saved.model_folder import card_digest
 
 RECIPE = Recipe("a" * 64, "b" * 64, ("top",), "avg", (8, 8), "stretch", "bilinear", "none", "float32")
 ABOUT = {"name": "net", "architecture": "a" * 64, "weights": "b" * 64, "layers": ["top"]}

@@ -22,7 +22,7 @@ from featcache.files.reading import open_plain, parsed, trouble
 from featcache.files.values import anything, list_of, mapping_of, record, text, whole
 from featcache.options import Pooling, Precision
 from featcache.recipe import canonical_json
-from featcache.system.processors import threads_given
+from featcache.system.cpus import threads_given
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from featcache.errors import CacheError
 from featcache.extraction.engines.retries import TaskQueue
 from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
 from featcache.extraction.engines.worker import environment
-from featcache.system.processors import count, gpus
+from featcache.system.cpus import count, gpus
 from featcache.system.startup import python_command
 
 MOST_WORKERS = 8

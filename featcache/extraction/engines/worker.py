@@ -25,7 +25,7 @@ from featcache.extraction.engines.running import Runner
 from featcache.extraction.engines.tasks import Done, Outcome, Task, Work
 from featcache.files.publishing import publish
 from featcache.images.decoding import take_over_pillow
-from featcache.system.processors import threads_each
+from featcache.system.cpus import threads_each
 
 PROGRESS_SECONDS = 1.0
 

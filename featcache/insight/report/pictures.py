@@ -17,7 +17,7 @@ from featcache.images.augmentation import Augmentation
 from featcache.images.decoding import PixelSpec, decode, load
 from featcache.options import Progress
 from featcache.sources import Item, Source, digest, read_image
-from featcache.system.processors import count
+from featcache.system.cpus import count
 from featcache.system.startup import import_tensorflow
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from featcache.images.augmentation import Augmentation
 from featcache.images.decode_crashes import Journal
 from featcache.images.decoding import PixelSpec, load
 from featcache.sources import Item, Source, SplitPolicy, digest, read_image
-from featcache.system.processors import decoding_threads
+from featcache.system.cpus import decoding_threads
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from featcache.models.finetune.training import Checkpoint, Options, State, Train
 from featcache.models.folder import FOLDER, PixelModel, is_model
 from featcache.options import BATCH_SIZE, FineTuneOptions, subset, takes
 from featcache.recipe import Request, canonical_json
-from featcache.saved.signed import card_digest
+from featcache.saved.model_folder import card_digest
 from featcache.sources import group_identity, why_left_out
 from featcache.system.versions import versions
 from featcache.training.metrics import split_metrics

@@ -11,7 +11,7 @@ import numpy as np
 from conftest import random_image, write_image
 
 from featcache.cache import FeatureCache
-from featcache.cache.care import verify
+from featcache.cache.verification import verify
 
 OPTIONS = {"shard_rows": 8, "views": 1, "augment": "flip"}
 

@@ -12,10 +12,10 @@ from golden import make
 from recording import record
 
 from featcache.cache import CacheWriter, FeatureCache
-from featcache.cache.care import VerifyReport, verify
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest
 from featcache.cache.shard import ShardBuilder, inspect
+from featcache.cache.verification import VerifyReport, verify
 from featcache.errors import CacheBusyError, CacheDamagedError, CacheError, FeatcacheError
 
 FLIPS = [40, pytest.param(400, marks=pytest.mark.slow)]

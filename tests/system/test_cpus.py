@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from featcache.system import processors
-from featcache.system.processors import MOST_PASSES, decoding_threads, gpus, pass_side_by_side, threads_each
+from featcache.system import cpus
+from featcache.system.cpus import MOST_PASSES, decoding_threads, gpus, pass_side_by_side, threads_each
 
 
 @pytest.fixture(autouse=True)
@@ -14,8 +14,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "modules", {name: it for name, it in sys.modules.items() if name != "tensorflow"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "")
-    monkeypatch.setattr(processors, "count", lambda: 16)
-    monkeypatch.setattr(processors, "available", lambda: None)
+    monkeypatch.setattr(cpus, "count", lambda: 16)
+    monkeypatch.setattr(cpus, "available", lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_passes_have_a_part_of_the_processors_each(monkeypatch, count, memory, passes, threads) -> None:
     """There are as many passes as processors, or fewer with more threads each, as many as the memory holds."""
-    monkeypatch.setattr(processors, "count", lambda: count)
-    monkeypatch.setattr(processors, "available", lambda: memory)
+    monkeypatch.setattr(cpus, "count", lambda: count)
+    monkeypatch.setattr(cpus, "available", lambda: memory)
     assert (pass_side_by_side(), os.environ["TF_NUM_INTRAOP_THREADS"]) == (passes, str(threads))
     assert decoding_threads(passes) == passes * threads + 1
 
@@ -69,7 +69,7 @@ def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch, device
 def test_a_job_has_the_processors_it_was_given() -> None:
     """A process that is kept on one processor counts one."""
     code = (
-        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from featcache.system import processors; "
-        "print(processors.count())"
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from featcache.system import cpus; "
+        "print(cpus.count())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"

@@ -7,10 +7,10 @@ import pytest
 from featcache.errors import HeadError
 from featcache.files import publishing as files
 from featcache.files.values import anything
-from featcache.saved import signed as signed
-from featcache.saved.signed import SignedFolder
+from featcache.saved import model_folder
+from featcache.saved.model_folder import ModelFolder
 
-KIND = SignedFolder("thing", "thing.json", "thing.bin", 3, anything, frozenset({"notes.txt"}))
+KIND = ModelFolder("thing", "thing.json", "thing.bin", 3, anything, frozenset({"notes.txt"}))
 
 
 def written(folder: Path, **card: object) -> Path:
@@ -55,7 +55,7 @@ def test_another_format_is_named(tmp_path: Path) -> None:
 
 def test_a_model_elsewhere_is_not_read(tmp_path: Path) -> None:
     """A card that names another file is refused, even if it is signed."""
-    other = SignedFolder("thing", "thing.json", "other.bin", 3, anything)
+    other = ModelFolder("thing", "thing.json", "other.bin", 3, anything)
     folder, _ = other.write(tmp_path / "t", lambda path: path.write_bytes(b"weights"), {}, [])
     (folder / "thing.bin").write_bytes(b"weights")
     with pytest.raises(HeadError, match="changed since"):
@@ -126,14 +126,14 @@ def test_files_that_come_while_it_is_exchanged_are_kept(
     folder = written(tmp_path / "t")
     (folder / "more").mkdir()
     (folder / "more" / "old").write_text("old")
-    swap = signed.swap_folder
+    swap = model_folder.swap_folder
 
     def late(*arguments: object, **options: object) -> None:
         (folder / "late").write_text("late")
         (folder / "more" / "late").write_text("late")
         swap(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(signed, "swap_folder", late)
+    monkeypatch.setattr(model_folder, "swap_folder", late)
     if not exchanges:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
     assert KIND.read(written(folder, key=2)).card["key"] == 2
@@ -149,7 +149,7 @@ def test_a_file_that_is_replaced_while_it_is_exchanged_is_not_lost(
     """Where nobody can say which of two files is meant, both stay: the new one in the old folder, which is named."""
     folder = written(tmp_path / "t")
     (folder / "notes").write_text("old")
-    swap = signed.swap_folder
+    swap = model_folder.swap_folder
 
     def late(*arguments: object, **options: object) -> None:
         (folder / "draft").write_text("newer")
@@ -162,7 +162,7 @@ def test_a_file_that_is_replaced_while_it_is_exchanged_is_not_lost(
     if not links:
         monkeypatch.setattr(os, "link", refuse)
         assert KIND.read(written(folder, key=1)).card["key"] == 1
-    monkeypatch.setattr(signed, "swap_folder", late)
+    monkeypatch.setattr(model_folder, "swap_folder", late)
     with pytest.raises(HeadError, match="'notes' was replaced at the same time"):
         written(folder, key=2)
     assert KIND.read(folder).card["key"] == 2

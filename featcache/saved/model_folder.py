@@ -34,7 +34,7 @@ _FILES = record({"model": record(_NAMED_FILE), "trained_on": record(_FILE)})
 
 
 @dataclass(frozen=True)
-class Signed:
+class CheckedFolder:
     """What a folder held, checked: the card and its SHA-256, the model's file, digests of the training images."""
 
     card: dict[str, Any]
@@ -44,7 +44,7 @@ class Signed:
 
 
 @dataclass(frozen=True)
-class SignedFolder:
+class ModelFolder:
     """A kind of folder: what it holds (``head``), its files, and the card's format; `beside` are files added later."""
 
     noun: str
@@ -141,14 +141,14 @@ class SignedFolder:
                 return said
         return {}
 
-    def read(self, folder: str | os.PathLike[str]) -> Signed:
+    def read(self, folder: str | os.PathLike[str]) -> CheckedFolder:
         """Return what a folder holds, or raise `HeadError`; nothing of it is run."""
         path = Path(folder)
         card, digest = self.read_card(path)
         with self._explained(path):
             model = self._content(path / self.model, card["model"])
             seen = self._content(path / _TRAINED_ON, card["trained_on"])
-            return Signed(card, model, DigestSet.of([seen]), digest)
+            return CheckedFolder(card, model, DigestSet.of([seen]), digest)
 
     def read_card(self, folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
         """Return what a folder's card says, without its own digest, and that digest; errors are those of `read`."""
