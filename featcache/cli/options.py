@@ -15,8 +15,8 @@ from typer.core import TyperCommand
 from typer.models import OptionInfo, ParameterInfo
 
 from featcache.options import flag_of, lists, options_of
+from featcache.options.forms import CACHE, CACHES, PATH, TEXT
 from featcache.options.signatures import Option
-from featcache.options.texts import CACHE, CACHES, PATH, TEXT
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Options: the one list of them, functions that take them, and command lines made of them."""
 
+from featcache.options.forms import settings
 from featcache.options.lists import (
     BATCH_SIZE,
     MAX_PIXELS,
@@ -33,7 +34,6 @@ from featcache.options.lists import (
 )
 from featcache.options.rendering import command_line, words
 from featcache.options.signatures import constructs, documented, flag_of, options_of, subset, takes
-from featcache.options.texts import settings
 
 __all__ = [
     "BATCH_SIZE",

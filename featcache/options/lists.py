@@ -13,8 +13,7 @@ from dataclasses import KW_ONLY, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from featcache.options.signatures import OptionList, about, option
-from featcache.options.texts import (
+from featcache.options.forms import (
     CACHE,
     CACHES,
     NAMES,
@@ -24,6 +23,7 @@ from featcache.options.texts import (
     SPLITS,
     TEXT,
 )
+from featcache.options.signatures import OptionList, about, option
 
 if TYPE_CHECKING:
     from featcache.cache import FeatureCache

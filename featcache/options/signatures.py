@@ -21,7 +21,7 @@ from typing import (
     get_origin,
 )
 
-from featcache.options.texts import FORM_OF_TYPE, VALUE, Form
+from featcache.options.forms import FORM_OF_TYPE, VALUE, Form
 
 P = ParamSpec("P")
 S = TypeVar("S")

@@ -22,7 +22,7 @@ from featcache.options import (
     subset,
     words,
 )
-from featcache.options.texts import CACHE, CACHES, PATH
+from featcache.options.forms import CACHE, CACHES, PATH
 
 FUNCTIONS = {
     "extract": ("featcache.extraction.extracting.Extraction.run", ExtractOptions),
