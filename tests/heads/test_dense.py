@@ -338,6 +338,7 @@ def test_an_unfitted_head_can_be_pickled() -> None:
         copy.predict(X)
 
 
+@pytest.mark.slow
 def test_unpickling_starts_no_tensorflow(tmp_path: Path) -> None:
     """A head is read, and asked for its classes, before TensorFlow is there."""
     file = tmp_path / "head.pickle"

@@ -169,6 +169,7 @@ def test_csv_and_dict_hold_the_table(made) -> None:
     assert json.loads(json.dumps(found.to_dict()))["images"] == found.images
 
 
+@pytest.mark.slow
 def test_processes_find_the_same(made) -> None:
     """Two processes rank as one does, and say how much memory each head took."""
     one = run(made())

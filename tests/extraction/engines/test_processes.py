@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from common import OPTIONS, children, content, killing, make_photos
-from conftest import hunt, slow
+from conftest import hunt
 from deadly import DeadlySource
 from recording import record
 
@@ -52,7 +52,8 @@ def workers() -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("engine", ["processes", slow("dask")])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "dask"])
 def test_two_workers_are_one(
     oracle, many: Path, local, tmp_path: Path, engine: str, hostile_folder: tuple[Path, Path], monkeypatch
 ) -> None:

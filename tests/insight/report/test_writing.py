@@ -183,6 +183,7 @@ def test_results_of_other_rows_are_left_out(extracting, split_photos: Path, tmp_
     assert (known.rows, known.stale) == ([], 2)
 
 
+@pytest.mark.slow
 def test_many_noisy_images_stay_below_8_mb(extracting, tmp_path: Path) -> None:
     """A thousand points of noise and findings of every kind, the most a page shows and the worst, are below 8 MB."""
     images = np.random.default_rng(0).integers(0, 256, (1300, 100, 100, 3), np.uint8)

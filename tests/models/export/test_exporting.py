@@ -373,6 +373,7 @@ def test_without_the_extra_onnx_is_named(head: Path, tmp_path: Path, monkeypatch
         export_model(head, tmp_path / "m.onnx")
 
 
+@pytest.mark.slow
 def test_what_is_no_export_is_not_overwritten(head: Path, tmp_path: Path, at_once: None) -> None:
     """Files and folders of others stay; an earlier export is replaced."""
     (tmp_path / "thesis").mkdir()
@@ -410,6 +411,7 @@ def test_a_model_that_differs_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_is_not_published(
     head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
