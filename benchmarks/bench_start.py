@@ -51,7 +51,7 @@ def make_cache(source_folder: Path, cache: Path) -> None:
     time.sleep(2.1)  # what changed within two seconds is read again, and these digests are made up
     request, source = Request(**BASE), open_source(source_folder)
     policy = SplitPolicy().settled(source)
-    recipe = Recipe("a" * 64, "b" * 64, ("out",), "avg", (224, 224), "stretch", "bilinear", "tf", "float16")
+    recipe = Recipe("a" * 64, "b" * 64, ("out",), "avg", (224, 224), "stretch", "bilinear", "tf", "float32")
     meta = {
         "fingerprint": recipe.fingerprint,
         "layers": [["out", [WIDTH]]],
@@ -69,7 +69,7 @@ def make_cache(source_folder: Path, cache: Path) -> None:
     with CacheWriter.open_for_writing(cache, recipe, request.to_dict()) as writer:
         builder = ShardBuilder(recipe, {"out": (WIDTH,)})
         for i in np.random.default_rng(1).permutation(len(items)).tolist():
-            builder.append(digests[i].tobytes(), f"{i:08d}", {"out": np.full(WIDTH, labels[i], np.float16)})
+            builder.append(digests[i].tobytes(), f"{i:08d}", {"out": np.full(WIDTH, labels[i], np.float32)})
             if builder.full:
                 writer.commit(builder, [])
                 builder = ShardBuilder(recipe, {"out": (WIDTH,)})
