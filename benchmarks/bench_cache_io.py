@@ -30,8 +30,12 @@ def make_cache(path: Path, n: int, width: int) -> None:
     from featcache.recipe import Recipe
 
     recipe = Recipe("a" * 64, "b" * 64, ("out",), "avg", (224, 224), "stretch", "bilinear", "tf", "float16")
-    meta = {"fingerprint": recipe.fingerprint, "layers": [["out", [width]]],
-            "source": {"name": "made", "location": "made"}, "listing": {"classes": None}}  # fmt: skip
+    meta = {
+        "fingerprint": recipe.fingerprint,
+        "layers": [["out", [width]]],
+        "source": {"name": "made", "location": "made"},
+        "listing": {"classes": None},
+    }
     rng = np.random.default_rng(0)
     with CacheWriter.open_for_writing(path, recipe, None) as writer:
         builder = ShardBuilder(recipe, {"out": (width,)})
@@ -116,8 +120,10 @@ def measure(folder: Path, repeat: int) -> dict[str, Any]:
         for kind in ("in order", "shuffled batches", "random rows"):
             done = subprocess.run(
                 [sys.executable, __file__, "--read", str(folder), kind, state, str(repeat)],
-                capture_output=True, text=True, check=True,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             found[f"{kind}, {state}"] = json.loads(done.stdout)
             print(line(f"{kind}, {state}", found[f"{kind}, {state}"]), flush=True)
     return found
@@ -126,8 +132,10 @@ def measure(folder: Path, repeat: int) -> dict[str, Any]:
 def line(name: str, found: dict[str, Any]) -> str:
     """Return one line of the table."""
     speeds = found["gb_per_s"]
-    return (f"  {name:24} {statistics.median(speeds):6.2f} GB/s ({speeds[0]:.2f} to {speeds[-1]:.2f})"
-            f"  {found['peak_anonymous_mb'] or 0:6.0f} MB anonymous")  # fmt: skip
+    return (
+        f"  {name:24} {statistics.median(speeds):6.2f} GB/s ({speeds[0]:.2f} to {speeds[-1]:.2f})"
+        f"  {found['peak_anonymous_mb'] or 0:6.0f} MB anonymous"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -157,8 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ratio = medians[f"shuffled batches, {state}"] / medians[f"in order, {state}"]
             print(f"  shuffled batches / in order, {state}: {ratio:.2f}")
     result = {
-        "rows": options.rows, "width": options.width, "repeat": options.repeat, "reading": found,
-    }  # fmt: skip
+        "rows": options.rows,
+        "width": options.width,
+        "repeat": options.repeat,
+        "reading": found,
+    }
     keep(options.to, result, "numpy", "h5py")
 
 

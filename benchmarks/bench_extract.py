@@ -154,8 +154,9 @@ def decoded(data: Path, size: int) -> int:
     from featcache.system.cpus import decoding_threads
 
     source, spec = open_source(data), PixelSpec(size, size, 3)
-    images = mapped_ahead(decoding_threads(), lambda item: load(source.read(item), spec), source.items,
-                          3 * BATCH, lambda: None)  # fmt: skip
+    images = mapped_ahead(
+        decoding_threads(), lambda item: load(source.read(item), spec), source.items, 3 * BATCH, lambda: None
+    )
     return sum(1 for _ in images)
 
 
@@ -264,8 +265,14 @@ def compare(
                 )
                 if differences[way] > TOLERANCE[precision]:
                     raise SystemExit(f"{case.base} {way}: features differ by {differences[way]:.1e} of the largest one")
-    return {"images": count, "image_size": size, "rates": rates, "differences": differences, "profiles": profiles,
-            **ratios(rates, ways)}  # fmt: skip
+    return {
+        "images": count,
+        "image_size": size,
+        "rates": rates,
+        "differences": differences,
+        "profiles": profiles,
+        **ratios(rates, ways),
+    }
 
 
 def ratios(rates: dict[str, list[float]], ways: Sequence[str]) -> dict[str, Any]:
@@ -280,8 +287,12 @@ def ratios(rates: dict[str, list[float]], ways: Sequence[str]) -> dict[str, Any]
         for shares, name in ((share, way), (share_warm, f"{way}, warm")):
             parts = zip(rates[name], rates["decode"], rates[f"{way} forward"], strict=True)
             shares[way] = [ours * (1 / decode + 1 / forward) for ours, decode, forward in parts]
-    return {"beside_plain_keras": beside, "beside_warm_keras": beside_warm, "share_of_ceiling": share,
-            "share_of_ceiling_warm": share_warm}  # fmt: skip
+    return {
+        "beside_plain_keras": beside,
+        "beside_warm_keras": beside_warm,
+        "share_of_ceiling": share,
+        "share_of_ceiling_warm": share_warm,
+    }
 
 
 def middle(values: Sequence[float], digits: int) -> str:
@@ -345,8 +356,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         count = linked(options.data, options.images, Path(folder))
         for name in options.bases:
             case = CASES[name]
-            found = compare(Path(folder), case, size=options.image_size or case.size, ways=ways,
-                            repeat=options.repeat, count=count, batches=options.batches)  # fmt: skip
+            found = compare(
+                Path(folder),
+                case,
+                size=options.image_size or case.size,
+                ways=ways,
+                repeat=options.repeat,
+                count=count,
+                batches=options.batches,
+            )
             result["bases"][name] = found
             print(shown(name, found), flush=True)
             keep(options.to, result, "tensorflow", "keras", "openvino", "torch", "torchvision", "numpy")

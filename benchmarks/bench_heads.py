@@ -110,8 +110,13 @@ def streamed(clf: str, cache: Path, params: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         head = featcache.fit_head(cache, clf, params=params)
         seconds = time.perf_counter() - start
-    return {"seconds": seconds, "fit_seconds": head.card["fit_seconds"], "memory": memory.peak,
-            "accuracy": head.metrics["validation"]["accuracy"], "n": head.metrics["validation"]["n"]}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "fit_seconds": head.card["fit_seconds"],
+        "memory": memory.peak,
+        "accuracy": head.metrics["validation"]["accuracy"],
+        "n": head.metrics["validation"]["n"],
+    }
 
 
 def reading(cache: Path) -> dict[str, Any]:
@@ -140,8 +145,9 @@ def child(arguments: Sequence[str], limit: float) -> dict[str, Any]:
     """Run this script's own task in a fresh process; what it prints, or that it took too long."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
-        done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, timeout=limit,
-                              env=environment)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, __file__, *arguments], capture_output=True, text=True, timeout=limit, env=environment
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"over {limit:.0f} s"}
     if done.returncode:
@@ -158,8 +164,12 @@ def make_cache(path: Path, n: int, width: int, classes: int) -> None:
     from featcache.recipe import Recipe
 
     recipe = Recipe("a" * 64, "b" * 64, ("out",), "avg", (224, 224), "stretch", "bilinear", "tf", "float16")
-    meta = {"fingerprint": recipe.fingerprint, "layers": [["out", [width]]],
-            "source": {"name": "made", "location": "made"}, "listing": {"classes": None}}  # fmt: skip
+    meta = {
+        "fingerprint": recipe.fingerprint,
+        "layers": [["out", [width]]],
+        "source": {"name": "made", "location": "made"},
+        "listing": {"classes": None},
+    }
     entries = []
     with CacheWriter.open_for_writing(path, recipe, None) as writer:
         builder = ShardBuilder(recipe, {"out": (width,)})
@@ -257,11 +267,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {
         "width": options.width,
         "classes": options.classes,
-    }  # fmt: skip
+    }
     if options.rows != [0]:
         print(f"{'rows':>9} {'head':10} {'plain scikit-learn':>33} | {'ours, not calibrated':>33} | {'ours':>33}")
-        result["heads"] = compare(options.rows, options.width, options.classes, options.heads, options.repeat,
-                                  options.limit, options.noise)  # fmt: skip
+        result["heads"] = compare(
+            options.rows, options.width, options.classes, options.heads, options.repeat, options.limit, options.noise
+        )
     if options.streamed:
         with contextlib.ExitStack() as stack:
             cache = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "cache"

@@ -113,9 +113,16 @@ def said(cache: Any) -> dict[str, Any]:
 
     advice = advise(cache)
     twice = next((one for one in advice.extrapolation if one["times"] == 2), None)
-    return {"images": dict(advice.images_per_class), "layers": advice.layers, "held_out": advice.held_out,
-            "twice": twice, "amount": advice.amount, "similarity": advice.similarity, "enough": advice.enough,
-            "recommendation": advice.recommendation}  # fmt: skip
+    return {
+        "images": dict(advice.images_per_class),
+        "layers": advice.layers,
+        "held_out": advice.held_out,
+        "twice": twice,
+        "amount": advice.amount,
+        "similarity": advice.similarity,
+        "enough": advice.enough,
+        "recommendation": advice.recommendation,
+    }
 
 
 def middle(values: Sequence[float]) -> str:
@@ -135,8 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=5, help="of labels to flip; 0: nothing is planted")
     parser.add_argument("--flip", type=float, default=0.05, help="part of the labels")
     parser.add_argument("--copies", type=int, default=20, help="exact ones, and as many that are not")
-    parser.add_argument("--sizes", nargs="*", default=["40/10", "50", "200", "1000"],
-                        help="training images to advise on, or training/validation images")  # fmt: skip
+    parser.add_argument(
+        "--sizes",
+        nargs="*",
+        default=["40/10", "50", "200", "1000"],
+        help="training images to advise on, or training/validation images",
+    )
     parser.add_argument("--to", type=Path, default=RESULTS / "quality.json")
     options = parser.parse_args(arguments)
 
@@ -145,11 +156,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        asked: dict[str, Any] = {"base": options.base, "layers": options.layers, "weights": options.weights,
-                                 "settings": {} if options.alpha is None else {"alpha": options.alpha},
-                                 "image_size": options.image_size}  # fmt: skip
-        result: dict[str, Any] = {"data": Path(options.data).name, "asked": {**asked, "weights": None},
-                                  "planted": [], "advice": {}}  # fmt: skip
+        asked: dict[str, Any] = {
+            "base": options.base,
+            "layers": options.layers,
+            "weights": options.weights,
+            "settings": {} if options.alpha is None else {"alpha": options.alpha},
+            "image_size": options.image_size,
+        }
+        result: dict[str, Any] = {
+            "data": Path(options.data).name,
+            "asked": {**asked, "weights": None},
+            "planted": [],
+            "advice": {},
+        }
         if options.data == "digits":
             result["advice"]["all"] = said(extract("digits", cache=root / "c", **asked))
         else:
@@ -176,25 +195,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def table(result: dict[str, Any]) -> str:
     """Return what was found and said as text."""
     lines = []
-    for title, draws in (("labels flipped", [one for one in result["planted"] if not one["copies"]]),
-                         ("with copies too", [one for one in result["planted"] if one["copies"]])):  # fmt: skip
+    for title, draws in (
+        ("labels flipped", [one for one in result["planted"] if not one["copies"]]),
+        ("with copies too", [one for one in result["planted"] if one["copies"]]),
+    ):
         if draws:
             counts = [one["flagged"] for one in draws]
             lines.append(
                 f"{title}: {draws[0]['planted']} of {draws[0]['images']}, {len(draws)} draws, {min(counts)} to "
-                f"{max(counts)} flagged: " + ", ".join(
+                f"{max(counts)} flagged: "
+                + ", ".join(
                     f"{name.replace('_', ' ')} {middle([one[name] for one in draws])}"
                     for name in ("precision", "recall", "precision_at_planted")
                 )
-            )  # fmt: skip
+            )
             if draws[0]["copies"]:
-                lines.append(f"  copies found: {draws[0]['copies_found']} of {draws[0]['copies']}; "
-                             f"other families: {draws[0]['other_families']}")  # fmt: skip
+                lines.append(
+                    f"  copies found: {draws[0]['copies_found']} of {draws[0]['copies']}; "
+                    f"other families: {draws[0]['other_families']}"
+                )
     for size, advice in result["advice"].items():
-        scores = ", ".join(f"{one['accuracy']:.3f} ({one['accuracy_ci95'][0]:.2f}-{one['accuracy_ci95'][1]:.2f})"
-                           for one in advice["layers"])  # fmt: skip
-        lines.append(f"advise on {size} (n = {advice['held_out']['images']}): {scores}; twice: {advice['twice']}; "
-                     f"{advice['amount']}, {advice['similarity']}: {advice['recommendation']}")  # fmt: skip
+        scores = ", ".join(
+            f"{one['accuracy']:.3f} ({one['accuracy_ci95'][0]:.2f}-{one['accuracy_ci95'][1]:.2f})"
+            for one in advice["layers"]
+        )
+        lines.append(
+            f"advise on {size} (n = {advice['held_out']['images']}): {scores}; twice: {advice['twice']}; "
+            f"{advice['amount']}, {advice['similarity']}: {advice['recommendation']}"
+        )
     return "\n".join(lines)
 
 

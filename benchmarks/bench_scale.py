@@ -24,8 +24,13 @@ from typing import Any
 import numpy as np
 from keeping import RESULTS, keep
 
-RUNS = {"local": ("local", None), "processes 1": ("processes", 1), "processes 2": ("processes", 2),
-        "dask 1": ("dask", 1), "dask 2": ("dask", 2)}  # fmt: skip
+RUNS = {
+    "local": ("local", None),
+    "processes 1": ("processes", 1),
+    "processes 2": ("processes", 2),
+    "dask 1": ("dask", 1),
+    "dask 2": ("dask", 2),
+}
 
 
 def make_photos(root: Path, count: int, side: int) -> None:
@@ -70,8 +75,9 @@ def child(source: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         engine, workers = RUNS[name]
         task = json.dumps([str(source), str(Path(scratch) / "cache"), engine, workers, arguments])
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": "1"}
-        done = subprocess.run([sys.executable, __file__, "--one", task], capture_output=True, text=True, check=False,
-                              env=environment)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", task], capture_output=True, text=True, check=False, env=environment
+        )
     if done.returncode:
         raise SystemExit((done.stderr.strip().splitlines() or ["killed"])[-1])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -131,8 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         source, cache, engine, workers, given = json.loads(options.one)
         print(json.dumps(extracted(Path(source), Path(cache), engine, workers, given)))
         return
-    given = {"base": options.base, "weights": "none", "image_size": options.image_size,
-             "shard_rows": options.shard_rows, "batch_size": options.batch_size}  # fmt: skip
+    given = {
+        "base": options.base,
+        "weights": "none",
+        "image_size": options.image_size,
+        "shard_rows": options.shard_rows,
+        "batch_size": options.batch_size,
+    }
     with contextlib.ExitStack() as stack:
         source = options.data
         if source is None:
@@ -144,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads": 1,
         "repeat": options.repeat,
         "runs": runs,
-    }  # fmt: skip
+    }
     keep(options.to, result, "tensorflow", "keras", "distributed")
     print(table(result))
 

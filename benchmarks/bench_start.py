@@ -57,10 +57,15 @@ def make_cache(source_folder: Path, cache: Path) -> None:
         "layers": [["out", [WIDTH]]],
         "channels": 3,
         "source": {"name": source.name, "location": source.location},
-        "listing": {"validation_split": policy.validation_split, "test_from": None, "seed": policy.seed,
-                    "test_split": None, "classes": None},
+        "listing": {
+            "validation_split": policy.validation_split,
+            "test_from": None,
+            "seed": policy.seed,
+            "test_split": None,
+            "classes": None,
+        },
         "views": {"count": 0, "augmentation": "", "policy": None},
-    }  # fmt: skip
+    }
     items = Items.of(source.items)
     labels = items.labels.codes
     digests = np.random.default_rng(0).integers(0, 256, (len(items), 32), np.uint8)
@@ -120,12 +125,19 @@ def measured(arguments: Sequence[str], *, imports: bool = False) -> dict[str, An
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-P", "-c", child, *arguments, *options],
-        capture_output=True, text=True, check=True, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     seconds = time.perf_counter() - start
     data = json.loads(done.stdout) if options else {}
-    return {"seconds": seconds, "peak_mb": int(done.stderr.split()[-1]) / _unit(),
-            "tensorflow": "| tensorflow\n" in done.stderr, "data": data}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "peak_mb": int(done.stderr.split()[-1]) / _unit(),
+        "tensorflow": "| tensorflow\n" in done.stderr,
+        "data": data,
+    }
 
 
 def _unit() -> int:

@@ -61,8 +61,21 @@ def command(task: str, cache: Path, options: argparse.Namespace, weights: Path) 
     ours = [sys.executable, str(CLI)]
     if task == "extract":
         settings = [f"--base-set={key}={value}" for key, value in _settings(options).items()]
-        return [*ours, "extract", str(options.data), "--base", options.base, *settings, "--weights", str(weights),
-                "--image-size", str(options.image_size), "--cache", str(cache), "--json"]  # fmt: skip
+        return [
+            *ours,
+            "extract",
+            str(options.data),
+            "--base",
+            options.base,
+            *settings,
+            "--weights",
+            str(weights),
+            "--image-size",
+            str(options.image_size),
+            "--cache",
+            str(cache),
+            "--json",
+        ]
     heads = [f"--clf={name}" for name in HEADS[task]]
     return [*ours, *(["fit-head"] if len(heads) == 1 else ["compare", "--fresh"]), str(cache), *heads, "--json"]
 
@@ -132,10 +145,12 @@ def measure(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, 
     ours = statistics.median(run["heads"]["logreg"]["accuracy"] for run in runs[like])
     assert ours >= plain - 0.05, (ours, plain)
     ratios = {
-        name: sorted(k["seconds"] / (e["seconds"] + h["seconds"])
-                     for k, e, h in zip(runs["plain Keras"], runs["extract"], runs[name], strict=True))
+        name: sorted(
+            k["seconds"] / (e["seconds"] + h["seconds"])
+            for k, e, h in zip(runs["plain Keras"], runs["extract"], runs[name], strict=True)
+        )
         for name in options.heads
-    }  # fmt: skip
+    }
     return {"runs": runs, "ratios": ratios, "accuracy": {"plain Keras": plain, "logreg": ours}}
 
 
@@ -188,8 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = measure(options, given)
     print(table(found, options.epochs))
     result = {
-        "base": options.base, "image_size": options.image_size, "epochs": options.epochs, **found,
-    }  # fmt: skip
+        "base": options.base,
+        "image_size": options.image_size,
+        "epochs": options.epochs,
+        **found,
+    }
     keep(options.to, result, "numpy", "scikit-learn", "keras", "tensorflow")
 
 

@@ -26,9 +26,27 @@ def test_bench_extract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
     target = tmp_path / "extract.json"
-    bench_extract.main(["--data", str(tmp_path / "photos"), "--image-size", "32", "--bases", "vgg19", "--images", "5",
-                        "--ways", "tensorflow float32", "openvino float32", "--repeat", "1", "--batches", "1",
-                        "--to", str(target)])  # fmt: skip
+    bench_extract.main(
+        [
+            "--data",
+            str(tmp_path / "photos"),
+            "--image-size",
+            "32",
+            "--bases",
+            "vgg19",
+            "--images",
+            "5",
+            "--ways",
+            "tensorflow float32",
+            "openvino float32",
+            "--repeat",
+            "1",
+            "--batches",
+            "1",
+            "--to",
+            str(target),
+        ]
+    )
     found = json.loads(target.read_text())["bases"]["vgg19"]
     out = capsys.readouterr().out
     assert found["images"] == 5
@@ -58,9 +76,24 @@ def test_a_wrong_way_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(bench_extract, "apart", wrong)
     with pytest.raises(SystemExit, match="features differ"):
-        bench_extract.main(["--data", str(tmp_path / "photos"), "--image-size", "32", "--bases", "mobilenetv2",
-                            "--ways", "tensorflow float32", "--repeat", "1", "--batches", "1",
-                            "--to", str(tmp_path / "x.json")])  # fmt: skip
+        bench_extract.main(
+            [
+                "--data",
+                str(tmp_path / "photos"),
+                "--image-size",
+                "32",
+                "--bases",
+                "mobilenetv2",
+                "--ways",
+                "tensorflow float32",
+                "--repeat",
+                "1",
+                "--batches",
+                "1",
+                "--to",
+                str(tmp_path / "x.json"),
+            ]
+        )
 
 
 @pytest.mark.slow
@@ -78,9 +111,28 @@ def test_bench_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_bench_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each head is right beside its plain counterpart, and the streaming ones from a cache too."""
     target = tmp_path / "heads.json"
-    bench_heads.main(["--rows", "300", "--width", "16", "--classes", "3", "--repeat", "1", "--streamed", "400",
-                      "--fits", "1", "--heads", "logreg", "--noise", "0.5", "--to",
-                      str(target)])  # fmt: skip
+    bench_heads.main(
+        [
+            "--rows",
+            "300",
+            "--width",
+            "16",
+            "--classes",
+            "3",
+            "--repeat",
+            "1",
+            "--streamed",
+            "400",
+            "--fits",
+            "1",
+            "--heads",
+            "logreg",
+            "--noise",
+            "0.5",
+            "--to",
+            str(target),
+        ]
+    )
     found = json.loads(target.read_text())
     for row in found["heads"]:
         assert row["bare"]["accuracy"] == pytest.approx(row["plain"]["accuracy"], abs=0.05)
@@ -93,8 +145,9 @@ def test_bench_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.slow
 def test_bench_cache_io(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every way of reading gives the rows that were asked for, from the disk and from memory."""
-    bench_cache_io.main(["--rows", "600", "--width", "16", "--repeat", "1", "--work", str(tmp_path),
-                         "--to", str(tmp_path / "io.json")])  # fmt: skip
+    bench_cache_io.main(
+        ["--rows", "600", "--width", "16", "--repeat", "1", "--work", str(tmp_path), "--to", str(tmp_path / "io.json")]
+    )
     found = json.loads((tmp_path / "io.json").read_text())["reading"]
     assert {name.partition(",")[0] for name in found} == {"in order", "shuffled batches", "random rows"}
     assert all(one["gb_per_s"][0] > 0 for one in found.values())
@@ -112,9 +165,25 @@ def test_bench_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
                 180 * (i % 2)
             )
             Image.fromarray(pixels).save(folder / f"{split}{i}.png")
-    bench_workflow.main(["--data", str(tmp_path / "photos"), "--image-size", "32", "--alpha", "0.35", "--epochs", "2",
-                         "--heads", "logreg", "five heads", "--repeat", "1", "--to",
-                         str(tmp_path / "w.json")])  # fmt: skip
+    bench_workflow.main(
+        [
+            "--data",
+            str(tmp_path / "photos"),
+            "--image-size",
+            "32",
+            "--alpha",
+            "0.35",
+            "--epochs",
+            "2",
+            "--heads",
+            "logreg",
+            "five heads",
+            "--repeat",
+            "1",
+            "--to",
+            str(tmp_path / "w.json"),
+        ]
+    )
     found = json.loads((tmp_path / "w.json").read_text())
     assert set(found["runs"]) == {"plain Keras", "extract", "logreg", "five heads"}
     assert len(found["runs"]["five heads"][0]["heads"]) == 5
@@ -128,8 +197,27 @@ def test_bench_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_bench_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The local engine and two processes leave the same shards, and the table has both."""
     target = tmp_path / "scale.json"
-    bench_scale.main(["--images", "24", "--side", "40", "--image-size", "32", "--shard-rows", "4", "--batch-size", "4",
-                      "--repeat", "1", "--runs", "local", "processes 2", "--to", str(target)])  # fmt: skip
+    bench_scale.main(
+        [
+            "--images",
+            "24",
+            "--side",
+            "40",
+            "--image-size",
+            "32",
+            "--shard-rows",
+            "4",
+            "--batch-size",
+            "4",
+            "--repeat",
+            "1",
+            "--runs",
+            "local",
+            "processes 2",
+            "--to",
+            str(target),
+        ]
+    )
     found = json.loads(target.read_text())
     assert {name: values["images"] for name, values in found["runs"].items()} == {"local": 24, "processes 2": 24}
     assert "processes 2" in capsys.readouterr().out
@@ -146,9 +234,27 @@ def test_bench_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
             pixels[..., i % 2] += 128
             Image.fromarray(pixels).resize((48, 48), Image.Resampling.BICUBIC).save(folder / f"{split}{i}.png")
     target = tmp_path / "q.json"
-    bench_quality.main(["--data", str(tmp_path / "photos"), "--alpha", "0.35", "--weights", "none",
-                        "--image-size", "32", "--draws", "1", "--copies", "2", "--sizes", "6/4", "60",
-                        "--to", str(target)])  # fmt: skip
+    bench_quality.main(
+        [
+            "--data",
+            str(tmp_path / "photos"),
+            "--alpha",
+            "0.35",
+            "--weights",
+            "none",
+            "--image-size",
+            "32",
+            "--draws",
+            "1",
+            "--copies",
+            "2",
+            "--sizes",
+            "6/4",
+            "60",
+            "--to",
+            str(target),
+        ]
+    )
     found = json.loads(target.read_text())
     flips, copies = found["planted"]
     assert flips["planted"] == 4

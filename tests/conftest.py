@@ -132,8 +132,10 @@ def extracting(oracle: Path) -> Callable[..., object]:
     from featcache.extraction.extracting import extract
 
     def run(source: object, cache: Path, **options: object) -> object:
-        return extract(source, **{"base": oracle, "layers": ["mix"], "preprocess": "none", "cache": cache,
-                                  "batch_size": 4, **options})  # fmt: skip
+        return extract(
+            source,
+            **{"base": oracle, "layers": ["mix"], "preprocess": "none", "cache": cache, "batch_size": 4, **options},
+        )
 
     return run
 
@@ -177,9 +179,16 @@ def made(tmp_path: Path) -> Callable[..., object]:
     from featcache.cache import FeatureCache
 
     def make(
-        name: str = "cache", *, each: Sequence[int] = (60, 30, 30), classes: int = 3, width: int = 8,
-        apart: float = 1.5, seed: int = 0, ids: int = 0, layers: Sequence[str] = ("features",),
-    ) -> object:  # fmt: skip
+        name: str = "cache",
+        *,
+        each: Sequence[int] = (60, 30, 30),
+        classes: int = 3,
+        width: int = 8,
+        apart: float = 1.5,
+        seed: int = 0,
+        ids: int = 0,
+        layers: Sequence[str] = ("features",),
+    ) -> object:
         rng = np.random.default_rng(seed)
         splits = np.repeat(["train", "validation", "test"], np.multiply(each, classes)).tolist()
         y = np.concatenate([np.arange(count * classes) % classes for count in each])
@@ -191,9 +200,15 @@ def made(tmp_path: Path) -> Callable[..., object]:
         names = [f"{ids + i:06d}" for i in range(len(y))]
         digests = [(ids + i).to_bytes(32, "big") for i in range(len(y))]
         return FeatureCache.from_arrays(
-            X, y, names, {"made": name}, path=tmp_path / name, splits=splits, digests=digests,
+            X,
+            y,
+            names,
+            {"made": name},
+            path=tmp_path / name,
+            splits=splits,
+            digests=digests,
             class_names=[f"c{i}" for i in range(classes)],
-        )  # fmt: skip
+        )
 
     return make
 

@@ -197,8 +197,16 @@ def test_groups_hang_together_through_copies(some: FeatureCache, extracting: Any
     for i in range(6):
         write_image(tmp_path / f"{i}.png", random_image(i))
     (tmp_path / "copy.png").write_bytes((tmp_path / "3.png").read_bytes())
-    rows = ["path,label,split,group", "0.png,a,train,g", "1.png,b,train,", "2.png,a,train,", "3.png,a,validation,g",
-            "4.png,b,validation,", "5.png,a,validation,", "copy.png,a,validation,"]  # fmt: skip
+    rows = [
+        "path,label,split,group",
+        "0.png,a,train,g",
+        "1.png,b,train,",
+        "2.png,a,train,",
+        "3.png,a,validation,g",
+        "4.png,b,validation,",
+        "5.png,a,validation,",
+        "copy.png,a,validation,",
+    ]
     (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
     head = fit_head(extracting(tmp_path / "table.csv", tmp_path / "cache"), "centroid")
     for metrics in (head.metrics, ImageClassifier(head).evaluate()["metrics"]):
@@ -223,7 +231,14 @@ def test_divided_groups_are_said(some: FeatureCache, none: FeatureCache, tmp_pat
     assert "40 have images in more than one split (thing 00, thing 01, thing 02, thing 03, thing 04, …)" in text
     assert "40 validation images do not count in scores" in text
     sides = ["train", "train", "validation", "validation"]
-    whole = FeatureCache.from_arrays(np.eye(4, dtype=np.float32), list("abab"), None, {"made": 1}, path=tmp_path / "c",
-                                     splits=sides, groups=[1, 1, 2, None])  # fmt: skip
+    whole = FeatureCache.from_arrays(
+        np.eye(4, dtype=np.float32),
+        list("abab"),
+        None,
+        {"made": 1},
+        path=tmp_path / "c",
+        splits=sides,
+        groups=[1, 1, 2, None],
+    )
     assert (whole.divided_groups, divided_groups(whole)) == ([], [])
     assert "divided groups" not in run("info", whole.path)[1]

@@ -190,12 +190,14 @@ def test_the_recipes_run(desk: Path) -> None:
     with tarfile.open(desk / "shards" / "val-000.tar", "w") as tar:
         for path in sorted((desk / "photos" / "validation").rglob("*.png")):
             tar.add(path, f"{path.parent.name}/{path.name}")
-    own = keras.Sequential([
-        keras.Input((32, 32, 3)),
-        keras.layers.Conv2D(4, 3, name="features"),
-        keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(2),
-    ])  # fmt: skip
+    own = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Conv2D(4, 3, name="features"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+    )
     own.save(desk / "my.keras")
     keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(
         desk / "vgg19_notop.weights.h5"
@@ -234,8 +236,18 @@ def test_the_guide_runs(desk: Path) -> None:
 
 def test_the_command_line_page_is_up_to_date() -> None:
     """docs/cli.md is what Typer writes of the app."""
-    command = [sys.executable, "-m", "typer", "featcache.cli", "utils", "docs", "--name", "featcache",
-               "--title", "Command line"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "typer",
+        "featcache.cli",
+        "utils",
+        "docs",
+        "--name",
+        "featcache",
+        "--title",
+        "Command line",
+    ]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert shown.stdout.strip() == (ROOT / "docs" / "cli.md").read_text().strip(), f"run: {shlex.join(command[1:])}"
 
@@ -245,8 +257,9 @@ def test_the_python_page_runs(tmp_path: Path) -> None:
     """The Python page's blocks run as they stand, one after the other, in a fresh process."""
     blocks = re.findall(r"```python run\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
     assert len(blocks) > 5
-    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

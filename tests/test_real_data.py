@@ -71,8 +71,14 @@ def test_mobilenet_features_equal_plain_keras(some: Path, mobilenet_weights: Pat
         include_top=False, weights=str(mobilenet_weights), alpha=0.35, input_shape=(224, 224, 3), pooling="avg"
     )
     expected, files = plain_keras(some, model, keras.applications.mobilenet_v2.preprocess_input, 224)
-    cache = extract(some, base="mobilenetv2", settings={"alpha": 0.35}, weights=mobilenet_weights, image_size=224,
-                    cache=tmp_path / "c")  # fmt: skip
+    cache = extract(
+        some,
+        base="mobilenetv2",
+        settings={"alpha": 0.35},
+        weights=mobilenet_weights,
+        image_size=224,
+        cache=tmp_path / "c",
+    )
     check(cache, "out_relu", expected[0], files, some)
 
 
@@ -84,8 +90,15 @@ def test_vgg19_file_without_blocks_4_and_5(some: Path, vgg19_weights: Path, tmp_
 
 def test_prediction_equals_the_heads_own(some: Path, mobilenet_weights: Path, tmp_path: Path) -> None:
     """On photographs, pixels give the probabilities that cached features gave, within 1e-4."""
-    cache = extract(some, base="mobilenetv2", settings={"alpha": 0.35}, weights=mobilenet_weights, image_size=96,
-                    validation_split=0.3, cache=tmp_path / "c")  # fmt: skip
+    cache = extract(
+        some,
+        base="mobilenetv2",
+        settings={"alpha": 0.35},
+        weights=mobilenet_weights,
+        image_size=96,
+        validation_split=0.3,
+        cache=tmp_path / "c",
+    )
     head = fit_head(cache)
     assert head.metrics["validation"]["accuracy"] > 0.7
     predictions = ImageClassifier.load(head.path).predict([some / path for path in cache.paths()])
@@ -112,8 +125,14 @@ def test_a_folder_of_odd_images(some: Path, mobilenet_weights: Path, tmp_path: P
     (root / "x" / "half.jpg").write_bytes(source.read_bytes()[:9000])
     (root / "x" / "empty.jpg").write_bytes(b"")
     (root / "x" / "text.jpg").write_text("this is a text")
-    cache = extract(root, base="mobilenetv2", settings={"alpha": 0.35}, weights=mobilenet_weights, image_size=96,
-                    cache=tmp_path / "c")  # fmt: skip
+    cache = extract(
+        root,
+        base="mobilenetv2",
+        settings={"alpha": 0.35},
+        weights=mobilenet_weights,
+        image_size=96,
+        cache=tmp_path / "c",
+    )
     assert sorted(Path(path).name for path in cache.paths()) == sorted(
         ["rotated.jpg", "cmyk.jpg", "grey.jpg", "deep.png", "alpha.png", "moving.gif", "photo.webp", "photo.tiff"]
     )
@@ -132,8 +151,14 @@ def test_every_photograph(data: Path, mobilenet_weights: Path, tmp_path: Path) -
         include_top=False, weights=str(mobilenet_weights), alpha=0.35, input_shape=(224, 224, 3), pooling="avg"
     )
     photographs = data / "cats_dogs"
-    cache = extract(photographs, base="mobilenetv2", settings={"alpha": 0.35}, weights=mobilenet_weights,
-                    image_size=224, cache=tmp_path / "c")  # fmt: skip
+    cache = extract(
+        photographs,
+        base="mobilenetv2",
+        settings={"alpha": 0.35},
+        weights=mobilenet_weights,
+        image_size=224,
+        cache=tmp_path / "c",
+    )
     (expected,), files = plain_keras(photographs, whole, keras.applications.mobilenet_v2.preprocess_input, 224)
     check(cache, "out_relu", expected, files, photographs)
     print(f"features of {len(files)}: {np.abs(cache.features() - expected).max() / np.abs(expected).max():.1e}")

@@ -50,8 +50,11 @@ def test_every_field_changes_the_fingerprint(field: str, value: object) -> None:
 
 def test_field_list_is_complete() -> None:
     """The test above names every field there is."""
-    tested = {mark.args[1][i][0] for mark in test_every_field_changes_the_fingerprint.pytestmark
-              for i in range(len(mark.args[1]))}  # fmt: skip
+    tested = {
+        mark.args[1][i][0]
+        for mark in test_every_field_changes_the_fingerprint.pytestmark
+        for i in range(len(mark.args[1]))
+    }
     assert tested == {f.name for f in dataclasses.fields(Recipe)}
 
 
@@ -109,17 +112,29 @@ def test_request_survives_json(tmp_path: Path) -> None:
     """A request read back asks for the same."""
     file = tmp_path / "w.h5"
     file.write_bytes(b"1")
-    request = Request("vgg19", settings={"a": 1}, weights=file, layers=("x",), pooling="max", image_size=(3, 4),
-                      resize="pad", interpolation="nearest", preprocess="tf", dtype="float16", precision="bfloat16",
-                      runtime="openvino", fast_decode=True)  # fmt: skip
+    request = Request(
+        "vgg19",
+        settings={"a": 1},
+        weights=file,
+        layers=("x",),
+        pooling="max",
+        image_size=(3, 4),
+        resize="pad",
+        interpolation="nearest",
+        preprocess="tf",
+        dtype="float16",
+        precision="bfloat16",
+        runtime="openvino",
+        fast_decode=True,
+    )
     kept = json.loads(json.dumps(request.to_dict()))
     assert Request.from_dict(kept).to_dict() == kept
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("dtype", "float16"), ("precision", "bfloat16"), ("precision", "float16"),
-                         ("runtime", "openvino")],
-)  # fmt: skip
+    ("field", "value"),
+    [("dtype", "float16"), ("precision", "bfloat16"), ("precision", "float16"), ("runtime", "openvino")],
+)
 def test_less_exact_recipes_have_the_wider_tolerance(field: str, value: str) -> None:
     """float32 in TensorFlow promises 1e-4, everything else 5e-3."""
     assert RECIPE.tolerance == 1e-4

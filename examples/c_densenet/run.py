@@ -19,8 +19,12 @@ TOTAL, TRAINABLE = 7_093_360, 53_808
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the workflow and return the accuracy of both on the test images."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help=".npz with x_train, y_train, x_test, y_test of 10 classes; default: "
-                        "scikit-learn's digits, enlarged to 64x64")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help=".npz with x_train, y_train, x_test, y_test of 10 classes; default: "
+        "scikit-learn's digits, enlarged to 64x64",
+    )
     parser.add_argument("--weights", default="none", help="imagenet, a weights file, or none: seeded (default)")
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=30)
@@ -58,8 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     draw(curves({"from scratch": history}), options.out / "from-scratch")
     n = len(arrays["y_test"])
     low, high = wilson_interval(round(own * n), n)
-    print(f"DenseNet121    {test['accuracy']:.4f} (95 % {test['accuracy_ci95'][0]:.4f} to "
-          f"{test['accuracy_ci95'][1]:.4f}, n={test['n']} test images)")  # fmt: skip
+    print(
+        f"DenseNet121    {test['accuracy']:.4f} (95 % {test['accuracy_ci95'][0]:.4f} to "
+        f"{test['accuracy_ci95'][1]:.4f}, n={test['n']} test images)"
+    )
     print(f"from scratch   {own:.4f} (95 % {low:.4f} to {high:.4f}, n={n})")
     return {"densenet121": test["accuracy"], "from scratch": own}
 
@@ -72,8 +78,12 @@ def enlarged_digits() -> dict[str, Any]:
     pixels = (digits.images * 255 / 16).astype(np.uint8)
     images = np.repeat(np.kron(pixels, np.ones((1, 8, 8), np.uint8))[..., None], 3, axis=-1)
     cut = len(images) * 4 // 5
-    return {"x_train": images[:cut], "y_train": digits.target[:cut],
-            "x_test": images[cut:], "y_test": digits.target[cut:]}  # fmt: skip
+    return {
+        "x_train": images[:cut],
+        "y_train": digits.target[:cut],
+        "x_test": images[cut:],
+        "y_test": digits.target[cut:],
+    }
 
 
 def counted(path: Path) -> tuple[int, int]:
@@ -94,17 +104,21 @@ def from_scratch(arrays: dict[str, Any], epochs: int) -> tuple[float, dict[str, 
         [
             keras.Input(arrays["x_train"].shape[1:]),
             layers.Rescaling(1 / 255),
-            layers.Conv2D(16, 3, activation="relu"), layers.MaxPooling2D(),
-            layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.MaxPooling2D(),
             layers.Flatten(),
-            layers.Dense(50, activation="relu"), layers.Dropout(0.5),
+            layers.Dense(50, activation="relu"),
+            layers.Dropout(0.5),
             layers.Dense(int(arrays["y_train"].max()) + 1, activation="softmax"),
         ]
-    )  # fmt: skip
+    )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     stop = keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)
-    fitted = model.fit(arrays["x_train"], arrays["y_train"].ravel(), validation_split=0.2, epochs=epochs,
-                       callbacks=[stop], verbose=0)  # fmt: skip
+    fitted = model.fit(
+        arrays["x_train"], arrays["y_train"].ravel(), validation_split=0.2, epochs=epochs, callbacks=[stop], verbose=0
+    )
     accuracy = model.evaluate(arrays["x_test"], arrays["y_test"].ravel(), verbose=0)[1]
     return float(accuracy), fitted.history
 

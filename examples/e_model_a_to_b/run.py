@@ -36,8 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[int, dict[str, list[flo
     model_a = options.weights or options.out / "model_a.h5"
     if not options.weights:
         known = np.isin(labels, list(classes_a))
-        print(f"Model A: {train_model_a(model_a, images[known], labels[known], options.epochs):.4f} on a fifth of its "
-              f"{known.sum()} images")  # fmt: skip
+        print(
+            f"Model A: {train_model_a(model_a, images[known], labels[known], options.epochs):.4f} on a fifth of its "
+            f"{known.sum()} images"
+        )
     mine = np.isin(labels, list(classes_b))
     images, labels = images[mine], labels[mine]
 
@@ -65,9 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[int, dict[str, list[flo
                 head, all_layers=True, epochs=ALL_EPOCHS, patience=ALL_EPOCHS, seed=draw, out=folder / "from-a", **SAME
             )
             scratch = featcache.fine_tune(
-                head, reinitialise=True, epochs=FROZEN_EPOCHS + ALL_EPOCHS, initial_epoch=0,
-                patience=FROZEN_EPOCHS + ALL_EPOCHS, seed=draw, out=folder / "from-scratch", **SAME,
-            )  # fmt: skip
+                head,
+                reinitialise=True,
+                epochs=FROZEN_EPOCHS + ALL_EPOCHS,
+                initial_epoch=0,
+                patience=FROZEN_EPOCHS + ALL_EPOCHS,
+                seed=draw,
+                out=folder / "from-scratch",
+                **SAME,
+            )
             scores["from A"].append({**ours.before, **ours.after}["test"]["accuracy"])
             scores["from scratch"].append(scratch.after["test"]["accuracy"])
         shown = "   ".join(f"{np.mean(s):.3f} ({min(s):.3f}-{max(s):.3f})" for s in scores.values())
@@ -99,10 +107,18 @@ def train_model_a(path: Path, images: Any, labels: Any, epochs: int) -> float:
     names, y = np.unique(labels, return_inverse=True)
     order = np.random.default_rng(0).permutation(len(y))
     held, rest = np.split(order, [len(y) // 5])
-    hidden = [keras.layers.Dense(n, "selu", kernel_initializer="lecun_normal", name=f"hidden_{i}")
-              for i, n in enumerate(HIDDEN, 1)]  # fmt: skip
-    model = keras.Sequential([keras.Input(images.shape[1:], name="pixels"), keras.layers.Flatten(name="flat"), *hidden,
-                              keras.layers.Dense(len(names), "softmax", name="classes")])  # fmt: skip
+    hidden = [
+        keras.layers.Dense(n, "selu", kernel_initializer="lecun_normal", name=f"hidden_{i}")
+        for i, n in enumerate(HIDDEN, 1)
+    ]
+    model = keras.Sequential(
+        [
+            keras.Input(images.shape[1:], name="pixels"),
+            keras.layers.Flatten(name="flat"),
+            *hidden,
+            keras.layers.Dense(len(names), "softmax", name="classes"),
+        ]
+    )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     X = images.astype("float32") / 255
     model.fit(X[rest], y[rest], epochs=epochs, verbose=0)

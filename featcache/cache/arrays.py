@@ -44,10 +44,20 @@ def write_arrays(
         raise OptionError(f"Every path must be there once. Received: {n} paths, {len(set(names))} of them different.")
     halves = all(array.dtype == np.float16 for array in layers.values())
     recipe = Recipe(
-        architecture="", weights="", layers=tuple(layers), pooling="none", image_size=(0, 0), resize="stretch",
-        interpolation="bilinear", preprocess="none", dtype="float16" if halves else "float32", decode="elsewhere",
-        precision="elsewhere", runtime="elsewhere", spec=_plain(spec),
-    )  # fmt: skip
+        architecture="",
+        weights="",
+        layers=tuple(layers),
+        pooling="none",
+        image_size=(0, 0),
+        resize="stretch",
+        interpolation="bilinear",
+        preprocess="none",
+        dtype="float16" if halves else "float32",
+        decode="elsewhere",
+        precision="elsewhere",
+        runtime="elsewhere",
+        spec=_plain(spec),
+    )
     labels = _labels(y, n, class_names)
     identities = _identities(layers, names, paths is not None) if digests is None else list(digests)
     if any(len(identity) != 32 for identity in identities):

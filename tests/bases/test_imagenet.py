@@ -91,12 +91,15 @@ def test_every_kind_of_file_can_be_told(tmp_path: Path, network: Callable[..., A
     assert base.architecture != ours("none", "stem_conv").architecture
 
 
-@pytest.mark.parametrize(("mean", "variance"), [
-    ([0.0] * 3, [1.0] * 3),
-    slow([0.4, 0.5, 0.3], [0.05, 0.06, 0.07]),
-    slow(OFFICIAL[0], np.square(OFFICIAL[1])),
-    slow(np.add(OFFICIAL[0], 0.01), OFFICIAL[1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mean", "variance"),
+    [
+        ([0.0] * 3, [1.0] * 3),
+        slow([0.4, 0.5, 0.3], [0.05, 0.06, 0.07]),
+        slow(OFFICIAL[0], np.square(OFFICIAL[1])),
+        slow(np.add(OFFICIAL[0], 0.01), OFFICIAL[1]),
+    ],
+)
 def test_trained_from_scratch(tmp_path: Path, network: Callable[..., Any], mean: Any, variance: Any) -> None:
     """A file without ImageNet's values of mean and variance stays the network that it is."""
     import keras
@@ -147,10 +150,19 @@ def test_layers_are_listed_as_they_will_be() -> None:
         assert ("rescaling_1" in [layer.address for layer in listed]) == there
 
 
-@pytest.mark.parametrize("name", [
-    "EfficientNetB0", "EfficientNetV2B0", "MobileNetV2", "MobileNetV3Small", "ResNet50", "ResNet50V2", "VGG16",
-    "ConvNeXtTiny",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EfficientNetB0",
+        "EfficientNetV2B0",
+        "MobileNetV2",
+        "MobileNetV3Small",
+        "ResNet50",
+        "ResNet50V2",
+        "VGG16",
+        "ConvNeXtTiny",
+    ],
+)
 def test_graph_for_imagenet_is_keras_own(name: str) -> None:
     """For one network of each family Keras' graph with ImageNet weights is the one that a weights file gets here."""
     found = compare_imagenet_graphs.compared(name)

@@ -45,8 +45,11 @@ def as_keras_2_wrote_it(layer: dict[str, Any]) -> None:
     if "Conv2D" in kind:
         config.setdefault("groups", 1)
     if kind == "SeparableConv2D":
-        config |= {"kernel_initializer": {"class_name": "GlorotUniform", "config": {"seed": None}},
-                   "kernel_regularizer": None, "kernel_constraint": None}  # fmt: skip
+        config |= {
+            "kernel_initializer": {"class_name": "GlorotUniform", "config": {"seed": None}},
+            "kernel_regularizer": None,
+            "kernel_constraint": None,
+        }
     if kind == "BatchNormalization":
         config |= {"axis": [3], "renorm": False, "fused": True}
 
@@ -57,9 +60,12 @@ def test_models_of_keras_2_load(tmp_path: Path, name: str) -> None:
     import keras
 
     model = small(
-        keras.layers.DepthwiseConv2D(3), keras.layers.BatchNormalization(), keras.layers.SeparableConv2D(4, 3),
-        keras.layers.Conv2DTranspose(2, 2), keras.layers.Conv2D(2, 1, groups=2),
-    )  # fmt: skip
+        keras.layers.DepthwiseConv2D(3),
+        keras.layers.BatchNormalization(),
+        keras.layers.SeparableConv2D(4, 3),
+        keras.layers.Conv2DTranspose(2, 2),
+        keras.layers.Conv2D(2, 1, groups=2),
+    )
     model.save(tmp_path / "m.h5")
     path = edited(tmp_path / "m.h5", as_keras_2_wrote_it).rename(tmp_path / name)
     content = path.read_bytes()

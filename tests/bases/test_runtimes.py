@@ -120,8 +120,14 @@ def recurrent() -> object:
     import keras
 
     keras.utils.set_random_seed(1)
-    inner = keras.Sequential([keras.Input((16, 16)), keras.layers.Rescaling(1 / 255, name="small"),
-                              keras.layers.LSTM(7, return_sequences=True, name="steps")], name="inner")  # fmt: skip
+    inner = keras.Sequential(
+        [
+            keras.Input((16, 16)),
+            keras.layers.Rescaling(1 / 255, name="small"),
+            keras.layers.LSTM(7, return_sequences=True, name="steps"),
+        ],
+        name="inner",
+    )
     return keras.Sequential([keras.Input((16, 16)), inner, keras.layers.LayerNormalization(name="normed")])
 
 
@@ -288,8 +294,13 @@ def test_a_kept_base_that_is_damaged_is_made_again(kept, tmp_path, monkeypatch, 
     (other,) = (one for one in tmp_path.glob("*.openvino") if one != file)
     about = json.loads(sound.split(b"\n")[1])
     made_of = json.dumps({key: about[key] for key in ("made_of", "outputs", "shapes")}).encode()
-    changed = {"cut": sound[: len(sound) // 2], "empty": b"", "flipped": bytes(flipped), "other": b"x\n{}\ny",
-               "replaced": other.read_bytes()}  # fmt: skip
+    changed = {
+        "cut": sound[: len(sound) // 2],
+        "empty": b"",
+        "flipped": bytes(flipped),
+        "other": b"x\n{}\ny",
+        "replaced": other.read_bytes(),
+    }
     for name, head in (("list", b"[]"), ("nothing", b"{}"), ("no xml", made_of)):
         content = head + b"\n" + sound.split(b"\n", 2)[2]
         changed[name] = hashlib.sha256(content).hexdigest().encode() + b"\n" + content
@@ -324,8 +335,10 @@ def test_a_base_is_kept_where_that_can_be_done_only(kept, tmp_path, monkeypatch:
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
     assert np.isfinite(kept()(pixels)["sum"]).all()
     monkeypatch.undo()
-    for request in (Request(convolutional(), layers=("sum",), preprocess="none", runtime="openvino"),
-                    Request("MobileNetV2", weights="none", image_size=32, runtime="openvino")):  # fmt: skip
+    for request in (
+        Request(convolutional(), layers=("sum",), preprocess="none", runtime="openvino"),
+        Request("MobileNetV2", weights="none", image_size=32, runtime="openvino"),
+    ):
         monkeypatch.setattr("featcache.bases.runtimes.openvino._keep", lambda *_: pytest.fail("kept"))
         runtimes.compiled(load_base(request), request)
     assert list(tmp_path.glob("*.openvino")) == []
@@ -345,9 +358,13 @@ def test_preprocessing_stays_float32_in_low_precision() -> None:
     """Pixels that bfloat16 cannot tell apart are scaled before they are rounded."""
     import keras
 
-    model = keras.Sequential([keras.Input((2, 2, 3)),
-                              keras.layers.Normalization(mean=200.0, variance=1e-2, name="scaled"),
-                              keras.layers.Activation("relu", name="out")])  # fmt: skip
+    model = keras.Sequential(
+        [
+            keras.Input((2, 2, 3)),
+            keras.layers.Normalization(mean=200.0, variance=1e-2, name="scaled"),
+            keras.layers.Activation("relu", name="out"),
+        ]
+    )
     pixels = np.full((1, 2, 2, 3), 200.25, np.float32)
     (found,) = TensorFlowRuntime(load_base(Request(model, preprocess="none")), "avg", "bfloat16")(pixels).values()
     assert np.allclose(found, 2.5, rtol=1e-2)

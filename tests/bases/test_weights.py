@@ -219,8 +219,14 @@ def loaded_from(path: Path) -> Any:
     return load_base(Request(fresh, weights=path, preprocess="none")).model.get_weights()
 
 
-KERAS_1 = {"gamma": "{layer}_gamma_1:0", "beta": "{layer}_beta_1:0", "moving_mean": "{layer}_running_mean:0",
-           "moving_variance": "{layer}_running_std:0", "kernel": "{layer}_W_1:0", "bias": "{layer}_b_1:0"}  # fmt: skip
+KERAS_1 = {
+    "gamma": "{layer}_gamma_1:0",
+    "beta": "{layer}_beta_1:0",
+    "moving_mean": "{layer}_running_mean:0",
+    "moving_variance": "{layer}_running_std:0",
+    "kernel": "{layer}_W_1:0",
+    "bias": "{layer}_b_1:0",
+}
 
 
 @pytest.mark.parametrize("spell", [{}, KERAS_1, {"gamma": "m/{layer}/gamma", "beta": "m/{layer}/beta_2"}])
@@ -232,11 +238,14 @@ def test_tensors_are_matched_by_their_names(tmp_path: Path, spell: dict[str, str
     assert all(np.array_equal(a, b) for a, b in zip(loaded, model.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("spell", [
-    {"gamma": "{layer}/weight", "beta": "{layer}/bias"},
-    {name: "{layer}/w_" + str(i) for i, name in enumerate(["gamma", "beta", "moving_mean", "moving_variance"])},
-    {"gamma": "{layer}/beta:0", "beta": "{layer}/beta_1:0"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spell",
+    [
+        {"gamma": "{layer}/weight", "beta": "{layer}/bias"},
+        {name: "{layer}/w_" + str(i) for i, name in enumerate(["gamma", "beta", "moving_mean", "moving_variance"])},
+        {"gamma": "{layer}/beta:0", "beta": "{layer}/beta_1:0"},
+    ],
+)
 def test_names_that_do_not_tell_are_refused(tmp_path: Path, spell: dict[str, str]) -> None:
     """Tensors of equal shape whose names do not say which is which are refused, with both lists of names."""
     path = named_file(tmp_path / "w.h5", scaled_network(), spell, [0, 1, 2, 3])

@@ -50,8 +50,9 @@ def test_layers_memory_maps_indices_and_halves(tmp_path: Path) -> None:
     """Several layers, memory-mapped input, index labels with names and float16 all work."""
     np.save(tmp_path / "x.npy", X.astype(np.float16))
     layers = {"early": X[:, :4].reshape(60, 2, 2).astype(np.float16), "late": np.load(tmp_path / "x.npy", "r")}
-    cache = FeatureCache.from_arrays(layers, [-1] + [1, 0] * 29 + [1], None, SPEC, path=tmp_path / "c",
-                                     class_names=["zebra", "ant"])  # fmt: skip
+    cache = FeatureCache.from_arrays(
+        layers, [-1] + [1, 0] * 29 + [1], None, SPEC, path=tmp_path / "c", class_names=["zebra", "ant"]
+    )
     assert list(cache.layers) == ["early", "late"]
     assert np.array_equal(np.asarray(cache.features(layer="early")), layers["early"])
     assert np.asarray(cache.features()).dtype == np.float16

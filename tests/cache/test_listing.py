@@ -25,9 +25,13 @@ def table() -> RowTable:
     """Return five rows of three shards, the latest first: D[0] and its view, a copy of D[0], D[1], D[2]."""
     digests = np.frombuffer(b"".join([D[0], D[0], D[0], D[1], D[2]]), np.uint8).reshape(-1, 32)
     return RowTable(
-        digests, np.array([0, 2, 0, 0, 0], np.uint16), np.array([0, 1, 0, 0, 0]), ["", "flip"],
-        np.array([3, 3, 2, 2, 1]), np.array([0, 1, 0, 1, 0]),
-    )  # fmt: skip
+        digests,
+        np.array([0, 2, 0, 0, 0], np.uint16),
+        np.array([0, 1, 0, 0, 0]),
+        ["", "flip"],
+        np.array([3, 3, 2, 2, 1]),
+        np.array([0, 1, 0, 1, 0]),
+    )
 
 
 def test_listing_is_its_entries() -> None:
@@ -64,9 +68,11 @@ def test_columns_are_read_when_they_are_used() -> None:
 def test_rows_are_a_mapping_whose_first_places_count() -> None:
     """Of equal keys the first row's place counts; views and augmentations are keys of their own."""
     wanted = {
-        Key(D[0], 0, ""): Place(3, 0), Key(D[0], 2, "flip"): Place(3, 1), Key(D[1], 0, ""): Place(2, 1),
+        Key(D[0], 0, ""): Place(3, 0),
+        Key(D[0], 2, "flip"): Place(3, 1),
+        Key(D[1], 0, ""): Place(2, 1),
         Key(D[2], 0, ""): Place(1, 0),
-    }  # fmt: skip
+    }
     rows = table()
     assert rows == wanted
     assert len(rows) == 4

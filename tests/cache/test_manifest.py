@@ -51,10 +51,26 @@ def test_everything_comes_back(path: Path) -> None:
     assert info.checksums["x"].tolist() == [1, 2]
     meta = manifest.meta()
     assert len(meta.pop("version")) == 32
-    assert meta == {"format": 2, "target": "class", "source": SOURCE, "images": 3, "rows": 2, "settled": 1,
-                    "writer": "a test", "commits": 2}  # fmt: skip
-    assert meta == {"format": 2, "target": "class", "source": SOURCE, "images": 3, "rows": 2, "settled": 1,
-                    "writer": "a test", "commits": 2}  # fmt: skip
+    assert meta == {
+        "format": 2,
+        "target": "class",
+        "source": SOURCE,
+        "images": 3,
+        "rows": 2,
+        "settled": 1,
+        "writer": "a test",
+        "commits": 2,
+    }
+    assert meta == {
+        "format": 2,
+        "target": "class",
+        "source": SOURCE,
+        "images": 3,
+        "rows": 2,
+        "settled": 1,
+        "writer": "a test",
+        "commits": 2,
+    }
 
 
 def test_a_stranger_can_read_it(path: Path) -> None:
@@ -253,11 +269,17 @@ text = st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(
     lambda b: b.decode("utf-8", "surrogateescape")
 )
 entries = st.builds(
-    Entry, text.filter(lambda t: "\0" not in t), st.none() | text.filter(lambda t: "\0" not in t),
+    Entry,
+    text.filter(lambda t: "\0" not in t),
+    st.none() | text.filter(lambda t: "\0" not in t),
     st.sampled_from([None, "train", "test"]),
-    st.none() | text.filter(lambda t: "\0" not in t), st.integers(0, 2**62), st.integers(-(2**62), 2**62),
-    st.none() | st.binary(min_size=32, max_size=32), st.none() | st.just("bad"), st.integers(-(2**63), 2**63 - 1),
-)  # fmt: skip
+    st.none() | text.filter(lambda t: "\0" not in t),
+    st.integers(0, 2**62),
+    st.integers(-(2**62), 2**62),
+    st.none() | st.binary(min_size=32, max_size=32),
+    st.none() | st.just("bad"),
+    st.integers(-(2**63), 2**63 - 1),
+)
 
 
 @settings(max_examples=50, deadline=None)

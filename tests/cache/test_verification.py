@@ -33,8 +33,16 @@ def everything(path: Path) -> list[object]:
     shards = {n: (i.name, i.rows, i.size, i.checksum, i.offsets) for n, i in cache.shards.items()}
     sums = [s.tolist() for info in cache.shards.values() for s in info.checksums.values()]
     rows = [np.asarray(cache.features(layer=layer, views=True)).tolist() for layer in cache.layers]
-    return [cache._manifest.meta(), cache.entries, cache.places, shards, sums, rows, cache.labels().tolist(),
-            cache.groups().tolist()]  # fmt: skip
+    return [
+        cache._manifest.meta(),
+        cache.entries,
+        cache.places,
+        shards,
+        sums,
+        rows,
+        cache.labels().tolist(),
+        cache.groups().tolist(),
+    ]
 
 
 def flips(file: Path, count: int, seed: int) -> Iterator[None]:
@@ -78,8 +86,14 @@ def test_every_flipped_bit_of_a_shard_is_found(cache: Path, count: int) -> None:
                 served += everything(cache) != wanted
             except CacheDamagedError:
                 stopped += 1
-    record("bit flips in shards", tries=count, missed=count - found, missed_without_manifest=count - alone,
-           reads_that_stopped=stopped, wrong_reads=served)  # fmt: skip
+    record(
+        "bit flips in shards",
+        tries=count,
+        missed=count - found,
+        missed_without_manifest=count - alone,
+        reads_that_stopped=stopped,
+        wrong_reads=served,
+    )
     assert (found, alone, served) == (count, count, 0)
 
 
@@ -102,8 +116,9 @@ def test_flipped_bit_of_the_manifest_is_found_or_harmless(cache: Path, count: in
         unnoticed += not same and not problems
         for extra in cache.glob("manifest.sqlite-*"):
             extra.unlink()
-    record("bit flips in the manifest", tries=count, found=found, harmless=harmless, missed=unnoticed,
-           wrong_reads=wrong)  # fmt: skip
+    record(
+        "bit flips in the manifest", tries=count, found=found, harmless=harmless, missed=unnoticed, wrong_reads=wrong
+    )
     assert (unnoticed, wrong) == (0, 0)
     assert found + harmless == count
     assert found > count // 10

@@ -23,8 +23,26 @@ from featcache.cli.app import Progress, printable, table
 from featcache.errors import OptionError
 from featcache.options import settings
 
-COMMANDS = ["extract", "fit-head", "compare", "predict", "evaluate", "export", "fine-tune", "audit", "neighbors",
-            "advise", "report", "bases", "layers", "info", "verify", "gc", "export-cache", "demo"]  # fmt: skip
+COMMANDS = [
+    "extract",
+    "fit-head",
+    "compare",
+    "predict",
+    "evaluate",
+    "export",
+    "fine-tune",
+    "audit",
+    "neighbors",
+    "advise",
+    "report",
+    "bases",
+    "layers",
+    "info",
+    "verify",
+    "gc",
+    "export-cache",
+    "demo",
+]
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -98,8 +116,16 @@ def test_three_ways_to_start() -> None:
     script = Path(sys.executable).parent / "featcache"
     ways = [[sys.executable, root / "cli.py"], [sys.executable, "-m", "featcache"]]
     ways += [[script]] if script.exists() else []
-    shown = {subprocess.run([*way, "--help"], capture_output=True, text=True, check=True, cwd=root,
-                            ).stdout.partition("[OPTIONS]")[2] for way in ways}  # fmt: skip
+    shown = {
+        subprocess.run(
+            [*way, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=root,
+        ).stdout.partition("[OPTIONS]")[2]
+        for way in ways
+    }
     assert len(shown) == 1
 
 
@@ -144,8 +170,20 @@ def test_extract_json(options: list[object], photos: Path, tmp_path: Path) -> No
     code, out, _ = run("extract", photos, *options, "--cache", tmp_path / "c", "--json")
     found = json.loads(out)
     assert code == 0
-    assert {"cache", "recipe", "rows", "computed", "reused", "skipped", "layers", "classes", "splits", "seconds",
-            "images_per_second", "bytes"} <= set(found)  # fmt: skip
+    assert {
+        "cache",
+        "recipe",
+        "rows",
+        "computed",
+        "reused",
+        "skipped",
+        "layers",
+        "classes",
+        "splits",
+        "seconds",
+        "images_per_second",
+        "bytes",
+    } <= set(found)
     assert (found["rows"], found["computed"], found["layers"]) == (12, 12, {"mix": [4]})
     assert found["classes"] == ["dark", "light"]
 
@@ -154,8 +192,20 @@ def test_extract_table_with_test_split(options: list[object], photos: Path, tmp_
     """A CSV is a source, and --test-split makes a test set beside validation."""
     names = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
     (photos / "t.csv").write_text("path;label\n" + "".join(f"{name};{name.parent}\n" for name in names))
-    code, out, _ = run("extract", photos / "t.csv", *options, "--cache", tmp_path / "c", "--json",
-                       "--validation-split", "0.3", "--test-split", "0.3", "--seed", "1")  # fmt: skip
+    code, out, _ = run(
+        "extract",
+        photos / "t.csv",
+        *options,
+        "--cache",
+        tmp_path / "c",
+        "--json",
+        "--validation-split",
+        "0.3",
+        "--test-split",
+        "0.3",
+        "--seed",
+        "1",
+    )
     assert code == 0
     assert set(json.loads(out)["splits"]) == {"train", "validation", "test"}
     code, _, err = run("extract", photos / "t.csv", *options, "--test-split", "1.5")
@@ -222,8 +272,15 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_options_from_the_environment(oracle: Path, photos: Path, tmp_path: Path) -> None:
     """FEATCACHE_<COMMAND>_<OPTION> stands for an option."""
-    code, out, _ = run("extract", photos, "--json", FEATCACHE_EXTRACT_BASE=str(oracle), FEATCACHE_EXTRACT_LAYER="mix",
-                       FEATCACHE_EXTRACT_PREPROCESS="none", FEATCACHE_EXTRACT_CACHE=str(tmp_path / "c"))  # fmt: skip
+    code, out, _ = run(
+        "extract",
+        photos,
+        "--json",
+        FEATCACHE_EXTRACT_BASE=str(oracle),
+        FEATCACHE_EXTRACT_LAYER="mix",
+        FEATCACHE_EXTRACT_PREPROCESS="none",
+        FEATCACHE_EXTRACT_CACHE=str(tmp_path / "c"),
+    )
     assert code == 0
     assert json.loads(out)["cache"] == str(tmp_path / "c")
     code, out, _ = run("fit-head", tmp_path / "c", "--json", FEATCACHE_FIT_HEAD_CLF="svm")
@@ -244,8 +301,20 @@ def test_fine_tune(options: list[object], split_photos: Path, tmp_path: Path) ->
     told = json.loads(out)
     assert {"model", "before", "after", "trainable", "non_trainable", "history", "kept", "skipped"} <= set(told)
     assert (told["model"], len(told["history"]["epoch"])) == (str(tmp_path / "h-finetuned"), 2)
-    code, out, _ = run("fine-tune", tmp_path / "h", "--last", "1", "--epochs", "1", "--optimizer", "sgd",
-                       "--weight-decay", "0.01", "--schedule", "exponential")  # fmt: skip
+    code, out, _ = run(
+        "fine-tune",
+        tmp_path / "h",
+        "--last",
+        "1",
+        "--epochs",
+        "1",
+        "--optimizer",
+        "sgd",
+        "--weight-decay",
+        "0.01",
+        "--schedule",
+        "exponential",
+    )
     assert code == 0
     assert re.search(r"before, validation +\d\.\d{4} +\d\.\d{4}-\d\.\d{4}", out)
     assert run("evaluate", tmp_path / "h-finetuned")[0] == 0
@@ -313,11 +382,24 @@ def test_predict_in_bulk_json(head: Path, tmp_path: Path) -> None:
     assert code == 3
     assert 0 < unsure < 20
     assert json.loads(text) == {
-        "out": str(out), "predicted": 20, "resumed": 0, "unsure": unsure,
+        "out": str(out),
+        "predicted": 20,
+        "resumed": 0,
+        "unsure": unsure,
         "skipped": [{"path": str(tmp_path / "new" / "bad.png"), "reason": "not an image: its content is text"}],
-    }  # fmt: skip
-    assert list(rows[0]) == ["path", "label", "probability", "best", "unsure", "label_2", "label_2_probability",
-                             "probability_dark", "probability_light", "reason"]  # fmt: skip
+    }
+    assert list(rows[0]) == [
+        "path",
+        "label",
+        "probability",
+        "best",
+        "unsure",
+        "label_2",
+        "label_2_probability",
+        "probability_dark",
+        "probability_light",
+        "reason",
+    ]
     assert sum(row["label"] == "unsure" and row["unsure"] == "true" for row in rows) == unsure
     shown = run("predict", head, tmp_path / "new", "--out", out, *options)[1]
     assert f"20 predictions in {out}, {unsure} of them unsure" in shown
@@ -334,8 +416,9 @@ def test_predict_takes_tables_beside_images(head: Path, split_photos: Path, tmp_
     (split_photos / "t.csv").write_text("path,label\nvalidation/light/l0.png,dark\nvalidation/dark/d0.png,wrong\n")
     _, text, _ = run("predict", head, split_photos / "t.csv", "--json")
     assert [(one["path"], one["label"]) for one in json.loads(text)["predictions"]] == [
-        ("validation/light/l0.png", "light"), ("validation/dark/d0.png", "dark"),
-    ]  # fmt: skip
+        ("validation/light/l0.png", "light"),
+        ("validation/dark/d0.png", "dark"),
+    ]
     found = json.loads(run("predict", head, split_photos / "t.csv", split_photos / "validation", "--json")[1])
     assert [one["label"] for one in found["predictions"]] == ["light", "dark"] + ["dark"] * 5 + ["light"] * 5
 
@@ -427,9 +510,26 @@ def test_quiet_is_quiet(options: list[object], photos: Path, tmp_path: Path) -> 
 def test_no_tensorflow_chatter(oracle: Path, photos: Path, tmp_path: Path) -> None:
     """A whole process writes its own lines to stderr and nothing else."""
     done = subprocess.run(
-        [sys.executable, "-m", "featcache", "extract", photos, "--base", oracle, "--layer", "mix", "--preprocess",
-         "none", "--cache", tmp_path / "c", "--json"], capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "featcache",
+            "extract",
+            photos,
+            "--base",
+            oracle,
+            "--layer",
+            "mix",
+            "--preprocess",
+            "none",
+            "--cache",
+            tmp_path / "c",
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert json.loads(done.stdout)["computed"] == 12
     assert [line for line in done.stderr.splitlines() if not line.startswith("extracting: ")] == []
 
@@ -440,8 +540,9 @@ def test_signals_leave_a_cache_that_goes_on(options, tmp_path: Path, number: int
     """Ctrl-C and SIGTERM end cleanly with their exit codes; the same command goes on."""
     for i in range(3000):
         write_image(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png", random_image(i))
-    process = started("extract", tmp_path / "photos", *options, "--cache", tmp_path / "c", "--shard-rows", "100",
-                      "--batch-size", "2")  # fmt: skip
+    process = started(
+        "extract", tmp_path / "photos", *options, "--cache", tmp_path / "c", "--shard-rows", "100", "--batch-size", "2"
+    )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "c").glob("shards/*.h5")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -475,7 +576,14 @@ def test_odd_names_are_shown_harmlessly(options: list[object], tmp_path: Path) -
 def test_settings() -> None:
     """KEY=VALUE values are numbers, words or tuples."""
     assert settings(["a=1", "b=0.5", "c=1024,512", "d=true", "e=none", "f=x=y", "g=64,"], "--set") == {
-        "a": 1, "b": 0.5, "c": (1024, 512), "d": True, "e": None, "f": "x=y", "g": (64,)}  # fmt: skip
+        "a": 1,
+        "b": 0.5,
+        "c": (1024, 512),
+        "d": True,
+        "e": None,
+        "f": "x=y",
+        "g": (64,),
+    }
     with pytest.raises(OptionError, match="--set KEY=VALUE"):
         settings(["a"], "--set")
 
@@ -503,8 +611,9 @@ def test_every_option_has_its_variable(head: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_closed_pipe_is_no_error(photos: Path) -> None:
     """Whoever reads only the first line gets no complaint."""
-    done = subprocess.run(f"{sys.executable} -m featcache bases | head -1", shell=True, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    done = subprocess.run(
+        f"{sys.executable} -m featcache bases | head -1", shell=True, capture_output=True, text=True, check=True
+    )
     assert (done.stdout.split(), done.stderr) == (["base", "preprocess", "image", "size"], "")
 
 
@@ -512,8 +621,13 @@ def test_terminal_without_unicode(options: list[object], tmp_path: Path) -> None
     """Class names that the terminal cannot show are escaped."""
     write_image(tmp_path / "p" / "caf\u00e9" / "1.png", random_image(0))
     run("extract", tmp_path / "p", *options, "--cache", tmp_path / "c")
-    done = subprocess.run([sys.executable, "-m", "featcache", "info", tmp_path / "c"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "featcache", "info", tmp_path / "c"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
     assert r"caf\xe9" in done.stdout
 
 
@@ -551,8 +665,16 @@ def test_export(head: Path, tmp_path: Path, at_once: None) -> None:
     assert found["path"] == str(tmp_path / "new" / "m.keras")
     assert found["max_difference"] < 1e-4
     assert set(found) == {
-        "path", "metadata", "format", "max_difference", "compared_with", "compared", "classes", "notes", "own_score",
-    }  # fmt: skip
+        "path",
+        "metadata",
+        "format",
+        "max_difference",
+        "compared_with",
+        "compared",
+        "classes",
+        "notes",
+        "own_score",
+    }
     code, out, err = run("export", head, "--to", tmp_path / "m.tflite", "--compare", 0)
     assert (code, "on random pixels only" in out, "none were asked for" in out) == (0, True, True)
     code, out, err = run("export", head, "--to", tmp_path / "fixed.keras", "--input", "fixed", "--json")
@@ -592,8 +714,9 @@ def test_dry_run_writes_nothing(options: list[object], photos: Path, tmp_path: P
 def test_compare_prints_a_leaderboard(made, tmp_path: Path) -> None:
     """The table has every head, and says what ranks it, what is failed and what to do next; --out keeps it."""
     cache = made(apart=0.7)
-    code, out, _ = run("compare", cache.path, "--clf", "ridge", "--clf", "logreg", "--jobs", "1", "--out",
-                       tmp_path / "t.csv")  # fmt: skip
+    code, out, _ = run(
+        "compare", cache.path, "--clf", "ridge", "--clf", "logreg", "--jobs", "1", "--out", tmp_path / "t.csv"
+    )
     assert code == 0
     assert "ranked by validation, n=90" in out
     assert "best on test, scored once" in out
@@ -682,8 +805,20 @@ def test_extract_divides_the_processors_where_it_computes(
     """Passes run side by side in the process that computes; workers divide the processors among themselves."""
     asked: list[bool] = []
     monkeypatch.setattr("featcache.cli.extract.pass_side_by_side", lambda: asked.append(True) or 1)
-    code, _, err = run("extract", photos, "--base", oracle, "--layer", "mix", "--preprocess", "none", "--cache",
-                       tmp_path / "c", "--engine", engine)  # fmt: skip
+    code, _, err = run(
+        "extract",
+        photos,
+        "--base",
+        oracle,
+        "--layer",
+        "mix",
+        "--preprocess",
+        "none",
+        "--cache",
+        tmp_path / "c",
+        "--engine",
+        engine,
+    )
     assert code in (0, 3), err
     assert asked == [True] * side_by_side
 

@@ -17,14 +17,20 @@ from conftest import hunt, random_image, write_image
 from featcache.cli import app
 
 COMMANDS: dict[str, list[str]] = {
-    "extract": ["extract photos --base oracle --layer mix --preprocess none --cache new --shard-rows 4" + more
-                for more in ("", " --engine processes --workers 2", " --engine dask --workers 2")],
+    "extract": [
+        "extract photos --base oracle --layer mix --preprocess none --cache new --shard-rows 4" + more
+        for more in ("", " --engine processes --workers 2", " --engine dask --workers 2")
+    ],
     "fit-head": ["fit-head cache --clf ridge --tune --cv 2 --jobs 2 --out other"],
     "compare": ["compare cache --clf ridge --clf centroid --jobs 2 --fresh"],
     "predict": ["predict model photos --out found.csv"],
     "evaluate": ["evaluate model photos"],
-    "export": ["export model --to exported.keras", "export model --to exported.onnx", "export model --to saved",
-               "export model --to exported.tflite"],
+    "export": [
+        "export model --to exported.keras",
+        "export model --to exported.onnx",
+        "export model --to saved",
+        "export model --to exported.tflite",
+    ],
     "fine-tune": ["fine-tune model --all --epochs 1 --out tuned"],
     "audit": ["audit cache --report audit.html"],
     "neighbors": ["neighbors cache photos/a/00.png --png sheet.png"],
@@ -37,7 +43,7 @@ COMMANDS: dict[str, list[str]] = {
     "layers": ["layers oracle"],
     "report": ["report model --out page.html"],
     "demo": ["demo"],
-}  # fmt: skip
+}
 """What each command is run with; words that are files stand for their place."""
 
 PROGRAMS = {

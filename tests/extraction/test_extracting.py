@@ -552,8 +552,9 @@ def test_contradicting_labels_are_a_warning(extracting, photos: Path, tmp_path: 
 def test_plan_refuses_another_recipe(extracting, oracle: Path, photos: Path, tmp_path: Path) -> None:
     """A dry run names the fields that differ, as the run would."""
     extracting(photos, tmp_path / "c")
-    planned = extraction.Extraction(photos, base=oracle, layers=["mix"], preprocess="none", pooling="max",
-                                    cache=tmp_path / "c")  # fmt: skip
+    planned = extraction.Extraction(
+        photos, base=oracle, layers=["mix"], preprocess="none", pooling="max", cache=tmp_path / "c"
+    )
     with pytest.raises(CacheError, match="pooling: avg → max"):
         planned.plan()
 

@@ -54,9 +54,11 @@ def test_many_unwanted_images_do_not_wait(extractor: Extractor) -> None:
     source = ArraySource("made", np.stack([random_image(i) for i in range(2)] + [random_image(9)] * 400), ["a"] * 402)
     read = []
     stream = extractor.stream(
-        source, source.items, wanted=lambda item, _: (read.append(item), (0,) if item.path == "000" else ())[1],
+        source,
+        source.items,
+        wanted=lambda item, _: (read.append(item), (0,) if item.path == "000" else ())[1],
         batch_size=4,
-    )  # fmt: skip
+    )
     next(stream)
     assert len(read) < 120
 
@@ -68,9 +70,10 @@ def test_a_stretch_is_computed_by_itself(extractor: Extractor, tmp_path: Path, m
     source, run = files_source(paths), extractor._run
     batches: list[list[str]] = []
     monkeypatch.setattr(
-        extractor, "_run",
+        extractor,
+        "_run",
         lambda rows, size: (batches.append([Path(one.item.path).stem for one, *_ in rows]), run(rows, size))[1],
-    )  # fmt: skip
+    )
     list(extractor.stream(source, source.items, batch_size=4, flush_every=8))
     assert [batch[0] for batch in batches] == ["00", "05", "08", "12", "16"]
     whole, batches[:] = batches[2:], []
@@ -84,8 +87,11 @@ def test_views_straddle_batches(extractor: Extractor, passes: int) -> None:
     source = ArraySource("made", np.stack([random_image(i) for i in range(7)]), ["a"] * 7)
     reference = None
     for batch_size in (1, 2, 4, 5, 32):
-        done = list(extractor.stream(source, source.items, wanted=lambda item, _: (0, 1, 2), augmentation=policy,
-                                     batch_size=batch_size))  # fmt: skip
+        done = list(
+            extractor.stream(
+                source, source.items, wanted=lambda item, _: (0, 1, 2), augmentation=policy, batch_size=batch_size
+            )
+        )
         assert [one.item.path for one in done] == [item.path for item in source.items]
         assert all(sorted(one.views) == [0, 1, 2] for one in done)
         rows = np.array([[one.views[view]["mix"] for view in range(3)] for one in done])

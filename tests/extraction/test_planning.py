@@ -86,23 +86,43 @@ def plainly(job: Job, known: Known, keys: set[Key], *, retry: bool) -> tuple[lis
 
 words = st.sampled_from([None, "g", "h"])
 items = st.builds(
-    Item, st.sampled_from("abcdef"), words, st.sampled_from([None, None, "train", "test"]), st.integers(1, 2),
-    st.integers(0, 2), words, st.integers(0, len(CONTENTS)), st.integers(0, 2),
-)  # fmt: skip
+    Item,
+    st.sampled_from("abcdef"),
+    words,
+    st.sampled_from([None, None, "train", "test"]),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    words,
+    st.integers(0, len(CONTENTS)),
+    st.integers(0, 2),
+)
 known_as = st.sampled_from([(None, None), (None, "broken"), *((d, None) for d in D), (D[1], "not an image")])
 listed = st.lists(st.tuples(items, known_as), max_size=6, unique_by=lambda pair: pair[0].path)
 
 
 @settings(deadline=None, max_examples=300)
 @given(
-    st.lists(items, max_size=6, unique_by=lambda item: item.path), listed,
-    st.sets(st.tuples(st.sampled_from(D), st.integers(0, 2))), st.sampled_from(["here", "there"]),
-    st.booleans(), st.booleans(), st.integers(0, 2), st.booleans(), st.sampled_from([(0.0, None), (0.4, 0.3)]),
-)  # fmt: skip
+    st.lists(items, max_size=6, unique_by=lambda item: item.path),
+    listed,
+    st.sets(st.tuples(st.sampled_from(D), st.integers(0, 2))),
+    st.sampled_from(["here", "there"]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2),
+    st.booleans(),
+    st.sampled_from([(0.0, None), (0.4, 0.3)]),
+)
 def test_columns_plan_what_an_image_at_a_time_would(
-    now: list[Item], before: list[tuple[Item, Any]], pairs: set[tuple[bytes, int]], location: str,
-    rehash: bool, retry: bool, views: int, plain: bool, parts: tuple[float, float | None],
-) -> None:  # fmt: skip
+    now: list[Item],
+    before: list[tuple[Item, Any]],
+    pairs: set[tuple[bytes, int]],
+    location: str,
+    rehash: bool,
+    retry: bool,
+    views: int,
+    plain: bool,
+    parts: tuple[float, float | None],
+) -> None:
     """Whatever was listed, read and extracted before: the same images are known, and the same are to be computed."""
     if plain:  # neither splits nor groups, so that splits are drawn all at once
         now = [Item(i.path, i.label, None, i.size, i.mtime_ns, None, i.place, i.changes) for i in now]

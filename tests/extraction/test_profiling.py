@@ -53,10 +53,14 @@ def test_without_a_profile_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("seconds", "bottleneck"),
-    [({"wait": 2, "forward": 1, "decode": 5, "read": 1}, "decode"), ({"wait": 2, "read": 3, "decode": 1}, "read"),
-     ({"wait": 2, "forward": 3, "decode": 9}, "forward"), ({"start": 4, "forward": 3}, "start"),
-     ({"write": 1}, "write")],
-)  # fmt: skip
+    [
+        ({"wait": 2, "forward": 1, "decode": 5, "read": 1}, "decode"),
+        ({"wait": 2, "read": 3, "decode": 1}, "read"),
+        ({"wait": 2, "forward": 3, "decode": 9}, "forward"),
+        ({"start": 4, "forward": 3}, "start"),
+        ({"write": 1}, "write"),
+    ],
+)
 def test_the_bottleneck(seconds: dict[str, float], bottleneck: str) -> None:
     """It is what the main thread spent most on; waiting is put down to what was waited for."""
     profile = Profile()

@@ -54,8 +54,10 @@ def test_a_sound_cache_gives_its_rows_again(extracting, photos: Path, tmp_path: 
     assert verify(cache.path).recomputed is None
 
 
-@pytest.mark.parametrize(("dtype", "by", "seen"), [("float32", 0.2, True), ("float32", 0.001, False),
-                                                   ("float16", 1.0, False), ("float16", 20.0, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "by", "seen"),
+    [("float32", 0.2, True), ("float32", 0.001, False), ("float16", 1.0, False), ("float16", 20.0, True)],
+)
 def test_other_features_are_found_and_mended(
     extracting, photos: Path, tmp_path: Path, dtype: str, by: float, seen: bool
 ) -> None:

@@ -18,9 +18,16 @@ from featcache.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "format-2"
 RECIPE = Recipe(
-    architecture="a" * 64, weights="b" * 64, layers=("block1", "outer/block2"), pooling="none", image_size=(8, 8),
-    resize="stretch", interpolation="bilinear", preprocess="none", dtype="float32",
-)  # fmt: skip
+    architecture="a" * 64,
+    weights="b" * 64,
+    layers=("block1", "outer/block2"),
+    pooling="none",
+    image_size=(8, 8),
+    resize="stretch",
+    interpolation="bilinear",
+    preprocess="none",
+    dtype="float32",
+)
 LAYERS = {"block1": (3,), "outer/block2": (2, 2)}
 POLICY = hashlib.sha256(b"an augmentation and a seed").hexdigest()
 IMAGES = [  # path, class, split, group, content

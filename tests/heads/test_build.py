@@ -119,10 +119,18 @@ def test_unknown_head_and_parameter() -> None:
 
 @pytest.mark.parametrize(
     ("clf", "params"),
-    [("logreg", {"C": -1}), ("svm", {"kernel": "cubic"}), ("logreg", {"C": "x"}), ("knn", {"weights": "heavy"}),
-     ("ridge", {"alphas": -1}), ("sgd", {"learning_rate": 0}), ("dense", {"activation": "wobble"}),
-     ("centroid", {"standardize": "x"}), ("linear-svm", {"class_weight": "heavy"})],
-)  # fmt: skip
+    [
+        ("logreg", {"C": -1}),
+        ("svm", {"kernel": "cubic"}),
+        ("logreg", {"C": "x"}),
+        ("knn", {"weights": "heavy"}),
+        ("ridge", {"alphas": -1}),
+        ("sgd", {"learning_rate": 0}),
+        ("dense", {"activation": "wobble"}),
+        ("centroid", {"standardize": "x"}),
+        ("linear-svm", {"class_weight": "heavy"}),
+    ],
+)
 def test_wrong_values_are_one_error(clf: str, params: dict[str, object]) -> None:
     """A value that a head refuses is an error with its reason."""
     with pytest.raises((HeadError, OptionError), match=next(iter(params))):

@@ -124,10 +124,17 @@ def test_rows_without_variance_are_told_apart() -> None:
     assert np.isfinite(head.coef_).all() and head.score(features, [0, 0, 1, 1, 2, 2]) == 1
 
 
-@pytest.mark.parametrize("params", [
-    {"standardize": "yes"}, {"folds": 1}, {"folds": 2.5}, {"seed": -1}, {"class_weight": "rare"},
-    {"class_weight": {0: 0}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"standardize": "yes"},
+        {"folds": 1},
+        {"folds": 2.5},
+        {"seed": -1},
+        {"class_weight": "rare"},
+        {"class_weight": {0: 0}},
+    ],
+)
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:
     """A value that is not possible is named with what is."""
     with pytest.raises(OptionError, match=f"Expected {next(iter(params))}"):

@@ -68,8 +68,16 @@ def test_layers_are_as_asked() -> None:
     """Sizes and dropouts appear in the network in their order."""
     model = DenseClassifier(hidden=(8, 6), dropout=(0.5, 0), input_dropout=0.1, input_norm="batch", **QUICK).fit(X, Y)
     names = [layer.name for layer in model.model_.layers]
-    assert names == ["features", "batch_norm", "input_dropout", "dense_1", "dropout_1", "dense_2", "logits",
-                     "probabilities"]  # fmt: skip
+    assert names == [
+        "features",
+        "batch_norm",
+        "input_dropout",
+        "dense_1",
+        "dropout_1",
+        "dense_2",
+        "logits",
+        "probabilities",
+    ]
     assert model.model_.get_layer("dense_1").units == 8
 
 
@@ -201,9 +209,17 @@ def test_wide_rows_train_within_a_window(monkeypatch: pytest.MonkeyPatch) -> Non
     assert model.n_features_in_ == 100_000 and max(source.reads) == 2
 
 
-@pytest.mark.parametrize(("n", "d", "expected"), [
-    (100, 8, 32), (9_600, 8, 32), (30_000, 1280, 100), (10**6, 1280, 1024), (10**6, 2**19, 32), (10**6, 2**22, 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "d", "expected"),
+    [
+        (100, 8, 32),
+        (9_600, 8, 32),
+        (30_000, 1280, 100),
+        (10**6, 1280, 1024),
+        (10**6, 2**19, 32),
+        (10**6, 2**22, 4),
+    ],
+)
 def test_batches_grow_with_the_rows(n: int, d: int, expected: int) -> None:
     """`auto` is a 300th of the rows, 32 to 1024, in at most 64 MiB."""
     assert DenseClassifier()._rows_per_step(Rows(np.broadcast_to(np.float32(0), (n, d)))) == expected
@@ -213,8 +229,20 @@ def test_batch_norm_lies_between_layer_and_activation() -> None:
     """Each hidden layer is normalised before its activation, and the network learns."""
     model = DenseClassifier(hidden=(8, 6), dropout=0.1, batch_norm=True, epochs=30, learning_rate=0.01).fit(X, Y)
     names = [layer.name for layer in model.model_.layers]
-    assert names == ["features", "standardize", "dense_1", "batch_norm_1", "activation_1", "dropout_1", "dense_2",
-                     "batch_norm_2", "activation_2", "dropout_2", "logits", "probabilities"]  # fmt: skip
+    assert names == [
+        "features",
+        "standardize",
+        "dense_1",
+        "batch_norm_1",
+        "activation_1",
+        "dropout_1",
+        "dense_2",
+        "batch_norm_2",
+        "activation_2",
+        "dropout_2",
+        "logits",
+        "probabilities",
+    ]
     assert model.score(X, Y) > 0.85
 
 
@@ -241,11 +269,14 @@ def test_smoothing_tempers_probabilities() -> None:
     assert less < sure - 0.1
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    ("constant", [0.1, 0.1, 0.1, 0.1]),
-    ("cosine", [0.1, 0.1 * (2 + 2**0.5) / 4, 0.05, 0.1 * (2 - 2**0.5) / 4]),
-    ("exponential", [0.1, 0.1 * 10**-0.5, 0.01, 0.1 * 10**-1.5]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.1, 0.1, 0.1, 0.1]),
+        ("cosine", [0.1, 0.1 * (2 + 2**0.5) / 4, 0.05, 0.1 * (2 - 2**0.5) / 4]),
+        ("exponential", [0.1, 0.1 * 10**-0.5, 0.01, 0.1 * 10**-1.5]),
+    ],
+)
 def test_the_rate_follows_its_schedule(monkeypatch: pytest.MonkeyPatch, schedule: str, expected: list[float]) -> None:
     """Cosine falls to 0 over the epochs, exponential to 1 %; the optimizer has what the history says."""
     made = []
@@ -363,15 +394,41 @@ def test_a_model_file_runs_nothing() -> None:
             head.predict(X)
 
 
-@pytest.mark.parametrize("params", [
-    {"hidden": 0}, {"hidden": (4, 4), "dropout": (0.5,)}, {"dropout": 1.0}, {"input_norm": "layer"}, {"epochs": 0},
-    {"hidden": "wide"}, {"epochs": 1.5}, {"epochs": "many"}, {"l2": "x"}, {"dropout": ("x",)},
-    {"activation": "wobble"}, {"optimizer": "lbfgs"}, {"learning_rate": 0}, {"batch_size": 0}, {"l2": -1},
-    {"batch_norm": "yes"}, {"schedule": "step"}, {"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"seed": -1},
-    {"class_weight": "rare"}, {"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}}, {"class_weight": {0: "x"}},
-    {"batch_size": "many"}, {"batch_size": 2.5}, {"schedule": "plateau", "validation_fraction": 0.0},
-    {"input_norm": ["batch"]}, {"activation": abs}, {"learning_rate": float("inf")}, {"dropout": (0.1, 0.1)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"hidden": 0},
+        {"hidden": (4, 4), "dropout": (0.5,)},
+        {"dropout": 1.0},
+        {"input_norm": "layer"},
+        {"epochs": 0},
+        {"hidden": "wide"},
+        {"epochs": 1.5},
+        {"epochs": "many"},
+        {"l2": "x"},
+        {"dropout": ("x",)},
+        {"activation": "wobble"},
+        {"optimizer": "lbfgs"},
+        {"learning_rate": 0},
+        {"batch_size": 0},
+        {"l2": -1},
+        {"batch_norm": "yes"},
+        {"schedule": "step"},
+        {"label_smoothing": 1.0},
+        {"label_smoothing": -0.1},
+        {"seed": -1},
+        {"class_weight": "rare"},
+        {"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}},
+        {"class_weight": {0: "x"}},
+        {"batch_size": "many"},
+        {"batch_size": 2.5},
+        {"schedule": "plateau", "validation_fraction": 0.0},
+        {"input_norm": ["batch"]},
+        {"activation": abs},
+        {"learning_rate": float("inf")},
+        {"dropout": (0.1, 0.1)},
+    ],
+)
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:
     """A value that is not possible is named with what is."""
     hidden = {"hidden": 4} if "dropout" in params else {}

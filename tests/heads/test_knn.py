@@ -79,10 +79,17 @@ def test_balanced_weights_find_more_of_a_rare_class() -> None:
     assert recall({0: 1, 1: 20}) > recall(None) + 0.2
 
 
-@pytest.mark.parametrize("params", [
-    {"n_neighbors": 0}, {"n_neighbors": 2.5}, {"n_neighbors": 501}, {"weights": "cosine"}, {"class_weight": "rare"},
-    {"class_weight": {0: 0}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"n_neighbors": 0},
+        {"n_neighbors": 2.5},
+        {"n_neighbors": 501},
+        {"weights": "cosine"},
+        {"class_weight": "rare"},
+        {"class_weight": {0: 0}},
+    ],
+)
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:
     """A value that is not possible is named with what is."""
     with pytest.raises(OptionError, match=f"Expected {next(iter(params))}"):

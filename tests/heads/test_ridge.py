@@ -158,8 +158,9 @@ def test_a_singular_matrix_is_solved_too() -> None:
     assert np.allclose(solution, 1)
     X, y, groups = images(80, 6, 3)
     doubled = RidgeHead(1e-9).fit(np.hstack([X, X, X]), y, groups)
-    assert np.allclose(doubled.decision_function(np.hstack([X, X, X])),
-                       reference(X, y, np.arange(80), 1e-9, None), atol=1e-2)  # fmt: skip
+    assert np.allclose(
+        doubled.decision_function(np.hstack([X, X, X])), reference(X, y, np.arange(80), 1e-9, None), atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("d", [30, 3000])
@@ -273,12 +274,30 @@ def test_memory_is_that_of_the_smaller_form() -> None:
     assert memory_bytes(50_000, 1280, 5, outputs=1000) > memory_bytes(50_000, 1280, 5)
 
 
-@pytest.mark.parametrize("params", [
-    {"alphas": 0}, {"alphas": -1.0}, {"alphas": ()}, {"alphas": "1"}, {"alphas": (1.0, "x")}, {"alphas": True},
-    {"alphas": (1.0, np.inf)}, {"alphas": (1.0, np.nan)}, {"alphas": None}, {"alphas": {1.0: 2}}, {"folds": 1},
-    {"folds": 2.5}, {"folds": True}, {"seed": -1}, {"seed": "x"}, {"standardize": "yes"}, {"class_weight": "even"},
-    {"class_weight": {0: 0.0}}, {"class_weight": {0: -1.0}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"alphas": 0},
+        {"alphas": -1.0},
+        {"alphas": ()},
+        {"alphas": "1"},
+        {"alphas": (1.0, "x")},
+        {"alphas": True},
+        {"alphas": (1.0, np.inf)},
+        {"alphas": (1.0, np.nan)},
+        {"alphas": None},
+        {"alphas": {1.0: 2}},
+        {"folds": 1},
+        {"folds": 2.5},
+        {"folds": True},
+        {"seed": -1},
+        {"seed": "x"},
+        {"standardize": "yes"},
+        {"class_weight": "even"},
+        {"class_weight": {0: 0.0}},
+        {"class_weight": {0: -1.0}},
+    ],
+)
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:
     """A value that is not possible is named with what is."""
     X, y, _ = images(30, 4, 2)

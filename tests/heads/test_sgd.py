@@ -68,8 +68,9 @@ def test_one_rate_serves_few_and_many_features(n: int, d: int, copies: bool) -> 
     assert head.loss_[-1] <= head.loss_[0]
 
 
-@pytest.mark.parametrize("params", [{"standardize": False}, {"schedule": "constant"}, {"momentum": 0.0},
-                                    {"batch_size": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "params", [{"standardize": False}, {"schedule": "constant"}, {"momentum": 0.0}, {"batch_size": 1}]
+)
 def test_learns_with_other_settings(params: dict[str, object]) -> None:
     """Unscaled features, a constant rate, no momentum and single rows learn as well."""
     features, y = wide(600, 64, 4)
@@ -198,11 +199,24 @@ def test_divergence_is_named() -> None:
         SGDHead(learning_rate=1e20).fit(X, Y)
 
 
-@pytest.mark.parametrize("params", [
-    {"alpha": -1}, {"alpha": "x"}, {"learning_rate": 0}, {"learning_rate": float("nan")}, {"momentum": 1.0},
-    {"schedule": "step"}, {"epochs": 0}, {"epochs": 1.5}, {"batch_size": 0}, {"standardize": "yes"},
-    {"validation_fraction": 1.0}, {"seed": -1}, {"class_weight": "rare"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"alpha": -1},
+        {"alpha": "x"},
+        {"learning_rate": 0},
+        {"learning_rate": float("nan")},
+        {"momentum": 1.0},
+        {"schedule": "step"},
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"batch_size": 0},
+        {"standardize": "yes"},
+        {"validation_fraction": 1.0},
+        {"seed": -1},
+        {"class_weight": "rare"},
+    ],
+)
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:
     """A value that is not possible is named with what is."""
     with pytest.raises(OptionError, match=f"Expected {next(iter(params))}"):

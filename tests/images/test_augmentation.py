@@ -46,8 +46,11 @@ def test_warp_quarter_turn_and_shift() -> None:
     quarter = np.array([[0, -1, 2 * centre], [1, 0, 0], [0, 0, 1]])
     assert np.allclose(warped(IMAGE, quarter, "nearest"), np.rot90(IMAGE), atol=1e-3)
     right = np.array([[1.0, 0, -3], [0, 1, 0], [0, 0, 1]])
-    for fill, edge in (("constant", np.zeros_like(IMAGE[:, :3])), ("nearest", np.repeat(IMAGE[:, :1], 3, 1)),
-                       ("reflect", IMAGE[:, 2::-1])):  # fmt: skip
+    for fill, edge in (
+        ("constant", np.zeros_like(IMAGE[:, :3])),
+        ("nearest", np.repeat(IMAGE[:, :1], 3, 1)),
+        ("reflect", IMAGE[:, 2::-1]),
+    ):
         moved = warped(IMAGE, right, fill)
         assert np.allclose(moved[:, 3:], IMAGE[:, :-3], atol=1e-3)
         assert np.allclose(moved[:, :3], edge, atol=1e-3), fill

@@ -41,9 +41,23 @@ def test_channels_follow_the_base(kind: str, channels: int) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "kind"),
-    [("RGB", "JPEG"), ("RGB", "PNG"), ("RGB", "BMP"), ("RGB", "TIFF"), ("RGB", "WEBP"), ("P", "GIF"), ("P", "PNG"),
-     ("RGBA", "PNG"), ("RGBA", "BMP"), ("L", "JPEG"), ("L", "PNG"), ("L", "BMP"), ("L", "GIF"), ("L", "WEBP")],
-)  # fmt: skip
+    [
+        ("RGB", "JPEG"),
+        ("RGB", "PNG"),
+        ("RGB", "BMP"),
+        ("RGB", "TIFF"),
+        ("RGB", "WEBP"),
+        ("P", "GIF"),
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("RGBA", "BMP"),
+        ("L", "JPEG"),
+        ("L", "PNG"),
+        ("L", "BMP"),
+        ("L", "GIF"),
+        ("L", "WEBP"),
+    ],
+)
 def test_grey_is_what_load_img_gives(tmp_path: Path, mode: str, kind: str) -> None:
     """A base of one channel gets the pixels of Keras' grayscale `load_img`, and so does a SavedModel's graph."""
     import tensorflow as tf
@@ -82,10 +96,18 @@ NOISE = np.random.default_rng(1).integers(0, 256, (61, 83, 3), np.uint8)
 
 @pytest.mark.parametrize(
     "options",
-    [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}, {"quality": 30},
-     {"quality": 100, "subsampling": 0}, {"restart_marker_blocks": 2}, {"optimize": True}],
+    [
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2},
+        {"progressive": True},
+        {"quality": 30},
+        {"quality": 100, "subsampling": 0},
+        {"restart_marker_blocks": 2},
+        {"optimize": True},
+    ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("size", [(61, 83), (48, 64), (17, 9), (1, 1), (8, 3)])
 def test_jpeg_pixels_are_pillows(options: dict[str, object], size: tuple[int, int]) -> None:
     """A JPEG gives byte for byte what Pillow and Keras' `load_img` give, whatever its kind and size."""
@@ -190,8 +212,10 @@ def test_bomb_is_not_decoded() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from([JPEG, PNG, encoded(Image.fromarray(RGB), "GIF"), encoded(Image.fromarray(RGB), "WEBP")]),
-       st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))  # fmt: skip
+@given(
+    st.sampled_from([JPEG, PNG, encoded(Image.fromarray(RGB), "GIF"), encoded(Image.fromarray(RGB), "WEBP")]),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
+)
 def test_damaged_images_give_pixels_or_a_reason(content: bytes, changes: list[tuple[int, int]]) -> None:
     """Whatever bytes are changed, decoding ends in pixels or in an ImageError."""
     damaged = bytearray(content)
@@ -217,9 +241,15 @@ def test_arrays() -> None:
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.full((4, 4), 2.0), np.full((4, 4), np.nan),
-     np.zeros((4, 4), np.int64), np.zeros((0, 4), np.uint8)],
-)  # fmt: skip
+    [
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros(4, np.uint8),
+        np.full((4, 4), 2.0),
+        np.full((4, 4), np.nan),
+        np.zeros((4, 4), np.int64),
+        np.zeros((0, 4), np.uint8),
+    ],
+)
 def test_arrays_that_are_no_images(array: np.ndarray) -> None:
     """Another number of channels, other ranges and other types are refused, not guessed."""
     with pytest.raises(ImageError, match="expected"):

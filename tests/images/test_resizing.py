@@ -80,8 +80,9 @@ def test_a_crop_of_1_is_what_crop_was() -> None:
     assert np.array_equal(load(NOISE[:33, :47], spec), load(NOISE[:33, :47], replace(spec, crop=1.0)))
 
 
-@pytest.mark.parametrize("options", [{"crop": 0.5, "resize": "pad"}, {"crop": 0.5, "resize": "stretch"}, {"crop": 1.5},
-                                     {"crop": 0.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{"crop": 0.5, "resize": "pad"}, {"crop": 0.5, "resize": "stretch"}, {"crop": 1.5}, {"crop": 0.0}]
+)
 def test_a_crop_beside_another_way_of_fitting_is_refused(options: dict[str, Any]) -> None:
     """It implies `resize` crop, and is a fraction."""
     with pytest.raises(OptionError, match="`crop`"):

@@ -89,8 +89,16 @@ def test_every_consumer_sees_the_recipe(
 def test_the_commands_make_the_same_again(extracting, photos: Path, tmp_path: Path, monkeypatch) -> None:
     """Run in an empty place, they give the recipe, rows, splits and scores that the report is about."""
     names = photos.rename(tmp_path / "my photos; 'rm'")
-    cache = extracting(names, tmp_path / "c", views=2, augment="flip,zoom=0.1", validation_split=0.4, seed=3,
-                       precision="bfloat16", fast_decode=True)  # fmt: skip
+    cache = extracting(
+        names,
+        tmp_path / "c",
+        views=2,
+        augment="flip,zoom=0.1",
+        validation_split=0.4,
+        seed=3,
+        precision="bfloat16",
+        fast_decode=True,
+    )
     head = fit_head(cache, "sgd", params={"epochs": 7}, calibrate="none", seed=5)
     lines = commands(open_subject(head.path))
     (tmp_path / "c").rename(tmp_path / "old")
@@ -101,7 +109,11 @@ def test_the_commands_make_the_same_again(extracting, photos: Path, tmp_path: Pa
         assert done.exit_code == 0, done.stderr
     again, old = FeatureCache(tmp_path / "c"), FeatureCache(tmp_path / "old")
     assert (again.recipe, again.splits, again.rows, again.augmentation) == (
-        old.recipe, old.splits, old.rows, old.augmentation)  # fmt: skip
+        old.recipe,
+        old.splits,
+        old.rows,
+        old.augmentation,
+    )
     cards = [json.loads((root / "heads" / "sgd-mix" / "head.json").read_text()) for root in (again.path, old.path)]
     assert cards[0]["metrics"] == cards[1]["metrics"]
     assert [shlex.split(line)[1] for line in lines[-2:]] == ["evaluate", "report"]

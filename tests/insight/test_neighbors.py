@@ -50,9 +50,12 @@ def test_neighbors_of_a_file(
 
 
 def test_a_name_that_means_two_images_is_said(
-    extracting: Callable[..., FeatureCache], split_photos: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    extracting: Callable[..., FeatureCache],
+    split_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Where a path of the cache is also that of another file here, it is said which of them is taken."""
     cache = extracting(split_photos, tmp_path / "c")
     monkeypatch.chdir(split_photos)
@@ -69,8 +72,10 @@ def test_what_cannot_be_sought(
     """A missing image, text, too few neighbours, and a file for features from elsewhere are refused."""
     cache = extracting(split_photos, tmp_path / "c")
     (tmp_path / "text.png").write_text("hello")
-    for image, error, message in (("nowhere.png", OptionError, "by its path there"),
-                                  (tmp_path / "text.png", ImageError, "its content is text")):  # fmt: skip
+    for image, error, message in (
+        ("nowhere.png", OptionError, "by its path there"),
+        (tmp_path / "text.png", ImageError, "its content is text"),
+    ):
         with pytest.raises(error, match=message):
             neighbors(cache, image)
     with pytest.raises(OptionError, match="1 or more"):

@@ -333,8 +333,11 @@ def test_another_commands_rows_are_refused(classifier, cache, many: Path, tmp_pa
     with pytest.raises(StoppedError):
         classifier.predict_to(out, many, progress=stop)
     other = ImageClassifier.load(fit_head(cache, "ridge").path)
-    for one, options, name in ((other, {}, "model"), (classifier, {"threshold": 0.5}, "threshold"),
-                               (classifier, {"top_k": 2}, "top-k")):  # fmt: skip
+    for one, options, name in (
+        (other, {}, "model"),
+        (classifier, {"threshold": 0.5}, "threshold"),
+        (classifier, {"top_k": 2}, "top-k"),
+    ):
         with pytest.raises(OptionError, match=f"differs: {name}.* Delete"):
             one.predict_to(out, many, **options)
     (many / "000.png").rename(many / "zzz.png")

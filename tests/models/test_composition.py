@@ -33,10 +33,19 @@ def test_a_composed_model_is_its_head(extracting, split_photos: Path, tmp_path: 
     assert np.allclose(expected[:, 1], found[:, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [
-    {"layers": ["mix", "positive"]}, {"pooling": "none"}, {"pooling": "max"}, {"dtype": "float16"},
-    {"preprocess": "caffe"}, {"preprocess": "torch"}, {"preprocess": "tf"}, {"preprocess": "rescale"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers": ["mix", "positive"]},
+        {"pooling": "none"},
+        {"pooling": "max"},
+        {"dtype": "float16"},
+        {"preprocess": "caffe"},
+        {"preprocess": "torch"},
+        {"preprocess": "tf"},
+        {"preprocess": "rescale"},
+    ],
+)
 def test_everything_between_is_in_the_model(extracting, split_photos, tmp_path, options: dict[str, object]) -> None:
     """Preprocessing, the cut, pooling and the type of storage are those of the cache, and Keras alone loads it."""
     import keras

@@ -55,13 +55,19 @@ def test_odd_names_survive(tmp_path: Path, suffix: str, answering: Answering) ->
     assert [one["path"] for one in found] == PATHS
     assert [one["label"] or None for one in found] == [one.label for one in rows]
     assert [one["reason"] or None for one in found] == [one.reason for one in rows]
-    shares = [one["probabilities"] if suffix == ".jsonl" else
-              {name: float(one[f"probability_{name}"]) for name in NAMES if one[f"probability_{name}"]}
-              for one in found]  # fmt: skip
+    shares = [
+        one["probabilities"]
+        if suffix == ".jsonl"
+        else {name: float(one[f"probability_{name}"]) for name in NAMES if one[f"probability_{name}"]}
+        for one in found
+    ]
     assert shares == [one.probabilities for one in rows]
     if answering.top_k > 1:
-        second = [one["top"][1] if suffix == ".jsonl" else [one["label_2"], float(one["label_2_probability"])]
-                  for one in found if one["label"]]  # fmt: skip
+        second = [
+            one["top"][1] if suffix == ".jsonl" else [one["label_2"], float(one["label_2_probability"])]
+            for one in found
+            if one["label"]
+        ]
         assert second == [list(one.top[1]) for one in rows if one.top]
 
 

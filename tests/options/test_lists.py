@@ -34,8 +34,9 @@ FUNCTIONS = {
 
 texts = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"), exclude_characters="=,"),
-    min_size=1, max_size=8,
-)  # fmt: skip
+    min_size=1,
+    max_size=8,
+)
 _WORDS = ("true", "false", "none", "nan", "inf", "infinity")
 words_only = texts.filter(lambda text: text.lower() not in _WORDS and not text[0].isnumeric() and text[0] not in "+-.")
 values = st.booleans() | st.integers(-99, 99) | st.floats(allow_nan=False, allow_infinity=False) | words_only

@@ -24,11 +24,52 @@ def nested(depth: int) -> Any:
 
 
 VALUES: list[Any] = [
-    None, True, -1, 0, 1, 2, 255, 2**31, 2**60, 2**64, -(2**63), 10**400, 0.5, -1e308, float("nan"), float("inf"), "",
-    "x", "../../x", "/etc/passwd", "a\0b", "\ud800", "é" * 300, [], {}, [[]], [None], ["x", "x"], {"x": 1}, nested(300),
-]  # fmt: skip
-TEXTS = ["", "x", "../../x.h5", "/etc/passwd", ".", "a\0b", "é" * 300, "{", "[" * 100_000, '{"a":' * 50_000, "NaN",
-         "1" * 5000, "9" * 4000]  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    255,
+    2**31,
+    2**60,
+    2**64,
+    -(2**63),
+    10**400,
+    0.5,
+    -1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "../../x",
+    "/etc/passwd",
+    "a\0b",
+    "\ud800",
+    "é" * 300,
+    [],
+    {},
+    [[]],
+    [None],
+    ["x", "x"],
+    {"x": 1},
+    nested(300),
+]
+TEXTS = [
+    "",
+    "x",
+    "../../x.h5",
+    "/etc/passwd",
+    ".",
+    "a\0b",
+    "é" * 300,
+    "{",
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    "NaN",
+    "1" * 5000,
+    "9" * 4000,
+]
 NUMBERS = [-1, 0, 1, 7, 2**31 - 1, 2**31, 2**32, 2**40, 2**60, 2**63 - 1, -(2**63)]
 
 
@@ -149,8 +190,10 @@ def change_manifest(file: Path, rng: random.Random) -> str:
         rows[row][column] = value and b"\xff" * len(value)  # another image's place is a sound statement
     now = repr(rows[row][column])[:60] if row < len(rows) else "gone"
     marks = ", ".join("?" * len(names))
-    text = [[v.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if isinstance(v, str) else v for v in r]
-            for r in rows]  # fmt: skip
+    text = [
+        [v.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if isinstance(v, str) else v for v in r]
+        for r in rows
+    ]
     db.executemany(f"INSERT INTO new VALUES ({marks})", [(*one, crc(tuple(one))) for one in text])
     db.execute(f"DROP TABLE {table}")
     db.execute(f"ALTER TABLE new RENAME TO {table}")

@@ -40,8 +40,21 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_poison_is_found_in_one_command(oracle: Path, tmp_path: Path) -> None:
     """One crashing and one hanging image among 40: both are named, 38 have rows, nothing is tried twice."""
     photos, cache = poisoned(tmp_path / "photos", {"b/10.png": b"crash", "a/31.png": b"hang"}), tmp_path / "cache"
-    command = ["extract", photos, "--base", oracle, "--layer", "mix", "--preprocess", "none", "--cache", cache,
-               "--batch-size", 4, "--json"]  # fmt: skip
+    command = [
+        "extract",
+        photos,
+        "--base",
+        oracle,
+        "--layer",
+        "mix",
+        "--preprocess",
+        "none",
+        "--cache",
+        cache,
+        "--batch-size",
+        4,
+        "--json",
+    ]
     first = run(*command)
     assert first.returncode == 3, first.stderr
     said = json.loads(first.stdout)
@@ -82,10 +95,16 @@ def test_the_library_finds_it_when_called_again(oracle: Path, tmp_path: Path) ->
         f"base={str(oracle)!r}, layers=['mix'], preprocess='none', batch_size=4, cache={str(tmp_path / 'c')!r})))"
     )
     first, second = (
-        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True,
-                       check=False, timeout=120)
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
         for _ in range(2)
-    )  # fmt: skip
+    )
     assert first.returncode == 1
     assert f"HungError: The decoding of 'a/31.png' did not end within {LIMIT} s." in first.stderr
     assert (second.returncode, second.stdout.strip()) == (0, str(COUNT - 1)), second.stderr
@@ -100,8 +119,9 @@ def test_a_crash_that_is_no_images_fault_stops(tmp_path: Path) -> None:
         "e.Extraction.run = lambda *_: os.kill(os.getpid(), signal.SIGABRT)\n"
         "sys.argv = ['featcache', 'extract', '--cache', sys.argv[1]]; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "c")], capture_output=True, text=True,
-                          check=False, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "c")], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 1
     warning, error = done.stderr.splitlines()
     assert warning == "warning: stopped by SIGABRT; starting again to find the image"

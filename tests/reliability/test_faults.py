@@ -26,8 +26,19 @@ from featcache.sources.folders.folders import files_source
 
 COUNT, BAD = 9, 4
 FLIP = Augmentation(flip=True)
-FAULTS = [MemoryError, RuntimeError, ValueError, OSError, OverflowError, RecursionError, KeyError, TypeError,
-          AssertionError, StopIteration, SystemError]  # fmt: skip
+FAULTS = [
+    MemoryError,
+    RuntimeError,
+    ValueError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    KeyError,
+    TypeError,
+    AssertionError,
+    StopIteration,
+    SystemError,
+]
 STEPS: dict[str, tuple[Any, str]] = {
     "open": (files, "sole_content"),
     "digest": (extracting_module, "digest"),

@@ -111,8 +111,15 @@ def test_random_kills(source: Path, uninterrupted: tuple[object, float], tmp_pat
         again = sum(counts.values()) - len(counts)
         assert again <= here * (SHARD_ROWS + 1)
         kills, finished, recomputed = kills + here, finished + 1, recomputed + again
-    record("random SIGKILL", tries=kills, unsound=unsound, different=different, caches=finished,
-           rows_recomputed_per_kill=round(recomputed / kills, 1), rows_in_flight=SHARD_ROWS)  # fmt: skip
+    record(
+        "random SIGKILL",
+        tries=kills,
+        unsound=unsound,
+        different=different,
+        caches=finished,
+        rows_recomputed_per_kill=round(recomputed / kills, 1),
+        rows_in_flight=SHARD_ROWS,
+    )
     assert (unsound, different) == (0, 0)
 
 
@@ -141,8 +148,32 @@ def test_kills_at_every_point(source, uninterrupted, tmp_path: Path, point: str,
 def test_full_disk(source, uninterrupted, tmp_path: Path) -> None:
     """Wherever the disk ends, the command ends with one line and exit code 1, and goes on when there is room."""
     expected, _ = uninterrupted
-    limits = [0, 1, 100, 500, 700, 1000, 2000, 4000, 6000, 8192, 10_000, 12_288, 15_000, 20_480, 25_000, 28_000, 30_000,
-              33_000, 36_864, 41_000, 45_056, 50_000, 60_000, 75_000]  # fmt: skip
+    limits = [
+        0,
+        1,
+        100,
+        500,
+        700,
+        1000,
+        2000,
+        4000,
+        6000,
+        8192,
+        10_000,
+        12_288,
+        15_000,
+        20_480,
+        25_000,
+        28_000,
+        30_000,
+        33_000,
+        36_864,
+        41_000,
+        45_056,
+        50_000,
+        60_000,
+        75_000,
+    ]
     tries = unsound = different = tracebacks = 0
     for limit in limits if FULL else [0, 4000, 20_480, 45_056]:
         cache = tmp_path / f"cache-{limit}"

@@ -40,9 +40,15 @@ LIMIT_SECONDS, LIMIT_BYTES = 120, 4 * 2**30
 
 def extract(root: Path, **options: Any) -> FeatureCache:
     return extraction.extract(
-        root / "photos", base="vgg19", weights="none", cache=root / "cache", shard_rows=5, views=1, augment="flip",
+        root / "photos",
+        base="vgg19",
+        weights="none",
+        cache=root / "cache",
+        shard_rows=5,
+        views=1,
+        augment="flip",
         **options,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -321,12 +327,22 @@ def in_model_card(tries: Tries, root: Path, rng: random.Random, seed: int) -> No
     request = json.loads((root / "cache" / "recipe.json").read_text())["request"]
     scores = {"accuracy": 0.5, "accuracy_ci95": [0.1, 0.9], "n": 2}
     card = {
-        "class_names": ["a", "b"], "trained_classes": [0, 1], "pixels": [8, 8, 3, "stretch", "bilinear", "accurate"],
-        "metrics": {"validation": scores}, "before": {"validation": scores}, "after": {"validation": scores},
-        "recipe": standin.RECIPE.to_dict(), "request": request, "head": {"clf": "ridge", "layer": "deep", "params": {}},
-        "options": {"epochs": 1}, "seconds": 1.5, "history": {"head": {}, "fine_tune": {"loss": [1.0]}},
-        "listing": {"seed": 0}, "source": {"name": "x", "location": "/x"}, "cache": "/nowhere",
-    }  # fmt: skip
+        "class_names": ["a", "b"],
+        "trained_classes": [0, 1],
+        "pixels": [8, 8, 3, "stretch", "bilinear", "accurate"],
+        "metrics": {"validation": scores},
+        "before": {"validation": scores},
+        "after": {"validation": scores},
+        "recipe": standin.RECIPE.to_dict(),
+        "request": request,
+        "head": {"clf": "ridge", "layer": "deep", "params": {}},
+        "options": {"epochs": 1},
+        "seconds": 1.5,
+        "history": {"head": {}, "fine_tune": {"loss": [1.0]}},
+        "listing": {"seed": 0},
+        "source": {"name": "x", "location": "/x"},
+        "cache": "/nowhere",
+    }
     folder, _ = FOLDER.write(root / "cache" / "heads" / "m", lambda path: path.write_bytes(b"m"), card, [b"x" * 32])
     what = nonsense.change_card(folder / "model.json", rng, nonsense.signed)
 
@@ -357,9 +373,14 @@ def in_part(tries: Tries, root: Path, rng: random.Random, seed: int) -> None:
     for i in range(6):
         (root / "photos" / "a" / f"more {i}.png").write_bytes(b"one more %d" % i)
     extraction.Extraction(
-        source=root / "photos", base="vgg19", weights="none", cache=root / "cache", shard_rows=5, views=1,
+        source=root / "photos",
+        base="vgg19",
+        weights="none",
+        cache=root / "cache",
+        shard_rows=5,
+        views=1,
         augment="flip",
-    ).run_part(1, 1)  # fmt: skip
+    ).run_part(1, 1)
     what = nonsense.change_card(rng.choice(sorted((root / "cache" / "parts").glob("*.json"))), rng)
     outcomes = []
     for call in (lambda: right(root, extract(root)), lambda: bool(not verify(root / "cache").problems)):

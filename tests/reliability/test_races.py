@@ -66,15 +66,28 @@ class Source:
 def start(work: str, source: Source, cache: Path, *before: str, slow: float = 0.0) -> subprocess.Popen[str]:
     """Start extract, gc or verify --fix in a process group of its own, and return when it has been imported."""
     options = {
-        "extract": ["extract", str(source.root), "--base", "vgg19", "--weights", "none", "--cache", str(cache),
-                    "--shard-rows", str(SHARD_ROWS)],
+        "extract": [
+            "extract",
+            str(source.root),
+            "--base",
+            "vgg19",
+            "--weights",
+            "none",
+            "--cache",
+            str(cache),
+            "--shard-rows",
+            str(SHARD_ROWS),
+        ],
         "gc": ["gc", str(cache)],
         "verify": ["verify", str(cache), "--fix"],
-    }[work]  # fmt: skip
+    }[work]
     process = subprocess.Popen(
         [*before, sys.executable, str(Path(standin.__file__)), "--slow", str(slow), *options],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     return process
@@ -95,9 +108,7 @@ def extracted(source: Source, cache: Path) -> list[str]:
     module = types.ModuleType("featcache.extraction.extractor")
     module.__dict__.update(Extractor=standin.Extractor, Extracted=standin.Extracted, Progress=object)
     with mock.patch.dict(sys.modules, {"featcache.extraction.extractor": module}):
-        return extraction.extract(
-            source.root, base="vgg19", weights="none", cache=cache, shard_rows=SHARD_ROWS
-        ).paths()  # fmt: skip
+        return extraction.extract(source.root, base="vgg19", weights="none", cache=cache, shard_rows=SHARD_ROWS).paths()
 
 
 def race(kind: str, rng: random.Random, source: Source, cache: Path) -> Counter[str]:

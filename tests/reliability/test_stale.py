@@ -253,11 +253,13 @@ def test_every_kind_of_source_notes_changes(photos: Path, tmp_path: Path) -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "RACY_NS", -(10**15))
         expected = {
-            photos: lambda path: photos / path, tmp_path / "t.csv": lambda path: tmp_path / path,
+            photos: lambda path: photos / path,
+            tmp_path / "t.csv": lambda path: tmp_path / path,
             tmp_path / "listed": lambda path: tmp_path / "listed" / path,
-            tmp_path / "a.npz": lambda _: tmp_path / "a.npz", tmp_path / "p.tar": lambda _: tmp_path / "p.tar",
+            tmp_path / "a.npz": lambda _: tmp_path / "a.npz",
+            tmp_path / "p.tar": lambda _: tmp_path / "p.tar",
             tmp_path / "arrays": lambda _: tmp_path / "arrays" / "X.npy",
-        }  # fmt: skip
+        }
         for location, file in expected.items():
             items = open_source(location).items
             assert [item.changes for item in items] == [files.change_stamp(file(i.path).stat()) for i in items]

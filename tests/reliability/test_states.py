@@ -91,9 +91,15 @@ class CacheAgainstDict(RuleBasedStateMachine):
 
     def run(self) -> FeatureCache:
         return extraction.extract(
-            self.source, base="vgg19", weights="none", cache=self.cache, shard_rows=3, views=self.views,
-            augment="flip" if self.views else None, replace_source=True,
-        )  # fmt: skip
+            self.source,
+            base="vgg19",
+            weights="none",
+            cache=self.cache,
+            shard_rows=3,
+            views=self.views,
+            augment="flip" if self.views else None,
+            replace_source=True,
+        )
 
     @precondition(lambda self: self.files)
     @rule()
@@ -160,9 +166,11 @@ class CacheAgainstDict(RuleBasedStateMachine):
 
 
 CacheAgainstDict.TestCase.settings = settings(
-    max_examples=100 if FULL else 12, stateful_step_count=30 if FULL else 15, deadline=None,
+    max_examples=100 if FULL else 12,
+    stateful_step_count=30 if FULL else 15,
+    deadline=None,
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 
 
 class TestCacheAgainstDict(CacheAgainstDict.TestCase):

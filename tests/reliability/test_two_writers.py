@@ -132,11 +132,17 @@ class TwoWriters(RuleBasedStateMachine):
             del self.files[path]
 
     @rule(
-        works=st.tuples(WORKS, WORKS), before=st.integers(1, 12), order=st.lists(st.integers(0, 1), max_size=30),
-        changes=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 7), st.integers(0, 15), st.booleans()),
-                         min_size=1, max_size=5),
-        loss=st.sampled_from(["", "", "recipe", "shard"]), end=st.booleans(),
-    )  # fmt: skip
+        works=st.tuples(WORKS, WORKS),
+        before=st.integers(1, 12),
+        order=st.lists(st.integers(0, 1), max_size=30),
+        changes=st.lists(
+            st.tuples(st.sampled_from("ab"), st.integers(0, 7), st.integers(0, 15), st.booleans()),
+            min_size=1,
+            max_size=5,
+        ),
+        loss=st.sampled_from(["", "", "recipe", "shard"]),
+        end=st.booleans(),
+    )
     def race(
         self, works: tuple[str, str], before: int, order: list[int], changes: list[Any], loss: str, end: bool
     ) -> None:
@@ -233,9 +239,11 @@ class TwoWriters(RuleBasedStateMachine):
 
 
 TwoWriters.TestCase.settings = settings(
-    max_examples=80 if FULL else 8, stateful_step_count=6 if FULL else 4, deadline=None,
+    max_examples=80 if FULL else 8,
+    stateful_step_count=6 if FULL else 4,
+    deadline=None,
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 
 
 def test_a_writer_that_lost_its_lock_changes_nothing() -> None:

@@ -72,8 +72,16 @@ def test_only_its_own_files_are_replaced(tmp_path: Path) -> None:
     (folder / "link").symlink_to("more")
     assert KIND.read(written(folder, key=2)).card["key"] == 2
     kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    assert kept == {"thing.json", "thing.bin", "trained_on.bin", "report.html", "more", "more/empty", "more/thesis",
-                    "link"}  # fmt: skip
+    assert kept == {
+        "thing.json",
+        "thing.bin",
+        "trained_on.bin",
+        "report.html",
+        "more",
+        "more/empty",
+        "more/thesis",
+        "link",
+    }
     assert (folder / "more" / "thesis").read_text() == "years of work"
     assert (folder / "link").is_symlink()
     other = tmp_path / "other"

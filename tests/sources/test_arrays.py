@@ -27,11 +27,14 @@ def resident() -> int:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("keys", [("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"),
-                                  ("train_images", "train_labels", "validation_images", "validation_labels",
-                                   "test_images", "test_labels"),
-                                  ("X_train", "Y_train", "valid_images", "valid_labels", "X_test",
-                                   "Y_test")])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"),
+        ("train_images", "train_labels", "validation_images", "validation_labels", "test_images", "test_labels"),
+        ("X_train", "Y_train", "valid_images", "valid_labels", "X_test", "Y_test"),
+    ],
+)
 def test_npz_with_splits(extracting, tmp_path: Path, save, keys: tuple[str, ...]) -> None:
     """Keras' keys and the longer ones give images, labels and splits, compressed or not."""
     values = [array for part in (slice(0, 5), slice(5, 8), slice(8, 10)) for array in (IMAGES[part], LABELS[part])]
@@ -68,8 +71,13 @@ def test_folder_of_npy(extracting, tmp_path: Path) -> None:
     """A folder of .npy files is named as the keys are; class_names name the labels."""
     folder = tmp_path / "set"
     folder.mkdir()
-    for name, array in {"train_images": IMAGES[:8], "train_labels": LABELS[:8], "val_images": IMAGES[8:],
-                        "val_labels": LABELS[8:], "class_names": np.array(["zebra", "ant"])}.items():  # fmt: skip
+    for name, array in {
+        "train_images": IMAGES[:8],
+        "train_labels": LABELS[:8],
+        "val_images": IMAGES[8:],
+        "val_labels": LABELS[8:],
+        "class_names": np.array(["zebra", "ant"]),
+    }.items():
         np.save(folder / f"{name}.npy", array)
     (folder / "readme.md").write_text("hello")
     cache = extracting(folder, tmp_path / "c")
@@ -239,9 +247,13 @@ def test_names_from_an_archive_are_shown_on_one_line(tmp_path: Path) -> None:
         open_source(tmp_path / "set.npz")
 
 
-@pytest.mark.parametrize("keys", ["X_training y_training X_dev y_dev X_testing y_testing",
-                                  "training_images training_labels valid_images valid_labels evaluation_images "
-                                  "evaluation_labels"])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "X_training y_training X_dev y_dev X_testing y_testing",
+        "training_images training_labels valid_images valid_labels evaluation_images evaluation_labels",
+    ],
+)
 def test_splits_as_public_sets_name_them(tmp_path: Path, keys: str) -> None:
     """Keys have the names of splits that folders may have."""
     images, labels = np.zeros((1, 8, 8), np.uint8), np.zeros(1, int)

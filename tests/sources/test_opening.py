@@ -74,4 +74,6 @@ def test_what_folders_mean_does_not_matter_for_prediction(places: Path) -> None:
     with pytest.raises(SourceError, match="--exclude predictions"):
         open_source("odd.tar")
     assert [(item.path, item.label) for item in open_images("odd.tar").items] == [
-        ("train/a.png", None), ("predictions/b.png", None)]  # fmt: skip
+        ("train/a.png", None),
+        ("predictions/b.png", None),
+    ]

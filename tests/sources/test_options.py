@@ -66,8 +66,9 @@ def test_workers_read_with_the_options(extracting, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         tar.add(halves(tmp_path / "set"), "set")
     for engine in ("local", "processes"):
-        extracting(tmp_path / "set.tar", tmp_path / engine, **OPTIONS, engine=engine,
-                   workers=None if engine == "local" else 1)  # fmt: skip
+        extracting(
+            tmp_path / "set.tar", tmp_path / engine, **OPTIONS, engine=engine, workers=None if engine == "local" else 1
+        )
     local, other = FeatureCache(tmp_path / "local"), FeatureCache(tmp_path / "processes")
     assert local.paths() == other.paths()
     assert local.digests() == other.digests()

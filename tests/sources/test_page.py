@@ -83,8 +83,10 @@ def read(command: str, caplog: pytest.LogCaptureFixture) -> list[str]:
     counts, names = Counter(item.split for item in source.items), class_names(source.items)
     splits = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
     line = f"{len(source.items)} images{': ' if splits else ''}{splits}; "
-    return [line + (f"classes: {', '.join(names)}" if names else "no classes"),
-            *(f"warning: {record.getMessage()}" for record in caplog.records)]  # fmt: skip
+    return [
+        line + (f"classes: {', '.join(names)}" if names else "no classes"),
+        *(f"warning: {record.getMessage()}" for record in caplog.records),
+    ]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[0] for block in BLOCKS])

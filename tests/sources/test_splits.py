@@ -61,8 +61,10 @@ def test_split_default_follows_the_source(photos: Path, split_photos: Path) -> N
         SplitPolicy(0.1).settled(open_source(split_photos))
 
 
-@pytest.mark.parametrize("options", [{"validation_split": 1.0}, {"validation_split": -0.1},
-                                     {"test_from": ("train", 0)}, {"test_from": ("dogs", 0.5)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{"validation_split": 1.0}, {"validation_split": -0.1}, {"test_from": ("train", 0)}, {"test_from": ("dogs", 0.5)}],
+)
 def test_impossible_policies(options: dict[str, object]) -> None:
     """Parts are between 0 and 1, of a split there is."""
     with pytest.raises(OptionError):
@@ -108,8 +110,14 @@ def test_test_split_needs_a_source_without_test(split_photos: Path) -> None:
         SplitPolicy(test_split=0.5).settled(open_source(split_photos))
 
 
-@pytest.mark.parametrize("options", [{"test_split": 1.0}, {"validation_split": 0.5, "test_split": 0.5},
-                                     {"test_split": 0.1, "test_from": ("validation", 0.5)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"test_split": 1.0},
+        {"validation_split": 0.5, "test_split": 0.5},
+        {"test_split": 0.1, "test_from": ("validation", 0.5)},
+    ],
+)
 def test_impossible_test_splits(options: dict[str, object]) -> None:
     """Something is left for train, and test comes from one place."""
     with pytest.raises(OptionError):
@@ -181,11 +189,17 @@ def test_small_classes_leave_something_to_train_on() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_groups_and_copies_of_small_classes_stay_together(seed: int) -> None:
     """A group is on one side, of two classes too, and so are copies, with two labels too."""
-    shots = {(f"{label}{group}{i}", label, group): f"{label}{group}{i}".encode()
-             for label in "ab" for group in ("both", f"only {label}") for i in range(3)}  # fmt: skip
+    shots = {
+        (f"{label}{group}{i}", label, group): f"{label}{group}{i}".encode()
+        for label in "ab"
+        for group in ("both", f"only {label}")
+        for i in range(3)
+    }
     copies = {("c0", "a", None): b"a 3", ("c1", "b", None): b"a 4", ("c2", "c", None): b"a 5"}
-    found = ranked(SplitPolicy(0.4, seed=seed, test_split=0.2),
-                   of_class("a", 9) | of_class("b", 9) | of_class("c", 9) | shots | copies)  # fmt: skip
+    found = ranked(
+        SplitPolicy(0.4, seed=seed, test_split=0.2),
+        of_class("a", 9) | of_class("b", 9) | of_class("c", 9) | shots | copies,
+    )
     for group in ("both", "only a", "only b"):
         assert len({split for path, split in found.items() if group in path}) == 1
     assert found["c0"] == found["a3"]
@@ -198,8 +212,10 @@ def test_two_shares_move_few_images() -> None:
     images = list(of_class("a", 230).items())
     for seed in range(3):
         random.Random(seed).shuffle(images)
-        for policy, most in ((SplitPolicy(0.2, seed=seed, test_split=0.2), 2),
-                             (SplitPolicy(0.2, ("validation", 0.5), seed), 3)):  # fmt: skip
+        for policy, most in (
+            (SplitPolicy(0.2, seed=seed, test_split=0.2), 2),
+            (SplitPolicy(0.2, ("validation", 0.5), seed), 3),
+        ):
             before = dict[str, str]()
             for n in range(1, len(images) + 1):
                 now = ranked(policy, dict(images[:n]))

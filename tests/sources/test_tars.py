@@ -146,8 +146,12 @@ def test_links_and_folders_are_no_images(tmp_path: Path) -> None:
     """Only regular members count: a link leads nowhere."""
     path = pack(tmp_path / "a.tar", [("a.png", png(0))])
     with tarfile.open(path, "a") as tar:
-        for name, kind in (("link.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE), ("dir.png", tarfile.DIRTYPE),
-                           ("pipe.png", tarfile.FIFOTYPE)):  # fmt: skip
+        for name, kind in (
+            ("link.png", tarfile.SYMTYPE),
+            ("hard.png", tarfile.LNKTYPE),
+            ("dir.png", tarfile.DIRTYPE),
+            ("pipe.png", tarfile.FIFOTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
@@ -250,10 +254,14 @@ def test_descriptors_are_closed(tmp_path: Path) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=130), min_size=1,
-             max_size=6, unique=True),
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=130),
+        min_size=1,
+        max_size=6,
+        unique=True,
+    ),
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
-)  # fmt: skip
+)
 def test_members_are_those_that_tarfile_finds(tmp_path_factory, names: list[str], form: int) -> None:
     """Names, places and sizes are what Python's own module says."""
     path = tmp_path_factory.getbasetemp() / "same.tar"
@@ -290,9 +298,16 @@ def test_mutated_tars(tmp_path_factory, place: int, mutation: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("member", "label"),
-    [("a//b/1.png", "b"), ("/a/b/1.png", "b"), ("./a/./b/1.png", "b"), ("../b/1.png", "b"),
-     ("b/.hidden/1.png", None), ("__MACOSX/b/1.png", None), ("b/@eaDir/1.png", None)],
-)  # fmt: skip
+    [
+        ("a//b/1.png", "b"),
+        ("/a/b/1.png", "b"),
+        ("./a/./b/1.png", "b"),
+        ("../b/1.png", "b"),
+        ("b/.hidden/1.png", None),
+        ("__MACOSX/b/1.png", None),
+        ("b/@eaDir/1.png", None),
+    ],
+)
 def test_odd_names_of_members(tmp_path: Path, member: str, label: str | None) -> None:
     """Folders of members are what they would be unpacked; litter is no member."""
     source = open_source(pack(tmp_path / "a.tar", [(member, png(0)), ("x/b/2.png", png(1))][: 1 if label else 2]))

@@ -37,12 +37,17 @@ FILES = {
     "meminfo": "proc/meminfo",
     "cgroup": "proc/self/cgroup",
     "status": "proc/self/status",
-    **{f"{level}_{short}": f"{V2}{folder}{name}" for level, folder in (("root", ""), ("outer", "a/"), ("inner", "a/b/"))
-       for short, name in (("max", "memory.max"), ("now", "memory.current"), ("stat", "memory.stat"))},
-    **{f"{level}_{short}": f"{V1}{folder}{name}" for level, folder in (("root1", ""), ("inner1", "a/b/"))
-       for short, name in (("max", "memory.limit_in_bytes"), ("now", "memory.usage_in_bytes"),
-                           ("stat", "memory.stat"))},
-}  # fmt: skip
+    **{
+        f"{level}_{short}": f"{V2}{folder}{name}"
+        for level, folder in (("root", ""), ("outer", "a/"), ("inner", "a/b/"))
+        for short, name in (("max", "memory.max"), ("now", "memory.current"), ("stat", "memory.stat"))
+    },
+    **{
+        f"{level}_{short}": f"{V1}{folder}{name}"
+        for level, folder in (("root1", ""), ("inner1", "a/b/"))
+        for short, name in (("max", "memory.limit_in_bytes"), ("now", "memory.usage_in_bytes"), ("stat", "memory.stat"))
+    },
+}
 MEMINFO = "MemTotal:       16000 kB\nMemFree:         100 kB\nMemAvailable:    8000 kB\nBuffers:  1 kB\n"
 
 

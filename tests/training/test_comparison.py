@@ -191,8 +191,9 @@ def test_planted_leaks_score_chance(made, tmp_path) -> None:
     order = rng.permutation(600)
     naive = KNeighborsClassifier(1).fit(X[order[:400]], y[order[:400]]).score(X[order[400:]], y[order[400:]])
     assert naive > 0.9
-    cache = FeatureCache.from_arrays(X, y, None, {"made": "leak"}, path=tmp_path / "leak", digests=digests,
-                                     groups=groups, class_names=["a", "b"])  # fmt: skip
+    cache = FeatureCache.from_arrays(
+        X, y, None, {"made": "leak"}, path=tmp_path / "leak", digests=digests, groups=groups, class_names=["a", "b"]
+    )
     found = run(cache, ["knn", "ridge", "logreg"], tune=True)
     folds = run(cache, ["knn", "ridge", "logreg"], cv=4)
     for row in [*found.leaderboard, *folds.leaderboard]:
@@ -248,10 +249,17 @@ def test_a_cache_counts_once(made) -> None:
     assert len(twice.leaderboard) == 1
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"clf": []}, "Name at least one"), ({"layers": []}, "Name at least one"), ({"seed": -1}, "seed of 0 or more"),
-    ({"cv": 1}, "at least 2 folds"), ({"calibrate": "platt"}, "Expected a calibration"), ({"jobs": 0}, "1 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clf": []}, "Name at least one"),
+        ({"layers": []}, "Name at least one"),
+        ({"seed": -1}, "seed of 0 or more"),
+        ({"cv": 1}, "at least 2 folds"),
+        ({"calibrate": "platt"}, "Expected a calibration"),
+        ({"jobs": 0}, "1 or more"),
+    ],
+)
 def test_wrong_options_are_refused_before_anything_is_done(made, options: dict[str, object], message: str) -> None:
     """Nothing is laid out or trained with options that cannot be."""
     with pytest.raises(OptionError, match=message):

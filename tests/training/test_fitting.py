@@ -170,11 +170,18 @@ def test_streaming_heads_read_in_blocks(made, monkeypatch: pytest.MonkeyPatch) -
     assert 0 < max(most) <= 32
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"seed": -1}, "seed of 0 or more"), ({"jobs": 0}, "1 or more jobs"), ({"cv": 1}, "at least 2 folds"),
-    ({"fewshot": [0]}, "must be 1 or more"), ({"fewshot": [1000]}, "asks for 1000 images of each class"),
-    ({"tries": 0}, "`tries` must be 1 or more"), ({"clf": "ridge", "params": {"folds": "abc"}}, "folds"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed of 0 or more"),
+        ({"jobs": 0}, "1 or more jobs"),
+        ({"cv": 1}, "at least 2 folds"),
+        ({"fewshot": [0]}, "must be 1 or more"),
+        ({"fewshot": [1000]}, "asks for 1000 images of each class"),
+        ({"tries": 0}, "`tries` must be 1 or more"),
+        ({"clf": "ridge", "params": {"folds": "abc"}}, "folds"),
+    ],
+)
 def test_wrong_options_are_one_error(made, options: dict[str, object], message: str) -> None:
     """A value that cannot be is answered with what can."""
     with pytest.raises(OptionError, match=message):
@@ -195,8 +202,11 @@ def test_a_class_without_validation_images_is_said(extracting, split_photos: Pat
         path.unlink()
     cache = extracting(split_photos, tmp_path / "c")
     line = "validation has no image of 1 of 2 classes ('light'): its scores leave them out"
-    for score in (lambda: fit_head(cache), lambda: compare(cache, ["ridge"], jobs=1),
-                  lambda: ImageClassifier.load(tmp_path / "c" / "heads" / "logreg-mix").evaluate()):  # fmt: skip
+    for score in (
+        lambda: fit_head(cache),
+        lambda: compare(cache, ["ridge"], jobs=1),
+        lambda: ImageClassifier.load(tmp_path / "c" / "heads" / "logreg-mix").evaluate(),
+    ):
         caplog.clear()
         score()
         assert line in caplog.text

@@ -56,10 +56,24 @@ def test_everything_that_is_kept_can_be_listed(tmp_path: Path) -> None:
 def test_a_comparison_without_its_counts_is_none(tmp_path: Path) -> None:
     """A kept result of `compare` has every number that a row of its table shows, or it is made again."""
     of = {"rows": "r", "layer": "a", "settings": {"clf": "ridge"}, "versions": {}}
-    metrics = {"n": 1, "accuracy": 1.0, "accuracy_ci95": [0.2, 1.0], "macro_f1": 1.0, "log_loss": 0.1, "ece": 0.1,
-               "copies_left_out": 0, "group_members_left_out": 0}  # fmt: skip
-    result = {"params": {}, "fit_seconds": 0.1, "selected_on": "validation", "metrics": metrics, "sweep": [],
-              "right": {"n": 1, "bits": "80"}}  # fmt: skip
+    metrics = {
+        "n": 1,
+        "accuracy": 1.0,
+        "accuracy_ci95": [0.2, 1.0],
+        "macro_f1": 1.0,
+        "log_loss": 0.1,
+        "ece": 0.1,
+        "copies_left_out": 0,
+        "group_members_left_out": 0,
+    }
+    result = {
+        "params": {},
+        "fit_seconds": 0.1,
+        "selected_on": "validation",
+        "metrics": metrics,
+        "sweep": [],
+        "right": {"n": 1, "bits": "80"},
+    }
     keep(tmp_path, of, result)
     assert kept(tmp_path, of) == result
     for name in metrics:

@@ -116,9 +116,34 @@ def test_what_workers_raise_is_raised(oracle, many: Path, tmp_path: Path) -> Non
 
 
 def started(oracle: Path, many: Path, cache: Path, engine: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "featcache", "extract", many, "--base", oracle, "--layer", "mix", "--preprocess",
-               "none", "--batch-size", 4, "--shard-rows", 8, "--views", 1, "--augment", "flip", "--cache", cache,
-               "--engine", engine, "--workers", 2, "--json"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "featcache",
+        "extract",
+        many,
+        "--base",
+        oracle,
+        "--layer",
+        "mix",
+        "--preprocess",
+        "none",
+        "--batch-size",
+        4,
+        "--shard-rows",
+        8,
+        "--views",
+        1,
+        "--augment",
+        "flip",
+        "--cache",
+        cache,
+        "--engine",
+        engine,
+        "--workers",
+        2,
+        "--json",
+    ]
     return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -20,8 +20,15 @@ from featcache.recipe import Request
 def cached(path: Path, layers: dict[str, np.ndarray], y: np.ndarray, held: int) -> FeatureCache:
     """Return a cache whose last `held` images are validation."""
     splits = ["train"] * (len(y) - held) + ["validation"] * held
-    return FeatureCache.from_arrays(layers, y, None, {"made": path.name}, path=path, splits=splits,
-                                    class_names=[f"c{i}" for i in range(int(y.max()) + 1)])  # fmt: skip
+    return FeatureCache.from_arrays(
+        layers,
+        y,
+        None,
+        {"made": path.name},
+        path=path,
+        splits=splits,
+        class_names=[f"c{i}" for i in range(int(y.max()) + 1)],
+    )
 
 
 def clusters(
@@ -92,8 +99,9 @@ def test_every_key_is_json_and_documented(tmp_path: Path) -> None:
     splits = ["train"] * 200 + ["validation"] * 100 + ["test"] * 100
     both = []
     for name in ("a", "b"):
-        cache = FeatureCache.from_arrays({"f": X}, y, None, {name: 1}, path=tmp_path / name, splits=splits,
-                                         class_names=["a", "b"])  # fmt: skip
+        cache = FeatureCache.from_arrays(
+            {"f": X}, y, None, {name: 1}, path=tmp_path / name, splits=splits, class_names=["a", "b"]
+        )
         both.append(advise(cache))
         X = np.concatenate([X[:300], 1e6 * X[300:]])
     found = both[0]
@@ -111,8 +119,9 @@ def test_every_key_is_json_and_documented(tmp_path: Path) -> None:
 def test_without_validation_groups_of_train_are_held_out(tmp_path: Path) -> None:
     """A fifth of the groups stands in for validation, and a note says so."""
     X, y = clusters(400, 3)
-    cache = FeatureCache.from_arrays({"f": X}, y, None, {"a": 1}, path=tmp_path / "c", splits=["train"] * 400,
-                                     class_names=["a", "b"])  # fmt: skip
+    cache = FeatureCache.from_arrays(
+        {"f": X}, y, None, {"a": 1}, path=tmp_path / "c", splits=["train"] * 400, class_names=["a", "b"]
+    )
     found = advise(cache)
     assert found.held_out == {"images": 80, "from": "train", "chance": 0.5}
     assert any("no validation split" in note for note in found.notes)
@@ -124,8 +133,16 @@ def test_copies_of_training_images_do_not_count(tmp_path: Path) -> None:
     X, y = clusters(400, 3)
     X[300:320], y[300:320] = X[:20], y[:20]
     digests = [(i if not 300 <= i < 320 else i - 300).to_bytes(32, "big") for i in range(400)]
-    cache = FeatureCache.from_arrays({"f": X}, y, None, {"a": 1}, path=tmp_path / "c", digests=digests,
-                                     splits=["train"] * 300 + ["validation"] * 100, class_names=["a", "b"])  # fmt: skip
+    cache = FeatureCache.from_arrays(
+        {"f": X},
+        y,
+        None,
+        {"a": 1},
+        path=tmp_path / "c",
+        digests=digests,
+        splits=["train"] * 300 + ["validation"] * 100,
+        class_names=["a", "b"],
+    )
     assert advise(cache).held_out["images"] == 80
 
 
@@ -180,8 +197,9 @@ def test_depth_of_a_base(tmp_path: Path, extracting: Callable[..., FeatureCache]
         write_image(tmp_path / "x" / "ab"[i % 2] / f"{i}.png", random_image(i, 32))
     whole = keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3))
     whole.save_weights(tmp_path / "all.weights.h5")
-    cache = extract(tmp_path / "x", base="vgg19", weights="none", layers=["block2_pool"], image_size=32,
-                    cache=tmp_path / "c")  # fmt: skip
+    cache = extract(
+        tmp_path / "x", base="vgg19", weights="none", layers=["block2_pool"], image_size=32, cache=tmp_path / "c"
+    )
     found = depth(cache)
     assert found.before("block2_pool") == ["block1_conv2", "block2_conv2"]
     assert found.after("block2_pool") == ["block3_conv4", "block4_conv4", "block5_conv4", "block5_pool"]
@@ -200,8 +218,9 @@ def test_depth_knows_what_a_weights_file_lacks(data: Path, vgg19_weights: Path, 
 
     for i in range(4):
         write_image(tmp_path / "x" / "ab"[i % 2] / f"{i}.png", random_image(i, 32))
-    cache = extract(tmp_path / "x", base="vgg19", weights=vgg19_weights, layers=["block1_pool"], image_size=32,
-                    cache=tmp_path / "c")  # fmt: skip
+    cache = extract(
+        tmp_path / "x", base="vgg19", weights=vgg19_weights, layers=["block1_pool"], image_size=32, cache=tmp_path / "c"
+    )
     assert depth(cache).lacking == {"block4_conv4", "block5_conv4", "block5_pool"}
     assert "--weights imagenet" in str(extract_command(cache, layers=["block4_conv4"], weights="imagenet"))
 

@@ -35,9 +35,16 @@ def mislabelled(
     y[wrong] = (y[wrong] + 1) % classes
     names = [f"{i:04d}" for i in range(n)]
     splits = ["validation" if i % 4 == 0 else "train" for i in range(n)]
-    cache = FeatureCache.from_arrays(X.astype(np.float32), y, names, {"made": base}, path=tmp_path / f"c{base}",
-                                     splits=splits, class_names=[f"c{i}" for i in range(classes)],
-                                     digests=[i.to_bytes(32, "big") for i in range(n)])  # fmt: skip
+    cache = FeatureCache.from_arrays(
+        X.astype(np.float32),
+        y,
+        names,
+        {"made": base},
+        path=tmp_path / f"c{base}",
+        splits=splits,
+        class_names=[f"c{i}" for i in range(classes)],
+        digests=[i.to_bytes(32, "big") for i in range(n)],
+    )
     return cache, {names[i] for i in wrong}
 
 
@@ -63,8 +70,10 @@ def test_relabelling_is_suggested_where_two_caches_agree(tmp_path: Path) -> None
     other, _ = mislabelled(tmp_path, base=2)
     lacking = {image.path for one in kinds(audit(cache), "label")[:5] for image in one.images}
     fewer = other.with_listing([entry for entry in other.entries if entry.path not in lacking])
-    first, second = ({image.path: image.suggested_label for one in kinds(audit(each), "label") for image in one.images}
-                     for each in (cache, fewer))  # fmt: skip
+    first, second = (
+        {image.path: image.suggested_label for one in kinds(audit(each), "label") for image in one.images}
+        for each in (cache, fewer)
+    )
     found = {image.path: image for one in kinds(audit(cache, confirm=fewer), "label") for image in one.images}
     agreed = {path for path, label in first.items() if label and second.get(path) == label}
     assert found.keys() == first.keys()
@@ -114,13 +123,16 @@ def test_copies_by_what_they_cross(extracting: Callable[..., FeatureCache], phot
     """Copies in a split are duplicates, across splits leaks, across classes conflicts; near ones are confirmed."""
     cache = extracting(photographs, tmp_path / "c")
     report = audit(cache, labels=False)
-    found = {kind: [{image.path: image.suggestion for image in one.images} for one in kinds(report, kind)]
-             for kind in ("duplicate", "leakage", "conflict")}  # fmt: skip
+    found = {
+        kind: [{image.path: image.suggestion for image in one.images} for one in kinds(report, kind)]
+        for kind in ("duplicate", "leakage", "conflict")
+    }
     assert found["leakage"] == [{"train/dark/1.png": "drop", "validation/dark/leak.png": "keep"}]
     assert found["conflict"] == [{"train/dark/2.png": "look", "train/light/torn.png": "look"}]
     assert sorted(map(sorted, found["duplicate"])) == [
-        ["train/dark/0.png", "train/dark/same.png"], ["train/light/3.png", "train/light/small.jpg"],
-    ]  # fmt: skip
+        ["train/dark/0.png", "train/dark/same.png"],
+        ["train/light/3.png", "train/light/small.jpg"],
+    ]
     (bad,) = kinds(report, "unreadable")
     assert bad.images[0].path == "train/light/text.jpg"
     assert "text" in bad.reason
@@ -170,8 +182,9 @@ def test_outliers_stand_out(tmp_path: Path) -> None:
     X = np.repeat(np.eye(3, 30), 40, axis=0) * 5 + 0.3 * rng.normal(size=(120, 30))
     odd = [17, 50, 110]
     X[odd] = 5 * np.eye(30)[20] + 0.3 * rng.normal(size=(3, 30))
-    cache = FeatureCache.from_arrays(X.astype(np.float32), np.arange(120) // 40, None, {"made": 2}, path=tmp_path / "c",
-                                     class_names=["a", "b", "c"])  # fmt: skip
+    cache = FeatureCache.from_arrays(
+        X.astype(np.float32), np.arange(120) // 40, None, {"made": 2}, path=tmp_path / "c", class_names=["a", "b", "c"]
+    )
     found = kinds(audit(cache, labels=False), "outlier")
     assert {cache.paths()[i] for i in odd} <= {one.images[0].path for one in found[:3]}
     assert len(found) <= 6
@@ -202,8 +215,9 @@ def test_unequal_classes(made: Callable[..., FeatureCache], tmp_path: Path) -> N
     """A class with less than a tenth of the largest, and one that a split lacks, are named."""
     X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     labels = ["many"] * 45 + ["few"] * 3 + ["many"] * 12
-    cache = FeatureCache.from_arrays(X, labels, None, {"made": 3}, path=tmp_path / "c",
-                                     splits=["train"] * 48 + ["validation"] * 12)  # fmt: skip
+    cache = FeatureCache.from_arrays(
+        X, labels, None, {"made": 3}, path=tmp_path / "c", splits=["train"] * 48 + ["validation"] * 12
+    )
     found = [one.reason for one in kinds(audit(cache, labels=False), "imbalance")]
     assert found == ["class few has no image in validation", "class few has 3 training images, the largest class 45"]
     assert not kinds(audit(made(), labels=False), "imbalance")

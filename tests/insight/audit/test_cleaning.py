@@ -40,10 +40,14 @@ def test_dropped_images_are_left_out(cache: FeatureCache, split_photos: Path, tm
     drop = decided(tmp_path / "drop.csv", [{"path": "train/dark/d0.png"}, {"path": "validation/light/l1.png"}])
     made = clean(cache, drop, tmp_path / "deep" / "cleaned.csv")
     assert (made.dropped, made.relabelled, made.images) == (2, 0, len(cache) - 2)
-    listed = {Path(made.path.parent / item.path).resolve(): (item.label, item.split)
-              for item in open_source(made.path).items}  # fmt: skip
-    expected = {(split_photos / e.path).resolve(): (e.label, e.split) for e in cache.entries
-                if e.path not in ("train/dark/d0.png", "validation/light/l1.png")}  # fmt: skip
+    listed = {
+        Path(made.path.parent / item.path).resolve(): (item.label, item.split) for item in open_source(made.path).items
+    }
+    expected = {
+        (split_photos / e.path).resolve(): (e.label, e.split)
+        for e in cache.entries
+        if e.path not in ("train/dark/d0.png", "validation/light/l1.png")
+    }
     assert listed == expected
     assert {path: path.stat().st_mtime_ns for path in split_photos.rglob("*.png")} == before
 
@@ -52,10 +56,12 @@ def test_a_cleaned_source_computes_nothing(
     cache: FeatureCache, extracting: Callable[..., FeatureCache], tmp_path: Path
 ) -> None:
     """The cache takes the cleaned source, reuses every row, and has the new labels."""
-    rows = [{"path": "train/dark/d1.png", "action": "relabel", "new_label": "light"},
-            {"path": "train/dark/d2.png", "action": "drop", "new_label": ""},
-            {"path": "train/dark/d3.png", "action": "", "new_label": ""},
-            {"path": "train/dark/d4.png", "action": "keep", "new_label": "light"}]  # fmt: skip
+    rows = [
+        {"path": "train/dark/d1.png", "action": "relabel", "new_label": "light"},
+        {"path": "train/dark/d2.png", "action": "drop", "new_label": ""},
+        {"path": "train/dark/d3.png", "action": "", "new_label": ""},
+        {"path": "train/dark/d4.png", "action": "keep", "new_label": "light"},
+    ]
     made = clean(cache, decided(tmp_path / "d.csv", rows), tmp_path / "cleaned.csv")
     assert (made.dropped, made.relabelled) == (1, 1)
     again = extracting(made.path, cache.path)
@@ -128,8 +134,10 @@ def test_a_source_without_images_is_not_written(cache: FeatureCache, tmp_path: P
 
 def test_a_class_that_is_new_is_said(cache: FeatureCache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A class that no image had before is named together with the nearest one: it may be a mistake."""
-    rows = [{"path": f"train/dark/d{i}.png", "action": "relabel", "new_label": label}
-            for i, label in enumerate(["light", "Light", "ligth", "ligth"])]  # fmt: skip
+    rows = [
+        {"path": f"train/dark/d{i}.png", "action": "relabel", "new_label": label}
+        for i, label in enumerate(["light", "Light", "ligth", "ligth"])
+    ]
     made = clean(cache, decided(tmp_path / "d.csv", rows), tmp_path / "o.csv")
     assert (made.relabelled, made.new_classes) == (4, ["Light", "ligth"])
     assert "no image had the class 'Light' before (nearest: light, =light)" in caplog.text
@@ -176,10 +184,12 @@ def test_files_that_are_gone_are_left_out(cache: FeatureCache, split_photos: Pat
         ([{"path": "nowhere.png"}], "1 paths .*such as 'nowhere.png'"),
         ([{"path": "train/dark/d0.png", "action": "burn"}], "line 2 .*unknown action 'burn'.*drop, relabel, keep"),
         ([{"path": "train/dark/d0.png", "action": "relabel", "new_label": ""}], "new_label"),
-        ([{"path": "train/dark/d0.png", "action": "drop"}, {"path": "train/dark/d0.png", "action": "keep"}],
-         "another action"),
+        (
+            [{"path": "train/dark/d0.png", "action": "drop"}, {"path": "train/dark/d0.png", "action": "keep"}],
+            "another action",
+        ),
     ],
-)  # fmt: skip
+)
 def test_decisions_that_make_no_sense(
     cache: FeatureCache, tmp_path: Path, rows: list[dict[str, str]], message: str
 ) -> None:

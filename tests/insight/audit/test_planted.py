@@ -22,8 +22,14 @@ def planted(data: Path, mobilenet_weights: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def report(planted: Planted, mobilenet_weights: Path) -> AuditReport:
     """Return an audit of them."""
-    cache = extract(planted.source, base="mobilenetv2", settings={"alpha": 0.35}, weights=mobilenet_weights,
-                    image_size=224, cache=planted.source.parent / "c")  # fmt: skip
+    cache = extract(
+        planted.source,
+        base="mobilenetv2",
+        settings={"alpha": 0.35},
+        weights=mobilenet_weights,
+        image_size=224,
+        cache=planted.source.parent / "c",
+    )
     return audit(cache)
 
 

@@ -124,8 +124,9 @@ def test_without_pictures_findings_are_tables(made: Callable[..., FeatureCache])
     (table, _) = section(cache, report).blocks
     assert isinstance(table, Table)
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["1", paths[0], "c0, train", "copies", "✗ drop"], ["1", paths[1], "c1, validation", "copies", "keep"],
-    ]  # fmt: skip
+        ["1", paths[0], "c0, train", "copies", "✗ drop"],
+        ["1", paths[1], "c1, validation", "copies", "keep"],
+    ]
 
 
 def test_what_was_not_looked_at_is_said(made: Callable[..., FeatureCache], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,23 @@ def test_the_page_says_what_the_head_scored(hostile_head: Path, hostile_report: 
 def test_every_section_is_there(hostile_report: Path) -> None:
     """What the page promises, from the summary to the commands."""
     ids = [attributes["id"] for tag, attributes in words(hostile_report).tags if tag == "section"]
-    assert ids == ["scores", "confusion", "classes", "calibration", "mistakes", "doubts", "audit", "map", "leaderboard",
-                   "layers", "learning", "samples", "data", "recipe", "again"]  # fmt: skip
+    assert ids == [
+        "scores",
+        "confusion",
+        "classes",
+        "calibration",
+        "mistakes",
+        "doubts",
+        "audit",
+        "map",
+        "leaderboard",
+        "layers",
+        "learning",
+        "samples",
+        "data",
+        "recipe",
+        "again",
+    ]
 
 
 def test_nothing_on_the_page_leads_elsewhere(hostile_report: Path) -> None:

@@ -111,10 +111,17 @@ def test_a_saved_model_reads_bytes_and_images_of_any_size(head: Path, tmp_path: 
     assert np.allclose(decoded["probabilities"][0], list(said[1].probabilities.values()), atol=1e-5)
 
 
-@pytest.mark.parametrize(("fitting", "dtype"), [
-    ({"resize": "pad"}, "float32"), ({"resize": "crop"}, "float16"), ({"crop": 0.7}, "float32"),
-    slow({"resize": "pad"}, "float16"), slow({"resize": "crop"}, "float32"), slow({"crop": 0.7}, "float16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fitting", "dtype"),
+    [
+        ({"resize": "pad"}, "float32"),
+        ({"resize": "crop"}, "float16"),
+        ({"crop": 0.7}, "float32"),
+        slow({"resize": "pad"}, "float16"),
+        slow({"resize": "crop"}, "float32"),
+        slow({"crop": 0.7}, "float16"),
+    ],
+)
 def test_two_classes_have_two_columns(extracting, tmp_path: Path, at_once: None, fitting: dict, dtype: str) -> None:
     """Also those of a head that knows one logit only, whatever the cache's type and the way of resizing."""
     cache = extracting(photographs(tmp_path / "p", ["b", "a"]), tmp_path / "c", dtype=dtype, **fitting)
@@ -181,10 +188,19 @@ def test_the_graph_turns_images_as_featcache_does(kind: str, order: str) -> None
             assert np.array_equal(graph.loaded(tf.constant(content), spec), load(content, spec)), (number, gap)
 
 
-@pytest.mark.parametrize("exif", [
-    b"", b"MM", b"MM\0*", b"II*\0\xff\xff\xff\xff", b"XX\0*" + bytes(20), tiff(6, ">", count=2),
-    tiff(6, "<")[:30], b"II*\0\x08\0\0\0\xff\xff" + tiff(6, "<")[10:],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"MM",
+        b"MM\0*",
+        b"II*\0\xff\xff\xff\xff",
+        b"XX\0*" + bytes(20),
+        tiff(6, ">", count=2),
+        tiff(6, "<")[:30],
+        b"II*\0\x08\0\0\0\xff\xff" + tiff(6, "<")[10:],
+    ],
+)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_damaged_exif_turns_nothing(kind: str, exif: bytes) -> None:
     """Whatever the block holds, the picture is read as featcache reads it."""
@@ -269,10 +285,15 @@ except ImportError:  # the same class lies in TensorFlow
 """
 
 
-@pytest.mark.parametrize(("kind", "target"), [
-    ("onnx", "photos.onnx"), slow("keras", "photos.keras"), slow("tflite", "photos.tflite"),
-    slow("saved", "models/photos/1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        ("onnx", "photos.onnx"),
+        slow("keras", "photos.keras"),
+        slow("tflite", "photos.tflite"),
+        slow("saved", "models/photos/1"),
+    ],
+)
 def test_the_scripts_in_the_documents_run(
     cropping_head: Path, tmp_path: Path, at_once: None, kind: str, target: str
 ) -> None:
@@ -477,19 +498,34 @@ def test_arrays_are_compared_too(extracting, tmp_path: Path, at_once: None) -> N
     assert report.max_difference < 1e-5
 
 
-@pytest.mark.parametrize(("request_", "expected"), [
-    ({"base": "vgg19", "weights": "imagenet"}, "CC BY 4.0"),
-    ({"base": "mobilenetv2", "weights": None}, "Apache 2.0"),
-    ({"base": "someday", "weights": "imagenet"}, "keras.applications"),
-    ({"base": "vgg19", "weights": "none"}, "drawn at random"),
-    ({"base": "vgg19", "weights": {"file": "/w/mine.h5"}}, "that of mine.h5"),
-    ({"base": {"file": "/w/base.keras"}, "weights": None}, "that of base.keras"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({"base": "vgg19", "weights": "imagenet"}, "CC BY 4.0"),
+        ({"base": "mobilenetv2", "weights": None}, "Apache 2.0"),
+        ({"base": "someday", "weights": "imagenet"}, "keras.applications"),
+        ({"base": "vgg19", "weights": "none"}, "drawn at random"),
+        ({"base": "vgg19", "weights": {"file": "/w/mine.h5"}}, "that of mine.h5"),
+        ({"base": {"file": "/w/base.keras"}, "weights": None}, "that of base.keras"),
+    ],
+)
 def test_whose_weights_they_are(request_: dict[str, object], expected: str) -> None:
     """The note names their origin, and their licence as far as it is known."""
-    whole = {"settings": {}, "layers": [], "pooling": "avg", "image_size": None, "resize": "pad", "preprocess": "auto",
-             "interpolation": "bilinear", "dtype": "float32", "precision": "float32",
-             "runtime": "tensorflow", "decode": "accurate", "seed": 0, **request_}  # fmt: skip
+    whole = {
+        "settings": {},
+        "layers": [],
+        "pooling": "avg",
+        "image_size": None,
+        "resize": "pad",
+        "preprocess": "auto",
+        "interpolation": "bilinear",
+        "dtype": "float32",
+        "precision": "float32",
+        "runtime": "tensorflow",
+        "decode": "accurate",
+        "seed": 0,
+        **request_,
+    }
     assert expected in exporting._licence({"request": whole})
     assert "drawn at random" in exporting._licence({"request": whole, "options": {"reinitialise": True}})
 

@@ -83,9 +83,13 @@ def test_onnx_resizes_with_its_own_operation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "resize", "interpolation"),
-    [("keras", "stretch", "area"), ("keras", "pad", "bicubic"), ("onnx", "stretch", "bicubic"),
-     ("tflite", "crop", "lanczos3")],
-)  # fmt: skip
+    [
+        ("keras", "stretch", "area"),
+        ("keras", "pad", "bicubic"),
+        ("onnx", "stretch", "bicubic"),
+        ("tflite", "crop", "lanczos3"),
+    ],
+)
 def test_what_a_format_cannot_resize_is_said(kind: str, resize: str, interpolation: str) -> None:
     """The message names the two ways that are left."""
     with pytest.raises(OptionError, match=f"cannot resize with .*'{interpolation}'.*SavedModel.*input='fixed'"):

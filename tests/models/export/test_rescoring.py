@@ -102,8 +102,9 @@ def test_images_that_cannot_be_validation_are_not_read(
     """Where the source brings its splits, neither the score nor the comparison reads a training image."""
     fit_head(low, out=tmp_path / "h")
     read: list[str] = []
-    monkeypatch.setattr(FileSource, "read", lambda self, item, plain=FileSource.read: [
-        read.append(item.path), plain(self, item)][1])  # fmt: skip
+    monkeypatch.setattr(
+        FileSource, "read", lambda self, item, plain=FileSource.read: [read.append(item.path), plain(self, item)][1]
+    )
     export_model(tmp_path / "h", tmp_path / "m.keras", compare=100)
     assert len(read) == 2 * 52
     assert {path.split("/")[0] for path in read} == {"validation"}

@@ -39,11 +39,15 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             keras.Input((SIDE, SIDE, 3), name="image"),
             layers.Rescaling(1 / 127.5, -1, name="scale"),
-            layers.Conv2D(4, 3, name="first"), layers.BatchNormalization(name="first_bn"),
+            layers.Conv2D(4, 3, name="first"),
+            layers.BatchNormalization(name="first_bn"),
             layers.ReLU(name="first_relu"),
-            layers.Conv2D(6, 3, name="second"), layers.BatchNormalization(name="second_bn"), layers.ReLU(name="last"),
-        ], name="small",
-    )  # fmt: skip
+            layers.Conv2D(6, 3, name="second"),
+            layers.BatchNormalization(name="second_bn"),
+            layers.ReLU(name="last"),
+        ],
+        name="small",
+    )
     path = tmp_path_factory.mktemp("network") / "small.keras"
     model.save(path)
     return path
@@ -150,11 +154,14 @@ def test_names_that_lead_nowhere(name: str) -> None:
         unfreeze(nested(), Unfreezing(from_layer=name), numbered_anew=True)
 
 
-@pytest.mark.parametrize(("which", "training"), [
-    ({"from_layer": "second"}, {"second", "second_bn"}),
-    slow({"last": 3}, {"second", "second_bn"}),
-    slow({"all_layers": True}, {"first", "first_bn", "second", "second_bn"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("which", "training"),
+    [
+        ({"from_layer": "second"}, {"second", "second_bn"}),
+        slow({"last": 3}, {"second", "second_bn"}),
+        slow({"all_layers": True}, {"first", "first_bn", "second", "second_bn"}),
+    ],
+)
 def test_what_is_frozen_does_not_change(made_head, network: Path, which, training: set[str]) -> None:
     """What is unfrozen trains, all else keeps its values, and so do the statistics of batch normalisation."""
     import keras
@@ -182,13 +189,16 @@ def test_batch_norm_trains_when_asked(made_head, network: Path) -> None:
         assert np.array_equal(tuned[f"{layer}/moving_mean"], before.get_layer(layer).moving_mean.numpy()) != moved
 
 
-@pytest.mark.parametrize(("clf", "calibrate", "options"), [
-    ("ridge", "sigmoid", {"dtype": "float16"}),
-    ("dense", "temperature", {"layers": ["first_relu", "last"], "pooling": "max"}),
-    slow("logreg", "temperature", {}),
-    slow("linear-svm", "none", {"layers": ["first_relu"], "pooling": "flatten"}),
-    slow("dense", "sigmoid", {"views": 2, "augment": "flip"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("clf", "calibrate", "options"),
+    [
+        ("ridge", "sigmoid", {"dtype": "float16"}),
+        ("dense", "temperature", {"layers": ["first_relu", "last"], "pooling": "max"}),
+        slow("logreg", "temperature", {}),
+        slow("linear-svm", "none", {"layers": ["first_relu"], "pooling": "flatten"}),
+        slow("dense", "sigmoid", {"views": 2, "augment": "flip"}),
+    ],
+)
 def test_one_model_says_what_the_head_says(made_head, clf: str, calibrate: str, options: dict[str, object]) -> None:
     """Before training the composed model has the head's accuracy, whatever the cache is; the result evaluates."""
     path = made_head(clf, calibrate=calibrate, **options)
@@ -306,17 +316,20 @@ def test_dry_run_only_tells(made_head) -> None:
     assert not path.with_name("head-finetuned").exists()
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({}, "Received: none. Choose one"),
-    ({"last": 2, "all_layers": True}, "--last and --all"),
-    ({"from_layer": "secnd"}, "nearest: second"),
-    ({"from_index": 9}, "below 8"),
-    ({"last": 1}, "only layers without"),
-    ({"last": 3, "optimizer": "lion"}, "optimizer"),
-    ({"last": 3, "augment": "spin"}, "augment"),
-    ({"last": 3, "learning_rate": 0.0}, "learning_rate"),
-    ({"last": 3, "distill": "svm"}, "distil into"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "Received: none. Choose one"),
+        ({"last": 2, "all_layers": True}, "--last and --all"),
+        ({"from_layer": "secnd"}, "nearest: second"),
+        ({"from_index": 9}, "below 8"),
+        ({"last": 1}, "only layers without"),
+        ({"last": 3, "optimizer": "lion"}, "optimizer"),
+        ({"last": 3, "augment": "spin"}, "augment"),
+        ({"last": 3, "learning_rate": 0.0}, "learning_rate"),
+        ({"last": 3, "distill": "svm"}, "distil into"),
+    ],
+)
 def test_wrong_options(made_head, options: dict[str, object], message: str) -> None:
     """What cannot be done is said before anything is trained."""
     with pytest.raises(OptionError, match=message):
@@ -325,8 +338,10 @@ def test_wrong_options(made_head, options: dict[str, object], message: str) -> N
 
 def test_schedules() -> None:
     """Constant stays, cosine falls to 0, exponential to 1 %, as for dense heads."""
-    rates = {name: [Options(1.0, epochs=4, schedule=name).rate(e) for e in (0, 2, 4)]
-             for name in ("constant", "cosine", "exponential")}  # fmt: skip
+    rates = {
+        name: [Options(1.0, epochs=4, schedule=name).rate(e) for e in (0, 2, 4)]
+        for name in ("constant", "cosine", "exponential")
+    }
     assert rates["constant"] == [1, 1, 1]
     assert rates["cosine"] == pytest.approx([1, 0.5, 0])
     assert rates["exponential"] == pytest.approx([1, 0.1, 0.01])
@@ -361,8 +376,11 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
     assert not out.exists()
     trained: list[int] = []
     epoch = training.Trainer._epoch
-    monkeypatch.setattr(training.Trainer, "_epoch", lambda self, step, number, shown: (
-        trained.append(number), epoch(self, step, number, shown))[1])  # fmt: skip
+    monkeypatch.setattr(
+        training.Trainer,
+        "_epoch",
+        lambda self, step, number, shown: (trained.append(number), epoch(self, step, number, shown))[1],
+    )
     options = {"last": 3, "epochs": 15, "patience": 15, "seed": 3, "augment": "flip"}
     resumed = fine_tune(path, **options, out=out)
     assert trained == list(range(done, 15))

@@ -69,8 +69,7 @@ CLASSES = {
 REFUSED = {
     "A/cats/1.jpg A/dogs/2.jpg B/cats/3.jpg B/dogs/4.jpg": "--split train=A --split test=B",
     "A/cats/1.jpg A/dogs/2.jpg A/x/5.jpg B/cats/3.jpg B/dogs/4.jpg": "--split train=A --split test=B",
-    "amazon/images/mug/1.jpg amazon/images/pen/2.jpg dslr/images/mug/3.jpg dslr/images/pen/4.jpg":
-        "--split train=amazon --split test=dslr",
+    "amazon/images/mug/1.jpg amazon/images/pen/2.jpg dslr/images/mug/3.jpg dslr/images/pen/4.jpg": "--split train=amazon --split test=dslr",
     "fold1/1.jpg fold2/2.jpg fold3/3.jpg": "--split train=fold1 --split test=fold2",
     "fold1/a/1.jpg fold1/b/2.jpg fold2/a/3.jpg fold2/b/4.jpg": "--split train=fold1",
     "train/a/1.jpg train/b/2.jpg predictions/3.jpg": "--exclude predictions",
@@ -104,8 +103,7 @@ REFUSED = {
     "part_1/1.jpg part_2/2.jpg a.csv": "/a.csv --images /",
     "Images/cat/1.jpg Images/dog/2.jpg Masks/1.png": "name it as the source: `featcache extract /",
     "train/n1/images/1.jpg val/images/2.jpg val/val_annotations.txt": "leaves validation without labels",
-    "data_batch_1/1.png data_batch_2/2.png batches/3.png test/4.png":
-        "--split train=batches --split train=data_batch_1 --split train=data_batch_2",
+    "data_batch_1/1.png data_batch_2/2.png batches/3.png test/4.png": "--split train=batches --split train=data_batch_1 --split train=data_batch_2",
     # parts of one set
     "images_001/images/1.png images_002/images/2.png images_003/images/3.png": "parts of one set",
     "HAM_images_part_1/1.jpg HAM_images_part_2/2.jpg": "parts of one set",
@@ -140,7 +138,7 @@ REFUSED = {
     "train/a/1.jpg train/b/2.jpg train/train/a/3.jpg train/train/b/4.jpg": "--exclude train/train",
     "train_cats/1.jpg train_dogs/2.jpg test_cats/3.jpg test_dogs/4.jpg": "split and class",
     "session1/cats/1.jpg session1/dogs/2.jpg session2/cats/3.jpg": "--split train=session1 --split test=session2",
-}  # fmt: skip
+}
 """Files of a source, and what the refusal says."""
 
 
@@ -227,8 +225,11 @@ def test_a_packed_layout_is_refused_like_the_folder(tmp_path: Path, files: str) 
     ("files", "options", "expected"),
     [
         ("A/a/1.jpg A/b/2.jpg B/a/3.jpg B/b/4.jpg", {"splits": {"train": "A", "test": "B"}}, "a,b train 2 test 2"),
-        ("A/a/1.jpg A/b/2.jpg B/a/3.jpg B/b/4.jpg C/a/5.jpg C/b/6.jpg",
-         {"splits": {"train": ["A", "C"], "val": "B/"}}, "a,b train 4 validation 2"),
+        (
+            "A/a/1.jpg A/b/2.jpg B/a/3.jpg B/b/4.jpg C/a/5.jpg C/b/6.jpg",
+            {"splits": {"train": ["A", "C"], "val": "B/"}},
+            "a,b train 4 validation 2",
+        ),
         ("train/a/1.jpg final/a/2.jpg", {"splits": {"test": "final"}}, "a train 1 test 1"),
         ("train/a/1.jpg train_old/a/2.jpg", {"splits": {"train": "train"}, "exclude": ["train_old"]}, "a train 1"),
         ("train/a/1.jpg predictions/2.jpg", {"exclude": ["predictions/"]}, "a train 1"),
@@ -238,7 +239,7 @@ def test_a_packed_layout_is_refused_like_the_folder(tmp_path: Path, files: str) 
         ("raw/1.jpg a/raw/2.jpg a/x.jpg", {"exclude": ["/raw"]}, "a"),
         ("raw/1.jpg a/b/c/d.jpg a/x.jpg e/1.jpg", {"exclude": ["a/**/d.jpg", "raw"]}, "a,e"),
     ],
-)  # fmt: skip
+)
 def test_options_say_what_a_layout_does_not(tmp_path: Path, files: str, options: dict, expected: str) -> None:
     """`splits` names folders for splits, `exclude` leaves out names, or paths if it has a slash; so in a tar."""
     root = build(tmp_path / "set", files)
@@ -288,14 +289,41 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
-NAMES = st.sampled_from(["train", "test", "Val", "cats", "dogs", "images", "labels", "a\nb", "\udcff", "it's", "fold1",
-                         "fold2", "masks", "x_mask", "cat", "new", "100CANON", "__MACOSX", "@eaDir"])  # fmt: skip
+NAMES = st.sampled_from(
+    [
+        "train",
+        "test",
+        "Val",
+        "cats",
+        "dogs",
+        "images",
+        "labels",
+        "a\nb",
+        "\udcff",
+        "it's",
+        "fold1",
+        "fold2",
+        "masks",
+        "x_mask",
+        "cat",
+        "new",
+        "100CANON",
+        "__MACOSX",
+        "@eaDir",
+    ]
+)
 FILES = st.sampled_from(["1.jpg", "2.png", "notes.txt", ".hidden", "Thumbs.db", "x"])
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.sets(st.tuples(NAMES, FILES) | st.tuples(NAMES, NAMES, FILES) | st.tuples(NAMES, NAMES, NAMES, FILES),
-               min_size=1, max_size=8), st.booleans())  # fmt: skip
+@given(
+    st.sets(
+        st.tuples(NAMES, FILES) | st.tuples(NAMES, NAMES, FILES) | st.tuples(NAMES, NAMES, NAMES, FILES),
+        min_size=1,
+        max_size=8,
+    ),
+    st.booleans(),
+)
 def test_any_layout_is_read_whole_or_refused(tmp_path_factory, files: set[tuple[str, ...]], packed: bool) -> None:
     """Whatever lies there, a source has every image once, under a folder's name, or is refused in one line."""
     root = Path(tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp())) / "set"

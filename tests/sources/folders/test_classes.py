@@ -22,21 +22,31 @@ def packed(root: Path, files: str) -> Path:
 @pytest.mark.parametrize(
     ("files", "advice"),
     [
-        ("cat/0.jpg cat/masks/0.png dog/1.jpg", "masks or labels inside of class folders: 'cat/masks' (1 image). "
-         "Leave them out with --exclude masks"),
-        ("cat/0.jpg cat/annotations/0.png cat/annotations/1.png dog/1.jpg dog/Annotations/0.png",
-         "'cat/annotations' (2 images), 'dog/Annotations' (1 image)"),
+        (
+            "cat/0.jpg cat/masks/0.png dog/1.jpg",
+            "masks or labels inside of class folders: 'cat/masks' (1 image). Leave them out with --exclude masks",
+        ),
+        (
+            "cat/0.jpg cat/annotations/0.png cat/annotations/1.png dog/1.jpg dog/Annotations/0.png",
+            "'cat/annotations' (2 images), 'dog/Annotations' (1 image)",
+        ),
         ("cat/0.jpg cat/Mask/0.png dog/1.jpg", "--exclude Mask"),
         ("cat/0.jpg cat/ground truth/0.png dog/1.jpg", "--exclude 'ground truth'"),
-        ("cat/0.jpg cat/dog/1.jpg dog/2.jpg", "other classes inside of class folders: 'cat/dog' (1 image). Move or "
-         "remove them, or leave them out with --exclude cat/dog"),
+        (
+            "cat/0.jpg cat/dog/1.jpg dog/2.jpg",
+            "other classes inside of class folders: 'cat/dog' (1 image). Move or "
+            "remove them, or leave them out with --exclude cat/dog",
+        ),
         ("cat/0.jpg cat/Dog/x/1.jpg dog/2.jpg", "--exclude cat/Dog"),
         ("train/cat/0.jpg train/cat/dog/1.jpg train/dog/2.jpg", "--exclude train/cat/dog"),
-        ("cat/0.jpg cat/train/1.jpg cat/test/2.jpg dog/3.jpg", "splits inside of class folders: 'cat/test' (1 image), "
-         "'cat/train' (1 image). Make folders of splits with class folders in them"),
+        (
+            "cat/0.jpg cat/train/1.jpg cat/test/2.jpg dog/3.jpg",
+            "splits inside of class folders: 'cat/test' (1 image), "
+            "'cat/train' (1 image). Make folders of splits with class folders in them",
+        ),
         ("train/cat/0.jpg train/cat/val/1.jpg train/dog/2.jpg", "'train/cat/val'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_part_of_a_class_is_refused(tmp_path: Path, files: str, advice: str) -> None:
     """Masks, other classes and splits beside the images of a class are a refusal, on disk and in a tar."""
     classes = sorted({name.split("/")["train/" in files.split(" ")[0]] for name in paths(files)})

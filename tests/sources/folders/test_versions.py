@@ -32,46 +32,85 @@ def together(source: object) -> set[frozenset[str]]:
         ("a/1.jpg|a/1.NEF|b/2.jpg", "a/1.jpg+a/1.NEF", "leave one kind out with --exclude '*.NEF'"),
         ("a/x.jpg|a/x.png|b/y.jpg|b/z.png", "a/x.jpg+a/x.png", "1 image has the name of another one"),
         ("a/x.jpg|a/x.png|b/y.jpg|b/z.png|b/q.jpg", "a/x.jpg+a/x.png", "If they show the same, remove one of each"),
-        ("a/x.jpg|a/x_flip.jpg|b/y.jpg", "a/x.jpg+a/x_flip.jpg", "by name, 1 image is a copy of another one, such as "
-         "'a/x_flip.jpg'. Such images stay in one split. Leave the copies out with --exclude '*_flip*'"),
-        ("a/x_rot90.jpg|a/x.jpg|a/x_rot180.png", "a/x_rot90.jpg+a/x.jpg+a/x_rot180.png",
-         "2 images are copies of others"),
+        (
+            "a/x.jpg|a/x_flip.jpg|b/y.jpg",
+            "a/x.jpg+a/x_flip.jpg",
+            "by name, 1 image is a copy of another one, such as "
+            "'a/x_flip.jpg'. Such images stay in one split. Leave the copies out with --exclude '*_flip*'",
+        ),
+        (
+            "a/x_rot90.jpg|a/x.jpg|a/x_rot180.png",
+            "a/x_rot90.jpg+a/x.jpg+a/x_rot180.png",
+            "2 images are copies of others",
+        ),
         ("a/1.jpg|a/1_aug1.jpg|b/1.jpg", "a/1.jpg+a/1_aug1.jpg", "--exclude '*_aug*'"),
         ("a/1.jpg|a/1 (1).jpg|a/2.jpg", "a/1.jpg+a/1 (1).jpg", "--exclude '* (1).*'"),
-        ("a/1.jpg|a/1 - Copy.jpg|a/1 - Copy (2).jpg|a/2.jpg", "a/1.jpg+a/1 - Copy.jpg+a/1 - Copy (2).jpg",
-         "2 images are"),
-        ("a/t31_B02.tif|a/t31_B03.tif|b/t32_B02.tif", "a/t31_B02.tif+a/t31_B03.tif",
-         "--exclude '*_B03*'"),
-        ("a/7_ch1.tif|a/7_ch2.tif|a/7_dapi.tif", "a/7_ch1.tif+a/7_ch2.tif+a/7_dapi.tif",
-         "--exclude '*_ch2*' --exclude '*_dapi*'"),
+        (
+            "a/1.jpg|a/1 - Copy.jpg|a/1 - Copy (2).jpg|a/2.jpg",
+            "a/1.jpg+a/1 - Copy.jpg+a/1 - Copy (2).jpg",
+            "2 images are",
+        ),
+        ("a/t31_B02.tif|a/t31_B03.tif|b/t32_B02.tif", "a/t31_B02.tif+a/t31_B03.tif", "--exclude '*_B03*'"),
+        (
+            "a/7_ch1.tif|a/7_ch2.tif|a/7_dapi.tif",
+            "a/7_ch1.tif+a/7_ch2.tif+a/7_dapi.tif",
+            "--exclude '*_ch2*' --exclude '*_dapi*'",
+        ),
         ("a/x.jpg|a/x-300x200.jpg|a/x@2x.jpg|b/1.jpg", "a/x.jpg+a/x-300x200.jpg+a/x@2x.jpg", "2 images are copies"),
         ("a/x.jpg|a/Copy of x.jpg", "a/x.jpg+a/Copy of x.jpg", "--exclude 'Copy of *'"),
-        ("a/original/leaf7b.jpg|a/more/leaf7b_90deg.jpg|b/1.jpg", "a/original/leaf7b.jpg+a/more/leaf7b_90deg.jpg",
-         "copy"),
-        ("a/I_1_jpg.rf.0a1b2c3d.jpg|a/I_1_jpg.rf.1a1b2c3d.jpg|a/I_2_jpg.rf.2a1b2c3d.jpg",
-         "a/I_1_jpg.rf.0a1b2c3d.jpg+a/I_1_jpg.rf.1a1b2c3d.jpg", "1 image is a copy of another one"),
-        ("a/u_1_crop.png|a/u_1_maskcrop.png|a/u_1_depthcrop.png",
-         "a/u_1_crop.png+a/u_1_maskcrop.png+a/u_1_depthcrop.png",
-         "2 files look like masks or channels of images beside them and count as images"),
-        ("a/1.jpg|a/1_mask.png|b/2.jpg", "a/1.jpg+a/1_mask.png", "1 file looks like a mask or channel of an image "
-         "beside it and counts as an image, such as 'a/1_mask.png'. Leave it out with --exclude '*_mask*'"),
-        ("|".join(f"a/leaf ({i}){mark}.png" for i in range(1, 6) for mark in ("", "_mask")) + "|a/leaf (1)_mask_1.png",
-         "|".join(f"a/leaf ({i}).png+a/leaf ({i})_mask.png" + "+a/leaf (1)_mask_1.png" * (i == 1) for i in range(1, 6)),
-         "6 files look like masks or channels of images beside them and count as images, such as 'a/leaf (1)_mask"),
-        ("a/u (1).jpg|a/u (1)_flipped.jpg|a/u (2).jpg|a/u (2) - Copy.jpg|a/u (9)_edited.png|a/u (9).jpg",
-         "a/u (1).jpg+a/u (1)_flipped.jpg|a/u (2).jpg+a/u (2) - Copy.jpg|a/u (9)_edited.png+a/u (9).jpg",
-         "3 images are copies of others"),
+        (
+            "a/original/leaf7b.jpg|a/more/leaf7b_90deg.jpg|b/1.jpg",
+            "a/original/leaf7b.jpg+a/more/leaf7b_90deg.jpg",
+            "copy",
+        ),
+        (
+            "a/I_1_jpg.rf.0a1b2c3d.jpg|a/I_1_jpg.rf.1a1b2c3d.jpg|a/I_2_jpg.rf.2a1b2c3d.jpg",
+            "a/I_1_jpg.rf.0a1b2c3d.jpg+a/I_1_jpg.rf.1a1b2c3d.jpg",
+            "1 image is a copy of another one",
+        ),
+        (
+            "a/u_1_crop.png|a/u_1_maskcrop.png|a/u_1_depthcrop.png",
+            "a/u_1_crop.png+a/u_1_maskcrop.png+a/u_1_depthcrop.png",
+            "2 files look like masks or channels of images beside them and count as images",
+        ),
+        (
+            "a/1.jpg|a/1_mask.png|b/2.jpg",
+            "a/1.jpg+a/1_mask.png",
+            "1 file looks like a mask or channel of an image "
+            "beside it and counts as an image, such as 'a/1_mask.png'. Leave it out with --exclude '*_mask*'",
+        ),
+        (
+            "|".join(f"a/leaf ({i}){mark}.png" for i in range(1, 6) for mark in ("", "_mask"))
+            + "|a/leaf (1)_mask_1.png",
+            "|".join(
+                f"a/leaf ({i}).png+a/leaf ({i})_mask.png" + "+a/leaf (1)_mask_1.png" * (i == 1) for i in range(1, 6)
+            ),
+            "6 files look like masks or channels of images beside them and count as images, such as 'a/leaf (1)_mask",
+        ),
+        (
+            "a/u (1).jpg|a/u (1)_flipped.jpg|a/u (2).jpg|a/u (2) - Copy.jpg|a/u (9)_edited.png|a/u (9).jpg",
+            "a/u (1).jpg+a/u (1)_flipped.jpg|a/u (2).jpg+a/u (2) - Copy.jpg|a/u (9)_edited.png+a/u (9).jpg",
+            "3 images are copies of others",
+        ),
         ("a/u.jpg|a/u (1).jpg|a/u (1)_flip.jpg|b/1.jpg", "a/u.jpg+a/u (1).jpg+a/u (1)_flip.jpg", "2 images are copies"),
-        ("a/u [1].jpg|a/u [1]_rot90.jpg|a/v..jpg|a/v._rot90.jpg|a/w_.jpg|a/w__blur.jpg",
-         "a/u [1].jpg+a/u [1]_rot90.jpg|a/v..jpg+a/v._rot90.jpg|a/w_.jpg+a/w__blur.jpg", "3 images are copies"),
+        (
+            "a/u [1].jpg|a/u [1]_rot90.jpg|a/v..jpg|a/v._rot90.jpg|a/w_.jpg|a/w__blur.jpg",
+            "a/u [1].jpg+a/u [1]_rot90.jpg|a/v..jpg+a/v._rot90.jpg|a/w_.jpg+a/w__blur.jpg",
+            "3 images are copies",
+        ),
         ("a/u (1).jpg|a/u (1).NEF|a/u (2).jpg", "a/u (1).jpg+a/u (1).NEF", "--exclude '*.NEF'"),
-        ("a/u0.jpg|a/mask_u0.png|a/u1.jpg|a/mask_u1.png", "a/u0.jpg+a/mask_u0.png|a/u1.jpg+a/mask_u1.png",
-         "Leave them out with --exclude 'mask_*'"),
-        ("a/u0.jpg|a/u0_superpixels.png|a/u0_lesion.bmp|a/u0_masked.jpg|a/u0_binary.png|a/u0_inpainted.png",
-         "a/u0.jpg+a/u0_superpixels.png+a/u0_lesion.bmp+a/u0_masked.jpg+a/u0_binary.png+a/u0_inpainted.png",
-         "5 files look like masks or channels"),
+        (
+            "a/u0.jpg|a/mask_u0.png|a/u1.jpg|a/mask_u1.png",
+            "a/u0.jpg+a/mask_u0.png|a/u1.jpg+a/mask_u1.png",
+            "Leave them out with --exclude 'mask_*'",
+        ),
+        (
+            "a/u0.jpg|a/u0_superpixels.png|a/u0_lesion.bmp|a/u0_masked.jpg|a/u0_binary.png|a/u0_inpainted.png",
+            "a/u0.jpg+a/u0_superpixels.png+a/u0_lesion.bmp+a/u0_masked.jpg+a/u0_binary.png+a/u0_inpainted.png",
+            "5 files look like masks or channels",
+        ),
     ],
-)  # fmt: skip
+)
 def test_versions_of_an_image_are_said_and_stay_together(
     tmp_path: Path, caplog, files: str, groups: str, said: str
 ) -> None:
@@ -134,8 +173,10 @@ def test_numbered_masks_in_two_splits_of_a_table_are_said(tmp_path: Path, caplog
     """In tables with splits of their own, too, an image and its copy may have a number in brackets."""
     names = ["u (1).png", "u (1)_mask.png", "u (2).png", "u (2)_flip.png"]
     table = build(tmp_path, "|".join(names)) / "t.csv"
-    table.write_text("path,label,split\n" + "".join(f"{name},a,{split}\n" for name, split in zip(
-        names, ("train", "train", "train", "test"), strict=True)))  # fmt: skip
+    table.write_text(
+        "path,label,split\n"
+        + "".join(f"{name},a,{split}\n" for name, split in zip(names, ("train", "train", "train", "test"), strict=True))
+    )
     open_source(table)
     assert "1 file looks like a mask or channel of an image beside it" in caplog.text
     assert "1 copy of an image is in another split than the image or other copies, such as 'u (2)_flip" in caplog.text

@@ -62,9 +62,14 @@ def test_many_classes_are_said(tmp_path: Path, caplog) -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [["a|b", "a", "b"], ["a;b", "c;a", "a"], ["\"['a', 'b']\"", "\"['a']\""], ['"cat, dog"', "dog", "cat"],
-     ["Effusion/Mass", "Mass", "Effusion"]],
-)  # fmt: skip
+    [
+        ["a|b", "a", "b"],
+        ["a;b", "c;a", "a"],
+        ["\"['a', 'b']\"", "\"['a']\""],
+        ['"cat, dog"', "dog", "cat"],
+        ["Effusion/Mass", "Mass", "Effusion"],
+    ],
+)
 def test_label_sets_are_refused(tmp_path: Path, labels: list[str]) -> None:
     """Labels made of others are not classes of their own."""
     with pytest.raises(SourceError, match=r"several labels per image, .* not supported yet"):
@@ -96,8 +101,28 @@ def test_a_bar_in_a_name_is_no_set(tmp_path: Path) -> None:
     assert items(tmp_path, "label", ["x|y", "z", "[w]"]).labels.names == ["[w]", "x|y", "z"]
 
 
-@pytest.mark.parametrize("name", ["nan", "NA", "None", "N/A", "?", "#N/A", "#NV", "-1", "TODO",
-                                  "unknown", "-", "--", "tbd", "Unlabeled", "not labelled", "???", "n.a."])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nan",
+        "NA",
+        "None",
+        "N/A",
+        "?",
+        "#N/A",
+        "#NV",
+        "-1",
+        "TODO",
+        "unknown",
+        "-",
+        "--",
+        "tbd",
+        "Unlabeled",
+        "not labelled",
+        "???",
+        "n.a.",
+    ],
+)
 def test_what_may_stand_for_no_label_is_said(tmp_path: Path, caplog, name: str) -> None:
     """A class whose name programs write for a missing value is a class, with a warning."""
     assert items(tmp_path, "label", ["a", name, name]).labels.names == sorted(["a", name])
@@ -238,9 +263,30 @@ def test_labels_with_known_words_are_said(tmp_path: Path, caplog) -> None:
     assert "may be several labels per image, such as 'scab frog_eye complex'" in caplog.text
 
 
-@pytest.mark.parametrize("column", ["lesion_id", "subject", "Video", "case no", "animal_id", "scene", "source_video",
-                                    "seq_id", "original_image", "parent", "slide", "scan", "pid", "user", "camera_id",
-                                    "eye", "WSI", "recording", "source_image"])  # fmt: skip
+@pytest.mark.parametrize(
+    "column",
+    [
+        "lesion_id",
+        "subject",
+        "Video",
+        "case no",
+        "animal_id",
+        "scene",
+        "source_video",
+        "seq_id",
+        "original_image",
+        "parent",
+        "slide",
+        "scan",
+        "pid",
+        "user",
+        "camera_id",
+        "eye",
+        "WSI",
+        "recording",
+        "source_image",
+    ],
+)
 def test_what_may_be_groups_is_offered(tmp_path: Path, caplog, column: str) -> None:
     """A column of subjects that have several images each is not read as groups without being named, which is said."""
     rows = ["a,s1", "a,s1", "b,s2", "b,s2", "b,s3"]

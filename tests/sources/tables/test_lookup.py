@@ -120,8 +120,11 @@ def test_images_in_several_folders(tmp_path: Path) -> None:
     """Names without folder are looked for in all folders below the one given; what is there twice is not found."""
     files(tmp_path, "all/part1/a.jpg", "all/part2/x/b.jpg", "all/part1/c.jpg", "all/part2/c.jpg")
     assert found(tmp_path, ["a", "b.jpg", "c", "d"], tmp_path / "all") == [
-        "all/part1/a.jpg", "all/part2/x/b.jpg", SEVERAL, MISSING
-    ]  # fmt: skip
+        "all/part1/a.jpg",
+        "all/part2/x/b.jpg",
+        SEVERAL,
+        MISSING,
+    ]
 
 
 def test_a_wrong_place_is_an_error(tmp_path: Path) -> None:

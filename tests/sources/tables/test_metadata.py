@@ -53,21 +53,30 @@ def test_a_table_in_each_split(tmp_path: Path, caplog) -> None:
     images = [f"{split}/{i}.jpg" for split in ("train", "validation", "test") for i in range(2)]
     found = listed(open_source(folder(tmp_path, tables, *images)))
     assert found == [
-        ("train/1.jpg", "b", "train"), ("train/0.jpg", "a", "train"),
-        ("validation/1.jpg", "b", "validation"), ("validation/0.jpg", "a", "validation"),
-        ("test/0.jpg", None, "test"), ("test/1.jpg", None, "test"),
-    ]  # fmt: skip
+        ("train/1.jpg", "b", "train"),
+        ("train/0.jpg", "a", "train"),
+        ("validation/1.jpg", "b", "validation"),
+        ("validation/0.jpg", "a", "validation"),
+        ("test/0.jpg", None, "test"),
+        ("test/1.jpg", None, "test"),
+    ]
     assert "test has no table: its images have no labels" in caplog.text
 
 
 def test_own_names_of_splits(tmp_path: Path) -> None:
     """Folders with tables may have any names that splits says."""
-    root = folder(tmp_path, {"one/metadata.csv": CSV, "two/metadata.csv": CSV},
-                  *(f"{name}/{i}.jpg" for name in ("one", "two") for i in range(2)))  # fmt: skip
+    root = folder(
+        tmp_path,
+        {"one/metadata.csv": CSV, "two/metadata.csv": CSV},
+        *(f"{name}/{i}.jpg" for name in ("one", "two") for i in range(2)),
+    )
     found = listed(open_source(root, options=SourceOptions(splits={"train": "two", "test": "one"})))
     assert [(path, split) for path, _, split in found] == [
-        ("two/1.jpg", "train"), ("two/0.jpg", "train"), ("one/1.jpg", "test"), ("one/0.jpg", "test")
-    ]  # fmt: skip
+        ("two/1.jpg", "train"),
+        ("two/0.jpg", "train"),
+        ("one/1.jpg", "test"),
+        ("one/0.jpg", "test"),
+    ]
 
 
 def test_tables_named_as_splits(tmp_path: Path) -> None:
@@ -197,9 +206,14 @@ def test_a_table_beside_class_folders_of_splits_is_not_dropped(tmp_path: Path, n
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("notes.txt", "x"), ("labels.json", "{}"), ("classes.csv", "id,name\n0,cat\n1,dog\n"), ("log.csv", "epoch\n1\n"),
-     ("class_dict.csv", "class_index,class,height\n0,cat,8\n1,dog,8\n")],
-)  # fmt: skip
+    [
+        ("notes.txt", "x"),
+        ("labels.json", "{}"),
+        ("classes.csv", "id,name\n0,cat\n1,dog\n"),
+        ("log.csv", "epoch\n1\n"),
+        ("class_dict.csv", "class_index,class,height\n0,cat,8\n1,dog,8\n"),
+    ],
+)
 def test_other_files_beside_splits_are_said(tmp_path: Path, caplog, name: str, text: str) -> None:
     """A list of the classes and any other file beside the folders of splits is not read, with a warning."""
     source = open_source(folder(tmp_path, {name: text, "README.md": "x"}, "train/cat/0.jpg", "train/dog/1.jpg"))
@@ -220,8 +234,10 @@ def test_folders_of_splits_in_the_paths_of_a_table(tmp_path: Path, caplog) -> No
     text = "file_name,label\ntrain/0.jpg,a\ntrain/1.jpg,b\ntest/0.jpg,a\n"
     root = folder(tmp_path, {"metadata.csv": text}, *SPLIT_FOLDERS)
     assert listed(open_source(root)) == [
-        ("train/0.jpg", "a", "train"), ("train/1.jpg", "b", "train"), ("test/0.jpg", "a", "test")
-    ]  # fmt: skip
+        ("train/0.jpg", "a", "train"),
+        ("train/1.jpg", "b", "train"),
+        ("test/0.jpg", "a", "test"),
+    ]
     assert "the splits are read from the folders of the paths: 'test', 'train'" in caplog.text
     assert {item.split for item in open_source(root, options=SourceOptions(split_column="none")).items} == {None}
 

@@ -42,8 +42,11 @@ def test_splits_in_other_languages(tmp_path: Path, header: str, cells: list[str]
 def test_mostly_splits_are_asked_about(tmp_path: Path) -> None:
     """A column of names of splits and a few other words is never passed over; the message says what to type."""
     table = text("origin", ["train", "train", "test", "unseen"])
-    with pytest.raises(SourceError, match=r"'origin' has names of splits \('test', 'train'\) and others.*--split-column"
-                       r" origin --split validation=unseen.*--split-column none"):  # fmt: skip
+    with pytest.raises(
+        SourceError,
+        match=r"'origin' has names of splits \('test', 'train'\) and others.*--split-column"
+        r" origin --split validation=unseen.*--split-column none",
+    ):
         columns(tmp_path, table)
     assert columns(tmp_path, table, split_column="none").split is None
     options = SourceOptions(split_column="origin", splits={"validation": "unseen"})
@@ -54,11 +57,14 @@ def test_mostly_splits_are_asked_about(tmp_path: Path) -> None:
     ("header", "cells", "words"),
     [
         ("set", ["A", "A", "A", "B"], "--split-column set --split train=A --split test=B"),
-        ("partition", ["0", "0", "1", "2"],
-         "--split-column partition --split train=0 --split validation=1 --split test=2"),
+        (
+            "partition",
+            ["0", "0", "1", "2"],
+            "--split-column partition --split train=0 --split validation=1 --split test=2",
+        ),
         ("Teilmenge", ["x", "x", "x", "y"], "--split-column Teilmenge --split train=x --split test=y"),
     ],
-)  # fmt: skip
+)
 def test_a_set_without_names_of_splits_is_offered(
     tmp_path: Path, caplog, header: str, cells: list[str], words: str
 ) -> None:

@@ -32,8 +32,12 @@ def test_rows_match_images(extracting, tmp_path: Path) -> None:
     cache = extracting(path, tmp_path / "c")
     assert np.allclose(cache.features(), [predicted_mean(random_image(i)) for i in (2, 0, 3, 1)], rtol=1e-5)
     found = [(entry.path, entry.label, entry.split, entry.group) for entry in cache.entries]
-    assert found == [("2.png", "b", "train", "g"), ("0.png", "a", "validation", None), ("3.png", "b", "test", "g"),
-                     ("1.png", "a", "train", None)]  # fmt: skip
+    assert found == [
+        ("2.png", "b", "train", "g"),
+        ("0.png", "a", "validation", None),
+        ("3.png", "b", "test", "g"),
+        ("1.png", "a", "train", None),
+    ]
     assert cache.source == {"name": "t", "location": str(path)}
 
 
@@ -66,8 +70,15 @@ def test_byte_order_mark_quotes_and_newlines(tmp_path: Path) -> None:
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     """Missing files, bad splits, paths named twice and short rows are counted in one line with their lines."""
-    rows = ["0.png,a,train", "./0.png,a,train", "1.png,a,tset", "2.png,a", "\"no\nwhere.png\",a,test", ",a,test",
-            *(f"x{i}.png,a,test" for i in range(9))]  # fmt: skip
+    rows = [
+        "0.png,a,train",
+        "./0.png,a,train",
+        "1.png,a,tset",
+        "2.png,a",
+        '"no\nwhere.png",a,test',
+        ",a,test",
+        *(f"x{i}.png,a,test" for i in range(9)),
+    ]
     with pytest.raises(SourceError) as caught:
         open_source(table(tmp_path, "path,label,split\n" + "\n".join(rows)))
     text = str(caught.value)
@@ -330,10 +341,14 @@ def test_empty_cells_among_splits_are_said(tmp_path: Path, caplog) -> None:
 
 
 PARTS = {
-    "table": ("0.png", "1.png"), "beside": ("a/train/0.png", "b/test/0.png"), "one": ("train/0.png", "train/x/1.png"),
-    "class": ("train/0.png", "bus/0.png"), "others": ("train/0.png", "test/0.png", "more/0.png"),
-    "top": ("x/train/0.png", "x/test/0.png"), "deep": ("train/a/0.png", "val/a/0.png", "val/b/0.png"),
-}  # fmt: skip
+    "table": ("0.png", "1.png"),
+    "beside": ("a/train/0.png", "b/test/0.png"),
+    "one": ("train/0.png", "train/x/1.png"),
+    "class": ("train/0.png", "bus/0.png"),
+    "others": ("train/0.png", "test/0.png", "more/0.png"),
+    "top": ("x/train/0.png", "x/test/0.png"),
+    "deep": ("train/a/0.png", "val/a/0.png", "val/b/0.png"),
+}
 
 
 @pytest.mark.parametrize("kind", PARTS)
