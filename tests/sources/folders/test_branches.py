@@ -14,6 +14,9 @@ from featcache.sources import Source, SourceOptions, class_names
 from featcache.sources import names as layouts
 from featcache.sources.opening import open_source
 
+OFFICE = "--split train=amazon --split test=dslr"
+BATCHES = "--split train=batches --split train=data_batch_1 --split train=data_batch_2"
+
 CLASSES = {
     # a plain source
     "cats/1.jpg dogs/2.jpg": "cats,dogs",
@@ -69,7 +72,7 @@ CLASSES = {
 REFUSED = {
     "A/cats/1.jpg A/dogs/2.jpg B/cats/3.jpg B/dogs/4.jpg": "--split train=A --split test=B",
     "A/cats/1.jpg A/dogs/2.jpg A/x/5.jpg B/cats/3.jpg B/dogs/4.jpg": "--split train=A --split test=B",
-    "amazon/images/mug/1.jpg amazon/images/pen/2.jpg dslr/images/mug/3.jpg dslr/images/pen/4.jpg": "--split train=amazon --split test=dslr",
+    "amazon/images/mug/1.jpg amazon/images/pen/2.jpg dslr/images/mug/3.jpg dslr/images/pen/4.jpg": OFFICE,
     "fold1/1.jpg fold2/2.jpg fold3/3.jpg": "--split train=fold1 --split test=fold2",
     "fold1/a/1.jpg fold1/b/2.jpg fold2/a/3.jpg fold2/b/4.jpg": "--split train=fold1",
     "train/a/1.jpg train/b/2.jpg predictions/3.jpg": "--exclude predictions",
@@ -103,7 +106,7 @@ REFUSED = {
     "part_1/1.jpg part_2/2.jpg a.csv": "/a.csv --images /",
     "Images/cat/1.jpg Images/dog/2.jpg Masks/1.png": "name it as the source: `featcache extract /",
     "train/n1/images/1.jpg val/images/2.jpg val/val_annotations.txt": "leaves validation without labels",
-    "data_batch_1/1.png data_batch_2/2.png batches/3.png test/4.png": "--split train=batches --split train=data_batch_1 --split train=data_batch_2",
+    "data_batch_1/1.png data_batch_2/2.png batches/3.png test/4.png": BATCHES,
     # parts of one set
     "images_001/images/1.png images_002/images/2.png images_003/images/3.png": "parts of one set",
     "HAM_images_part_1/1.jpg HAM_images_part_2/2.jpg": "parts of one set",
