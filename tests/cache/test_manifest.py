@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording import record
 
 from featcache.cache.manifest import Entry, Manifest, Place
 from featcache.cache.shard import Key, ShardInfo
@@ -178,6 +179,7 @@ def test_a_commit_is_done_once_wherever_it_is_interrupted(tmp_path: Path) -> Non
         assert manifest.listing() == [ENTRIES[0], first[0][1], ENTRIES[2]]
         manifest.close()
     assert step > 50
+    record("Ctrl-C at every step of a commit, and the commit once more", tries=step - 1, different=0)
 
 
 def test_a_listing_that_was_replaced_since_is_not_mixed_with_the_new_one(path: Path) -> None:
