@@ -342,6 +342,8 @@ def newest() -> Path:
 
 def main() -> None:
     """Run the command line."""
+    if sys.stderr is None:  # closed by whoever started this: `2>&-`
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123  # until the end
     os.environ["PYTHONSAFEPATH"] = "1"  # no process that this one starts imports from the current folder
     if sys.argv[1:2] == ["extract"] and (ended := supervision.supervise()) is not None:
         code, error = ended

@@ -29,9 +29,13 @@ def dropped() -> Iterator[None]:
 
     `sys.stderr` goes past it. A process that aborts may lose its last lines, so it is not used with ``--debug``.
     """
+    try:
+        real = os.dup(2)
+        reader, writer = os.pipe()
+    except OSError:  # too many files are open: what comes next says so
+        yield
+        return
     sys.stderr.flush()
-    real = os.dup(2)
-    reader, writer = os.pipe()
     os.dup2(writer, 2)
     os.close(writer)
     thread = threading.Thread(target=_pass_on, args=(reader, real), daemon=True)

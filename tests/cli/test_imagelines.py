@@ -51,3 +51,12 @@ def test_a_damaged_jpeg_leaves_no_line_of_libjpeg(tmp_path: Path, oracle: Path) 
     again = subprocess.run([*command[:-1], tmp_path / "d"], capture_output=True, text=True, check=True, env=environment)
     assert "JPEG" not in again.stderr
     assert "6 images" in again.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of Unix closes the stream")
+def test_a_closed_standard_error_is_no_error() -> None:
+    """A command whose standard error is closed, as some schedulers do, works and writes nothing there."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$0" -m featcache --version 2>&-', sys.executable], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, "featcache")
