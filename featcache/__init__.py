@@ -12,17 +12,38 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from featcache.bases import list_bases, list_layers
     from featcache.cache import FeatureCache
-    from featcache.errors import FeatcacheError
+    from featcache.cache.compaction import gc
+    from featcache.cache.export import export_cache
+    from featcache.errors import (
+        BaseError,
+        CacheBusyError,
+        CacheDamagedError,
+        CacheError,
+        ExportError,
+        FeatcacheError,
+        GateError,
+        HeadError,
+        HungError,
+        ImageError,
+        OptionError,
+        SourceError,
+        WeightsError,
+    )
     from featcache.extraction.extracting import extract
+    from featcache.extraction.recomputation import verify
     from featcache.extraction.transformer import FeatureExtractor
     from featcache.heads import Head
+    from featcache.images.augmentation import Augmentation
     from featcache.insight.advice import advise
     from featcache.insight.audit import audit
     from featcache.insight.neighbors import neighbors
+    from featcache.insight.report import report
     from featcache.models.classifier import ImageClassifier
     from featcache.models.export import export_model
     from featcache.models.finetune import fine_tune
+    from featcache.models.loading import load
     from featcache.training import Comparison, compare, fit_head
 
 __version__ = "0.1.0"
@@ -42,6 +63,26 @@ _HOME = {
     "ImageClassifier": "featcache.models.classifier",
     "export_model": "featcache.models.export",
     "FeatcacheError": "featcache.errors",
+    "load": "featcache.models.loading",
+    "verify": "featcache.extraction.recomputation",
+    "gc": "featcache.cache.compaction",
+    "export_cache": "featcache.cache.export",
+    "report": "featcache.insight.report",
+    "list_bases": "featcache.bases",
+    "list_layers": "featcache.bases",
+    "Augmentation": "featcache.images.augmentation",
+    "BaseError": "featcache.errors",
+    "CacheBusyError": "featcache.errors",
+    "CacheDamagedError": "featcache.errors",
+    "CacheError": "featcache.errors",
+    "ExportError": "featcache.errors",
+    "GateError": "featcache.errors",
+    "HeadError": "featcache.errors",
+    "HungError": "featcache.errors",
+    "ImageError": "featcache.errors",
+    "OptionError": "featcache.errors",
+    "SourceError": "featcache.errors",
+    "WeightsError": "featcache.errors",
 }
 
 __all__ = [
@@ -52,6 +93,14 @@ __all__ = [
     "audit",
     "neighbors",
     "advise",
+    "report",
+    "load",
+    "verify",
+    "gc",
+    "export_cache",
+    "list_bases",
+    "list_layers",
+    "Augmentation",
     "Comparison",
     "FeatureCache",
     "FeatureExtractor",
@@ -59,6 +108,18 @@ __all__ = [
     "ImageClassifier",
     "export_model",
     "FeatcacheError",
+    "BaseError",
+    "CacheBusyError",
+    "CacheDamagedError",
+    "CacheError",
+    "ExportError",
+    "GateError",
+    "HeadError",
+    "HungError",
+    "ImageError",
+    "OptionError",
+    "SourceError",
+    "WeightsError",
 ]
 
 

@@ -268,7 +268,7 @@ def hostile_head(extracting: Callable[..., Any], tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def hostile_report(hostile_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the report of that head, with an audit of its images."""
-    from featcache.insight.report import write_report
+    from featcache.insight.report import report as write_report
 
     return write_report(hostile_head, out=tmp_path_factory.mktemp("page") / "report.html", audit=True).path
 

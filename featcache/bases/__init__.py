@@ -6,8 +6,8 @@ building the same base twice gives the same recipe.
 """
 
 from featcache.bases.cutting import canonical_names, custom_layers
-from featcache.bases.keras_applications import applications, find_application
-from featcache.bases.loading import Base, copied, list_layers, load_base
+from featcache.bases.keras_applications import applications, find_application, list_bases
+from featcache.bases.loading import Base, copied, layers_of, list_layers, load_base
 from featcache.bases.weights import fresh_weights
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "custom_layers",
     "find_application",
     "fresh_weights",
+    "layers_of",
+    "list_bases",
     "list_layers",
     "load_base",
 ]

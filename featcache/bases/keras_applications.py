@@ -44,6 +44,17 @@ class Application:
     image_size: int
 
 
+def list_bases() -> list[Application]:
+    """List the applications of the installed Keras.
+
+    Returns
+    -------
+    list of Application
+        Name, what its own ``preprocess_input`` does, and the side of its images in pixels.
+    """
+    return list(applications().values())
+
+
 @cache
 def applications() -> dict[str, Application]:
     """Return every application of the installed Keras by its constructor's name."""

@@ -22,7 +22,7 @@ from featcache.bases.model_files import model_file
 from featcache.bases.weights import load_weights_by_name, normalization_statistics, seeded, settle
 from featcache.bases.weights_files import readable_config
 from featcache.errors import BaseError, FeatcacheError, OptionError, WeightsError, one_line
-from featcache.options import Preprocess
+from featcache.options import LayersOptions, Preprocess, subset, takes
 from featcache.recipe import Request
 from featcache.system.startup import import_tensorflow
 
@@ -101,7 +101,26 @@ def load_base(request: Request) -> Base:
     return Base.of(request.base_name, cut, own, canonical_layers, _settled_preprocess(request, cut, application, shape))
 
 
-def list_layers(request: Request) -> list[Layer]:
+@takes(LayersOptions)
+def list_layers(options: LayersOptions) -> list[Layer]:
+    """List the layers that a base can be cut at, in its order, without loading an application's weights.
+
+    Returns
+    -------
+    list of Layer
+        Address, type, output shape of one image, shapes and number of weights, and bytes per image unpooled.
+
+    Raises
+    ------
+    BaseError
+        If there is no such base, or it cannot be cut.
+    OptionError
+        If `image_size` is needed, or does not fit.
+    """
+    return layers_of(subset(options, Request))
+
+
+def layers_of(request: Request) -> list[Layer]:
     """Return every layer of a base that can be cut at, in its order, without loading an application's weights."""
     import_tensorflow()
     model, application = _network(request, download=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ _YOUNG = 60.0
 
 @dataclass(frozen=True)
 class GcReport:
-    """What `collect` removed (files relative to the cache), or would remove; then `bytes_freed` is an estimate."""
+    """What `gc` removed (files relative to the cache), or would remove; then `bytes_freed` is an estimate."""
 
     cache: Path
     rows_dropped: int
@@ -36,12 +37,31 @@ class GcReport:
     dry_run: bool
 
 
-def collect(path: Path, *, dry_run: bool = False) -> GcReport:
+def gc(cache: FeatureCache | str | os.PathLike[str], *, dry_run: bool = False) -> GcReport:
     """Drop the rows of images that are no longer listed and of views that are no longer wanted.
 
     Shards that lose rows are written anew, then the manifest goes over to them in one transaction, and only then are
     old files deleted: killed at any moment, the cache is as before or as after, with files that the next call removes.
+
+    Parameters
+    ----------
+    cache : FeatureCache or path
+        A cache. One that is open stays what it was: open it again.
+    dry_run : bool
+        Change nothing, and say what would be removed.
+
+    Returns
+    -------
+    GcReport
+        Rows, shards, files and bytes.
+
+    Raises
+    ------
+    CacheError
+        If there is no cache, another process is writing it (`CacheBusyError`), or it is damaged
+        (`CacheDamagedError`).
     """
+    path = cache.path if isinstance(cache, FeatureCache) else Path(cache)
     cache = FeatureCache(path)
     if dry_run:
         return _report(_Plan(cache), dry_run=True)

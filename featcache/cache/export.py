@@ -44,6 +44,27 @@ def export_cache(
     Arrays are called ``X_<split>``, ``y_<split>`` (indices into ``class_names``, -1 without a label) and
     ``paths_<split>``; with several layers ``<layer>/X_<split>``. ``recipe`` is the recipe as JSON. Rows are in the
     source's order, without augmented views.
+
+    Parameters
+    ----------
+    cache : FeatureCache or path
+        A cache.
+    to : path
+        A file that ends in ``.h5``, ``.hdf5`` or ``.npz``; one that exists is replaced.
+    layers : sequence of str
+        Which features; default: those of all layers.
+
+    Returns
+    -------
+    ExportReport
+        The file, its arrays' shapes and its size.
+
+    Raises
+    ------
+    OptionError
+        If the file has another ending or cannot be written, or the cache has no such layer.
+    CacheError
+        If there is no cache, it has no rows, or it is damaged (`CacheDamagedError`).
     """
     opened = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
     target = Path(to)

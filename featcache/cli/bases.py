@@ -22,11 +22,11 @@ def bases() -> Outcome:
 @command("layers", example="featcache layers vgg19 --image-size 256")
 def layers(options: LayersOptions) -> Outcome:
     """List the layers a base can be cut at. Type, output shape, weights, and bytes per image unpooled."""
-    from featcache.bases import list_layers
+    from featcache.bases import layers_of
     from featcache.recipe import Request
 
     request = subset(options, Request)
-    found = list_layers(request)
+    found = layers_of(request)
     total = sum(layer.parameters for layer in found)
     rows = [["layer", "type", "output", "weights", "parameters", "bytes/image"]]
     for layer in found:

@@ -163,9 +163,9 @@ def gc(cache: Cache = None, dry_run: Annotated[bool, typer.Option("--dry-run")] 
 
     dry_run: Only say what would be removed.
     """
-    from featcache.cache.compaction import collect
+    from featcache.cache.compaction import gc as run
 
-    report = collect(cache or newest(), dry_run=dry_run)
+    report = run(cache or newest(), dry_run=dry_run)
     text = (
         f"{report.rows_dropped} rows and {len(report.files_removed)} files "
         f"{'would be' if dry_run else 'were'} removed, {report.shards_rewritten} shards rewritten, "

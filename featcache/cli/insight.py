@@ -72,7 +72,7 @@ def audit(
         publish(out, report.to_csv().encode("utf-8", "surrogateescape"))
         text += f"\nall findings in {printable(str(out))}"
     if page is not None:
-        from featcache.insight.report import write_report
+        from featcache.insight.report import report as write_report
 
         with progress("reading images") as shown:
             write_report(chosen, out=page, audit=report, progress=shown)
@@ -202,7 +202,7 @@ def report(
     projection: What lays the map of the features out.
     audit: Show what audit finds in the cache, too, with pictures: time grows with the square.
     """
-    from featcache.insight.report import write_report
+    from featcache.insight.report import report as write_report
 
     with progress("comparing and reading images" if audit else "reading images") as shown:
         found = write_report(subject, out=out, png=png, projection=projection, audit=audit, progress=shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,38 @@ EXACT, REDUCED = 1e-4, 2e-2
 """How far a feature may be from the stored one, as a part of the layer's largest: in float32, and below."""
 
 
-def verify(path: Path, *, fix: bool = False, recompute: int = 0, seed: int = 0) -> VerifyReport:
-    """Verify a cache, then compute the features of some images anew and compare them.
+def verify(
+    cache: FeatureCache | str | os.PathLike[str], *, fix: bool = False, recompute: int = 0, seed: int = 0
+) -> VerifyReport:
+    """Read all of a cache and check every checksum, every row, and that all agree.
 
-    `recompute` images are drawn with `seed`, all if there are fewer; with 0 no base is loaded. `fix` drops rows that
-    differ, too. `CacheError` also if the source or the base is no longer there.
+    Parameters
+    ----------
+    cache : FeatureCache or path
+        A cache. One that is open stays what it was: open it again after `fix`.
+    fix : bool
+        Move what is broken to ``damaged``, and make the manifest, and ``recipe.json`` if need be, from the sound
+        shards, so that the next extraction computes the rest. Rows that `recompute` finds to differ are dropped, too.
+    recompute : int
+        Also compute the features of so many images anew, all if there are fewer, and compare them; with 0 no base is
+        loaded.
+    seed : int
+        Draws these images.
+
+    Returns
+    -------
+    VerifyReport
+        What was read, found and mended.
+
+    Raises
+    ------
+    CacheError
+        If there is no cache, nothing is left to mend it from, or the source or the base that `recompute` needs is no
+        longer there.
+    OptionError
+        If `recompute` is negative.
     """
+    path = cache.path if isinstance(cache, FeatureCache) else Path(cache)
     if recompute < 0:
         raise OptionError(f"`recompute` must be 0 or more images. Received: {recompute}.")
     report = verification.verify(path, fix=fix)

@@ -26,10 +26,31 @@ from featcache.recipe import canonical_json, choices
 class Augmentation:
     """How views are drawn.
 
-    ``rotation`` is up to this part of a full turn either way, ``zoom`` a scale between 1 - zoom and 1 + zoom, ``shift``
-    up to this part of height and width, ``brightness`` up to this part of the full range, ``contrast`` between
-    1 - contrast and 1 + contrast, ``crop`` a window whose side is between 1 - crop and 1, enlarged. ``fill`` appears
-    beyond the edges; ``constant`` is black. Another ``seed`` is another draw.
+    Parameters
+    ----------
+    flip : bool
+        Mirror left and right, every other time.
+    rotation : float
+        Up to this part of a full turn either way, 0…0.5: 0.2 is 72 degrees, 30 degrees are 0.0833.
+    zoom : float
+        Scale between 1 - zoom and 1 + zoom, 0 ≤ zoom < 1.
+    shift : float
+        Up to this part of height and width in any direction, 0…1.
+    brightness : float
+        Up to this part of the full range up or down, 0…1.
+    contrast : float
+        Contrast between 1 - contrast and 1 + contrast, 0…1.
+    crop : float
+        Cut out a window whose side is between 1 - crop and 1, 0 ≤ crop < 1, and enlarge it.
+    fill : {"nearest", "reflect", "constant"}
+        What appears beyond the edges; ``constant`` is black.
+    seed : int
+        Another seed is another draw.
+
+    Raises
+    ------
+    OptionError
+        If a value is out of its range, or nothing is asked for.
     """
 
     flip: bool = False
@@ -44,7 +65,18 @@ class Augmentation:
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Augmentation:
-        """Return the augmentation that a cache's manifest keeps; raise `OptionError` if it is none."""
+        """Return the augmentation that a cache's manifest keeps.
+
+        Parameters
+        ----------
+        kept : mapping
+            What ``dataclasses.asdict`` gave.
+
+        Raises
+        ------
+        OptionError
+            If it is none.
+        """
         try:
             return cls(**kept)
         except TypeError as error:
@@ -65,7 +97,20 @@ class Augmentation:
 
     @classmethod
     def parse(cls, text: str, *, fill: str = "nearest", seed: int = 0) -> Augmentation:
-        """Return what a text such as ``flip,rotation=0.2`` means; raise `OptionError` if it means nothing."""
+        """Return what a text such as ``flip,rotation=0.2`` means, with `fill` and `seed`.
+
+        Parameters
+        ----------
+        text : str
+            Names of operations, with their values.
+        fill, seed
+            As for the class.
+
+        Raises
+        ------
+        OptionError
+            If a name or value is not possible.
+        """
         names = [f.name for f in dataclasses.fields(cls) if f.name not in ("fill", "seed")]
         values: dict[str, Any] = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
@@ -84,7 +129,22 @@ class Augmentation:
         return hashlib.sha256(canonical_json(dataclasses.asdict(self)).encode()).hexdigest()[:16]
 
     def apply(self, pixels: npt.NDArray[np.float32], identity: bytes, view: int) -> npt.NDArray[np.float32]:
-        """Return a view (1 or more) of pixels (height, width, channels) whose digest is `identity`, in 0…255."""
+        """Return one view of an image.
+
+        Parameters
+        ----------
+        pixels : array, shape (height, width, channels), float32
+            Values in 0…255, at the base's size; left untouched.
+        identity : bytes
+            The image's digest.
+        view : int
+            1 or more.
+
+        Returns
+        -------
+        array of the same shape, float32
+            Values in 0…255.
+        """
 
         def draw(purpose: str) -> float:
             """Return a number in -1…1 that depends on image, view, seed and purpose alone."""

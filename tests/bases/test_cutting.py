@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache.bases import list_layers, load_base
+from featcache.bases import layers_of, load_base
 from featcache.errors import BaseError
 from featcache.recipe import Request
 
@@ -62,7 +62,7 @@ def test_outer_and_inner_layers_in_one_pass(nested: Any) -> None:
 
 def test_layers_list_has_nested_addresses(nested: Any) -> None:
     """The list of layers shows inner ones by address, and every one of them can be cut at."""
-    described = {layer.address: layer for layer in list_layers(Request(nested))}
+    described = {layer.address: layer for layer in layers_of(Request(nested))}
     assert described["vgg19/block1_conv1"].weight_shapes == [(3, 3, 3, 64), (64,)]
     assert described["vgg19/block1_pool"].bytes_per_image == 16 * 16 * 64 * 4
     assert described["classes"].output_shape == (3,)

@@ -17,7 +17,7 @@ import pytest
 from featcache.bases import finding as base_finding
 from featcache.bases.finding import base_folders, find_base, licence
 from featcache.cache import FeatureCache
-from featcache.cache.compaction import collect
+from featcache.cache.compaction import gc
 from featcache.cache.verification import verify
 from featcache.cli.app import app
 from featcache.errors import BaseError, HeadError, WeightsError
@@ -256,9 +256,9 @@ def test_killed_while_a_base_is_written(
     opened = extracting(split_photos, cache)
     assert base_folder.problem(cache / "base", opened.recipe) is None
     (draft,) = cache.glob(".tmp-*")
-    assert draft.name not in collect(cache).files_removed  # young: it may be somebody's
+    assert draft.name not in gc(cache).files_removed  # young: it may be somebody's
     os.utime(draft, (1, 1))
-    assert draft.name in collect(cache).files_removed
+    assert draft.name in gc(cache).files_removed
     assert not draft.exists()
     fit_head(cache, "ridge", out=tmp_path / "o")
     (tmp_path / "o" / "notes.txt").write_text("mine")
@@ -284,7 +284,7 @@ def test_care_knows_the_base(extracting: Callable[..., Any], split_photos: Path,
     """Gc keeps it; verify finds one flipped bit in it, --fix sets it aside, and the next extraction keeps a new one."""
     cache = extracting(split_photos / "train", tmp_path / "c", validation_split=0.2)
     kept = tmp_path / "c" / "base"
-    assert collect(tmp_path / "c").files_removed == []
+    assert gc(tmp_path / "c").files_removed == []
     assert base_folder.problem(kept, cache.recipe) is None
     content = (kept / base_folder.MODEL).read_bytes()
     (kept / base_folder.MODEL).write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
@@ -376,7 +376,7 @@ def test_a_folder_works_alone(how: str, split_photos: Path, tmp_path: Path) -> N
 
 def test_a_report_without_a_base_says_so(oracle_cache: FeatureCache, split_photos: Path, tmp_path: Path) -> None:
     """Where the images are there and the base is not, the page is written and says what it cannot show."""
-    from featcache.insight.report import write_report
+    from featcache.insight.report import report as write_report
 
     pytest.importorskip("altair", reason="report needs the extra report")
     fit_head(oracle_cache, out=tmp_path / "o", bundle=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import slow
 
-from featcache.bases import Base, list_layers, load_base
+from featcache.bases import Base, layers_of, load_base
 from featcache.bases.keras_applications import are_imagenet_statistics
 from featcache.errors import WeightsError
 from featcache.recipe import Request
@@ -146,7 +146,7 @@ def test_whole_model_with_one_scaling_is_told(
 def test_layers_are_listed_as_they_will_be() -> None:
     """The layers shown for ImageNet weights have the second Rescaling layer, without a download."""
     for weights, there in ((None, True), ("imagenet", True), ("none", False)):
-        listed = list_layers(Request("efficientnetb0", weights=weights, image_size=(32, 32)))
+        listed = layers_of(Request("efficientnetb0", weights=weights, image_size=(32, 32)))
         assert ("rescaling_1" in [layer.address for layer in listed]) == there
 
 

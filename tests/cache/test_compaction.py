@@ -11,7 +11,7 @@ import pytest
 from golden import make
 
 from featcache.cache import CacheWriter, FeatureCache, compaction
-from featcache.cache.compaction import collect
+from featcache.cache.compaction import gc
 from featcache.cache.lock import writer_lock
 from featcache.cache.manifest import Manifest
 from featcache.cache.shard import Shard, ShardBuilder, ShardContents, inspect
@@ -44,13 +44,13 @@ def test_unlisted_rows_go_and_the_rest_stays(cache: Path) -> None:
     """Rows of images that left the source are gone from the disk; all others read as before."""
     before, names = rows(cache), {p.name for p in (cache / "shards").iterdir()}
     size = sum(p.stat().st_size for p in (cache / "shards").iterdir())
-    report = collect(cache)
+    report = gc(cache)
     assert (report.rows_dropped, report.rows_kept, report.shards_rewritten) == (3, 4, 2)
     assert rows(cache) == before
     assert verify(cache).problems == []
     assert {p.name for p in (cache / "shards").iterdir()}.isdisjoint(names)
     assert size - report.bytes_freed == sum(p.stat().st_size for p in (cache / "shards").iterdir())
-    again = collect(cache)
+    again = gc(cache)
     assert (again.rows_dropped, again.files_removed, again.bytes_freed) == (0, [], 0)
 
 
@@ -58,7 +58,7 @@ def test_a_cache_that_was_opened_before_never_reads_rows_of_other_images(cache: 
     """What was read of the manifest before shards were rewritten is not mixed with what it says afterwards."""
     before = FeatureCache(cache)
     expected, _ = np.asarray(FeatureCache(cache).features("test", layer="block1")), before.places
-    collect(cache)
+    gc(cache)
     with contextlib.suppress(CacheError):
         assert np.asarray(before.features("test", layer="block1")).tolist() == expected.tolist()
 
@@ -68,7 +68,7 @@ def test_views_beyond_the_wanted_ones_go(cache: Path) -> None:
     manifest = Manifest(cache / "manifest.sqlite").claim("a test")
     manifest.set_meta({"views": {"count": 1, "augmentation": "another"}})
     manifest.close()
-    assert (collect(cache).rows_dropped, set(FeatureCache(cache).places.values()) != set()) == (4, True)
+    assert (gc(cache).rows_dropped, set(FeatureCache(cache).places.values()) != set()) == (4, True)
     assert {key.view for key in FeatureCache(cache).places} == {0}
     assert verify(cache).problems == []
 
@@ -77,7 +77,7 @@ def test_only_shards_that_lose_rows_are_rewritten(cache: Path) -> None:
     """A shard all of whose rows are wanted keeps its file."""
     relist(cache, [0, 3, 4, 5])
     kept = FeatureCache(cache).shards[1].name
-    assert collect(cache).shards_rewritten == 1
+    assert gc(cache).shards_rewritten == 1
     assert (cache / "shards" / kept).exists()
     assert verify(cache).problems == []
 
@@ -88,7 +88,7 @@ def test_dry_run_changes_nothing(cache: Path) -> None:
     with writer_lock(cache):
         pass
     before[cache] = cache.stat().st_mtime_ns
-    report = collect(cache, dry_run=True)
+    report = gc(cache, dry_run=True)
     assert (report.rows_dropped, report.rows_kept, len(report.files_removed)) == (3, 4, 2)
     assert {p: p.stat().st_mtime_ns for p in cache.rglob("*")} | {cache: cache.stat().st_mtime_ns} == before
 
@@ -101,7 +101,7 @@ def test_litter_of_killed_runs_goes(cache: Path) -> None:
     for name in ("shards/.tmp-1", ".tmp-old", ".tmp-young"):
         (cache / name).write_text("x")
     os.utime(cache / ".tmp-old", (1, 1))
-    removed = set(collect(cache).files_removed)
+    removed = set(gc(cache).files_removed)
     assert {f"shards/{info.name}", "shards/.tmp-1", ".tmp-old"} <= removed
     assert not any((cache / name).exists() for name in removed)
     assert (cache / ".tmp-young").exists()
@@ -123,16 +123,16 @@ def hook(event, args):
         left -= 1
         if left < 0:
             os._exit(9)
-from featcache.cache.compaction import collect
+from featcache.cache.compaction import gc
 import h5py
 sys.addaudithook(hook)
-collect(Path({str(cache)!r}))
+gc(Path({str(cache)!r}))
 """
     ended = subprocess.run([sys.executable, "-c", code], check=False).returncode
     assert ended in (0, 9)
     assert rows(cache) == before
     assert verify(cache).problems == []
-    collect(cache)
+    gc(cache)
     assert rows(cache) == before
     report = verify(cache)
     assert (report.problems, report.orphans, report.rows) == ([], [], 4)
@@ -146,7 +146,7 @@ def test_damage_is_not_copied(cache: Path) -> None:
     shard.write_bytes(content)
     before = {p.name for p in (cache / "shards").iterdir()}
     with pytest.raises(CacheDamagedError, match="verify --fix"):
-        collect(cache)
+        gc(cache)
     assert {p.name for p in (cache / "shards").iterdir()} == before
     assert len(FeatureCache(cache).places) == 7
 
@@ -155,14 +155,14 @@ def test_without_a_listing_nothing_is_removed(cache: Path) -> None:
     """After a manifest was rebuilt nobody knows which images are wanted: gc says to extract first."""
     relist(cache, [])
     with pytest.raises(CacheError, match="Run `featcache extract`"):
-        collect(cache)
+        gc(cache)
     assert len(FeatureCache(cache).places) == 7
 
 
 def test_gc_needs_the_lock(cache: Path) -> None:
     """While somebody writes, nothing is removed."""
     with writer_lock(cache), pytest.raises(CacheBusyError):
-        collect(cache)
+        gc(cache)
 
 
 def test_removed_images_of_a_real_extraction(extracting, photos: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_removed_images_of_a_real_extraction(extracting, photos: Path, tmp_path:
     photo = photos / "dark" / "d0.png"
     aside = photo.rename(tmp_path / "aside.png")
     extracting(photos, tmp_path / "c")
-    assert collect(tmp_path / "c").rows_dropped == 1
+    assert gc(tmp_path / "c").rows_dropped == 1
     assert extracting(photos, tmp_path / "c").report.computed == 0
     aside.rename(photo)
     assert extracting(photos, tmp_path / "c").report.computed == 1
@@ -191,7 +191,7 @@ def test_gc_that_lost_its_lock_deletes_nothing(cache: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(CacheWriter, "remove", late)
     with pytest.raises(CacheBusyError, match="has taken over"):
-        collect(cache)
+        gc(cache)
     assert len(list((cache / "shards").iterdir())) == 4
     assert verify(cache).problems == []
 
@@ -232,7 +232,7 @@ def test_a_draft_that_another_process_removed_is_no_damage(cache: Path, monkeypa
     def late(file: Path) -> ShardContents:
         (cache / "lock").unlink()
         monkeypatch.undo()
-        collect(cache)
+        gc(cache)
         return inspect(file)
 
     builder = ShardBuilder(make.RECIPE, make.LAYERS)

@@ -10,7 +10,7 @@ from conftest import random_image
 
 from featcache.cache import FeatureCache, features
 from featcache.cache import shard as shard_module
-from featcache.cache.compaction import collect
+from featcache.cache.compaction import gc
 from featcache.cache.export import export_cache
 from featcache.cache.manifest import Manifest
 from featcache.cache.shard import Shard, ShardBuilder
@@ -115,7 +115,7 @@ def test_a_cache_may_mix(extracting, tmp_path: Path) -> None:
     manifest.replace_listing([e for i, e in enumerate(mixed.entries) if i % 8], {})
     manifest.close()
     expected = [row for i, row in enumerate(np.asarray(plain.features())) if i % 8]
-    assert (collect(path).rows_dropped, verify(path).problems) == (3, [])
+    assert (gc(path).rows_dropped, verify(path).problems) == (3, [])
     after = FeatureCache(path)
     assert np.array_equal(np.asarray(after.features()), expected)
     kinds = {Shard(path / "shards" / info.name).compression for info in after.shards.values()}

@@ -12,7 +12,7 @@ from featcache import FeatureCache, ImageClassifier, fit_head, neighbors
 from featcache.cli import app
 from featcache.extraction.extractor import Extractor
 from featcache.insight.commands import commands, extract_command, options_of_cache
-from featcache.insight.report import write_report
+from featcache.insight.report import report as write_report
 from featcache.insight.report.pictures import Pictures
 from featcache.insight.report.subject import open_subject
 from featcache.recipe import Request

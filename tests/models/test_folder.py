@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featcache import ImageClassifier, fit_head
+from featcache import ImageClassifier, fit_head, load
 from featcache.errors import HeadError, OptionError
 from featcache.models.composition import compose
 from featcache.models.folder import PixelModel, is_model
@@ -31,6 +31,7 @@ def test_a_model_folder_predicts_and_evaluates_like_its_head(made_model: PixelMo
     assert np.allclose(one, two, atol=1e-6)
     assert model.evaluate()["metrics"]["validation"]["accuracy"] == head.evaluate()["metrics"]["validation"]["accuracy"]
     assert (is_model(tmp_path / "model"), is_model(tmp_path / "head")) == (True, False)
+    assert isinstance(load(tmp_path / "model"), ImageClassifier)
     with pytest.raises(OptionError, match="no base beside"):
         ImageClassifier.load(tmp_path / "model", base="vgg19")
 

@@ -26,7 +26,7 @@ from conftest import hunt
 from recording import record
 
 from featcache.cache import FeatureCache
-from featcache.cache.compaction import collect
+from featcache.cache.compaction import gc
 from featcache.cache.verification import verify
 from featcache.errors import FeatcacheError
 from featcache.extraction import extracting as extraction
@@ -206,9 +206,9 @@ def try_cache(tries: Tries, root: Path, what: str, seed: int, *, all_of_it: bool
         tries.bad.setdefault("wrong reads", what)
     others = {
         "info": lambda: info(root),
-        "gc": lambda: collect(root / "cache", dry_run=True),
+        "gc": lambda: gc(root / "cache", dry_run=True),
         "extract": lambda: extract(root),
-        "gc for good": lambda: collect(root / "cache"),
+        "gc for good": lambda: gc(root / "cache"),
         "mend": lambda: mended(root),
     }
     for name in others if all_of_it else [list(others)[seed % len(others)]]:

@@ -18,7 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from recording import record
 
 from featcache.cache import FeatureCache
-from featcache.cache.compaction import collect
+from featcache.cache.compaction import gc
 from featcache.cache.verification import verify
 from featcache.extraction import extracting as extraction
 from featcache.sources import digest
@@ -134,7 +134,7 @@ class CacheAgainstDict(RuleBasedStateMachine):
     @precondition(lambda self: self.extracted)
     @rule()
     def collect_garbage(self) -> None:
-        collect(self.cache)
+        gc(self.cache)
         STEPS["steps"] += 1
 
     @invariant()

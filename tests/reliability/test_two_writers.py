@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from recording import record
 
 from featcache.cache import FeatureCache, shard
-from featcache.cache.compaction import collect
+from featcache.cache.compaction import gc
 from featcache.cache.manifest import Manifest
 from featcache.cache.verification import verify
 from featcache.errors import CacheError
@@ -167,7 +167,7 @@ class TwoWriters(RuleBasedStateMachine):
         if self.writers[which] is not None:
             return
         (self.cache / "lock").unlink(missing_ok=True)
-        others = {"gc": lambda: collect(self.cache), "fix": lambda: verify(self.cache, fix=True)}
+        others = {"gc": lambda: gc(self.cache), "fix": lambda: verify(self.cache, fix=True)}
         self.writers[which] = writer = Writer(others.get(work, self.extract))
         writer.start()
         self.go_on(which, 1)

@@ -227,11 +227,11 @@ def depth(cache: FeatureCache) -> Depth:
     described = cache.description.get("request")
     if described is None:
         return Depth()
-    from featcache.bases import list_layers
+    from featcache.bases import layers_of
 
     try:
         request = Request.from_dict(described)
-        layers = list_layers(request)
+        layers = layers_of(request)
     except FeatcacheError:
         return Depth()
     there, complete = _weighted(request), True

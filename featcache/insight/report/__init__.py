@@ -1,5 +1,5 @@
 """One page about a model or a cache: how good, where it fails, what it was made of."""
 
-from featcache.insight.report.writing import Report, write_report
+from featcache.insight.report.writing import Report, report
 
-__all__ = ["Report", "write_report"]
+__all__ = ["Report", "report"]

@@ -41,7 +41,7 @@ class Report:
     notes: list[str]
 
 
-def write_report(
+def report(
     subject: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
@@ -52,11 +52,32 @@ def write_report(
 ) -> Report:
     """Write one HTML file about a head, a fine-tuned model or a cache; it needs no network and no other file.
 
-    `out` is by default ``report.html`` in the folder of what it is about; `png` is a folder for the charts as pictures,
-    too. The map of the features is laid out by `projection`, ``"tsne"`` or ``"pca"``. What `featcache.audit` returned
-    for the same cache is shown as it is; ``audit=True`` looks for bad data first, in time that grows with the square
-    of the images. `progress` is called with (done, to do) as images are compared and read. OptionError if the folder
-    holds none of these, a library is missing, a file cannot be written, or there is no cache to audit.
+    Parameters
+    ----------
+    subject : path
+        The folder of a head, of a fine-tuned model, or of a cache, whose best head answers.
+    out : path, optional
+        The file; default: ``report.html`` in that folder.
+    png : path, optional
+        A folder for the charts as pictures, too.
+    projection : {"tsne", "pca"}
+        What lays the map of the features out.
+    audit : bool or AuditReport
+        What `featcache.audit` returned for the same cache is shown as it is; True looks for bad data first, in time
+        that grows with the square of the images.
+    progress : callable, optional
+        Called with (done, to do) as images are compared and read.
+
+    Returns
+    -------
+    Report
+        What was written.
+
+    Raises
+    ------
+    OptionError
+        If the folder holds none of these, a library is missing, a file cannot be written, or there is no cache to
+        audit.
     """
     check_installed()
     if projection not in ("tsne", "pca"):

@@ -12,7 +12,7 @@ from common import OPTIONS, content, make_photos
 from conftest import random_image, write_image
 
 from featcache.cache import FeatureCache
-from featcache.cache.compaction import collect
+from featcache.cache.compaction import gc
 from featcache.errors import CacheError, ImageError, OptionError
 from featcache.extraction.engines.retries import TaskQueue
 from featcache.extraction.engines.running import Runner
@@ -140,7 +140,7 @@ def test_gc_spares_parts(oracle, many: Path, tmp_path: Path) -> None:
     extraction(oracle, many, tmp_path / "c").run()
     extraction(oracle, many, tmp_path / "c", views=2).run_part(1, 1)
     before = sorted(path.name for path in (tmp_path / "c" / "parts").iterdir())
-    assert collect(tmp_path / "c").files_removed == []
+    assert gc(tmp_path / "c").files_removed == []
     assert sorted(path.name for path in (tmp_path / "c" / "parts").iterdir()) == before
     done = extraction(oracle, many, tmp_path / "c", views=2).run().report
     assert (done.computed, done.rows > 70) == (0, True)

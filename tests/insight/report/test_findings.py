@@ -14,7 +14,8 @@ from featcache import FeatureCache, audit, fit_head
 from featcache.cli import app
 from featcache.errors import OptionError
 from featcache.insight.audit import KINDS, AuditReport, Finding, Image
-from featcache.insight.report import findings, write_report
+from featcache.insight.report import findings
+from featcache.insight.report import report as write_report
 from featcache.insight.report.page import Case, Cases, Commands, Section, Table
 from featcache.insight.report.pictures import Pictures
 from featcache.insight.report.subject import open_subject

@@ -11,7 +11,7 @@ from conftest import IMAGE, QUOTE, random_image, write_image
 from featcache import FeatureCache, compare, fine_tune, fit_head
 from featcache.errors import HeadError, OptionError
 from featcache.insight.audit import KINDS, AuditReport, Finding, Image
-from featcache.insight.report import write_report
+from featcache.insight.report import report as write_report
 from featcache.insight.report.subject import open_subject, standings
 
 
