@@ -69,6 +69,7 @@ class Lock:
         self._descriptor, self._process = -1, os.getpid()
         self.token = uuid.uuid4().hex
         self._ended = threading.Event()
+        self._written = False
 
     def check(self) -> None:
         """Raise `CacheBusyError` if this process has lost the lock: for what the manifest does not protect."""
@@ -144,6 +145,7 @@ class Lock:
             aside.unlink(missing_ok=True)
 
     def _write(self, descriptor: int, *, flocked: bool) -> None:
+        self._written = True
         boot, namespace = _machine()
         mine = {"host": socket.gethostname(), "pid": self._process, "boot": boot, "namespace": namespace}
         mine |= {"kept": "flock" if flocked else "heartbeat", "token": self.token}
@@ -170,7 +172,7 @@ class Lock:
             return  # a fork of the holder
         self._ended.set()
         with contextlib.suppress(OSError):
-            if self._mine():
+            if self._written and self._mine():
                 self._file.unlink()
         if self._descriptor >= 0:
             _held.discard(self._descriptor)
