@@ -2,7 +2,9 @@ import inspect
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +100,10 @@ def test_docstrings_say_what_goes_in_what_comes_out_and_what_is_raised(name: str
         assert re.search(r"^Returns$|^Yields$", text, re.M) or text.startswith("Return "), "what is returned"
     if re.search(r"^ +raise \w+Error", inspect.getsource(found), re.M):
         assert re.search(r"^Raises$", text, re.M), "what is raised"
+
+
+def test_every_file_of_tests_has_a_name_of_its_own() -> None:
+    """Folders of tests are no packages, so pytest cannot tell two files of one name apart."""
+    here = Path(__file__).parent
+    names = [file.name for folder in (here, here.parent / "benchmarks") for file in folder.rglob("*.py")]
+    assert [name for name, count in Counter(names).items() if count > 1] == []

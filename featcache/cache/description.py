@@ -34,7 +34,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         value: dict[str, Any] = read_json(path)
         _DESCRIPTION(value, "")
         asked, recipe = value.get("request") or {}, value["recipe"]
-        for name in _ASKED & asked.keys():
+        for name in _ASKED & asked.keys() & recipe.keys():
             if asked[name] != recipe[name]:
                 raise ValueError(f"request.{name} is {asked[name]!r}, and recipe.{name} is {recipe[name]!r}")
     except FileNotFoundError:
