@@ -22,6 +22,7 @@ def nested() -> Any:
     return keras.Model(pixels, keras.layers.Dense(3, name="classes")(x))
 
 
+@pytest.mark.slow
 def test_layers_come_in_the_networks_order() -> None:
     """The order in which layers are named does not matter; each comes once."""
     base = load_base(Request(**SMALL, layers=("block2_pool", "block1_pool", "block2_pool")))

@@ -387,6 +387,7 @@ def test_a_report_without_a_base_says_so(oracle_cache: FeatureCache, split_photo
     assert any("could not be asked" in note and "own.keras" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_a_folder_alone(split_photos: Path, tmp_path: Path) -> None:
     """With cache and weights gone, the base of a head's own folder is tuned, its layers under their own names."""
     from featcache.models.finetune import fine_tune

@@ -106,6 +106,7 @@ def test_unknown_layers_are_named(tmp_path: Path, suffix: str) -> None:
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
+@pytest.mark.slow
 def test_registered_layers_load(tmp_path: Path) -> None:
     """A class that its program has registered is one that Keras knows."""
     import keras

@@ -738,6 +738,7 @@ def test_the_next_command_makes_the_best_head(made) -> None:
     assert head["metrics"]["validation"]["log_loss"] == pytest.approx(best["log_loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_fit_head_says_what_its_protocols_found(made) -> None:
     """Sweep, folds and few-shot draws are printed, and are in the JSON."""
     cache = made(apart=0.7)

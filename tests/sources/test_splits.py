@@ -165,6 +165,7 @@ def test_a_small_class_has_its_share(n: int, seed: int) -> None:
     assert few.count("validation") == few.count("test") == (1 if n >= 5 else 0) + (1 if n == 49 else 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(share=st.sampled_from([0.01, 0.1, 0.2, 0.5, 0.8]), seed=st.integers(0, 1000), order=st.randoms())
 def test_one_more_image_moves_one_at_most(share: float, seed: int, order: random.Random) -> None:
@@ -207,6 +208,7 @@ def test_groups_and_copies_of_small_classes_stay_together(seed: int) -> None:
     assert found["c2"] == found["a5"]
 
 
+@pytest.mark.slow
 def test_two_shares_move_few_images() -> None:
     """With a share for test, or a second draw, one more image moves two or three old ones at most, at any size."""
     images = list(of_class("a", 230).items())

@@ -152,6 +152,7 @@ def test_nothing_found(extracting: Callable[..., FeatureCache], photos: Path, tm
     assert not made.blocks
 
 
+@pytest.mark.slow
 def test_the_page_is_of_its_own_cache(audited: FeatureCache, made: Callable[..., FeatureCache], tmp_path: Path) -> None:
     """An audit of another cache, or of a model whose cache is gone, is refused in one line."""
     with pytest.raises(OptionError, match="The audit is of"):

@@ -131,6 +131,7 @@ def test_the_best_head_answers_for_a_cache(made) -> None:
     assert found.accuracy["accuracy"] == best.metrics["validation"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_are_counted(extracting, split_photos: Path, tmp_path: Path) -> None:
     """A page is written without pictures where the source is gone or damaged, and says so."""
     cache = extracting(split_photos, tmp_path / "c")
@@ -169,6 +170,7 @@ def test_labels_that_changed_since_are_noticed(extracting, split_photos: Path, t
     assert any("10 of 10" in note and "9 of 10" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_has_both_curves(extracting, split_photos: Path, tmp_path: Path) -> None:
     """Its page has the head's epochs and its own with a line between, and answers from pixels as it was measured."""
     cache = extracting(split_photos, tmp_path / "c")

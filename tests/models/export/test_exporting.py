@@ -132,6 +132,7 @@ def test_two_classes_have_two_columns(extracting, tmp_path: Path, at_once: None,
         assert report.max_difference < (5e-3 if dtype == "float16" else 1e-4)
 
 
+@pytest.mark.slow
 def test_a_class_without_training_images_has_its_column(extracting, tmp_path: Path, at_once: None) -> None:
     """It is 0, and the others stay in their places."""
     import keras
@@ -160,6 +161,7 @@ def test_a_whole_model_is_exported_like_a_head(head: Path, tmp_path: Path, at_on
     assert "nothing is recorded" in report.notes[-1]
 
 
+@pytest.mark.slow
 def test_constants_of_a_base_go_along(extracting, tmp_path: Path, at_once: None) -> None:
     """What a layer keeps outside its weights, as Normalization does in EfficientNet, is in every format."""
     import keras
@@ -418,6 +420,7 @@ def test_what_is_no_export_is_not_overwritten(head: Path, tmp_path: Path, at_onc
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_a_model_that_differs_is_not_published(
     head: Path, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
