@@ -98,7 +98,7 @@ def passes(folder: Path, kind: str, cold: bool, repeat: int) -> dict[str, Any]:
     with Peak() as memory:
         for _ in range(repeat):
             if cold:
-                cache._maps.clear()
+                cache._stored_features._maps.clear()
                 forget(folder)
             start = time.perf_counter()
             count = ways[kind]()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import featcache
-from featcache.bases import list_layers, load_base
+from featcache.bases import load_base
 from featcache.recipe import Request
 
 CLASSES = 16
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         make_patterns(data, options.images)
 
     cut = load_base(Request("vgg19", weights="none", layers=("block2_pool",), image_size=256))
-    names = [layer for layer in list_layers(Request("vgg19", image_size=256)) if layer.weight_shapes]
+    names = [layer for layer in featcache.list_layers("vgg19", image_size=256) if layer.weight_shapes]
     for layer in names:
         shapes = " ".join("x".join(map(str, shape)) for shape in layer.weight_shapes)
         print(f"{layer.address:14} {shapes:22} {layer.parameters:>10,}")
