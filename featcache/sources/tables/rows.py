@@ -97,7 +97,7 @@ class Table:
         known = set(self.header)
         for number, found in _objects(self.path):
             if isinstance(found, str):
-                problems.add("lines that are not a JSON object", f"line {number}: {found}")
+                problems.add("lines that are not a JSON object with each key once", f"line {number}: {found}")
                 continue
             for key in found.keys() - known:
                 known.add(key)
@@ -232,11 +232,18 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             if not text:
                 continue
             try:
-                found = json.loads(text)
+                found = json.loads(text, object_pairs_hook=_each_once)
                 json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogateescape")
             except (ValueError, RecursionError):
                 found = text[:40]
             yield number, found if isinstance(found, dict) else repr(found)[:60]
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def json_label(value: Any) -> str | None:

@@ -242,6 +242,13 @@ def test_json_truth_and_lists_of_one_are_labels(tmp_path: Path) -> None:
     assert [item.label for item in items] == ["true", "false", None, "7"]
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """Of two values of one key nobody can say which is meant, so neither is taken."""
+    lines = ['{"file_name": "0.png", "label": "a"}', '{"file_name": "1.png", "label": "a", "label": "b"}']
+    with pytest.raises(SourceError, match=r"1 lines? that \w+ not a JSON object with each key once \(line 2"):
+        open_source(table(tmp_path, "\n".join(lines), "t.jsonl"))
+
+
 def test_what_is_wrong_with_json_lines_is_said_at_once(tmp_path: Path) -> None:
     """Lines that are no object, values that are several, and missing files are counted in one line."""
     lines = [
@@ -256,7 +263,7 @@ def test_what_is_wrong_with_json_lines_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         open_source(table(tmp_path, "\n".join(lines), "t.jsonl"))
     text = str(caught.value)
-    assert "4 lines that are not a JSON object (line 2: [1], line 3: " in text
+    assert "4 lines that are not a JSON object with each key once (line 2: [1], line 3: " in text
     assert "1 row with a list or an object where one value is needed (line 5)" in text
     assert "1 missing file (line 4: 'x.png')" in text
     assert "\n" not in text
