@@ -62,16 +62,6 @@ def test_everything_comes_back(path: Path) -> None:
         "writer": "a test",
         "commits": 2,
     }
-    assert meta == {
-        "format": 2,
-        "target": "class",
-        "source": SOURCE,
-        "images": 3,
-        "rows": 2,
-        "settled": 1,
-        "writer": "a test",
-        "commits": 2,
-    }
 
 
 def test_a_stranger_can_read_it(path: Path) -> None:
