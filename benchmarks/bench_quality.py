@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "base": options.base,
             "layers": options.layers,
             "weights": options.weights,
-            "settings": {} if options.alpha is None else {"alpha": options.alpha},
+            "base_params": {} if options.alpha is None else {"alpha": options.alpha},
             "image_size": options.image_size,
         }
         result: dict[str, Any] = {

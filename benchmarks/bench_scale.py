@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     given = {
         "base": options.base,
-        "weights": "none",
+        "weights": None,
         "image_size": options.image_size,
         "shard_rows": options.shard_rows,
         "batch_size": options.batch_size,

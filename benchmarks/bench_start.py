@@ -20,7 +20,7 @@ import numpy as np
 from keeping import RESULTS, keep
 
 CLASSES, WIDTH = 10, 8
-BASE = {"base": "mobilenetv2", "weights": "none"}
+BASE = {"base": "mobilenetv2", "weights": None}
 FILES = 200_000
 """Images that are files of their own; more are pixels of one file that is mapped."""
 BATCHES, BATCH = 200, 256

@@ -222,20 +222,21 @@ def canonical_json(value: Any) -> str:
 class Request(BaseOptions):
     """What the user asked for: a base, where to cut it, and how images reach it. Impossible values are refused.
 
-    Weights of a model file or a model in memory are its own by default. `seed` is for ``weights="none"``. `max_pixels`
-    decides which images have rows, not their numbers, so it is neither in the recipe nor in what `to_dict` returns.
-    `canonical`: whether `layers` are a recipe's names, not those that layers have in this process.
+    ``weights="imagenet"`` is for an application; a model file and a model in memory have their own. `seed` is for
+    ``weights=None``. `max_pixels` decides which images have rows, not their numbers, so it is neither in the recipe nor
+    in what `to_dict` returns. `canonical`: whether `layers` are a recipe's names, not those that layers have in this
+    process.
     """
 
-    base: Any = field(default="vgg19", kw_only=False)
+    base: Any = field(kw_only=False)
     resize: Resize = None  # type: ignore[assignment]  # settled when it is made
-    settings: Mapping[str, Any] = None  # type: ignore[assignment]
+    base_params: Mapping[str, Any] = None  # type: ignore[assignment]
     layers: tuple[str, ...] = ()
     seed: int = 0
     canonical: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", dict(self.settings or {}))
+        object.__setattr__(self, "base_params", dict(self.base_params or {}))
         if self.crop is not None and not 0 < self.crop <= 1:
             raise OptionError(f"`crop` takes a fraction above 0, at most 1. Received: crop={self.crop!r}.")
         if vars(self)["resize"] is None:
@@ -299,11 +300,11 @@ class Request(BaseOptions):
         if self.is_file:
             base = _stamp(Path(self.base), BaseError, "a model file")
         weights: Any = None if self.weights is None else str(self.weights)
-        if weights not in (None, "imagenet", "none"):
-            weights = _stamp(Path(weights), WeightsError, "weights: 'imagenet', 'none' or a file")
+        if weights not in (None, "imagenet"):
+            weights = _stamp(Path(weights), WeightsError, "weights: 'imagenet', None (random) or a file")
         return {
             "base": base,
-            "settings": {key: self.settings[key] for key in sorted(self.settings)},
+            "settings": {key: self.base_params[key] for key in sorted(self.base_params)},
             "weights": weights,
             "layers": list(self.layers),
             "pooling": self.pooling,
@@ -311,7 +312,7 @@ class Request(BaseOptions):
             **{name: getattr(self, name) for name in _CHOICES if name != "pooling"},
             "decode": self.decode,
             **({} if self.fraction == 1 else {"crop": self.fraction}),
-            "seed": self.seed if weights == "none" else 0,
+            "seed": self.seed if weights is None else 0,
             "keras": version("keras"),
             "format": RECIPE_FORMAT,
         }
@@ -345,7 +346,7 @@ class Request(BaseOptions):
         size = values["image_size"]
         return cls(
             base=name_of(values["base"]),
-            settings=dict(values["settings"]),
+            base_params=dict(values["settings"]),
             weights=name_of(values["weights"]),
             layers=tuple(values["layers"]),
             image_size=None if size is None else (int(size[0]), int(size[1])),
@@ -357,7 +358,7 @@ class Request(BaseOptions):
 
     def absolute(self) -> Request:
         """Return the request with absolute paths, for a process with another working folder."""
-        own = self.weights in (None, "imagenet", "none")
+        own = self.weights in (None, "imagenet")
         return dataclasses.replace(
             self,
             base=Path(self.base).absolute() if self.is_file else self.base,
@@ -392,7 +393,7 @@ def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:
     try:
         stat = path.stat()
     except (OSError, ValueError):
-        hint = "" if path.suffix else f" ({nearest(str(path), ['imagenet', 'none'])})"
+        hint = "" if path.suffix else f" ({nearest(str(path), ['imagenet'])})"
         raise error(f"Expected {expected}. Received: {str(path)!r}, which does not exist{hint}.") from None
     found = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "changes": change_stamp(stat)}
     return {"file": str(path.resolve()), **found}

@@ -74,7 +74,7 @@ def test_mobilenet_features_equal_plain_keras(some: Path, mobilenet_weights: Pat
     cache = extract(
         some,
         base="mobilenetv2",
-        settings={"alpha": 0.35},
+        base_params={"alpha": 0.35},
         weights=mobilenet_weights,
         image_size=224,
         cache=tmp_path / "c",
@@ -93,7 +93,7 @@ def test_prediction_equals_the_heads_own(some: Path, mobilenet_weights: Path, tm
     cache = extract(
         some,
         base="mobilenetv2",
-        settings={"alpha": 0.35},
+        base_params={"alpha": 0.35},
         weights=mobilenet_weights,
         image_size=96,
         validation_split=0.3,
@@ -128,7 +128,7 @@ def test_a_folder_of_odd_images(some: Path, mobilenet_weights: Path, tmp_path: P
     cache = extract(
         root,
         base="mobilenetv2",
-        settings={"alpha": 0.35},
+        base_params={"alpha": 0.35},
         weights=mobilenet_weights,
         image_size=96,
         cache=tmp_path / "c",
@@ -154,7 +154,7 @@ def test_every_photograph(data: Path, mobilenet_weights: Path, tmp_path: Path) -
     cache = extract(
         photographs,
         base="mobilenetv2",
-        settings={"alpha": 0.35},
+        base_params={"alpha": 0.35},
         weights=mobilenet_weights,
         image_size=224,
         cache=tmp_path / "c",

@@ -74,14 +74,14 @@ def test_canonical_json_ignores_order(values: dict[str, int]) -> None:
 def test_request_refuses_unknown_choices(field: str) -> None:
     """A wrong choice is an error with the possible ones and what was received."""
     with pytest.raises(OptionError, match=f"Expected {field} to be one of .* Received: {field}='sideways'"):
-        Request(**{field: "sideways"})
+        Request("vgg19", **{field: "sideways"})
 
 
 @pytest.mark.parametrize("size", [(0, 8), (8,), (8, 10**6), (8.0, 8)])
 def test_request_refuses_impossible_sizes(size: tuple[int, ...]) -> None:
     """An image size is two whole numbers of pixels."""
     with pytest.raises(OptionError, match="image_size"):
-        Request(image_size=size)
+        Request("vgg19", image_size=size)
 
 
 def test_equal_names_are_equal_requests() -> None:
@@ -93,13 +93,13 @@ def test_request_follows_the_file(tmp_path: Path) -> None:
     """A weights file that changed size or time stamp is another request; one that is gone is an error."""
     file = tmp_path / "w.h5"
     file.write_bytes(b"1")
-    first = Request(weights=file).to_dict()
-    assert Request(weights=file).to_dict() == first
+    first = Request("vgg19", weights=file).to_dict()
+    assert Request("vgg19", weights=file).to_dict() == first
     file.write_bytes(b"22")
-    assert Request(weights=file).to_dict() != first
+    assert Request("vgg19", weights=file).to_dict() != first
     file.unlink()
     with pytest.raises(WeightsError, match="does not exist"):
-        Request(weights=file).to_dict()
+        Request("vgg19", weights=file).to_dict()
 
 
 def test_missing_model_file_is_an_error() -> None:
@@ -114,7 +114,7 @@ def test_request_survives_json(tmp_path: Path) -> None:
     file.write_bytes(b"1")
     request = Request(
         "vgg19",
-        settings={"a": 1},
+        base_params={"a": 1},
         weights=file,
         layers=("x",),
         pooling="max",

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the workflow and return its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="a folder with train/ and validation/; default: the digits 3 and 8")
-    parser.add_argument("--weights", default="none", help="imagenet, a weights file, or none: seeded (default)")
+    parser.add_argument("--weights", help="imagenet or a weights file; default: drawn by a seed")
     parser.add_argument("--alpha", type=float, default=1.0, choices=COUNTS, help="MobileNetV2's width")
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--views", type=int, default=2, help="augmented views of each training image in the cache")
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     cache = featcache.extract(
         options.data or "digits",
         base="mobilenetv2",
-        settings={"alpha": options.alpha},
+        base_params={"alpha": options.alpha},
         weights=options.weights,
         image_size=options.image_size,
         views=options.views,

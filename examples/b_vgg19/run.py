@@ -19,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run both parts and return their figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="a folder of 16 class folders; default: patterns made up here")
-    parser.add_argument("--weights", default="none", help="for the part up to block2_pool; default: none, seeded")
-    parser.add_argument("--whole-weights", default="none", help="for all of VGG19: imagenet, a file, or none")
+    parser.add_argument("--weights", help="for the part up to block2_pool; default: drawn by a seed")
+    parser.add_argument("--whole-weights", help="for all of VGG19: imagenet or a file; default: drawn by a seed")
     parser.add_argument("--images", type=int, default=8, help="made-up images of each class")
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning; 0: only count what would train")
     parser.add_argument("--out", type=Path, default=Path("out"))
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         data = options.out / "patterns"
         make_patterns(data, options.images)
 
-    cut = load_base(Request("vgg19", weights="none", layers=("block2_pool",), image_size=256))
+    cut = load_base(Request("vgg19", weights=None, layers=("block2_pool",), image_size=256))
     names = [layer for layer in featcache.list_layers("vgg19", image_size=256) if layer.weight_shapes]
     for layer in names:
         shapes = " ".join("x".join(map(str, shape)) for shape in layer.weight_shapes)

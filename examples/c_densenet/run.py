@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         help=".npz with x_train, y_train, x_test, y_test of 10 classes; default: "
         "scikit-learn's digits, enlarged to 64x64",
     )
-    parser.add_argument("--weights", default="none", help="imagenet, a weights file, or none: seeded (default)")
+    parser.add_argument("--weights", help="imagenet or a weights file; default: drawn by a seed")
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--limit", type=int, help="use so many training and test images at most")

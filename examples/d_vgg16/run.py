@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the workflow and return its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="a folder of two classes; default: the digits 3 and 8")
-    parser.add_argument("--weights", default="none", help="imagenet, a weights file, or none: seeded (default)")
+    parser.add_argument("--weights", help="imagenet or a weights file; default: drawn by a seed")
     parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning")
     parser.add_argument("--learning-rate", type=float, default=1e-5, help="of fine-tuning")
     parser.add_argument("--out", type=Path, default=Path("out"))

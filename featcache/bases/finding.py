@@ -131,7 +131,7 @@ def licence(request: Request | None) -> str:
     """Say whose weights a base has, and what is known of their licence."""
     if request is None:
         return "licence of the weights: not known, as nothing is recorded of where the base came from"
-    if request.weights == "none":
+    if request.weights is None:
         return DRAWN
     file = weights_file(request)
     if file is not None:
@@ -147,8 +147,8 @@ def licence(request: Request | None) -> str:
 
 def weights_file(request: Request) -> Path | None:
     """Return the file of the user's that a base has its weights from, None if there is none."""
-    file = request.base if request.is_file and request.weights is None else request.weights
-    return None if file in (None, "imagenet", "none") else Path(str(file))
+    file = request.base if request.is_file and request.weights == "imagenet" else request.weights
+    return None if file in (None, "imagenet") else Path(str(file))
 
 
 def _about(base: Base, request: Request) -> dict[str, Any]:
@@ -159,10 +159,10 @@ def _about(base: Base, request: Request) -> dict[str, Any]:
         **{field: getattr(base, field) for field in ("name", "architecture", "weights", "layers", "parameters")},
         "source": {
             "application": None if named is None or named.is_file else named.base_name,
-            "settings": {} if named is None else dict(named.settings),
-            "weights": "a model in memory" if named is None else "a file" if file else named.weights or "imagenet",
+            "settings": {} if named is None else dict(named.base_params),
+            "weights": "a model in memory" if named is None else "a file" if file else named.weights or "none",
             "file": None if file is None else {"name": file.name, "sha256": digest(file.read_bytes()).hex()},
-            "seed": named.seed if named is not None and named.weights == "none" else None,
+            "seed": named.seed if named is not None and named.weights is None else None,
             "licence": licence(named),
         },
         "keras": version("keras"),

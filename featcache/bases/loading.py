@@ -94,7 +94,7 @@ def load_base(request: Request) -> Base:
     layers = resolve(request.layers, calls, shown, canonical, by_canonical_name=request.canonical)
     cut = keras.Model(pixels, [calls[layer].output for layer in layers], name=model.name)
     cut.trainable = False
-    if request.weights not in (None, "imagenet", "none"):
+    if request.weights not in (None, "imagenet"):
         names = {address.rpartition("/")[2]: name.rpartition("/")[2] for address, name in canonical.items()}
         load_weights_by_name(cut, Path(str(request.weights)), names, model)
     own, canonical_layers = (tuple(names[layer] for layer in layers) for names in (shown, canonical))
@@ -144,10 +144,15 @@ def _network(request: Request, *, download: bool = True) -> tuple[Any, Applicati
     if keras.config.image_data_format() != "channels_last":
         raise BaseError("Expected Keras' image_data_format to be channels_last. Received: channels_first.")
     if request.in_memory or request.is_file:
-        if request.settings:
+        if request.base_params:
             raise OptionError(
-                f"Expected base settings with an application only. Received: {sorted(request.settings)} "
-                f"with {request.base_name!r}."
+                f"`base_params` are for an application only, and {request.base_name!r} is a model: "
+                f"{sorted(request.base_params)}. Leave them out."
+            )
+        if request.weights is None:
+            raise OptionError(
+                f"{request.base_name!r} is a model with weights of its own, but `weights` is None, which draws random "
+                "ones. Leave `weights` out, or name a weights file."
             )
         if request.in_memory:
             if not isinstance(request.base, keras.Model):
@@ -155,11 +160,6 @@ def _network(request: Request, *, download: bool = True) -> tuple[Any, Applicati
                     f"Expected base to be a name, a file or a keras.Model. Received: {type(request.base).__name__}."
                 )
             return copied(request.base), None
-        if request.weights in ("imagenet", "none"):
-            raise OptionError(
-                f"Expected no weights, or a weights file, with the model file {str(request.base)!r}, which "
-                f"has its own. Received: weights={request.weights!r}."
-            )
         return model_file(Path(str(request.base))), None
     application = find_application(str(request.base))
     network = _built(application, request, download=download)
@@ -169,8 +169,8 @@ def _network(request: Request, *, download: bool = True) -> tuple[Any, Applicati
 def _is_for_imagenet(network: Any, request: Request) -> bool:
     """Whether an application is to be the graph that Keras builds for its ImageNet weights, where that is another."""
     layer = normalization(network)
-    if layer is None or request.weights in (None, "imagenet", "none"):
-        return layer is not None and request.weights != "none"
+    if layer is None or request.weights in (None, "imagenet"):
+        return layer is not None and request.weights is not None
     path = Path(str(request.weights))
     statistics = normalization_statistics(layer, path, canonical_names(network), network)
     if not (statistics and are_imagenet_statistics(*statistics)):
@@ -190,14 +190,14 @@ def _built(application: Application, request: Request, *, download: bool) -> Any
     settings: dict[str, Any] = {
         "include_top": False,
         "input_shape": (*size, 3),
-        **request.settings,
-        "weights": "imagenet" if download and request.weights in (None, "imagenet") else None,
+        **request.base_params,
+        "weights": "imagenet" if download and request.weights == "imagenet" else None,
     }
     possible = set(inspect.signature(application.build).parameters) - {"weights", "input_tensor", "input_shape"}
-    for name in request.settings:
+    for name in request.base_params:
         if name not in possible:
             listed = ", ".join(sorted(possible))
-            raise OptionError(f"Expected a setting of {application.name}: {listed}. Received: {name!r}.")
+            raise OptionError(f"{application.name} has no parameter {name!r}. Its `base_params` are: {listed}.")
     try:
         with seeded(request.seed):
             return application.build(**settings)
@@ -264,7 +264,7 @@ def _settled_preprocess(
     mode = request.preprocess
     if mode == "auto":
         if application:
-            inside = request.settings.get("include_preprocessing", True)
+            inside = request.base_params.get("include_preprocessing", True)
             if application.preprocess == "none" and not inside:
                 raise OptionError(
                     f"Expected --preprocess, as {application.name} was built without its own. Received: auto."

@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -79,7 +80,7 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Outcome]], Ca
 def _made(name: str) -> Any:
     """Return a command for Typer: with the common options, printing its outcome, turning errors into exit codes."""
     function, example = _registered[name]
-    expanded = Expanded(function, name, missing=newest)
+    expanded = Expanded(function, name, missing=_otherwise)
 
     @functools.wraps(function)
     def run(*, json_output: bool, quiet: bool, verbose: bool, debug: bool, **options: Any) -> None:
@@ -338,6 +339,22 @@ def newest() -> Path:
     found = newest_cache(Path("cache"))
     log.info("using %s, the newest cache", found)
     return found
+
+
+def _otherwise(option: str, given: dict[str, Any]) -> Any:
+    """Return what a command takes for an option that has no default in Python, and say what that is."""
+    if option == "source":
+        log.info("no source is named: digits, which scikit-learn has")
+        return "digits"
+    if option == "base":
+        of_vgg19 = any(_VGG19.fullmatch(layer) for layer in given.get("layers", ()))
+        base = "vgg19" if of_vgg19 else "mobilenetv2"
+        log.info("no base is named: %s%s", base, ", which has the layer" if of_vgg19 else "")
+        return base
+    return [newest()] if option == "caches" else newest()
+
+
+_VGG19 = re.compile(r"block([12]_conv[12]|[345]_conv[1-4]|[1-5]_pool)")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 from typer.models import OptionInfo, ParameterInfo
 
 from featcache.options import flag_of, lists, options_of
-from featcache.options.forms import CACHE, CACHES, PATH, TEXT
+from featcache.options.forms import PATH, TEXT
 from featcache.options.signatures import Option
 
 
@@ -57,13 +57,17 @@ class Command(TyperCommand):
                 formatter.write_dl(records)
 
 
+_Missing = Callable[[str, dict[str, Any]], Any]
+"""Gives the value of an option that has no default, from its name and those options that are given."""
+
+
 class Expanded:
     """The parameters of a command's function, with those that are lists of options as one for each option.
 
     What the function's docstring says of its other parameters, a ``name: text`` each, is their help.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, *, missing: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, *, missing: _Missing) -> None:
         self._missing = missing
         self._lists: dict[str, tuple[Any, dict[str, str]]] = {}
         self.help, _, described = inspect.cleandoc(function.__doc__ or "").partition("\n\n")
@@ -89,13 +93,15 @@ class Expanded:
     def collect(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return what the function takes, from the values that Typer found."""
         for key, (kind, names) in self._lists.items():
-            given = {}
+            given: dict[str, Any] = {}
+            absent: list[str] = []
             for field, (one, about) in options_of(kind).items():
                 value = None if about.python else values.pop(names[field])
                 if value is not None and value != []:
                     given[field] = about.form.read(value, f"--{flag_of(field, about)}")
                 elif one.default is dataclasses.MISSING:
-                    given[field] = [self._missing()] if about.form is CACHES else self._missing()
+                    absent.append(field)
+            given |= {field: self._missing(field, given) for field in absent}
             values[key] = kind(**given)
         return values
 
@@ -115,18 +121,18 @@ def _parameter(key: str, name: str, one: dataclasses.Field[Any], about: Option) 
     """Return an option as a parameter that Typer understands."""
     kind = about.form.kind
     default = None if one.default is dataclasses.MISSING else one.default
-    newest = about.form in (CACHE, CACHES)
     if kind is None:
         kind = eval(str(one.type), vars(lists))  # an annotation of ours
     elif kind is bool:
         default = False
     elif about.form not in (TEXT, PATH):
         default = None
-    help, metavar = with_flags(about.help), about.metavar or None
+    help = with_flags(f"{about.help} Default: {about.otherwise}." if about.otherwise else about.help)
+    metavar = about.metavar or None
     info: ParameterInfo
     if about.argument:
-        info = typer.Argument(help=help + (" Default: the newest under cache/." if newest else ""), metavar=metavar)
-        if one.default is dataclasses.MISSING and not newest:
+        info = typer.Argument(help=help, metavar=metavar)
+        if one.default is dataclasses.MISSING and not about.otherwise:
             default = inspect.Parameter.empty
     else:
         flag, panel = f"--{flag_of(name, about)}", about.group or None

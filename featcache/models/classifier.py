@@ -108,6 +108,8 @@ class ImageClassifier:
         given = {name: value for name, value in named.items() if value is not None}
         if given:  # what is named counts, whatever is kept
             self._folders = []
+            if base is not None:
+                given = {"weights": "imagenet"} | given  # an application's, or the file's own
             self._request = replace(self._request or request_for(recipe, base), **given)
 
     @classmethod

@@ -1,6 +1,6 @@
 """Options: the one list of them, functions that take them, and command lines made of them."""
 
-from featcache.options.forms import settings
+from featcache.options.forms import key_values
 from featcache.options.lists import (
     BATCH_SIZE,
     MAX_PIXELS,
@@ -69,8 +69,8 @@ __all__ = [
     "constructs",
     "documented",
     "flag_of",
+    "key_values",
     "options_of",
-    "settings",
     "subset",
     "takes",
     "words",

@@ -38,7 +38,7 @@ def _read_repeated(values: Sequence[str] | None, option: str) -> tuple[str, ...]
     return tuple(values or ())
 
 
-def settings(pairs: Iterable[str] | None, option: str) -> dict[str, Any]:
+def key_values(pairs: Iterable[str] | None, option: str) -> dict[str, Any]:
     """Parse ``KEY=VALUE`` options: numbers, true, false, none, text; commas make a tuple."""
     parsed: dict[str, Any] = {}
     for pair in pairs or ():
@@ -65,7 +65,7 @@ def _write_pairs(values: Mapping[str, Any]) -> list[str]:
 
 
 def plain(value: Any) -> str:
-    """Return a value as `settings` reads it."""
+    """Return a value as `key_values` reads it."""
     if isinstance(value, list | tuple):
         return ",".join(map(plain, value)) + ("," if len(value) == 1 else "")
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
@@ -115,7 +115,7 @@ def _write_size(size: int | Sequence[int]) -> list[str]:
 def _read_share(text: str | None, option: str) -> tuple[str, float] | None:
     if text is None:
         return None
-    ((split, share),) = settings([text], option).items()
+    ((split, share),) = key_values([text], option).items()
     if isinstance(share, bool) or not isinstance(share, int | float):
         raise OptionError(f"Expected {option} SPLIT=PART, such as validation=0.2. Received: {text!r}.")
     return split, float(share)
@@ -128,6 +128,10 @@ def _read_numbers(text: str | None, option: str) -> tuple[int, ...]:
         raise OptionError(f"Expected {option} with whole numbers, such as 1,5,10. Received: {text!r}.") from None
 
 
+def _write_weights(weights: Any) -> list[str]:
+    return ["none" if weights is None else "./none" if str(weights) == "none" else str(weights)]
+
+
 VALUE = Form(None, _same, _text)
 """A number, or one of a few words."""
 TEXT = Form(str | None, _same, _text)
@@ -136,12 +140,14 @@ FLAG = Form(bool, _same, lambda value: [None])
 NEGATIVE = Form(bool, lambda value, option: not value, lambda value: [None])
 """A flag that sets False."""
 REPEATED = Form(list[str] | None, _read_repeated, list)
-PAIRS = Form(list[str] | None, settings, _write_pairs)
+PAIRS = Form(list[str] | None, key_values, _write_pairs)
 SPLITS = Form(list[str] | None, _read_splits, _write_splits)
 NAMES = Form(str | None, _read_names, _write_names)
 SIZE = Form(str | None, _read_size, _write_size)
 SHARE = Form(str | None, _read_share, lambda value: ["{}={}".format(*value)])
 NUMBERS = Form(str | None, _read_numbers, lambda values: [",".join(map(str, values))])
+WEIGHTS = Form(str | None, lambda text, option: None if text == "none" else text, _write_weights)
+"""Weights of a base; none is None, random ones."""
 CACHE = Form(Path | None, _same, _text)
 """A cache, on the command line the newest one where none is named."""
 CACHES = Form(list[Path] | None, _same, _text)

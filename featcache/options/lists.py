@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, field
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +22,9 @@ from featcache.options.forms import (
     SHARE,
     SPLITS,
     TEXT,
+    WEIGHTS,
 )
-from featcache.options.signatures import OptionList, about, option
+from featcache.options.signatures import OptionList, option, required
 
 if TYPE_CHECKING:
     from featcache.cache import FeatureCache
@@ -62,6 +63,7 @@ Progress = Callable[[int, int], None]
 BASE, IMAGES, SOURCE, SPLITTING, VIEWS = "Base", "Images and features", "Source", "Splits", "Augmented views"
 RUN, OUTPUT, TRAINING, SCORING = "Running", "Output", "Training", "Scoring"
 
+NEWEST = "the newest under cache/"
 HEADS = "logreg, linear-svm, svm, ridge, sgd, knn, centroid or dense"
 
 
@@ -80,14 +82,19 @@ class DecodingOptions(OptionList):
 class NetworkOptions(DecodingOptions):
     """A frozen network, and how images reach it."""
 
-    base: Any = option("vgg19", "A Keras application, or a .keras / .h5 model file.", form=TEXT)
-    settings: Mapping[str, Any] | None = option(
+    base: Any = required(
+        "A Keras application, or a .keras / .h5 model file.",
+        form=TEXT,
+        otherwise="mobilenetv2, or vgg19 where `layer` is one of its layers",
+    )
+    base_params: Mapping[str, Any] | None = option(
         None, "Arguments of the application, such as alpha=0.35.", BASE, flag="base-set", metavar="KEY=VALUE"
     )
     weights: str | Path | None = option(
-        None,
-        "imagenet (default of an application), none (random, drawn by `seed`), or a file whose weights are loaded "
-        "by layer name.",
+        "imagenet",
+        "imagenet (default), none (random, drawn by `seed`), or a file whose weights are loaded by layer name. A model "
+        "file has its own by default.",
+        form=WEIGHTS,
     )
     pooling: Pooling = option("avg", "How feature maps become vectors.", IMAGES)
     image_size: int | tuple[int, int] | None = option(
@@ -133,9 +140,9 @@ class BaseOptions(NetworkOptions):
 class LayersOptions(OptionList, kw_only=False):
     """What the command ``layers`` takes."""
 
-    base: Any = field(metadata=about("A Keras application, or a .keras / .h5 model file.", form=TEXT, argument=True))
+    base: Any = required("A Keras application, or a .keras / .h5 model file.", form=TEXT, argument=True)
     _: KW_ONLY
-    settings: Mapping[str, Any] | None = option(
+    base_params: Mapping[str, Any] | None = option(
         None, "Arguments of the application, such as alpha=0.35.", flag="base-set", metavar="KEY=VALUE"
     )
     image_size: int | tuple[int, int] | None = option(
@@ -146,7 +153,7 @@ class LayersOptions(OptionList, kw_only=False):
 class TransformerOptions(NetworkOptions, kw_only=False):
     """A frozen network as a scikit-learn transformer."""
 
-    base: Any = option("vgg19", "A Keras application, a model file, or a model.")
+    base: Any = required("A Keras application, a model file, or a model.")
     _: KW_ONLY
     layer: str | None = option(None, "Where to cut the base. Default: its output.")
     batch_size: int = option(BATCH_SIZE, "Images per forward pass.")
@@ -214,13 +221,13 @@ class ListingOptions(ReadingOptions):
 class ExtractOptions(ListingOptions, BaseOptions, kw_only=False):
     """What `featcache.extract` takes."""
 
-    source: PathLike | Source | Iterable[tuple[Any, Any]] = option(
-        "digits",
+    source: PathLike | Source | Iterable[tuple[Any, Any]] = required(
         "A folder of class folders, or of train/, validation/ and test/ folders of those; a table (.csv, .tsv, "
         ".txt, .jsonl); arrays (.npz, or a folder of .npy); a .tar file or a folder of them; digits (embedded), "
         "cifar10, cifar100, mnist or fashion_mnist (downloaded).",
         form=TEXT,
         argument=True,
+        otherwise="digits",
     )
     _: KW_ONLY
     views: int = option(0, "Augmented views of each training image.", VIEWS, minimum=0, maximum=65_535)
@@ -288,7 +295,7 @@ class HeadOptions(OptionList):
 class FitHeadOptions(HeadOptions, kw_only=False):
     """What `featcache.fit_head` takes."""
 
-    cache: FeatureCache | PathLike = field(metadata=about("A cache.", form=CACHE, argument=True))
+    cache: FeatureCache | PathLike = required("A cache.", form=CACHE, argument=True, otherwise=NEWEST)
     clf: str = option("logreg", f"The head: {HEADS}.")
     _: KW_ONLY
     layer: str | None = option(None, "The layer whose features are used. Default: the deepest one.")
@@ -331,8 +338,8 @@ class FitHeadOptions(HeadOptions, kw_only=False):
 class CompareOptions(HeadOptions, kw_only=False):
     """What `featcache.compare` takes."""
 
-    caches: FeatureCache | PathLike | Sequence[FeatureCache | PathLike] = field(
-        metadata=about("Caches.", form=CACHES, metavar="CACHE", argument=True)
+    caches: FeatureCache | PathLike | Sequence[FeatureCache | PathLike] = required(
+        "Caches.", form=CACHES, metavar="CACHE", argument=True, otherwise=NEWEST
     )
     clf: str | Sequence[str] | None = option(
         None,
@@ -356,7 +363,7 @@ class CompareOptions(HeadOptions, kw_only=False):
 class FineTuneOptions(OptionList, kw_only=False):
     """What `featcache.fine_tune` takes."""
 
-    head: Head | PathLike = field(metadata=about("The folder of a head.", form=PATH, argument=True))
+    head: Head | PathLike = required("The folder of a head.", form=PATH, argument=True)
     _: KW_ONLY
     from_layer: str | None = option(None, "Train the base from this layer on.")
     from_index: int | None = option(

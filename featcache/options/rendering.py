@@ -14,7 +14,7 @@ def words(options: Any) -> list[str]:
     found: list[str] = []
     for name, (one, about) in options_of(options).items():
         value = getattr(options, name)
-        if about.python or value is None:
+        if about.python or (value is None and (about.argument or one.default is None)):
             continue
         if about.argument:
             arguments += [str(each) for each in (value if isinstance(value, list | tuple) else [value])]

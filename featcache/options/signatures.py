@@ -34,7 +34,8 @@ class Option(NamedTuple):
 
     `help` has the names of other options in backticks; `group` is its heading in the help; `form` says how its value
     is written on the command line (`VALUE`: as its type says), where it is called `flag`, or as in Python; an
-    `argument` is given by its place; the command line has no option that is for `python`.
+    `argument` is given by its place; the command line has no option that is for `python`. `otherwise` says what the
+    command line takes for an option that has no default in Python.
     """
 
     help: str
@@ -46,6 +47,7 @@ class Option(NamedTuple):
     maximum: float | None = None
     argument: bool = False
     python: bool = False
+    otherwise: str = ""
 
 
 def about(help: str, group: str = "", **more: Any) -> dict[str, Option]:
@@ -58,7 +60,12 @@ def option(default: Any, help: str, group: str = "", **more: Any) -> Any:
     return field(default=default, metadata=about(help, group, **more))
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def required(help: str, group: str = "", **more: Any) -> Any:
+    """Return a field that is an option without a default, see `Option`."""
+    return field(metadata=about(help, group, **more))
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field, required))
 class OptionList:
     """Base of a list of options: its subclasses are frozen dataclasses.
 

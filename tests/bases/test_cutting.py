@@ -7,7 +7,7 @@ from featcache.bases import layers_of, load_base
 from featcache.errors import BaseError
 from featcache.recipe import Request
 
-SMALL = {"base": "vgg19", "weights": "none", "image_size": (32, 32)}
+SMALL = {"base": "vgg19", "weights": None, "image_size": (32, 32)}
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ from conftest import slow
 from featcache.bases import load_base
 from featcache.recipe import Request
 
-SMALL = {"base": "vgg19", "weights": "none", "image_size": (32, 32)}
+SMALL = {"base": "vgg19", "weights": None, "image_size": (32, 32)}
 
 
 @pytest.mark.parametrize("name", ["vgg19", "mobilenetv3small", slow("efficientnetb0"), slow("densenet121")])
 def test_building_twice_is_the_same_recipe(name: str) -> None:
     """Keras numbers layers on and on in a process; the digests and canonical names do not notice."""
-    request = Request(name, weights="none", image_size=(32, 32))
+    request = Request(name, weights=None, image_size=(32, 32))
     first, second = load_base(request), load_base(request)
     assert first.architecture == second.architecture
     assert first.weights == second.weights
@@ -24,7 +24,7 @@ def test_digests_tell_bases_apart() -> None:
     one = load_base(Request(**SMALL, layers=("block1_pool",)))
     assert load_base(Request(**SMALL, layers=("block1_pool",), seed=1)).weights != one.weights
     assert load_base(Request(**SMALL, layers=("block1_conv2",))).architecture != one.architecture
-    larger = Request("vgg19", weights="none", image_size=(64, 64), layers=("block1_pool",))
+    larger = Request("vgg19", weights=None, image_size=(64, 64), layers=("block1_pool",))
     assert load_base(larger).architecture != one.architecture
 
 

@@ -31,7 +31,7 @@ from featcache.training import fit_head
 
 FULL = shutil.disk_usage("/")._replace(free=1)
 FIRST = "expanded_conv_project_BN"  # the first of 17 blocks
-SMALL: dict[str, Any] = {"base": "mobilenetv2", "settings": {"alpha": 0.35}, "image_size": 32, "layers": (FIRST,)}
+SMALL: dict[str, Any] = {"base": "mobilenetv2", "base_params": {"alpha": 0.35}, "image_size": 32, "layers": (FIRST,)}
 
 
 def network(**_: object) -> Any:
@@ -55,10 +55,10 @@ def options_for(kind: str, folder: Path) -> dict[str, Any]:
         network().save(folder / "net.keras")
         return {"base": folder / "net.keras"}
     if kind == "drawn":
-        return {**SMALL, "weights": "none", "seed": 7}
+        return {**SMALL, "weights": None, "seed": 7}
     from featcache.bases import load_base
 
-    full = load_base(Request(**{**SMALL, "layers": ()}, weights="none", seed=3))
+    full = load_base(Request(**{**SMALL, "layers": ()}, weights=None, seed=3))
     full.model.save_weights(folder / "w.weights.h5")
     return {**SMALL, "weights": folder / "w.weights.h5"}
 

@@ -337,7 +337,7 @@ def test_a_base_is_kept_where_that_can_be_done_only(kept, tmp_path, monkeypatch:
     monkeypatch.undo()
     for request in (
         Request(convolutional(), layers=("sum",), preprocess="none", runtime="openvino"),
-        Request("MobileNetV2", weights="none", image_size=32, runtime="openvino"),
+        Request("MobileNetV2", weights=None, image_size=32, runtime="openvino"),
     ):
         monkeypatch.setattr("featcache.bases.runtimes.openvino._keep", lambda *_: pytest.fail("kept"))
         runtimes.compiled(load_base(request), request)
@@ -426,17 +426,17 @@ def test_the_hint_says_what_openvino_would_bring(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     cpu = tmp_path / "cpuinfo"
     monkeypatch.setattr(runtimes, "_CPU_FLAGS", cpu)
-    plain = faster_on_this_cpu(Request())
+    plain = faster_on_this_cpu(Request("vgg19"))
     assert "is --runtime openvino: 1.1 to 1.4 times" in plain
     assert "price" not in plain
     cpu.write_text("flags: sse avx512_bf16")
-    low = faster_on_this_cpu(Request())
+    low = faster_on_this_cpu(Request("vgg19"))
     assert "--precision bfloat16: 1.6 to 2.2 times" in low
     assert "export and fine-tune compute in float32" in low
     assert "another classifier, with a score of its own" in low
     assert faster_on_this_cpu(Request(runtime="openvino")) is None
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
-    assert faster_on_this_cpu(Request()) is None
+    assert faster_on_this_cpu(Request("vgg19")) is None
 
 
 def test_the_hint_comes_once_and_with_many_images_only(extracting, photos, tmp_path, monkeypatch, caplog) -> None:

@@ -10,7 +10,7 @@ from featcache.bases import load_base
 from featcache.errors import WeightsError
 from featcache.recipe import Request
 
-SMALL = {"base": "vgg19", "weights": "none", "image_size": (32, 32)}
+SMALL = {"base": "vgg19", "weights": None, "image_size": (32, 32)}
 
 
 def legacy_file(path: Path, model: Any, *, skip: str = "", backend: str = "tensorflow", flip: bool = False) -> Path:
@@ -348,7 +348,7 @@ def test_files_without_names_load_by_structure(tmp_path: Path, root: str) -> Non
         file.move("layers", "moved")
         file.move("moved", root)
     base = load_base(
-        Request("mobilenetv2", settings={"alpha": 0.35}, weights=path, image_size=(32, 32), layers=("block_4_add",))
+        Request("mobilenetv2", base_params={"alpha": 0.35}, weights=path, image_size=(32, 32), layers=("block_4_add",))
     )
     plain = network()
     plain.load_weights(path)

@@ -21,7 +21,7 @@ import featcache
 from featcache.cli import app
 from featcache.cli.app import Progress, printable, table
 from featcache.errors import OptionError
-from featcache.options import settings
+from featcache.options import key_values
 
 COMMANDS = [
     "extract",
@@ -573,9 +573,9 @@ def test_odd_names_are_shown_harmlessly(options: list[object], tmp_path: Path) -
     assert len(found["skipped"]) == 3
 
 
-def test_settings() -> None:
+def test_key_values() -> None:
     """KEY=VALUE values are numbers, words or tuples."""
-    assert settings(["a=1", "b=0.5", "c=1024,512", "d=true", "e=none", "f=x=y", "g=64,"], "--set") == {
+    assert key_values(["a=1", "b=0.5", "c=1024,512", "d=true", "e=none", "f=x=y", "g=64,"], "--set") == {
         "a": 1,
         "b": 0.5,
         "c": (1024, 512),
@@ -585,7 +585,7 @@ def test_settings() -> None:
         "g": (64,),
     }
     with pytest.raises(OptionError, match="--set KEY=VALUE"):
-        settings(["a"], "--set")
+        key_values(["a"], "--set")
 
 
 def test_printable_and_table() -> None:

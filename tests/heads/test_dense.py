@@ -43,7 +43,13 @@ def same_weights(a: DenseClassifier, b: DenseClassifier) -> bool:
     return all(np.array_equal(one, other) for one, other in pairs)
 
 
-@parametrize_with_checks([DenseClassifier(epochs=8, learning_rate=0.05)])
+def rounds(_: object) -> dict[str, str]:
+    """Checks that ask for float64: in float32, a row's last digit depends on its place in a matrix product."""
+    orders = ("check_methods_sample_order_invariance", "check_methods_subset_invariance")
+    return dict.fromkeys(orders, "float32 on some processors; see test_order_hardly_matters")
+
+
+@parametrize_with_checks([DenseClassifier(epochs=8, learning_rate=0.05)], expected_failed_checks=rounds)
 def test_is_a_scikit_learn_classifier(estimator: DenseClassifier, check: object) -> None:
     """It passes every one of scikit-learn's checks."""
     check(estimator)
@@ -54,6 +60,14 @@ def test_learns() -> None:
     model = DenseClassifier(hidden=(32,), epochs=30, learning_rate=0.01).fit(X, Y)
     assert model.score(X, Y) > 0.9
     assert np.allclose(model.predict_proba(X).sum(axis=1), 1, atol=1e-5)
+
+
+def test_order_hardly_matters() -> None:
+    """Scores of a row are the same to float32's rounding, whatever rows are around it."""
+    model = DenseClassifier(epochs=3).fit(X, Y)
+    order = np.random.default_rng(0).permutation(len(X))
+    assert np.allclose(model.decision_function(X[order]), model.decision_function(X)[order], rtol=1e-5, atol=1e-6)
+    assert np.allclose(model.decision_function(X[:7]), model.decision_function(X)[:7], rtol=1e-5, atol=1e-6)
 
 
 def test_two_classes_end_in_one_sigmoid() -> None:

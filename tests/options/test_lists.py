@@ -41,12 +41,12 @@ _WORDS = ("true", "false", "none", "nan", "inf", "infinity")
 words_only = texts.filter(lambda text: text.lower() not in _WORDS and not text[0].isnumeric() and text[0] not in "+-.")
 values = st.booleans() | st.integers(-99, 99) | st.floats(allow_nan=False, allow_infinity=False) | words_only
 several = st.lists(values, min_size=1, max_size=3).map(tuple)
-settings_ = st.dictionaries(words_only, values | st.none() | several, max_size=3)
+mappings = st.dictionaries(words_only, values | st.none() | several, max_size=3)
 shares = st.floats(0.01, 0.4)
 names = st.lists(texts, min_size=1, max_size=3, unique=True).map(tuple)
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
-    "settings": settings_,
-    "params": settings_,
+    "base_params": mappings,
+    "params": mappings,
     "image_size": st.tuples(st.integers(1, 999), st.integers(1, 999)) | st.integers(1, 999),
     "splits": st.dictionaries(st.sampled_from(["train", "validation", "test"]), names, min_size=1),
     "classes": st.lists(st.text("ab,\" '", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=3).map(tuple),
@@ -143,9 +143,15 @@ def test_what_is_rendered_is_parsed_to_the_same_options(command: str, monkeypatc
 
 def test_a_command_line_is_quoted_for_a_shell() -> None:
     """Names with blanks and quotes are one word each; defaults are left out."""
-    options = ExtractOptions("my photos", layers=["it's"], fast_decode=True, classes=["a,b", "c"], image_size=64)
+    options = ExtractOptions(
+        "my photos",
+        base="b",
+        layers=["it's"],
+        fast_decode=True,
+        classes=["a,b", "c"],
+    )
     assert command_line("extract", options) == (
-        """featcache extract 'my photos' --image-size 64 --fast-decode --layer 'it'"'"'s' --classes '"a,b",c'"""
+        """featcache extract 'my photos' --base b --fast-decode --layer 'it'"'"'s' --classes '"a,b",c'"""
     )
     assert command_line("fit-head", FitHeadOptions("-c", bundle=False)) == "featcache fit-head --no-bundle -- -c"
 

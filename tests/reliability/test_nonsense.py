@@ -42,7 +42,7 @@ def extract(root: Path, **options: Any) -> FeatureCache:
     return extraction.extract(
         root / "photos",
         base="vgg19",
-        weights="none",
+        weights=None,
         cache=root / "cache",
         shard_rows=5,
         views=1,
@@ -375,7 +375,7 @@ def in_part(tries: Tries, root: Path, rng: random.Random, seed: int) -> None:
     extraction.Extraction(
         source=root / "photos",
         base="vgg19",
-        weights="none",
+        weights=None,
         cache=root / "cache",
         shard_rows=5,
         views=1,

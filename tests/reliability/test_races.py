@@ -108,7 +108,7 @@ def extracted(source: Source, cache: Path) -> list[str]:
     module = types.ModuleType("featcache.extraction.extractor")
     module.__dict__.update(Extractor=standin.Extractor, Extracted=standin.Extracted, Progress=object)
     with mock.patch.dict(sys.modules, {"featcache.extraction.extractor": module}):
-        return extraction.extract(source.root, base="vgg19", weights="none", cache=cache, shard_rows=SHARD_ROWS).paths()
+        return extraction.extract(source.root, base="vgg19", weights=None, cache=cache, shard_rows=SHARD_ROWS).paths()
 
 
 def race(kind: str, rng: random.Random, source: Source, cache: Path) -> Counter[str]:

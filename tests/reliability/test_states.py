@@ -93,7 +93,7 @@ class CacheAgainstDict(RuleBasedStateMachine):
         return extraction.extract(
             self.source,
             base="vgg19",
-            weights="none",
+            weights=None,
             cache=self.cache,
             shard_rows=3,
             views=self.views,

@@ -174,7 +174,7 @@ class TwoWriters(RuleBasedStateMachine):
 
     def extract(self) -> FeatureCache:
         return extraction.extract(
-            self.source, base="vgg19", weights="none", cache=self.cache, shard_rows=2, replace_source=True
+            self.source, base="vgg19", weights=None, cache=self.cache, shard_rows=2, replace_source=True
         )
 
     def go_on(self, which: int, steps: int) -> None:

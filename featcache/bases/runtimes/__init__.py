@@ -37,7 +37,7 @@ def compiled(
 
 def _file_of_weights(request: Request) -> Path | None:
     """Return the file that a base's weights are from; of downloaded ones, what could be its name; else None."""
-    if request.in_memory or request.weights == "none":
+    if request.in_memory or request.weights is None:
         return None
     if (file := weights_file(request)) is not None:
         return file

@@ -252,7 +252,7 @@ def depth(cache: FeatureCache) -> Depth:
 
 def _weighted(request: Request) -> set[str] | None:
     """Return the layers whose weights are in the request's weights file, None if it names no readable one."""
-    if request.weights in (None, "imagenet", "none"):
+    if request.weights in (None, "imagenet"):
         return None
     import h5py
 

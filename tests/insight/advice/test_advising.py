@@ -198,7 +198,7 @@ def test_depth_of_a_base(tmp_path: Path, extracting: Callable[..., FeatureCache]
     whole = keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3))
     whole.save_weights(tmp_path / "all.weights.h5")
     cache = extract(
-        tmp_path / "x", base="vgg19", weights="none", layers=["block2_pool"], image_size=32, cache=tmp_path / "c"
+        tmp_path / "x", base="vgg19", weights=None, layers=["block2_pool"], image_size=32, cache=tmp_path / "c"
     )
     found = depth(cache)
     assert found.before("block2_pool") == ["block1_conv2", "block2_conv2"]

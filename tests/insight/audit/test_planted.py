@@ -25,7 +25,7 @@ def report(planted: Planted, mobilenet_weights: Path) -> AuditReport:
     cache = extract(
         planted.source,
         base="mobilenetv2",
-        settings={"alpha": 0.35},
+        base_params={"alpha": 0.35},
         weights=mobilenet_weights,
         image_size=224,
         cache=planted.source.parent / "c",

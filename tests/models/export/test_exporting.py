@@ -505,11 +505,11 @@ def test_arrays_are_compared_too(extracting, tmp_path: Path, at_once: None) -> N
     ("request_", "expected"),
     [
         ({"base": "vgg19", "weights": "imagenet"}, "CC BY 4.0"),
-        ({"base": "mobilenetv2", "weights": None}, "Apache 2.0"),
+        ({"base": "mobilenetv2", "weights": "imagenet"}, "Apache 2.0"),
         ({"base": "someday", "weights": "imagenet"}, "keras.applications"),
-        ({"base": "vgg19", "weights": "none"}, "drawn at random"),
+        ({"base": "vgg19", "weights": None}, "drawn at random"),
         ({"base": "vgg19", "weights": {"file": "/w/mine.h5"}}, "that of mine.h5"),
-        ({"base": {"file": "/w/base.keras"}, "weights": None}, "that of base.keras"),
+        ({"base": {"file": "/w/base.keras"}, "weights": "imagenet"}, "that of base.keras"),
     ],
 )
 def test_whose_weights_they_are(request_: dict[str, object], expected: str) -> None:

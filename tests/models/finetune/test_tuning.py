@@ -106,7 +106,7 @@ def test_counts_of_mobilenet_from_index_100() -> None:
     """With one output, 1,862,721 parameters of MobileNetV2 train from index 100 on, and 396,544 do not."""
     import keras
 
-    network = cut(load_base(Request(base="mobilenetv2", weights="none", image_size=96)), 0)
+    network = cut(load_base(Request(base="mobilenetv2", weights=None, image_size=96)), 0)
     unfreeze(network, Unfreezing(from_index=100), numbered_anew=True)
     pixels = keras.Input((96, 96, 3))
     pooled = keras.ops.mean(network(pixels, training=False), axis=(1, 2))
