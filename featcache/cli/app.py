@@ -26,6 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from featcache.cli import imagelines, supervision
 from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
+from featcache.display import text_table
 from featcache.errors import FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
 from featcache.files.publishing import TEMPORARY
@@ -291,18 +292,6 @@ def progress(what: str, unit: str = "images") -> Iterator[Progress]:
         shown.close()
 
 
-def table(rows: list[list[str]], *, right: set[int] | frozenset[int] = frozenset()) -> str:
-    """Return rows as columns two spaces apart, the columns of `right` flush right."""
-    if not rows:
-        return ""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def accuracy_interval(metrics: dict[str, Any]) -> str:
     """Return the 95 % interval of an accuracy."""
     return "{:.4f}-{:.4f}".format(*metrics["accuracy_ci95"])
@@ -320,7 +309,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         rows.append([split, accuracy, accuracy_interval(m), f1, interval, *losses, str(m["n"])])
         copies, members = m.get("copies_left_out", 0), m.get("group_members_left_out", 0)
         notes.append(left_out_text(split, copies, members, copies + members + m["n"]))
-    return "\n".join([table(rows, right=set(range(1, 8))), *(text for text in notes if text is not None)])
+    return "\n".join([text_table(rows, right=set(range(1, 8))), *(text for text in notes if text is not None)])
 
 
 def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:

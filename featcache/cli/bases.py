@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from featcache.cli.app import Outcome, command, printable, table
+from featcache.cli.app import Outcome, command, printable
+from featcache.display import text_table
 from featcache.options import LayersOptions, subset
 
 
@@ -16,7 +17,7 @@ def bases() -> Outcome:
     found = applications().values()
     data = {"bases": [{"name": a.name, "preprocess": a.preprocess, "image_size": a.image_size} for a in found]}
     rows = [["base", "preprocess", "image size"], *([a.name, a.preprocess, str(a.image_size)] for a in found)]
-    return Outcome(data, table(rows, right={2}))
+    return Outcome(data, text_table(rows, right={2}))
 
 
 @command("layers", example="featcache layers vgg19 --image-size 256")
@@ -34,5 +35,5 @@ def layers(options: LayersOptions) -> Outcome:
         output = "x".join("?" if n is None else str(n) for n in layer.output_shape)
         size = "?" if layer.bytes_per_image is None else f"{layer.bytes_per_image:,}"
         rows.append([printable(layer.address), layer.type, output, weights, f"{layer.parameters:,}", size])
-    text = f"{table(rows, right={4, 5})}\n{total:,} parameters in {len(found)} layers"
+    text = f"{text_table(rows, right={4, 5})}\n{total:,} parameters in {len(found)} layers"
     return Outcome({"base": options.base, "layers": [asdict(layer) for layer in found], "parameters": total}, text)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.app import DONE, FAILED, Cache, Outcome, command, newest, printable, skipped_text, table
+from featcache.cli.app import DONE, FAILED, Cache, Outcome, command, newest, printable, skipped_text
+from featcache.display import text_table
 from featcache.errors import mending
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def info(cache: Cache = None) -> Outcome:
         *_origin(recipe),
         ["recipe", recipe.fingerprint],
     ]
-    text = table([[name, printable(value)] for name, value in rows])
+    text = text_table([[name, printable(value)] for name, value in rows])
     return Outcome(data, "\n".join(part for part in [text, skipped_text(opened.skipped)] if part))
 
 

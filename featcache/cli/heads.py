@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.cli.app import Outcome, accuracy_interval, command, metrics_table, printable, progress, table
+from featcache.cli.app import Outcome, accuracy_interval, command, metrics_table, printable, progress
+from featcache.display import text_table
 from featcache.errors import OptionError
 from featcache.options import CompareOptions, FitHeadOptions, command_line, subset
 
@@ -64,7 +65,7 @@ def _sweep(sweep: list[dict[str, Any]]) -> str:
         value = one.get("accuracy", one.get("squared_error"))
         what = "accuracy" if "accuracy" in one else "squared error"
         rows.append([_params(one["params"]), "failed" if value is None else f"{what} {value:.4f}"])
-    return table(rows)
+    return text_table(rows)
 
 
 def _params(params: dict[str, Any]) -> str:
@@ -119,7 +120,7 @@ def _leaderboard(found: Comparison, options: CompareOptions) -> str:
     ranked = f"ranked by {best['selected_on']}, n={best['n']}"
     if equal:
         ranked += f"; = not distinguishable from the best (McNemar, Holm, 5 %): {printable(', '.join(equal))}"
-    lines = [table(rows, right=set(range(len(rows[0]) - 5, len(rows[0])))), ranked]
+    lines = [text_table(rows, right=set(range(len(rows[0]) - 5, len(rows[0])))), ranked]
     lines += [f"failed: {one['clf']} on {one['layer']}: {printable(one['error'])}" for one in found.failed]
     if best.get("test"):
         test = best["test"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featcache.cli.app import Cache, Outcome, accuracy_interval, command, newest, printable, progress, table
+from featcache.cli.app import Cache, Outcome, accuracy_interval, command, newest, printable, progress
+from featcache.display import text_table
 from featcache.errors import OptionError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _findings(report: AuditReport, top: int) -> str:
             more = f" … {len(one.images) - 3} more" if len(one.images) > 3 else ""
             rows.append([f"  {one.score:.3f}", printable(one.reason), ", ".join(paths) + more])
         left = [f"  … and {count - len(own)} more (--top, --json or --out)"] if count > len(own) else []
-        parts.append("\n".join([f"{kind}: {count} ({KINDS[kind]})", table(rows), *left]))
+        parts.append("\n".join([f"{kind}: {count} ({KINDS[kind]})", text_table(rows), *left]))
     if not parts:
         parts.append(f"nothing found in {report.images:,} images")
     return "\n".join([*parts, *(f"note: {printable(note)}" for note in report.notes)])
@@ -140,7 +141,7 @@ def neighbors(
         for one in found.neighbors
     ]
     data = {**found.to_dict(), "png": None if png is None else str(png)}
-    return Outcome(data, table(rows, right={0}) + (f"\n{printable(str(png))}" if png is not None else ""))
+    return Outcome(data, text_table(rows, right={0}) + (f"\n{printable(str(png))}" if png is not None else ""))
 
 
 @command("advise", example="featcache advise cache/photos-vgg19-1a2b3c4d")
@@ -162,7 +163,7 @@ def _advice(found: Advice) -> str:
     layers = [["layer", "accuracy", "95 %"]]
     layers += [[printable(one["layer"]), f"{one['accuracy']:.4f}", accuracy_interval(one)] for one in found.layers]
     parts = [f"ridge heads on {held['images']:,} images held out of {held['from']}, chance {held['chance']:.4f}"]
-    parts.append(table(layers, right={1, 2}))
+    parts.append(text_table(layers, right={1, 2}))
     if found.curve:
         rows = [["images", "accuracy", "sd of draws", "95 %", ""]]
         for one in found.curve:
@@ -172,7 +173,7 @@ def _advice(found: Advice) -> str:
             gain = "{:+.4f} to {:+.4f}".format(*one["gain_ci95"])
             what = f"extrapolated gain of {one['times']} times the images"
             rows.append([f"{one['images']:,}", f"{one['accuracy']:.4f}", "", gain, what])
-        parts.append(table(rows, right={0, 1, 2, 3}))
+        parts.append(text_table(rows, right={0, 1, 2, 3}))
     for way in found.ways:
         parts.append(f"{way.name}: {_EXPECTED[way.expected]}: {printable(way.reason)}")
         if way.command and way.command != found.command:

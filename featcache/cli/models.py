@@ -18,8 +18,8 @@ from featcache.cli.app import (
     printable,
     progress,
     skipped_text,
-    table,
 )
+from featcache.display import text_table
 from featcache.options import DecodingOptions, FineTuneOptions, ReadingOptions, TableOptions, subset
 from featcache.system.cpus import pass_side_by_side
 
@@ -92,7 +92,7 @@ def _listed(found: list[Prediction], class_names: list[str], threshold: float | 
     }
     if threshold is not None:
         data["unsure"] = sum(one.unsure for one in good)
-    return _outcome(data, table(rows))
+    return _outcome(data, text_table(rows))
 
 
 @command(
@@ -129,7 +129,7 @@ def _coverage_table(split: str, rows: list[dict[str, Any]]) -> str:
     for row in rows:
         answered, accuracy = f"{row['coverage']:.1%}", f"{row['accuracy']:.4f}"
         cells.append([f"{row['threshold']:.6f}", answered, str(row["n"]), accuracy, accuracy_interval(row)])
-    return f"{split}, by predict's --threshold:\n{table(cells, right={0, 1, 2, 3, 4})}"
+    return f"{split}, by predict's --threshold:\n{text_table(cells, right={0, 1, 2, 3, 4})}"
 
 
 def _outcome(data: dict[str, Any], *parts: str) -> Outcome:
@@ -193,7 +193,7 @@ def _layers(result: FineTuned) -> str:
     for one in result.layers:
         trains = ("yes" if one["trainable"] else "no") if one["parameters"] else ""
         rows.append([str(one["index"]), printable(one["name"]), one["type"], f"{one['parameters']:,}", trains])
-    return table(rows, right={0, 3})
+    return text_table(rows, right={0, 3})
 
 
 def _counts(result: FineTuned) -> str:
@@ -214,7 +214,7 @@ def _fine_tuned(result: FineTuned) -> str:
     lines = [
         f"before training, base and head as one model: accuracy {result.composed_accuracy:.4f}, probabilities within "
         f"{result.difference:.1e} of the head's",
-        table(rows, right={1, 2, 3, 4, 5}),
+        text_table(rows, right={1, 2, 3, 4, 5}),
     ]
     lesson = result.distilled or {}
     if "validation" in lesson.get("metrics", {}):

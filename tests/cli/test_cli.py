@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import featcache
 from featcache.cli import app
-from featcache.cli.app import Progress, printable, table
+from featcache.cli.app import Progress, printable
 from featcache.errors import OptionError
 from featcache.options import key_values
 
@@ -588,10 +588,9 @@ def test_key_values() -> None:
         key_values(["a"], "--set")
 
 
-def test_printable_and_table() -> None:
-    """Text is made safe, and columns line up."""
+def test_printable() -> None:
+    """Text is made safe."""
     assert printable("a\tb\udcff") == r"a\tb\udcff"
-    assert table([["a", "1"], ["bb", "22"]], right={1}) == "a    1\nbb  22"
 
 
 def test_image_sizes(options: list[object], tmp_path: Path) -> None:

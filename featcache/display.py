@@ -1,0 +1,56 @@
+"""Rows as a table: text for a terminal, HTML for a notebook, a pandas frame."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from featcache.errors import OptionError, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def text_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
+    """Return rows as columns two spaces apart, the columns of `right` flush right."""
+    if not rows:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def html_table(rows: Sequence[Sequence[object]], *, caption: str = "", right: Collection[int] = ()) -> str:
+    """Return rows, the first with the headings, as an HTML table; all text in it is escaped.
+
+    Cells of the columns of `right` are flush right. A first row of empty headings is left out.
+    """
+
+    def cells(row: Sequence[object], tag: str) -> str:
+        styles = [' style="text-align: right"' if i in right else ' style="text-align: left"' for i in range(len(row))]
+        return "".join(
+            f"<{tag}{style}>{html.escape(printable(str(cell)))}</{tag}>"
+            for style, cell in zip(styles, row, strict=True)
+        )
+
+    head, *body = rows
+    parts = ["<table>"]
+    if caption:
+        parts.append(f'<caption style="text-align: left">{html.escape(printable(caption))}</caption>')
+    if any(head):
+        parts.append(f"<thead><tr>{cells(head, 'th')}</tr></thead>")
+    parts += ["<tbody>", *(f"<tr>{cells(row, 'td')}</tr>" for row in body), "</tbody></table>"]
+    return "\n".join(parts)
+
+
+def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return rows as a pandas frame with these columns; OptionError says that pandas is not installed."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise OptionError("to_frame needs pandas, which is not installed. Install it: pip install pandas") from None
+    return pd.DataFrame.from_records([dict(row) for row in rows], columns=list(columns))
