@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from featcache.insight.advice import advise
     from featcache.insight.audit import audit
     from featcache.insight.neighbors import neighbors
+    from featcache.insight.plots import plot_confusion, plot_map
     from featcache.insight.report import report
     from featcache.models.classifier import ImageClassifier
     from featcache.models.export import export_model
@@ -68,6 +69,8 @@ _HOME = {
     "gc": "featcache.cache.compaction",
     "export_cache": "featcache.cache.export",
     "report": "featcache.insight.report",
+    "plot_confusion": "featcache.insight.plots",
+    "plot_map": "featcache.insight.plots",
     "list_bases": "featcache.bases",
     "list_layers": "featcache.bases",
     "Augmentation": "featcache.images.augmentation",
@@ -94,6 +97,8 @@ __all__ = [
     "neighbors",
     "advise",
     "report",
+    "plot_confusion",
+    "plot_map",
     "load",
     "verify",
     "gc",

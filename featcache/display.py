@@ -47,10 +47,10 @@ def html_table(rows: Sequence[Sequence[object]], *, caption: str = "", right: Co
     return "\n".join(parts)
 
 
-def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Return rows as a pandas frame with these columns; OptionError says that pandas is not installed."""
+def frame(data: Sequence[Mapping[str, Any]] | Mapping[str, Any], columns: Sequence[str]) -> pd.DataFrame:
+    """Return rows, or columns of equal lengths, as a pandas frame; OptionError says that pandas is not installed."""
     try:
         import pandas as pd
     except ImportError:
-        raise OptionError("to_frame needs pandas, which is not installed. Install it: pip install pandas") from None
-    return pd.DataFrame.from_records([dict(row) for row in rows], columns=list(columns))
+        raise OptionError("`to_frame` needs pandas, which is not installed. Run: pip install pandas") from None
+    return pd.DataFrame(dict(data) if isinstance(data, Mapping) else list(data), columns=list(columns))

@@ -29,11 +29,12 @@ def test_a_table_without_headings() -> None:
 
 
 def test_a_frame() -> None:
-    """Rows become a frame with the columns in the order asked for, even if there is no row."""
+    """Rows and columns become a frame with the columns in the order asked for, even without a row."""
     pytest.importorskip("pandas")
-    found = frame([{"a": 1, "b": 2}], ["b", "a"])
-    assert list(found.columns) == ["b", "a"]
-    assert found.loc[0, "a"] == 1
+    for data in ([{"a": 1, "b": 2}], {"a": [1], "b": [2]}):
+        found = frame(data, ["b", "a"])
+        assert list(found.columns) == ["b", "a"]
+        assert found.loc[0, "a"] == 1
     assert list(frame([], ["a"]).columns) == ["a"]
 
 

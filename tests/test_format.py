@@ -126,7 +126,7 @@ def test_golden_cache_of_format_2_reads_back() -> None:
     cache = FeatureCache(make.FOLDER)
     assert cache.class_names == ["cats", "dogs"]
     assert cache.splits == {"train": 4, "validation": 1, "test": 1}
-    assert cache.labels("train").tolist() == [0, 0, 0, 1]
+    assert cache.label_indices("train").tolist() == [0, 0, 0, 1]
     assert cache.paths() == [one[0] for one in make.IMAGES if one[4]]
     assert cache.skipped == [{"path": "dogs/broken.png", "reason": make.REASON}]
     for layer in make.LAYERS:

@@ -23,6 +23,8 @@ def test_public_names() -> None:
         "neighbors",
         "advise",
         "report",
+        "plot_confusion",
+        "plot_map",
         "load",
         "verify",
         "gc",

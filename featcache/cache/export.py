@@ -79,7 +79,7 @@ def export_cache(
         for layer in wanted
         for split in opened.splits
     }
-    small: dict[str, Any] = {f"y_{split}": opened.labels(split) for split in opened.splits}
+    small: dict[str, Any] = {f"y_{split}": opened.label_indices(split) for split in opened.splits}
     texts = {f"paths_{split}": opened.path_texts(split) for split in opened.splits}
     texts["class_names"] = Texts.of(opened.class_names)
     texts["recipe"] = Texts.of([canonical_json(opened.recipe.to_dict())])

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from featcache.cache import checks, groups
+from featcache.cache import checks, groups, showing
 from featcache.cache.arrays import write_arrays
 from featcache.cache.description import read_description
 from featcache.cache.features import FeatureRows, StoredFeatures, damaged_manifest
@@ -19,9 +19,12 @@ from featcache.cache.listing import Entry, Listing
 from featcache.cache.manifest import Manifest
 from featcache.cache.rows import ChosenRows, RowTable, taken
 from featcache.cache.shard import Key, ShardInfo
-from featcache.errors import CacheDamagedError, CacheError, OptionError, mending, nearest
+from featcache.errors import CacheDamagedError, OptionError, mending, nearest
 from featcache.recipe import Recipe
 from featcache.sources import SPLITS, Texts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Integers = npt.NDArray[np.int64]
 
@@ -54,11 +57,6 @@ class FeatureCache:
         If there is no cache, or it has another format version.
     CacheDamagedError
         If the recipe or the manifest is damaged.
-
-    Examples
-    --------
-    >>> cache = FeatureCache("cache/digits-vgg19-0a1b2c3d")  # doctest: +SKIP
-    >>> X, y = cache.load("train")  # doctest: +SKIP
     """
 
     report: Any = None
@@ -145,7 +143,19 @@ class FeatureCache:
         self.entries, self.places, self.shards = Listing.of(entries), places, shards
 
     def __repr__(self) -> str:
-        return f"FeatureCache({str(self.path)!r}: {self.splits}, layers {', '.join(self.layers)})"
+        return f"FeatureCache({str(self.path)!r}: {showing.one_line(self)})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows of the cache."""
+        return showing.as_html(self)
+
+    def to_frame(self, split: str | None = None) -> pd.DataFrame:
+        """Return a pandas frame of a split's images, in the order of `features`; of all that have features by default.
+
+        Columns: ``path``, ``split``, ``label``, ``group`` (equal numbers are on one side of every split), ``digest``.
+        OptionError if pandas is not installed.
+        """
+        return showing.as_frame(self, split)
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -166,7 +176,7 @@ class FeatureCache:
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Class names in alphanumeric order; a label is an index into them."""
+        """Class names in alphanumeric order, as `label_indices` counts them."""
         return list(self.entries.labels.names)
 
     @cached_property
@@ -349,8 +359,18 @@ class FeatureCache:
         rows = self._chosen(split, views=views, order=order)
         return FeatureRows(self._stored_features, self.layer_name(layer), rows.shards, rows.positions)
 
-    def labels(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Integers:
-        """Return the class indices of a split, shape (n,); -1 where an image has no label.
+    def labels(
+        self, split: str | None = None, *, views: bool = False, order: Order = "source"
+    ) -> npt.NDArray[np.object_]:
+        """Return the class names of a split, shape (n,); None where an image has no label.
+
+        Parameters are those of `features`.
+        """
+        names = np.array([*self.class_names, None], object)
+        return names[self.label_indices(split, views=views, order=order)]
+
+    def label_indices(self, split: str | None = None, *, views: bool = False, order: Order = "source") -> Integers:
+        """Return the labels of a split as indices into `class_names`, shape (n,); -1 where an image has no label.
 
         Parameters are those of `features`.
         """
@@ -427,11 +447,6 @@ class FeatureCache:
             Images that are in train, too.
         members : array of bool, shape (n,)
             Others whose group, in the sense of `groups`, has images in train.
-
-        Raises
-        ------
-        OptionError
-            If the cache has no such split.
         """
         images = self.identities(split, order=order)
         if split == "train" or "train" not in self.splits:
@@ -451,7 +466,7 @@ class FeatureCache:
 
     def load(
         self, split: str | None = None, layer: str | None = None, *, views: bool = False
-    ) -> tuple[npt.NDArray[Any], Integers]:
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.object_]]:
         """Return the features and labels of a split, in memory and in source order.
 
         Parameters
@@ -467,8 +482,8 @@ class FeatureCache:
         -------
         X : array, shape (n, …)
             float32 or float16, as stored; (n, d) where maps were pooled.
-        y : array, shape (n,)
-            Indices into `class_names`; -1 where an image has no label.
+        y : array of str, shape (n,)
+            Class names; None where an image has no label.
 
         Raises
         ------
@@ -482,11 +497,3 @@ class FeatureCache:
     @cached_property
     def _stored_features(self) -> StoredFeatures:
         return StoredFeatures(self.path, self.shards, self.layers, np.dtype(self.recipe.dtype))
-
-
-def newest_cache(root: Path) -> Path:
-    """Return the cache under `root` that was extracted into last, also by a run that had nothing to do."""
-    found = [path.parent for path in root.glob("*/manifest.sqlite") if (path.parent / "recipe.json").is_file()]
-    if not found:
-        raise CacheError(f"There is no cache under {str(root)!r}. Run `featcache extract` first, or name a cache.")
-    return max(found, key=lambda folder: folder.stat().st_mtime_ns)  # the writer's lock came and went in it

@@ -27,7 +27,7 @@ from typer.core import TyperCommand, TyperGroup
 from featcache.cli import imagelines, supervision
 from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
 from featcache.display import text_table
-from featcache.errors import FeatcacheError, GateError, HungError
+from featcache.errors import CacheError, FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
 from featcache.files.publishing import TEMPORARY
 from featcache.files.reading import trouble
@@ -323,9 +323,11 @@ def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:
 
 def newest() -> Path:
     """Return the newest cache under ``cache/`` and say which it is."""
-    from featcache.cache.reader import newest_cache
-
-    found = newest_cache(Path("cache"))
+    caches = [path.parent for path in Path("cache").glob("*/manifest.sqlite")]
+    caches = [folder for folder in caches if (folder / "recipe.json").is_file()]
+    if not caches:
+        raise CacheError("There is no cache under 'cache'. Run `featcache extract` first, or name a cache.")
+    found = max(caches, key=lambda folder: folder.stat().st_mtime_ns)  # the writer's lock came and went in it
     log.info("using %s, the newest cache", found)
     return found
 

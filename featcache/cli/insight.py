@@ -14,7 +14,7 @@ from featcache.errors import OptionError
 
 if TYPE_CHECKING:
     from featcache.insight.advice import Advice
-    from featcache.insight.audit import AuditReport, Cleaned
+    from featcache.insight.audit import Cleaned
 
 Layer = Annotated[str | None, typer.Option(help="Which features. Default: the deepest layer.")]
 
@@ -65,7 +65,7 @@ def audit(
         report = auditing.audit(
             chosen, layer=layer, labels=labels, most=most, confirm=confirm, seed=seed, progress=shown
         )
-    text = _findings(report, top)
+    text = report.to_text(top)
     if out is not None:
         from featcache.files.publishing import publish
 
@@ -89,27 +89,6 @@ def _cleaned(made: Cleaned) -> Outcome:
     line += f"; new classes: {', '.join(map(printable, made.new_classes))}" if made.new_classes else ""
     data = asdict(made)
     return Outcome({"out": str(data.pop("path")), **data}, line)
-
-
-def _findings(report: AuditReport, top: int) -> str:
-    """Return a table for each kind that was found, the worst first, and the notes."""
-    from featcache.insight.audit import KINDS
-
-    parts = []
-    for kind, count in report.counts.items():
-        if not count:
-            continue
-        rows = []
-        own = [one for one in report.findings if one.kind == kind][:top]
-        for one in own:
-            paths = [printable(image.path) for image in one.images[:3]]
-            more = f" … {len(one.images) - 3} more" if len(one.images) > 3 else ""
-            rows.append([f"  {one.score:.3f}", printable(one.reason), ", ".join(paths) + more])
-        left = [f"  … and {count - len(own)} more (--top, --json or --out)"] if count > len(own) else []
-        parts.append("\n".join([f"{kind}: {count} ({KINDS[kind]})", text_table(rows), *left]))
-    if not parts:
-        parts.append(f"nothing found in {report.images:,} images")
-    return "\n".join([*parts, *(f"note: {printable(note)}" for note in report.notes)])
 
 
 @command("neighbors", example="featcache neighbors cache/photos-vgg19-1a2b3c4d cat.jpg --png similar.png")

@@ -45,7 +45,7 @@ def _empty_splits(cache: FeatureCache, policy: SplitPolicy) -> list[str]:
 
 def _one_sided_classes(cache: FeatureCache) -> list[str]:
     """Name the classes that have no image in a split that others have."""
-    present = {split: set(np.unique(cache.labels(split)).tolist()) for split in cache.splits}
+    present = {split: set(np.unique(cache.label_indices(split)).tolist()) for split in cache.splits}
     return [
         f"class {name!r} has no image in {split}"
         for split, labels in present.items()

@@ -174,7 +174,7 @@ def compare(options: CompareOptions) -> Comparison:
 def _warn_of_split(cache: FeatureCache, split: str) -> None:
     """Say which images of a split are not scored, and which classes the others lack."""
     copies, members = cache.left_out(split)
-    counted = cache.labels(split)[~(copies | members)]
+    counted = cache.label_indices(split)[~(copies | members)]
     texts = [left_out_text(split, int(copies.sum()), int(members.sum()), len(copies))]
     texts += [absent_classes(split, counted, cache.class_names)] if len(counted) else []
     for text in texts:

@@ -57,7 +57,7 @@ def training_examples(cache: FeatureCache, layer: str) -> Examples:
             f"No training images in {str(cache.path)!r}: it has {cache.splits or 'no rows'}. Extract images "
             "that belong to train."
         )
-    if unlabelled := int((cache.labels() < 0).sum()):
+    if unlabelled := int((cache.label_indices() < 0).sum()):
         raise HeadError(
             f"{unlabelled} of {len(cache)} images have no class, so no head can be trained. Put images into "
             "one folder per class, or name the classes in a table, and extract again."
@@ -65,7 +65,7 @@ def training_examples(cache: FeatureCache, layer: str) -> Examples:
     images, views = cache.numbers("train", views=True, order="storage")
     return Examples(
         Rows(cache.features("train", layer, views=True, order="storage")).in_memory(),
-        cache.labels("train", views=True, order="storage"),
+        cache.label_indices("train", views=True, order="storage"),
         cache.groups("train", views=True, order="storage"),
         images,
         views == 0,
@@ -78,7 +78,7 @@ def evaluation_examples(cache: FeatureCache, split: str, layer: str) -> Examples
     copies, members = cache.left_out(split, order="storage")
     return Examples(
         Rows(cache.features(split, layer, order="storage")),
-        cache.labels(split, order="storage"),
+        cache.label_indices(split, order="storage"),
         cache.groups(split, order="storage"),
         cache.numbers(split, order="storage")[0],
         ~(copies | members),

@@ -21,7 +21,7 @@ def test_rows_come_back_in_order(tmp_path: Path) -> None:
     """X, y and paths are what was given, whatever order shards have."""
     cache = FeatureCache.from_arrays(X, Y, [f"{i}.png" for i in range(60)], SPEC, path=tmp_path / "c")
     assert np.array_equal(np.asarray(cache.features()), X)
-    assert cache.labels().tolist() == [0] * 30 + [1] * 30
+    assert cache.label_indices().tolist() == [0] * 30 + [1] * 30
     assert cache.paths() == [f"{i}.png" for i in range(60)]
     assert (cache.missing, cache.layers, cache.recipe.spec) == (0, {"features": (5,)}, SPEC)
     assert verify(cache.path).problems == []
@@ -57,7 +57,9 @@ def test_layers_memory_maps_indices_and_halves(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(cache.features(layer="early")), layers["early"])
     assert np.asarray(cache.features()).dtype == np.float16
     assert cache.class_names == ["ant", "zebra"]
-    assert cache.labels().tolist() == [-1] + [0, 1] * 29 + [0]
+    assert cache.label_indices().tolist() == [-1] + [0, 1] * 29 + [0]
+    assert cache.labels().tolist() == [None] + ["ant", "zebra"] * 29 + ["ant"]
+    assert cache.load("train")[1].tolist() == cache.labels("train").tolist()
 
 
 def test_digests_are_the_files(tmp_path: Path) -> None:

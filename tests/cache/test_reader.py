@@ -11,7 +11,6 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from featcache.cache import FeatureCache
 from featcache.cache.listing import Entry
-from featcache.cache.reader import newest_cache
 from featcache.cache.rows import RowTable
 from featcache.cache.verification import verify
 from featcache.errors import CacheDamagedError, CacheError, OptionError
@@ -68,7 +67,9 @@ def test_rows_are_in_source_order(cache: FeatureCache, images: np.ndarray) -> No
     """Row i belongs to image i, although shards hold them shuffled."""
     assert len(cache.shards) == 5
     assert np.allclose(cache.features(layer="mix"), [predicted_mean(image) for image in images], rtol=1e-5)
-    assert [cache.class_names[label] for label in cache.labels()] == ["odd" if i % 2 else "even" for i in range(23)]
+    assert [cache.class_names[label] for label in cache.label_indices()] == [
+        "odd" if i % 2 else "even" for i in range(23)
+    ]
     assert cache.paths() == [f"{i:06d}" for i in range(23)]
 
 
@@ -209,28 +210,19 @@ def test_damaged_recipe(extracting, photos: Path, tmp_path: Path, content: str) 
         FeatureCache(tmp_path / "c")
 
 
-def test_newest_cache(extracting, photos: Path, tmp_path: Path) -> None:
-    """The cache extracted into last is the newest, even if nothing was new; without any there is an error."""
-    with pytest.raises(CacheError, match="Run `featcache extract` first"):
-        newest_cache(tmp_path)
-    extracting(photos, tmp_path / "a")
-    extracting(photos, tmp_path / "b", pooling="max")
-    assert newest_cache(tmp_path) == tmp_path / "b"
-    extracting(photos, tmp_path / "a")
-    assert newest_cache(tmp_path) == tmp_path / "a"
-
-
-def test_order_of_storage_goes_through_one_shard_after_the_other(extracting, photos: Path, tmp_path: Path) -> None:
-    """Rows come as they lie in the shards, and labels, paths, digests and groups with them."""
-    cache = extracting(photos, tmp_path / "c", shard_rows=4, validation_split=0.3)
-    assert len(cache.shards) >= 3
-    for split in (None, "train"):
-        rows = cache.features(split, order="storage")
-        places = list(zip(rows._shards.tolist(), rows._positions.tolist(), strict=True))
-        assert places == sorted(places)
-        known = dict(zip(cache.paths(split), np.asarray(cache.features(split)), strict=True))
-        assert all(np.array_equal(known[p], x) for p, x in zip(cache.paths(split, order="storage"), rows, strict=True))
-        for what in ("labels", "digests", "groups"):
-            plain = dict(zip(cache.paths(split), list(getattr(cache, what)(split)), strict=True))
-            stored = list(getattr(cache, what)(split, order="storage"))
-            assert stored == [plain[path] for path in cache.paths(split, order="storage")]
+def test_a_cache_is_shown(extracting, photos: Path, tmp_path: Path) -> None:
+    """Its line says images, classes and layers; a notebook gets an escaped table; a frame has a row for each image."""
+    pytest.importorskip("pandas")
+    cache = extracting(photos, tmp_path / "c<b>")
+    images = ", ".join(f"{n} {split}" for split, n in cache.splits.items())
+    assert images in repr(cache)
+    assert "mix" in repr(cache)
+    assert "\n" not in repr(cache)
+    assert "c&lt;b&gt;" in cache._repr_html_()
+    assert images in cache._repr_html_()
+    frame = cache.to_frame("train")
+    assert frame["path"].tolist() == cache.paths("train")
+    assert frame["label"].tolist() == cache.labels("train").tolist()
+    assert set(frame["split"]) == {"train"}
+    assert frame["digest"].map(bytes.fromhex).tolist() == cache.digests("train")
+    assert len(cache.to_frame()) == len(cache)

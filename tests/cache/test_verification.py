@@ -40,7 +40,7 @@ def everything(path: Path) -> list[object]:
         shards,
         sums,
         rows,
-        cache.labels().tolist(),
+        cache.label_indices().tolist(),
         cache.groups().tolist(),
     ]
 
@@ -160,7 +160,7 @@ def test_lost_manifest_is_rebuilt(extracting, photos: Path, tmp_path: Path, how:
     """Without a sound manifest extract refuses; verify --fix rebuilds it; extract then computes nothing."""
     (photos / "dark" / "text.jpg").write_text("hello")
     first = extracting(photos, tmp_path / "c", shard_rows=5)
-    wanted = [np.asarray(first.features()).tolist(), first.paths(), first.labels().tolist(), first.skipped]
+    wanted = [np.asarray(first.features()).tolist(), first.paths(), first.label_indices().tolist(), first.skipped]
     manifest = tmp_path / "c" / "manifest.sqlite"
     if how == "missing":
         manifest.unlink()
@@ -180,7 +180,12 @@ def test_lost_manifest_is_rebuilt(extracting, photos: Path, tmp_path: Path, how:
     assert len(FeatureCache(tmp_path / "c").places) == 12
     again = extracting(photos, tmp_path / "c")
     assert (again.report.computed, again.report.rows) == (0, 12)
-    assert [np.asarray(again.features()).tolist(), again.paths(), again.labels().tolist(), again.skipped] == wanted
+    assert [
+        np.asarray(again.features()).tolist(),
+        again.paths(),
+        again.label_indices().tolist(),
+        again.skipped,
+    ] == wanted
     assert verify(tmp_path / "c").problems == []
 
 

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 import featcache
 from featcache.cli import app
-from featcache.cli.app import Progress, printable
-from featcache.errors import OptionError
+from featcache.cli.app import Progress, newest, printable
+from featcache.errors import CacheError, OptionError
 from featcache.options import key_values
 
 COMMANDS = [
@@ -228,12 +228,12 @@ def test_skipped_images_exit_3(options: list[object], photos: Path, tmp_path: Pa
 def test_errors_are_one_line_and_exit_1(tmp_path: Path) -> None:
     """An error is one line on stderr that starts with `error:`; stdout stays empty."""
     for arguments in (
-        ["extract", tmp_path / "nowhere"],
+        ["extract", tmp_path / "nowhere", "--base", "vgg19"],
         ["fit-head", tmp_path],
         ["info", tmp_path],
         ["predict", tmp_path, tmp_path],
         ["layers", "vgg99"],
-        ["extract", "digits", "--image-size", "big"],
+        ["extract", "digits", "--base", "vgg19", "--image-size", "big"],
         ["fit-head", tmp_path, "--set", "C"],
     ):
         code, out, err = run(*arguments)
@@ -320,6 +320,18 @@ def test_fine_tune(options: list[object], split_photos: Path, tmp_path: Path) ->
     assert run("evaluate", tmp_path / "h-finetuned")[0] == 0
     code, _, err = run("fine-tune", tmp_path / "h")
     assert (code, err.count("error: Expected one of --from-layer")) == (1, 1)
+
+
+def test_newest_cache(extracting, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache extracted into last is the newest, even if nothing was new; without any there is an error."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CacheError, match="Run `featcache extract` first"):
+        newest()
+    extracting(photos, tmp_path / "cache/a")
+    extracting(photos, tmp_path / "cache/b", pooling="max")
+    assert newest() == Path("cache/b")
+    extracting(photos, tmp_path / "cache/a")
+    assert newest() == Path("cache/a")
 
 
 def test_fit_head_takes_the_newest_cache(options: list[object], split_photos, tmp_path, monkeypatch) -> None:

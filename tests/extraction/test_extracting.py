@@ -29,7 +29,7 @@ def test_rows_match_images(extracting, photos: Path, tmp_path: Path) -> None:
     cache = extracting(photos, tmp_path / "c")
     check_rows(cache, photos)
     assert cache.class_names == ["dark", "light"]
-    assert cache.labels().tolist() == [0] * 6 + [1] * 6
+    assert cache.label_indices().tolist() == [0] * 6 + [1] * 6
     assert (cache.report.computed, cache.report.reused, cache.report.rows) == (12, 0, 12)
 
 
@@ -98,7 +98,7 @@ def test_relabelled_image(extracting, photos: Path, tmp_path: Path) -> None:
     (photos / "light" / "l0.png").rename(photos / "dark" / "was-light.png")
     cache = extracting(photos, tmp_path / "c")
     assert cache.report.computed == 0
-    assert cache.labels().tolist() == [0] * 7 + [1] * 5
+    assert cache.label_indices().tolist() == [0] * 7 + [1] * 5
     check_rows(cache, photos)
 
 
@@ -330,7 +330,7 @@ def test_shards_are_a_random_sample(extracting, tmp_path: Path) -> None:
     images = np.stack([random_image(i) for i in range(40)])
     cache = extracting(ArraySource("made", images, ["a"] * 20 + ["b"] * 20), tmp_path / "c", shard_rows=10)
     first = cache._chosen(None, views=False).shards == 1
-    assert 0 < cache.labels()[first].mean() < 1
+    assert 0 < cache.label_indices()[first].mean() < 1
 
 
 def test_a_skipped_image_is_logged(extracting, photos: Path, tmp_path: Path, caplog) -> None:
@@ -440,7 +440,7 @@ def test_views_are_for_training_images_only(extracting, photos: Path, tmp_path: 
     assert cache.features("train", views=True).shape == (4 * train, 4)
     assert cache.features("validation", views=True).shape == (validation, 4)
     assert np.array_equal(np.asarray(cache.features("train", views=True))[::4], np.asarray(cache.features("train")))
-    assert len(cache.labels("train", views=True)) == len(cache.groups("train", views=True)) == 4 * train
+    assert len(cache.label_indices("train", views=True)) == len(cache.groups("train", views=True)) == 4 * train
     assert len(set(cache.groups("train", views=True).tolist())) == train
     assert cache.missing == 0
 

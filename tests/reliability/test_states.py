@@ -147,7 +147,7 @@ class CacheAgainstDict(RuleBasedStateMachine):
         order = sorted(good, key=lambda path: (path.split("/")[0], path.split("/")[1]))
         assert cache.paths() == order
         labels = sorted({path.split("/")[0] for path in self.files})
-        assert [labels[i] for i in cache.labels()] == [path.split("/")[0] for path in order]
+        assert [labels[i] for i in cache.label_indices()] == [path.split("/")[0] for path in order]
         assert sorted(one["path"] for one in cache.skipped) == sorted(set(self.files) - set(good))
         for layer in standin.LAYERS:
             rows = np.asarray(cache.features(layer=layer))

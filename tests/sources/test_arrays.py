@@ -42,7 +42,7 @@ def test_npz_with_splits(extracting, tmp_path: Path, save, keys: tuple[str, ...]
     cache = extracting(tmp_path / "set.npz", tmp_path / "c")
     assert cache.splits == {"train": 5, "validation": 3, "test": 2}
     assert np.allclose(cache.features(), [predicted_mean(image) for image in IMAGES], rtol=1e-5)
-    assert cache.labels().tolist() == LABELS.tolist()
+    assert cache.label_indices().tolist() == LABELS.tolist()
     assert cache.paths("validation") == ["validation/000000", "validation/000001", "validation/000002"]
     assert cache.source == {"name": "set", "location": str(tmp_path / "set.npz")}
     assert extracting(tmp_path / "set.npz", tmp_path / "c").report.computed == 0
@@ -83,7 +83,7 @@ def test_folder_of_npy(extracting, tmp_path: Path) -> None:
     cache = extracting(folder, tmp_path / "c")
     assert cache.splits == {"train": 8, "validation": 2}
     assert cache.class_names == ["ant", "zebra"]
-    assert cache.labels("validation").tolist() == [1, 0]
+    assert cache.label_indices("validation").tolist() == [1, 0]
     assert np.allclose(cache.features(), [predicted_mean(image) for image in IMAGES], rtol=1e-5)
 
 

@@ -16,7 +16,7 @@ def test_paths_bytes_and_arrays(extracting, tmp_path: Path) -> None:
     cache = extracting(((image, label) for image, label in zip(images, "ababa", strict=True)), tmp_path / "c")
     assert np.allclose(cache.features(), [predicted_mean(random_image(i)) for i in (0, 1, 2, 3, 0)], rtol=1e-5)
     assert cache.paths() == [str(files[0]), str(files[1]), "000002", "000003", "000004"]
-    assert cache.labels().tolist() == [0, 1, 0, 1, 0]
+    assert cache.label_indices().tolist() == [0, 1, 0, 1, 0]
     assert cache.report.computed == 4
     pairs = list(zip(images, "ababa", strict=True))
     assert extracting(pairs, tmp_path / "c").report.computed == 0

@@ -248,7 +248,7 @@ def test_a_small_set_has_every_class_in_validation(extracting, tmp_path: Path) -
         for label, shade in (("cats", 60), ("dogs", 160)):
             write_image(tmp_path / "p" / label / f"{i}.png", random_image(i) // 4 + np.uint8(shade))
     cache = extracting(tmp_path / "p", tmp_path / "c")
-    assert np.bincount(cache.labels("validation")).tolist() == [2, 2]
+    assert np.bincount(cache.label_indices("validation")).tolist() == [2, 2]
     again = extracting(tmp_path / "p", tmp_path / "c")
     assert again.report.computed == 0
     assert list(again.entries) == list(cache.entries)

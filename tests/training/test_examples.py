@@ -13,7 +13,7 @@ from featcache.training.examples import evaluation_examples, packed, training_ex
 def test_rows_are_in_order_of_storage(made) -> None:
     """Labels, groups and features belong together, in the order the shards have them."""
     cache = made()
-    X, y = cache.load("train")
+    X, y = cache.load("train")[0], cache.label_indices("train")
     found = training_examples(cache, "features")
     place = {row.tobytes(): i for i, row in enumerate(X)}
     order = [place[row.tobytes()] for row in np.asarray(found.rows)]

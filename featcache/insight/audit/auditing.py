@@ -174,7 +174,7 @@ def _labels(
     rows = Rows(cache.features(layer=layer, order="storage"))
     everything, nothing = np.ones(len(numbers), bool), np.zeros(len(numbers), bool)
     examples, classes = labelled(
-        Examples(rows, cache.labels(order="storage"), groups[numbers], numbers, everything, nothing)
+        Examples(rows, cache.label_indices(order="storage"), groups[numbers], numbers, everything, nothing)
     )
     names = [cache.class_names[i] for i in classes.tolist()]
     wrong, best, shares, notes = label_errors(examples, names, layer, seed=seed)

@@ -6,9 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from featcache.display import frame, html_table, text_table
+from featcache.errors import printable
 from featcache.files.publishing import csv_text, is_formula, quoted_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KINDS = {
     "leakage": "the same image in train and in what is evaluated, or in both evaluated splits",
@@ -24,6 +29,7 @@ KINDS = {
 """Kinds of findings, the worst first."""
 
 _FOUND = ("rank", "kind", "score", "path", "split", "label", "suggestion", "suggested_label", "reason")
+_SHOWN = 10
 COLUMNS = (*_FOUND, "action", "new_label")
 """Columns of `AuditReport.to_csv`, in which `action` and `new_label` are left to the reader."""
 
@@ -76,7 +82,7 @@ class Finding:
     suggestion: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AuditReport:
     """All that an audit found, the worst first.
 
@@ -117,6 +123,47 @@ class AuditReport:
             "notes": list(self.notes),
         }
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {kind}" for kind, count in self.counts.items() if count) or "nothing found"
+        return f"AuditReport({str(self.cache)!r}, {self.images} images: {counts})"
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the worst findings of each kind."""
+        rows: list[list[object]] = [["kind", "score", "images", "what was seen", "suggestion"]]
+        for kind in KINDS:
+            for one in self._of(kind)[:_SHOWN]:
+                rows.append([kind, f"{one.score:.3f}", _paths(one), one.reason, one.suggestion])
+        return html_table(rows, caption=repr(self), right={1})
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas frame with the columns of `to_csv`, but `action` and `new_label`: a row for each image."""
+        rows = [
+            dict(zip(_FOUND, (rank, one.kind, one.score, *_cells(image), one.reason), strict=True))
+            for rank, one in enumerate(self.findings, 1)
+            for image in one.images
+        ]
+        return frame(rows, _FOUND)
+
+    def to_text(self, top: int = _SHOWN) -> str:
+        """Return a table for each kind that was found, the worst `top` findings in it, and the notes."""
+        parts = []
+        for kind, count in self.counts.items():
+            if not count:
+                continue
+            shown = self._of(kind)[:top]
+            rows = [[f"  {one.score:.3f}", printable(one.reason), printable(_paths(one))] for one in shown]
+            left = [f"  … and {count - len(shown)} more (--top, --json or --out)"] if count > len(shown) else []
+            parts.append("\n".join([f"{kind}: {count} ({KINDS[kind]})", text_table(rows), *left]))
+        if not parts:
+            parts.append(f"nothing found in {self.images:,} images")
+        return "\n".join([*parts, *(f"note: {printable(note)}" for note in self.notes)])
+
+    def _of(self, kind: str) -> list[Finding]:
+        return [one for one in self.findings if one.kind == kind]
+
     def to_csv(self) -> str:
         """Return a table with a line for each image of each finding, which `featcache.insight.audit.clean` takes.
 
@@ -126,10 +173,21 @@ class AuditReport:
         rows: list[Sequence[object]] = [COLUMNS]
         for rank, finding in enumerate(self.findings, 1):
             for image in finding.images:
-                texts = (image.split, image.label, image.suggestion, image.suggested_label, finding.reason, "", "")
-                path, cells = harmless_path(image.path), [quoted_cell(text or "") for text in texts]
-                rows.append([rank, finding.kind, f"{finding.score:.4f}", path, *cells])
+                _, *texts = _cells(image)
+                cells = [quoted_cell(text or "") for text in (*texts, finding.reason, "", "")]
+                rows.append([rank, finding.kind, f"{finding.score:.4f}", harmless_path(image.path), *cells])
         return csv_text(rows)
+
+
+def _cells(image: Image) -> tuple[str | None, ...]:
+    """Return an image's cells of `_FOUND`."""
+    return image.path, image.split, image.label, image.suggestion, image.suggested_label
+
+
+def _paths(finding: Finding) -> str:
+    """Return the paths of a finding, the first three of many."""
+    paths = [image.path for image in finding.images[:3]]
+    return ", ".join(paths) + (f" … {len(finding.images) - 3} more" if len(finding.images) > 3 else "")
 
 
 def ordered(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -178,7 +178,7 @@ def mapped(cache: FeatureCache, answers: Answers | None, found: FeatureMap, pict
 
 def sampled(cache: FeatureCache) -> tuple[list[str], list[str]]:
     """Return paths of a few images of each class, and of training images whose augmented views are shown."""
-    labels = cache.labels()
+    labels = cache.label_indices()
     rng = np.random.default_rng(0)
     counts = np.bincount(labels[labels >= 0], minlength=len(cache.class_names))
     chosen: list[int] = []

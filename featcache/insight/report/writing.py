@@ -221,7 +221,7 @@ def _data(subject: Subject) -> Section:
     """Return how many images there are of each class in each split."""
     cache = subject.cache
     assert cache is not None
-    labels = {split: cache.labels(split) for split in cache.splits}
+    labels = {split: cache.label_indices(split) for split in cache.splits}
     rows = []
     for number, name in enumerate(cache.class_names[:200]):
         counts = [int((found == number).sum()) for found in labels.values()]

@@ -16,7 +16,7 @@ def test_cached_features_give_what_the_head_says(made) -> None:
     head = fit_head(cache, "ridge")
     found = ask(open_subject(head.path))
     assert found is not None
-    X, y = cache.load("validation")
+    X, y = cache.load("validation")[0], cache.label_indices("validation")
     shares = head.predict_proba(X)
     rows = {path: i for i, path in enumerate(cache.paths("validation"))}
     order = [rows[path] for path in found.paths]

@@ -41,7 +41,7 @@ def test_groups_far_apart_stay_apart(made) -> None:
     assert found is not None
     assert again is not None
     assert (found.places == again.places).all()
-    labels = cache.labels()[found.images]
+    labels = cache.label_indices()[found.images]
     distance = np.linalg.norm(found.places[:, None] - found.places[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     assert (labels[distance.argmin(axis=1)] == labels).all()

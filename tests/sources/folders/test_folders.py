@@ -146,7 +146,7 @@ def test_flat_folder_has_no_labels(extracting, tmp_path: Path) -> None:
     ]
     cache = extracting(tmp_path / "flat", tmp_path / "c", validation_split=0)
     assert np.allclose(cache.features(), [predicted_mean(random_image(i)) for i in range(3)], rtol=1e-5)
-    assert cache.labels().tolist() == [-1] * 3
+    assert cache.label_indices().tolist() == [-1] * 3
     with pytest.raises(HeadError, match="3 of 3 images have no class"):
         fit_head(cache)
 
