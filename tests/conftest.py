@@ -31,6 +31,21 @@ FLAGS = (
 """Class names that would run, or end a text, where they are not escaped; flags of Chromium."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make all cases of a test slow but those that `by_default` names; each of its names must be a case."""
+    cases: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and (marker := item.get_closest_marker("by_default")):
+            case = item.callspec.id
+            cases.setdefault((item.nodeid.partition("[")[0], marker.args), set()).add(case)
+            if case not in marker.args:
+                item.add_marker(pytest.mark.slow)
+    for (name, named), found in cases.items():
+        if len(found) > 1 and not set(named) <= found:  # of one case alone, by its name, nothing can be said
+            raise pytest.UsageError(f"{name} has no case {sorted(set(named) - found)}")
+
+
 def slow(*values: Any) -> Any:
     """Return a case of `parametrize` that the default run leaves out."""
     return pytest.param(*values, marks=pytest.mark.slow)

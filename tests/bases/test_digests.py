@@ -10,6 +10,7 @@ SMALL = {"base": "vgg19", "weights": None, "image_size": (32, 32)}
 
 
 @pytest.mark.parametrize("name", ["vgg19", "mobilenetv3small", slow("efficientnetb0"), slow("densenet121")])
+@pytest.mark.by_default("vgg19")
 def test_building_twice_is_the_same_recipe(name: str) -> None:
     """Keras numbers layers on and on in a process; the digests and canonical names do not notice."""
     request = Request(name, weights=None, image_size=(32, 32))

@@ -77,6 +77,7 @@ def answers(head: Path, image: Path, **options: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("kind", ["in memory", "a file", "drawn", "a weights file"])
+@pytest.mark.by_default("in memory", "a file", "drawn")
 def test_every_kind_of_base_is_kept(kind: str, split_photos: Path, tmp_path: Path) -> None:
     """From a folder that was copied away, with cache and files gone, pixels give what the cached features gave."""
     options = options_for(kind, tmp_path / "files")

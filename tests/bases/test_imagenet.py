@@ -61,6 +61,7 @@ def near(features: Any, expected: Any) -> bool:
     return bool(np.abs(features - expected).max() <= 1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_features_from_a_file_are_those_of_imagenet(tmp_path: Path, network: Callable[..., Any]) -> None:
     """A file with ImageNet's statistics gives what Keras computes with it as ImageNet weights, at any cut."""
     import keras
@@ -100,6 +101,7 @@ def test_every_kind_of_file_can_be_told(tmp_path: Path, network: Callable[..., A
         slow(np.add(OFFICIAL[0], 0.01), OFFICIAL[1]),
     ],
 )
+@pytest.mark.slow
 def test_trained_from_scratch(tmp_path: Path, network: Callable[..., Any], mean: Any, variance: Any) -> None:
     """A file without ImageNet's values of mean and variance stays the network that it is."""
     import keras
@@ -143,6 +145,7 @@ def test_whole_model_with_one_scaling_is_told(
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_layers_are_listed_as_they_will_be() -> None:
     """The layers shown for ImageNet weights have the second Rescaling layer, without a download."""
     for weights, there in (("imagenet", True), (None, False)):
@@ -163,6 +166,7 @@ def test_layers_are_listed_as_they_will_be() -> None:
         "ConvNeXtTiny",
     ],
 )
+@pytest.mark.by_default("EfficientNetB0", "VGG16")
 def test_graph_for_imagenet_is_keras_own(name: str) -> None:
     """For one network of each family Keras' graph with ImageNet weights is the one that a weights file gets here."""
     found = compare_imagenet_graphs.compared(name)

@@ -7,6 +7,7 @@ from featcache.recipe import Request
 SMALL = {"base": "vgg19", "weights": None, "image_size": (32, 32)}
 
 
+@pytest.mark.slow
 def test_parameter_counts() -> None:
     """A cut holds what lies before it: VGG19 at block2_pool has 260,160 parameters."""
     assert load_base(Request(**SMALL, layers=("block2_pool",))).parameters == 260_160

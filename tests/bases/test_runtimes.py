@@ -156,6 +156,12 @@ RUNTIMES = [
     (OpenVINORuntime, "float32", 1e-4),
     (OpenVINORuntime, "bfloat16", 3e-2),
 ]
+BY_DEFAULT = (
+    "convolutional-TensorFlowRuntime-float32-0.0001",
+    "convolutional-TensorFlowRuntime-bfloat16-0.03",
+    "convolutional-OpenVINORuntime-float32-0.0001",
+    "attentive-OpenVINORuntime-float32-0.0001",
+)
 
 
 def available(kind: type, precision: str) -> None:
@@ -169,6 +175,12 @@ def available(kind: type, precision: str) -> None:
 
 @pytest.mark.parametrize(("kind", "precision", "tolerance"), RUNTIMES)
 @pytest.mark.parametrize("name", BASES)
+@pytest.mark.by_default(
+    "convolutional-TensorFlowRuntime-float32-0.0001",
+    "convolutional-TensorFlowRuntime-bfloat16-0.03",
+    "convolutional-OpenVINORuntime-float32-0.0001",
+    "attentive-OpenVINORuntime-float32-0.0001",
+)
 def test_every_runtime_gives_plain_keras_numbers(name: str, kind: type, precision: str, tolerance: float) -> None:
     """All cuts of several kinds of networks, pooled in every way, are those of plain Keras, to the precision."""
     import keras
@@ -281,6 +293,7 @@ def test_a_converted_base_is_kept_beside_its_weights(kept, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other", "list", "nothing", "no xml", "replaced"])
+@pytest.mark.by_default("cut", "other", "nothing", "replaced")
 def test_a_kept_base_that_is_damaged_is_made_again(kept, tmp_path, monkeypatch, caplog, damage: str) -> None:
     """Whatever happened to the file, features are right, a line says so, and the file is whole again."""
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
@@ -325,6 +338,7 @@ def test_another_base_is_kept_apart(kept, tmp_path) -> None:
     assert len(list(tmp_path.glob("*.openvino"))) == 3
 
 
+@pytest.mark.slow
 def test_a_base_is_kept_where_that_can_be_done_only(kept, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be written to, drawn weights and models in memory cost a conversion, and nothing else."""
 

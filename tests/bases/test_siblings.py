@@ -38,6 +38,7 @@ def loaded(base: Any, path: Path, *layers: str, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".weights.h5", ".keras"])
+@pytest.mark.by_default(".h5")
 def test_weights_of_vgg19_are_not_for_vgg16(tmp_path: Path, vgg19: Any, suffix: str) -> None:
     """VGG19 has every layer of VGG16, in equal shapes: its file is refused, cut or not; VGG19 itself takes it."""
     path = tmp_path / f"w{suffix}"

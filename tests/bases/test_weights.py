@@ -68,6 +68,7 @@ def test_no_match_at_all(tmp_path: Path, vgg: Any) -> None:
         load_base(Request("mobilenetv2", weights=path, image_size=(32, 32)))
 
 
+@pytest.mark.slow
 def test_other_shapes(tmp_path: Path) -> None:
     """Weights for another width of the base are refused with both shapes."""
     import keras
@@ -143,6 +144,7 @@ def test_name_that_two_layers_share_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
+@pytest.mark.by_default("0", "1", "2", "3")
 def test_damaged_weights_file_loads_nothing_or_all(tmp_path: Path, vgg: Any, seed: int) -> None:
     """Flipped bytes in a weights file end in a WeightsError or in a base, never in another exception."""
     path = legacy_file(tmp_path / "w.h5", vgg, skip="block3")
@@ -332,6 +334,7 @@ def without_names(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("root", ["layers", "_layer_checkpoint_dependencies"])
+@pytest.mark.slow
 def test_files_without_names_load_by_structure(tmp_path: Path, root: str) -> None:
     """Layers of early Keras 3 are found by class and rank, whatever numbers this process has reached."""
     import keras

@@ -104,6 +104,7 @@ def test_as_many_names_as_an_integer_holds_and_more(count: int, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("count", LIMITS)
+@pytest.mark.by_default("126", "127", "128", "129", "32767")
 def test_as_many_augmentations_as_an_integer_holds_and_more(count: int, tmp_path: Path) -> None:
     """Around the limits of one and two bytes a row is found under its own augmentation, and under no other."""
     manifest = Manifest(tmp_path / "manifest.sqlite", create=True).claim("a test")

@@ -147,6 +147,7 @@ def interrupted(step: int, work: Callable[[], object]) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_commit_is_done_once_wherever_it_is_interrupted(tmp_path: Path) -> None:
     """Ctrl-C at any step of a commit leaves it undone or done, and to do it again does it once."""
     first = [(1, ENTRIES[1]._replace(digest=D[1], split="train"))]

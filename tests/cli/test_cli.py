@@ -287,6 +287,7 @@ def test_options_from_the_environment(oracle: Path, photos: Path, tmp_path: Path
     assert json.loads(out)["clf"] == "svm"
 
 
+@pytest.mark.slow
 def test_fine_tune(options: list[object], split_photos: Path, tmp_path: Path) -> None:
     """The dry run shows what would train; the command says before and after, and its model is evaluated like a head."""
     run("extract", split_photos, *options, "--cache", tmp_path / "c")
@@ -781,6 +782,7 @@ def test_wrong_options_of_heads_are_one_line(made, arguments: list[str], message
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_report(head: Path, tmp_path: Path) -> None:
     """report writes a page, pictures of its charts, and says in JSON what is in them; a bad folder is one line."""
     code, text, _ = run("report", head, "--out", tmp_path / "r.html", "--png", tmp_path / "png", "--json")

@@ -210,6 +210,7 @@ class Wide:
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.by_default("None")
 def test_half_a_million_features_need_a_few_pieces_of_memory(class_weight: object) -> None:
     """524,288 features of 200 images: never is more in memory than some blocks, and never d by d."""
     source = Wide(200, 524_288)

@@ -55,6 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.by_default("grey crop", "fast")
 def test_every_consumer_sees_the_recipe(
     name: str, jpegs: Path, bases: dict[str, Path], extracting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

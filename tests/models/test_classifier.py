@@ -29,6 +29,7 @@ def cache(extracting, split_photos: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("clf", ["logreg", "linear-svm", "svm", "dense"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.by_default("float32-logreg", "float32-svm", "float16-dense")
 def test_pixels_give_what_cached_features_gave(extracting, split_photos, tmp_path, clf: str, dtype: str) -> None:
     """On the images of the cache a classifier says what its head says on their rows, within 1e-4."""
     cache = extracting(split_photos, tmp_path / "c", dtype=dtype)
@@ -43,6 +44,7 @@ def test_pixels_give_what_cached_features_gave(extracting, split_photos, tmp_pat
 @pytest.mark.parametrize(
     "options", [{"precision": "bfloat16"}, {"precision": "float16"}, {"runtime": "openvino"}, {"fast_decode": True}]
 )
+@pytest.mark.by_default("options2")
 def test_a_classifier_computes_as_its_cache_was_made(
     extracting, tmp_path, at_once: None, options: dict[str, object]
 ) -> None:

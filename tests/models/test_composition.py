@@ -25,6 +25,7 @@ def both(cache, out: Path, clf: str, **options: object) -> tuple[np.ndarray, np.
 
 
 @pytest.mark.parametrize(("clf", "calibrate"), crossed(LINEAR, ["temperature", "sigmoid", "none"]))
+@pytest.mark.by_default("logreg-sigmoid", "ridge-temperature", "linear-svm-temperature", "centroid-temperature")
 def test_a_composed_model_is_its_head(extracting, split_photos: Path, tmp_path: Path, clf: str, calibrate: str) -> None:
     """From pixels it gives the probabilities that the head gives on cached features."""
     cache = extracting(split_photos, tmp_path / "c", pooling="flatten" if clf == "sgd" else "avg")
@@ -46,6 +47,7 @@ def test_a_composed_model_is_its_head(extracting, split_photos: Path, tmp_path: 
         {"preprocess": "rescale"},
     ],
 )
+@pytest.mark.by_default("options0", "options1", "options3", "options4")
 def test_everything_between_is_in_the_model(extracting, split_photos, tmp_path, options: dict[str, object]) -> None:
     """Preprocessing, the cut, pooling and the type of storage are those of the cache, and Keras alone loads it."""
     import keras

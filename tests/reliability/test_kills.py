@@ -125,6 +125,7 @@ def test_random_kills(source: Path, uninterrupted: tuple[object, float], tmp_pat
 
 @pytest.mark.parametrize("point", standin.POINTS)
 @pytest.mark.parametrize("when", ["before", slow("after")])
+@pytest.mark.by_default("before-rename")
 def test_kills_at_every_point(source, uninterrupted, tmp_path: Path, point: str, when: str) -> None:
     """Killed before and after each write, fsync, rename, link and commit, nothing is lost."""
     expected, _ = uninterrupted

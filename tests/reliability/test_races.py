@@ -146,6 +146,7 @@ def race(kind: str, rng: random.Random, source: Source, cache: Path) -> Counter[
 
 @pytest.mark.parametrize("races", [1, pytest.param(34, marks=[pytest.mark.slow, hunt])])
 @pytest.mark.parametrize("kind", ["namespaces", "stopped", "deleted"])
+@pytest.mark.by_default("stopped-1")
 def test_races(tmp_path: Path, kind: str, races: int) -> None:
     """Whoever is stopped, hidden or loses its lock: no row is wrong, no image missing, and each ends with one line."""
     if kind == "namespaces":

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
+import pytest
 import standin
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -246,6 +247,7 @@ TwoWriters.TestCase.settings = settings(
 )
 
 
+@pytest.mark.slow
 def test_a_writer_that_lost_its_lock_changes_nothing() -> None:
     """Stopped before its first commit, while another one lists other images and `gc` runs, it ends with one line."""
     for steps in range(1, 14):

@@ -177,6 +177,7 @@ def test_processes_find_the_same(made) -> None:
     assert [row["accuracy"] for row in two.leaderboard] == [row["accuracy"] for row in one.leaderboard]
 
 
+@pytest.mark.slow
 def test_planted_leaks_score_chance(made, tmp_path) -> None:
     """Random labels with every image twice: a naive split of the rows scores high, every protocol here chance."""
     from sklearn.neighbors import KNeighborsClassifier

@@ -127,6 +127,7 @@ def test_probabilities_are_calibrated_on_training_images(cache) -> None:
     assert fit_head(cache, "ridge", calibrate="none").card["calibration"]["temperature"] == 1
 
 
+@pytest.mark.slow
 def test_protocols_are_reported(made) -> None:
     """Tuning, folds and few-shot draws are in the card, and the head has the tuned parameters."""
     cache = made(apart=0.7)

@@ -88,6 +88,7 @@ def test_calibration_error_of_known_cases() -> None:
     assert calibration_error(np.array([0]), np.array([[1.0, 0.0]])) == 0
 
 
+@pytest.mark.slow
 def test_intervals_without_copies_are_the_bootstraps() -> None:
     """Drawing the cells of the confusion matrix gives the interval that drawing images gives."""
     drawn = classification_metrics(TRUTH, sure(PREDICTED), NAMES)["macro_f1_ci95"]

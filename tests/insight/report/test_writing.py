@@ -121,6 +121,7 @@ def test_a_cache_without_heads(extracting, photos: Path, tmp_path: Path) -> None
     assert "error" not in points[0]
 
 
+@pytest.mark.slow
 def test_the_best_head_answers_for_a_cache(made) -> None:
     """Of several saved heads the one most accurate on validation is reported on."""
     cache = made(apart=0.6)
@@ -148,6 +149,7 @@ def test_images_that_are_gone_are_counted(extracting, split_photos: Path, tmp_pa
     assert not [attributes for tag, attributes in tags if tag == "img"]
 
 
+@pytest.mark.slow
 def test_features_from_elsewhere(made) -> None:
     """A cache that no base made has a page, too, without pictures."""
     cache = made()
@@ -225,6 +227,7 @@ def test_many_noisy_images_stay_below_8_mb(extracting, tmp_path: Path) -> None:
     assert len(FeatureCache(tmp_path / "c")) == 1300
 
 
+@pytest.mark.slow
 def test_bad_places(made, tmp_path: Path) -> None:
     """What is no model, a damaged one, and a place that cannot be written to are one line each."""
     with pytest.raises(OptionError, match="no fine-tuned model and no cache"):

@@ -122,6 +122,7 @@ def test_a_saved_model_reads_bytes_and_images_of_any_size(head: Path, tmp_path: 
         slow({"crop": 0.7}, "float16"),
     ],
 )
+@pytest.mark.by_default("fitting1-float16")
 def test_two_classes_have_two_columns(extracting, tmp_path: Path, at_once: None, fitting: dict, dtype: str) -> None:
     """Also those of a head that knows one logit only, whatever the cache's type and the way of resizing."""
     cache = extracting(photographs(tmp_path / "p", ["b", "a"]), tmp_path / "c", dtype=dtype, **fitting)
@@ -226,6 +227,7 @@ def test_exif_behind_other_segments_is_found() -> None:
 
 @pytest.mark.parametrize("orientation", [1, 6, 8])
 @pytest.mark.parametrize("size", [(7, 3), (8, 6), (12, 12), (40, 8)])
+@pytest.mark.by_default("size0-6", "size3-1")
 def test_the_graph_decodes_fast_as_featcache_does(size: tuple[int, int], orientation: int) -> None:
     """A JPEG is reduced by as much, turned or not; a PNG by nothing."""
     import tensorflow as tf
@@ -239,6 +241,7 @@ def test_the_graph_decodes_fast_as_featcache_does(size: tuple[int, int], orienta
 
 @pytest.mark.parametrize(("resize", "crop"), [("stretch", 1.0), ("pad", 1.0), ("crop", 1.0), ("crop", 0.7)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest", "bicubic", "lanczos3", "gaussian", "area"])
+@pytest.mark.by_default("bilinear-pad-1.0", "bicubic-crop-0.7", "area-stretch-1.0", "nearest-crop-1.0")
 def test_the_graph_resizes_as_featcache_does(resize: str, crop: float, interpolation: str) -> None:
     """Odd sizes, sizes that fit and sizes that fit on one side, in colour and grey."""
     import tensorflow as tf
@@ -343,6 +346,7 @@ def test_pixels_of_the_bases_size(cropping_head: Path, tmp_path: Path, at_once: 
         export_model(cropping_head, tmp_path / "m.keras", input="256")
 
 
+@pytest.mark.slow
 def test_the_metadata_says_how_to_feed_it(cropping_head: Path, tmp_path: Path, at_once: None) -> None:
     """Which pictures, in which type and order, and what the model makes of them."""
     for name, dtype in (("m.keras", "float32"), ("m.tflite", "uint8"), ("m", "float32")):
@@ -466,6 +470,7 @@ def test_heads_that_no_network_expresses(extracting, split_photos: Path, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_what_it_is_compared_on(head: Path, tmp_path: Path, at_once: None) -> None:
     """Given images, those of the source, or, where there are none, random pixels; it says which."""
     write_image(tmp_path / "images" / "a.png", random_image(1))
@@ -491,6 +496,7 @@ def test_a_source_that_is_gone(extracting, tmp_path: Path, at_once: None) -> Non
     assert any("not compared on images: " in note and "/p" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_arrays_are_compared_too(extracting, tmp_path: Path, at_once: None) -> None:
     """Images that were never files are compared as PNG."""
     images = np.stack([random_image(i) // 2 + 100 * (i % 2) for i in range(40)]).astype(np.uint8)

@@ -96,6 +96,7 @@ def test_without_validation_images_it_is_refused(
     assert not list(tmp_path.glob("m.keras*"))
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_validation_are_not_read(
     low: Any, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def base_weights(path: Path) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_counts_of_mobilenet_from_index_100() -> None:
     """With one output, 1,862,721 parameters of MobileNetV2 train from index 100 on, and 396,544 do not."""
     import keras
@@ -162,6 +163,7 @@ def test_names_that_lead_nowhere(name: str) -> None:
         slow({"all_layers": True}, {"first", "first_bn", "second", "second_bn"}),
     ],
 )
+@pytest.mark.slow
 def test_what_is_frozen_does_not_change(made_head, network: Path, which, training: set[str]) -> None:
     """What is unfrozen trains, all else keeps its values, and so do the statistics of batch normalisation."""
     import keras
@@ -177,6 +179,7 @@ def test_what_is_frozen_does_not_change(made_head, network: Path, which, trainin
         assert np.array_equal(old, value) != moved, name
 
 
+@pytest.mark.slow
 def test_batch_norm_trains_when_asked(made_head, network: Path) -> None:
     """With train_batch_norm the statistics are learned, too; of frozen layers they are not."""
     import keras
@@ -199,6 +202,7 @@ def test_batch_norm_trains_when_asked(made_head, network: Path) -> None:
         slow("dense", "sigmoid", {"views": 2, "augment": "flip"}),
     ],
 )
+@pytest.mark.by_default("ridge-sigmoid-options0")
 def test_one_model_says_what_the_head_says(made_head, clf: str, calibrate: str, options: dict[str, object]) -> None:
     """Before training the composed model has the head's accuracy, whatever the cache is; the result evaluates."""
     path = made_head(clf, calibrate=calibrate, **options)
@@ -212,6 +216,7 @@ def test_one_model_says_what_the_head_says(made_head, clf: str, calibrate: str, 
 
 
 @pytest.mark.parametrize(("clf", "calibrate"), [("ridge", "sigmoid"), slow("dense", "temperature")])
+@pytest.mark.slow
 def test_several_classes(extracting, network: Path, tmp_path: Path, clf: str, calibrate: str) -> None:
     """With three classes the loss is that of the model's probabilities, and each name keeps its column."""
     for i in range(90):
@@ -228,6 +233,7 @@ def test_several_classes(extracting, network: Path, tmp_path: Path, clf: str, ca
     assert found.count("b") > len(found) / 2
 
 
+@pytest.mark.slow
 def test_history_goes_on_from_the_heads(made_head) -> None:
     """Epochs are counted on from those of a dense head, at a tenth of its rate, and both phases are drawn."""
     result = fine_tune(made_head(), last=3, epochs=2, schedule="cosine", tensorboard=None)
@@ -254,6 +260,7 @@ def test_seeds_reproduce(made_head, tmp_path: Path) -> None:
     assert one.kept == "tuned"
 
 
+@pytest.mark.slow
 def test_not_a_number_ends_with_the_last_good_weights(made_head) -> None:
     """Where the loss explodes, the run says so and the model is sound."""
     result = fine_tune(made_head(), all_layers=True, epochs=4, learning_rate=1e30, optimizer="sgd", momentum=0.0)
@@ -282,6 +289,7 @@ def test_the_better_one_is_kept(extracting, split_photos: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("student", ["ridge", "dense"])
+@pytest.mark.by_default("ridge")
 def test_distilling_a_head_that_no_network_expresses(made_head, student: str) -> None:
     """A knn head cannot be composed; distilled, it can, and how far both agree is told."""
     path = made_head("knn", layers=["first_relu"])
@@ -293,6 +301,7 @@ def test_distilling_a_head_that_no_network_expresses(made_head, student: str) ->
     assert result.model.card["head"]["clf"] == "knn"
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_named(made_head, extracting, network: Path, shades: Path, tmp_path: Path) -> None:
     """An image that became unreadable since is skipped with its reason, and training goes on."""
     import shutil
@@ -392,6 +401,7 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("content", [b"PK damaged", slow(b"")])
+@pytest.mark.slow
 def test_a_checkpoint_of_other_options_is_not_overwritten(made_head, tmp_path: Path, caplog, content: bytes) -> None:
     """What a run with other options left is kept and named; what is damaged is named and begun anew."""
     from featcache.models.finetune.training import Checkpoint
@@ -423,6 +433,7 @@ def test_other_folders_and_models_are_refused(made_head, tmp_path: Path) -> None
         fine_tune(result.model.path, last=3)
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_logs(made_head, tmp_path: Path) -> None:
     """Training in bfloat16 saves a float32 model; TensorBoard's file is written."""
     result = fine_tune(made_head(), all_layers=True, epochs=1, mixed_precision=True, tensorboard=tmp_path / "logs")
@@ -468,6 +479,7 @@ def test_a_place_that_cannot_be_written_is_named_before_training(made_head, tmp_
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.slow
 def test_images_that_can_no_longer_be_read(made_head, tmp_path: Path, shades: Path, split: str) -> None:
     """Without one readable image of a split there is an error, not an epoch over nothing."""
     copied = shutil.copytree(shades, tmp_path / "copied")
@@ -515,6 +527,7 @@ def test_mixed_precision_goes_into_nested_models(network: Path) -> None:
         assert {layer.compute_dtype for layer in small.layers} == {"float32"}
 
 
+@pytest.mark.slow
 def test_a_student_below_its_teacher_is_said(made_head, tmp_path: Path, caplog, monkeypatch) -> None:
     """A model distilled from a better head is kept with a warning that names both accuracies."""
     path = made_head("knn")
@@ -525,6 +538,7 @@ def test_a_student_below_its_teacher_is_said(made_head, tmp_path: Path, caplog, 
     assert found.distilled["metrics"]["validation"]["accuracy"] == 2.0
 
 
+@pytest.mark.slow
 def test_a_head_of_a_reduced_precision_cache(made_head, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
     """It starts as the float32 model that it is, whose score is what counts, and not where that is clearly lower."""
     path = made_head("logreg", {"C": 1e6}, calibrate="none", precision="bfloat16")
