@@ -177,7 +177,7 @@ def test_scores_are_shown_with_what_does_not_count(some: FeatureCache) -> None:
 def test_fine_tuning_does_not_look_at_trained_groups(some: FeatureCache, none: FeatureCache, tmp_path: Path) -> None:
     """Epochs are chosen and scores measured on images that count; without any, fine-tuning says so and stops."""
     head = fit_head(some, "logreg", params={"C": 100.0})
-    tuned = fine_tune(head.path, out=tmp_path / "tuned", all_layers=True, epochs=1, learning_rate=1e-9)
+    tuned = fine_tune(head.path, out=tmp_path / "tuned", all_layers=True, epochs=1, learning_rate=1e-9).fine_tuning
     found = (tuned.after or tuned.before)["validation"]
     assert is_chance(found)
     assert (found["n"], found["group_members_left_out"]) == (ALONE * SHOTS, DIVIDED)

@@ -170,7 +170,7 @@ def test_the_readmes_start_runs(desk: Path) -> None:
     code = "import sys\nsys.modules['featcache'] = None\n" + block[1]
     shown = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
-    (said,) = featcache.ImageClassifier.load("model").predict("new/1.jpg")
+    (said,) = featcache.ImageClassifier.load("model").predict_records("new/1.jpg")
     label, probability = shown.stdout.split()
     assert (label, float(probability)) == (said.label, pytest.approx(said.probability, abs=1e-4))
 

@@ -101,7 +101,7 @@ def test_prediction_equals_the_heads_own(some: Path, mobilenet_weights: Path, tm
     )
     head = fit_head(cache)
     assert head.metrics["validation"]["accuracy"] > 0.7
-    predictions = ImageClassifier.load(head.path).predict([some / path for path in cache.paths()])
+    predictions = list(ImageClassifier.load(head.path).predict_records([some / path for path in cache.paths()]))
     live = np.array([list(one.probabilities.values()) for one in predictions])
     assert np.abs(live - head.predict_proba(np.asarray(cache.features()))).max() <= 1e-4
 
@@ -164,7 +164,9 @@ def test_every_photograph(data: Path, mobilenet_weights: Path, tmp_path: Path) -
     print(f"features of {len(files)}: {np.abs(cache.features() - expected).max() / np.abs(expected).max():.1e}")
     head = fit_head(cache, params={"C": 0.01}, out=tmp_path / "head")
     paths = [photographs / path for path in cache.paths("validation")]
-    said = np.array([list(one.probabilities.values()) for one in ImageClassifier.load(head.path).predict(paths)])
+    said = np.array(
+        [list(one.probabilities.values()) for one in ImageClassifier.load(head.path).predict_records(paths)]
+    )
     pictures = [np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")) for path in paths]
     for name in ("m.keras", "m", "m.tflite", "m.onnx"):
         if name == "m.onnx" and not find_spec("tf2onnx"):

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         epochs=options.epochs,
         augment=AUGMENT,
         out=options.out / "model",
-    )
+    ).fine_tuning
 
     base, trainable = COUNTS[options.alpha]
     assert (tuned.total, tuned.trainable, tuned.non_trainable) == (base + HEAD, trainable, base + HEAD - trainable)

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         out=options.out / "model",
         dry_run=not options.epochs,
         **training,
-    )
+    ).fine_tuning
     assert (tuned.total, tuned.trainable) == (WHOLE, TRAINABLE)
     print(f"{tuned.total:,} parameters, {tuned.trainable:,} of them train with the first five layers frozen")
     for name, found in (("head", tuned.before), ("fine-tuned", tuned.after)):

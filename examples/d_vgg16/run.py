@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     head = featcache.fit_head(cache, "dense", params={"hidden": 256, "input_norm": "none"})
     tuned = featcache.fine_tune(
         head, last=4, epochs=options.epochs, learning_rate=options.learning_rate, out=options.out / "model"
-    )
+    ).fine_tuning
 
     assert (tuned.total, tuned.trainable) == (BASE + HEAD, LAST_FOUR + HEAD)
     print(f"parameters: {tuned.total:,}, of which {tuned.trainable:,} train")

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[int, dict[str, list[flo
             )
             ours = featcache.fine_tune(
                 head, all_layers=True, epochs=ALL_EPOCHS, patience=ALL_EPOCHS, seed=draw, out=folder / "from-a", **SAME
-            )
+            ).fine_tuning
             scratch = featcache.fine_tune(
                 head,
                 reinitialise=True,
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[int, dict[str, list[flo
                 seed=draw,
                 out=folder / "from-scratch",
                 **SAME,
-            )
+            ).fine_tuning
             scores["from A"].append({**ours.before, **ours.after}["test"]["accuracy"])
             scores["from scratch"].append(scratch.after["test"]["accuracy"])
         shown = "   ".join(f"{np.mean(s):.3f} ({min(s):.3f}-{max(s):.3f})" for s in scores.values())

@@ -65,8 +65,10 @@ def predict(
     classifier.passes = passes
     with progress("predicting") as shown:
         if out is None:
-            found = classifier.predict(images, options=options, threshold=threshold, top_k=top_k, progress=shown)
-            return _listed(found, classifier.class_names, threshold, top_k)
+            found = classifier.predict_records(
+                images, options=options, threshold=threshold, top_k=top_k, progress=shown
+            )
+            return _listed(list(found), classifier.class_names, threshold, top_k)
         report = classifier.predict_to(out, images, options=options, threshold=threshold, top_k=top_k, progress=shown)
     counts = {name: getattr(report, name) for name in ("predicted", "resumed", "unsure", "skipped")}
     line = f"{report.predicted} predictions in {printable(str(out))}"
@@ -179,7 +181,8 @@ def fine_tune(options: FineTuneOptions) -> Outcome:
     from featcache.models.finetune import fine_tune as run
 
     with progress("fine-tuning") as shown:
-        result = run(**vars(replace(options, progress=shown)))
+        result = run(**vars(replace(options, progress=shown))).fine_tuning
+    assert result is not None
     numbers: dict[str, Any] = {name: getattr(result, name) for name in ("trainable", "non_trainable", "total")}
     if result.model is None:
         return Outcome({**numbers, "layers": result.layers}, f"{_layers(result)}\n{_counts(result)}")

@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.bases.finding import base_folders, find_base, request_for
-from featcache.errors import HeadError, OptionError, WeightsError
+from featcache.errors import HeadError, ImageError, OptionError, WeightsError
 from featcache.extraction.extractor import Extracted, Extractor
-from featcache.files.publishing import change_stamp
 from featcache.heads import Head
+from featcache.models.evaluation import evaluated
 from featcache.models.folder import PixelModel, is_model
-from featcache.models.predictions import UNSURE, Answering, Prediction, PredictionFile, PredictionReport, own_files
+from featcache.models.predictions import (
+    UNSURE,
+    Answering,
+    Prediction,
+    PredictionFile,
+    PredictionReport,
+    Predictions,
+    check_apart,
+    listing_digest,
+    own_files,
+    without,
+)
 from featcache.options import BATCH_SIZE, MAX_PIXELS, Progress
 from featcache.recipe import Recipe, Request
 from featcache.saved.base import CARD
 from featcache.sources import (
     NO_OPTIONS,
-    SPLITS,
-    Item,
     Selected,
     Source,
     SourceOptions,
-    SplitPolicy,
-    class_names,
-    why_left_out,
 )
-from featcache.sources.files import FileSource
-from featcache.sources.opening import open_images, open_source, reopen
-from featcache.training.metrics import absent_classes, coverage_table, left_out_text, split_metrics
+from featcache.sources.opening import Images, open_images
+
+if TYPE_CHECKING:
+    from featcache.models.finetune import FineTuned
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 4 * BATCH_SIZE
-
-Images = str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str]]
-"""What `ImageClassifier.predict` takes."""
 
 
 class ImageClassifier:
@@ -63,6 +66,11 @@ class ImageClassifier:
     max_pixels : int
         Images with more pixels have that as the reason why they are not predicted.
 
+    Attributes
+    ----------
+    fine_tuning : FineTuned or None
+        What `featcache.fine_tune` did, if it returned this object.
+
     Raises
     ------
     HeadError
@@ -73,10 +81,11 @@ class ImageClassifier:
     --------
     >>> classifier = ImageClassifier.load("cache/pets-vgg19-0a1b2c3d/heads/logreg-block5_pool")
     ... # doctest: +SKIP
-    >>> classifier.predict(["cat.jpg"])[0].label  # doctest: +SKIP
-    'cat'
+    >>> classifier.predict(["cat.jpg"])  # doctest: +SKIP
+    array(['cat'], dtype='<U3')
     """
 
+    fine_tuning: FineTuned | None = None
     passes = 1  # forward passes that run at once, see `featcache.system.cpus`
 
     def __init__(
@@ -85,7 +94,7 @@ class ImageClassifier:
         missing = {"recipe", "request", "layer_index", "source", "listing", "cache"} - set(head.card)
         if missing:
             raise HeadError(
-                f"Expected a head that knows its base. Received: {str(head.path)!r} without "
+                f"The head {str(head.path)!r} does not say which base it needs: its card has no "
                 f"{', '.join(sorted(missing))}. Train it again with fit_head."
             )
         self.head: Head | PixelModel = head
@@ -94,15 +103,15 @@ class ImageClassifier:
         self.recipe: Recipe | None = recipe
         if recipe.spec is not None:
             raise HeadError(
-                "Expected a head on features that featcache extracted. Received: one whose features came from "
-                f"elsewhere: {recipe.spec}. Use Head.load and predict_proba on that encoder's features."
+                f"The features of this head came from elsewhere ({recipe.spec}), so featcache has no base for it. Use "
+                "Head.load, and predict_proba on that encoder's features."
             )
         self._request: Request | None = None if described is None else Request.from_dict(described)
         self._folders = base_folders(head.path, head.card)
         kept = weights is None and any((folder / CARD).exists() for folder in self._folders)
         if base is None and described is None and not kept:
             raise HeadError(
-                "Expected base=…, as this head was trained on features of a model in memory. Received: none."
+                "This head was trained on features of a model in memory, so its base is not known. Give it as `base`."
             )
         named: dict[str, Any] = {"base": base, "weights": weights}
         given = {name: value for name, value in named.items() if value is not None}
@@ -150,7 +159,10 @@ class ImageClassifier:
         if not is_model(path):
             return cls(Head.load(path), base=base, weights=weights, max_pixels=max_pixels)
         if base is not None or weights is not None:
-            raise OptionError(f"Expected no base beside {str(path)!r}, which is a whole model. Received: one.")
+            raise OptionError(
+                f"`base` and `weights` cannot be set for {str(path)!r}: a fine-tuned model contains its base. Leave "
+                "them out."
+            )
         return cls.from_model(PixelModel.load(path), max_pixels=max_pixels)
 
     @classmethod
@@ -166,8 +178,19 @@ class ImageClassifier:
 
     @property
     def class_names(self) -> list[str]:
-        """Classes in the order of the head's columns."""
+        """Class names in alphanumeric order."""
         return self.head.class_names
+
+    @property
+    def classes_(self) -> npt.NDArray[np.str_]:
+        """Class names as an array, shape (k,), as scikit-learn has them: the columns of `predict_proba`."""
+        return np.array(self.class_names, np.str_)
+
+    def __repr__(self) -> str:
+        what = str(self.head.path) if self.head.path is not None else "in memory"
+        accuracy = self.head.metrics.get("validation", {}).get("accuracy")
+        scored = "" if accuracy is None else f", {accuracy:.4f} accurate on validation"
+        return f"ImageClassifier({what!r}, {len(self.class_names)} classes{scored})"
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -188,9 +211,9 @@ class ImageClassifier:
         extractor = Extractor(request, found.base, found.file, self.passes)
         if extractor.recipe != self.recipe:
             raise WeightsError(
-                "Expected the base that the head was trained with. Received another: "
-                f"{'; '.join(self.recipe.differences(extractor.recipe))}. Name the right files with --base and "
-                "--weights, or train a head on features of this one."
+                "This is not the base that the head was trained with: "
+                f"{'; '.join(self.recipe.differences(extractor.recipe))}. Name the right files as `base` and "
+                "`weights`, or train a head on features of this one."
             )
         return extractor
 
@@ -200,39 +223,100 @@ class ImageClassifier:
         *,
         options: SourceOptions = NO_OPTIONS,
         threshold: float | None = None,
-        top_k: int = 1,
         progress: Progress | None = None,
-    ) -> list[Prediction]:
-        """Predict images.
+    ) -> npt.NDArray[np.str_]:
+        """Return the label of each image.
 
         Parameters
         ----------
-        images : path, Source or sequence of paths
-            Files, folders of them, tables, arrays and tar files, see `featcache.sources.open_images`.
+        images : path, bytes, array, PIL image, a sequence of these, or Source
+            Files, folders of them, tables, arrays and tar files, see `featcache.sources.open_images`; encoded files as
+            bytes; pixels as arrays (height, width), (height, width, channels) or (n, height, width, channels) of uint8
+            or floats in 0…1; PIL images.
         options : SourceOptions
-            How each is read.
+            How files are read.
         threshold : float, optional
             In 0…1; an image whose most probable class is less probable has the label ``unsure``.
             ``evaluate(coverage=True)`` shows what each gives.
-        top_k : int
-            How many classes to name, the most probable first; 1 to all.
         progress : callable, optional
             Called with (done, to do).
 
         Returns
         -------
-        list of Prediction
-            One per image, in the order given; one that cannot be read has its `reason`.
+        array of str, shape (n,)
+            Class names, in the order given.
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read. `predict_records` says which, and predicts the others.
+        SourceError
+            If a path does not exist, or an image is of another type.
+        OptionError
+            If the threshold is out of range.
+        """
+        records = self.predict_records(images, options=options, threshold=threshold, progress=progress)
+        return np.array([one.label for one in _all_read(records)], np.str_)
+
+    def predict_proba(
+        self, images: Images, *, options: SourceOptions = NO_OPTIONS, progress: Progress | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return the probability of each class for each image.
+
+        Parameters
+        ----------
+        images, options, progress
+            As for `predict`.
+
+        Returns
+        -------
+        array of float, shape (n, k)
+            Columns in the order of `classes_`, rows in the order given, adding up to 1.
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read. `predict_records` says which, and predicts the others.
+        SourceError
+            If a path does not exist, or an image is of another type.
+        """
+        records = self.predict_records(images, options=options, progress=progress)
+        rows = [list(one.probabilities.values()) for one in _all_read(records)]
+        return np.array(rows, np.float64).reshape(len(rows), len(self.class_names))
+
+    def predict_records(
+        self,
+        images: Images,
+        *,
+        options: SourceOptions = NO_OPTIONS,
+        threshold: float | None = None,
+        top_k: int = 1,
+        progress: Progress | None = None,
+    ) -> Predictions:
+        """Predict images one after the other, with a few batches in memory.
+
+        Parameters
+        ----------
+        images, options, threshold, progress
+            As for `predict`.
+        top_k : int
+            How many classes to name in ``top``, the most probable first; 1 to all.
+
+        Returns
+        -------
+        Predictions
+            An iterator of a `Prediction` for each image, in the order given. An image that cannot be read has no
+            label, and a ``reason``.
 
         Raises
         ------
         SourceError
-            If a path does not exist.
+            If a path does not exist, or an image is of another type.
         OptionError
-            If the threshold or top_k is out of range.
+            If the threshold or `top_k` is out of range.
         """
         answering = Answering(self.class_names, threshold, top_k)
-        return list(self._stream(open_images(images, options=options), answering, progress))
+        return Predictions(self._stream(open_images(images, options=options), answering, progress), answering)
 
     def predict_to(
         self,
@@ -277,15 +361,15 @@ class ImageClassifier:
         """
         answering = Answering(self.class_names, threshold, top_k)
         if self.head.digest is None:
-            raise OptionError("Expected a head that was saved. Received: one in memory only. Call head.save first.")
-        _check_apart(own_files(Path(file)), images)
-        source = _without(own_files(Path(file)), open_images(images, options=options))
+            raise OptionError("This head was never saved, so a stopped run could not resume. Call head.save first.")
+        check_apart(own_files(Path(file)), images)
+        source = without(own_files(Path(file)), open_images(images, options=options))
         identity = {
             "model": self.head.digest,
             "threshold": threshold,
             "top-k": top_k,
             "max-pixels": self._max_pixels,
-            "images (paths, sizes, time stamps)": _listing_digest(source),
+            "images (paths, sizes, time stamps)": listing_digest(source),
             "chunk size": _CHUNK,
         }
         with PredictionFile(Path(file), answering, identity) as target:
@@ -295,25 +379,6 @@ class ImageClassifier:
                 target.append(chunk)
             target.finish()
         return target.report()
-
-    def stream(
-        self, source: Source, *, threshold: float | None = None, top_k: int = 1, progress: Progress | None = None
-    ) -> Iterator[Prediction]:
-        """Yield the prediction of every image of a source, in its order, holding a few batches.
-
-        Parameters
-        ----------
-        source : Source
-            What `featcache.sources.open_images` returns.
-        threshold, top_k, progress
-            As `predict` takes them.
-
-        Yields
-        ------
-        Prediction
-            One for each image; with a ``reason`` where it could not be read.
-        """
-        return self._stream(source, Answering(self.class_names, threshold, top_k), progress)
 
     def _stream(self, source: Source, answering: Answering, progress: Progress | None) -> Iterator[Prediction]:
         seen, index = 0, int(self.head.card.get("layer_index", 0))  # names may have other automatic numbers here
@@ -366,69 +431,19 @@ class ImageClassifier:
         SourceError
             If it does not exist.
         """
-        opened, policy = self._labelled(source, options)
-        number = {name: i for i, name in enumerate(self.class_names)}
-        by_split: dict[str, list[tuple[int, list[float], str | None, int]]] = {}
-        number_of: dict[object, int] = {}
-        skipped = []
-        for item, done in zip(opened.items, self.stream(opened, progress=progress), strict=True):
-            if done.label is None or done.digest is None or item.label is None:
-                skipped.append({"path": done.path, "reason": done.reason})
-                continue
-            split = policy.split_of(item, done.digest) if policy else item.split or "all"
-            group = number_of.setdefault(item.group or done.digest, len(number_of))
-            why = None if split == "train" else why_left_out(self.head.trained_on, item, done.digest)
-            by_split.setdefault(split, []).append((number[item.label], list(done.probabilities.values()), why, group))
-        metrics, tables = {}, {}
-        for split in sorted(by_split, key=(*SPLITS, "all").index):
-            rows = by_split[split]
-            truth, groups = (np.array([row[i] for row in rows], np.int64) for i in (0, 3))
-            probabilities = np.array([row[1] for row in rows])
-            scored, copies = (np.array([row[2] == why for row in rows], bool) for why in (None, "copy"))
-            found = split_metrics(truth, probabilities, self.class_names, groups, scored, copies)
-            if found is None:
-                log.warning("%s", left_out_text(split, int(copies.sum()), int((~copies).sum()), len(rows)))
-                continue
-            metrics[split] = found
-            if (absent := absent_classes(split, truth[scored], self.class_names)) is not None:
-                log.warning("%s", absent)
-            if coverage:
-                tables[split] = coverage_table(truth[scored], probabilities[scored])
-        if (
-            by_split.keys() - metrics.keys()
-            and not metrics.keys() - {"train"}
-            and (folds := self.head.card.get("cross_validation"))
-        ):
-            figures = folds["accuracy"], *folds["accuracy_ci95"], folds["n"]
-            text = "on folds of its training images the head had an accuracy of %.4f (95 %%: %.4f-%.4f, n=%d)"
-            log.warning(text, *figures)
-        if not metrics:
-            raise OptionError(
-                f"No image of {opened.location!r} can be scored: {sum(map(len, by_split.values()))} are copies of "
-                f"training images or of their groups, {len(skipped)} cannot be read. Name other images, or score the "
-                "head on folds of its training images: `featcache fit-head` with `cv`."
-            )
-        if "validation" in tables:
-            tables = {"validation": tables["validation"]}
-        return {"metrics": metrics, "skipped": skipped, **({"coverage": tables} if coverage else {})}
+        return evaluated(self, source, options, coverage=coverage, progress=progress)
 
-    def _labelled(
-        self, source: str | os.PathLike[str] | Source | None, options: SourceOptions
-    ) -> tuple[Source, SplitPolicy | None]:
-        """Return a source of the head's classes; None means its cache's own, with how it was split."""
-        policy = None
-        if source is None:
-            options.check("the source of the head's own cache, which is read as it was then")
-            opened, policy = own_source(self.head)
-        else:
-            opened = open_source(source, options=options)
-        unknown = sorted(set(class_names(opened.items)) - set(self.class_names))
-        if unknown or any(item.label is None for item in opened.items):
-            raise OptionError(
-                f"Expected images of the head's classes: {', '.join(self.class_names)}. Received: "
-                f"{', '.join(unknown) or 'images without a class'} in {opened.location!r}."
-            )
-        return opened, policy
+
+def _all_read(records: Iterable[Prediction]) -> list[Prediction]:
+    """Return predictions, or raise ImageError if an image could not be read."""
+    found = list(records)
+    failed = [one for one in found if one.reason is not None]
+    if failed:
+        raise ImageError(
+            f"{len(failed)} of {len(found)} images cannot be read. The first is {failed[0].path!r}: "
+            f"{failed[0].reason}. Use predict_records, which gives a reason for each and predicts the others."
+        )
+    return found
 
 
 def _prediction(done: Extracted, row: npt.NDArray[Any], answering: Answering) -> Prediction:
@@ -441,54 +456,3 @@ def _prediction(done: Extracted, row: npt.NDArray[Any], answering: Answering) ->
         label = UNSURE
     named = dict(zip(names, map(float, row), strict=True))
     return Prediction(done.item.path, label, probability, named, None, done.digest, top, unsure)
-
-
-def _check_apart(files: Sequence[Path], images: Images) -> None:
-    """Raise `OptionError` if predictions would take the place of what names the images."""
-    if isinstance(images, Source):
-        images = images.location
-    named = [images] if isinstance(images, str | os.PathLike) else images
-    given = {Path(one).resolve() for one in named if Path(one).is_file()}
-    for file in files:
-        if file.resolve() in given:
-            raise OptionError(
-                f"Expected --out beside what is predicted. Received: {str(file)!r}, which is predicted itself. Choose "
-                "another --out."
-            )
-
-
-def _without(files: Sequence[Path], source: Source) -> Source:
-    """Return a source without these files, which may lie in a folder of it."""
-    if not isinstance(source, FileSource):
-        return source
-    root, names, places = source.root, {file.name for file in files}, {file.resolve() for file in files}
-
-    def is_own(item: Item) -> bool:
-        return item.path.rpartition("/")[2] in names and (root / item.path).resolve() in places
-
-    return Selected(source, [item for item in source.items if not is_own(item)])
-
-
-def _listing_digest(source: Source) -> str:
-    """Return SHA-256 of where the images of a source lie, in its order, and of what shows that one has changed."""
-    found = hashlib.sha256()
-    for item in source.items:
-        place = os.path.join(source.location, item.path)  # noqa: PTH118
-        found.update(place.encode("utf-8", "surrogatepass"))
-        found.update(b"\0%d %d %d\0" % (item.size, item.mtime_ns, item.changes or _changes(source, item)))
-    return found.hexdigest()
-
-
-def _changes(source: Source, item: Item) -> int:
-    """Return what tells whether a file was changed that is younger than two seconds, whose item does not say it."""
-    source = source.origin if isinstance(source, Selected) else source
-    with contextlib.suppress(OSError):
-        if isinstance(source, FileSource):
-            return change_stamp((source.root / item.path).stat(), settled=True)
-    return 0
-
-
-def own_source(head: Head | PixelModel) -> tuple[Source, SplitPolicy]:
-    """Return the source that a head's cache was extracted from, and how it was split."""
-    listing = head.card["listing"]
-    return reopen(head.card["source"], classes=listing.get("classes")), SplitPolicy.from_listing(listing)

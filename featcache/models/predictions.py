@@ -11,12 +11,19 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from featcache.display import frame
 from featcache.errors import OptionError
-from featcache.files.publishing import csv_text, publish_json, sync_folder
+from featcache.files.publishing import change_stamp, csv_text, publish_json, sync_folder
 from featcache.files.reading import odd_file, read_json, trouble
 from featcache.files.values import anything, mapping_of, record, sha256, whole
+from featcache.sources import Item, Selected, Source
+from featcache.sources.files import FileSource
+from featcache.sources.opening import Images
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNSURE = "unsure"
 """The label of an image whose most probable class is less probable than the threshold."""
@@ -134,6 +141,24 @@ class Answering:
         others = [cell for pair in one.top[1:] for cell in pair]
         cells += others or [None] * (2 * self.top_k - 2)
         return [*cells, *map(one.probabilities.get, self.class_names), one.reason]
+
+
+class Predictions(Iterator[Prediction]):
+    """Predictions, made as they are asked for."""
+
+    def __init__(self, found: Iterator[Prediction], answering: Answering) -> None:
+        self._found, self._answering = found, answering
+
+    def __next__(self) -> Prediction:
+        return next(self._found)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the predictions that are left as a pandas frame, a row each, with the columns of a .csv file.
+
+        OptionError if pandas is not installed.
+        """
+        columns = self._answering.columns
+        return frame([dict(zip(columns, self._answering.cells(one), strict=True)) for one in self], columns)
 
 
 class _Row(NamedTuple):
@@ -345,3 +370,48 @@ def _open_locked(path: Path) -> BinaryIO:
 
 def _busy(path: Path) -> OptionError:
     return OptionError(f"Another process is writing {str(path)!r}. Wait for it, or choose another `out`.")
+
+
+def check_apart(files: Sequence[Path], images: Images) -> None:
+    """Raise `OptionError` if predictions would take the place of what names the images."""
+    if isinstance(images, Source):
+        images = images.location
+    named: Any = [images] if isinstance(images, str | os.PathLike) else images
+    paths = [Path(one) for one in named if isinstance(one, str | os.PathLike)]
+    given = {path.resolve() for path in paths if path.is_file()}
+    for file in files:
+        if file.resolve() in given:
+            raise OptionError(
+                f"`out` would replace {str(file)!r}, which is an image or a list of images here. Choose another `out`."
+            )
+
+
+def without(files: Sequence[Path], source: Source) -> Source:
+    """Return a source without these files, which may lie in a folder of it."""
+    if not isinstance(source, FileSource):
+        return source
+    root, names, places = source.root, {file.name for file in files}, {file.resolve() for file in files}
+
+    def is_own(item: Item) -> bool:
+        return item.path.rpartition("/")[2] in names and (root / item.path).resolve() in places
+
+    return Selected(source, [item for item in source.items if not is_own(item)])
+
+
+def listing_digest(source: Source) -> str:
+    """Return SHA-256 of where the images of a source lie, in its order, and of what shows that one has changed."""
+    found = hashlib.sha256()
+    for item in source.items:
+        place = os.path.join(source.location, item.path)  # noqa: PTH118
+        found.update(place.encode("utf-8", "surrogatepass"))
+        found.update(b"\0%d %d %d\0" % (item.size, item.mtime_ns, item.changes or _changes(source, item)))
+    return found.hexdigest()
+
+
+def _changes(source: Source, item: Item) -> int:
+    """Return what tells whether a file was changed that is younger than two seconds, whose item does not say it."""
+    source = source.origin if isinstance(source, Selected) else source
+    with contextlib.suppress(OSError):
+        if isinstance(source, FileSource):
+            return change_stamp((source.root / item.path).stat(), settled=True)
+    return 0

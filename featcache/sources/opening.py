@@ -25,13 +25,16 @@ from featcache.sources.messages import number_of
 from featcache.sources.named import NAMED, named_source
 from featcache.sources.names import TABLES, TAR_NAME, Exclusion
 from featcache.sources.options import NO_OPTIONS, SourceOptions
-from featcache.sources.pairs import PairSource
+from featcache.sources.pairs import PairSource, images_of
 from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables.metadata import check_unread, metadata_source
 from featcache.sources.tables.tables import table_source
 from featcache.sources.tars import TarSource
 
 log = logging.getLogger(__name__)
+
+Images = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Source | Iterable[Any]
+"""What is predicted: paths, encoded files, pixels, PIL images, or an iterable of these; or a source."""
 
 KINDS = (
     "a folder of class folders, of train/ and validation/ folders of those, or of images; a table "
@@ -165,30 +168,34 @@ def _opened(
     raise SourceError(f"{str(path)!r} is no source of images. A source is {KINDS}.")
 
 
-def open_images(
-    images: str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str]], *, options: SourceOptions = NO_OPTIONS
-) -> Source:
-    """Return the images that are named, to be predicted, in the order given: their labels and splits are of no account.
+def open_images(images: Images, *, options: SourceOptions = NO_OPTIONS) -> Source:
+    """Return the images that are named, to be predicted, in the order given: their labels and splits are ignored.
 
-    Each is a file; a folder, for all files below it, whatever they are; or a table, arrays, a tar file, a folder of
-    nothing but arrays or tar files (and what does not have an image's name), or the name of a set. Paths are as they
-    are given, or the folder as it is given and what is below; of the others as `open_source` has them, after ``<what
-    was given>/`` if there is more than one argument.
+    Each is a file; a folder, for all files below it; a table, arrays, a tar file, a folder of nothing but arrays or tar
+    files (and what does not have an image's name), or the name of a set; or an image in memory, as `PairSource` takes
+    it. Paths are as they are given, or the folder as it is given and what is below; of the others as `open_source` has
+    them, after ``<what was given>/`` if there is more than one argument; of images in memory their position.
     """
     if isinstance(images, Source):
         options.check("a source that is open already")
         return images
-    given = [images] if isinstance(images, str | os.PathLike) else list(images)
+    given = images_of(images)
     parts: list[tuple[str, Source]] = []
-    for plain, group in itertools.groupby(given, _is_plain):
-        if plain:
+    position = 0
+    for kind, group in itertools.groupby(given, _kind_of):
+        members = list(group)
+        if kind == "memory":
+            options.check("images in memory")
+            parts.append(("", PairSource(((image, None) for image in members), first=position)))
+        elif kind == "file":
             options.check("images and folders", "exclude")
-            parts.append(("", files_source(group, exclude=options.exclude)))
+            parts.append(("", files_source(members, exclude=options.exclude)))
         else:
-            for one in group:
+            for one in members:
                 name = os.fspath(one)
                 opened = _named(name, options) if _is_set(name) else _opened(Path(name), options, labelled=False)
                 parts.append((f"{name}/", opened))
+        position += len(members)
     if len(parts) == 1:
         return parts[0][1]
     return _Chain(parts) if parts else files_source([])
@@ -212,10 +219,16 @@ class _Chain:
         return source.read(source.items[item.place - self._starts[part]])
 
 
-def _is_plain(given: str | os.PathLike[str]) -> bool:
-    """Whether it is a file that may be an image, or a folder of such files."""
-    path = Path(given)
-    if _is_set(os.fspath(given)):
+def _kind_of(given: Any) -> str:
+    """Return what an image to predict is: in ``memory``, a ``file`` or folder of files, or another ``source``."""
+    if not isinstance(given, str | os.PathLike):
+        return "memory"
+    return "file" if _is_plain(Path(given)) else "source"
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a path is a file that may be an image, or a folder of such files."""
+    if _is_set(str(path)):
         return False
     if path.is_dir():
         top = content(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,29 +16,34 @@ from featcache.errors import SourceError
 from featcache.sources.files import Lister, Named, read_file
 from featcache.sources.source import Item, Items, counted, label_name, sole_content, stamp
 
+_ORIENTATION = 0x0112
+"""EXIF's tag of how an image is turned."""
+
 
 class PairSource:
     """Pairs of an image and its label, in any iterable.
 
-    All are held: an iterator is used up, and what it makes (arrays, bytes) stays in memory, and is hashed when it is
-    listed. Files are under the paths given, others under their position, such as ``000123``.
+    An image is a path, the bytes of an encoded file, an array or a PIL image. All are held: an iterator is used up, and
+    what it makes stays in memory, and is hashed when it is listed. Files are under the paths given, others under their
+    position, such as ``000123``, counted from `first`.
     """
 
     name = "images"
     location = "(image, label) pairs"
     sequential = False
 
-    def __init__(self, pairs: Iterable[Any]) -> None:
+    def __init__(self, pairs: Iterable[Any], *, first: int = 0) -> None:
+        self._first = first
         self._images: list[str | bytes | npt.NDArray[Any]] = []
         lister = Lister(Path())
         self.items = Items.of(counted(self._listed(pairs, lister), self.location))
         lister.check(self.location, "Mend the list.")
         if not self.items:
-            raise SourceError("Expected (image, label) pairs. Received: none.")
+            raise SourceError("No images: the list of (image, label) pairs is empty.")
 
     def _listed(self, pairs: Iterable[Any], lister: Lister) -> Iterator[Item]:
         for place, pair in enumerate(pairs):
-            where = f"position {place}"
+            where = f"position {self._first + place}"
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise SourceError(
                     f"Expected (image, label) pairs. Received: {type(pair).__name__} at {where}. "
@@ -45,7 +52,7 @@ class PairSource:
             image, label = _content(pair[0], where), _label(pair[1], where)
             self._images.append(image)
             if not isinstance(image, str):
-                path, stamped = f"{place:06d}", stamp(image)
+                path, stamped = f"{self._first + place:06d}", stamp(image)
                 lister.claim(where, path)
                 size = len(image) if isinstance(image, bytes) else image.nbytes
                 yield Item(path, label, None, size, stamped, None, place, stamped)
@@ -65,12 +72,54 @@ def _content(image: Any, where: str) -> str | bytes | npt.NDArray[Any]:
         return os.fsdecode(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
+    if _is_pil(image):
+        return _encoded(image, where)
     array = np.asarray(image)
-    if array.dtype.kind not in "buif":
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3):
+        shape = f" of shape {array.shape}" if array.dtype.kind in "buif" else ""
         raise SourceError(
-            f"Expected a path, encoded bytes or an array as image. Received: {type(image).__name__} at {where}."
+            "An image is a path, the bytes of an encoded file, an array (height, width) or (height, width, channels), "
+            f"or a PIL image. Received: {type(image).__name__}{shape} at {where}."
         )
     return array
+
+
+def images_of(images: Any) -> list[Any]:
+    """Return the images that are meant: one alone, each of an array (n, …), or those of an iterable."""
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or _is_pil(images):
+        return [images]
+    if isinstance(images, np.ndarray):
+        one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
+        return [images] if one else list(images)
+    if not isinstance(images, Iterable):
+        raise SourceError(
+            "Expected paths, encoded bytes, arrays or PIL images, one or a list of them. Received: "
+            f"{type(images).__name__}."
+        )
+    return list(images)
+
+
+def _is_pil(image: Any) -> bool:
+    """Whether something is a PIL image; nobody has one who has not imported PIL."""
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(image, pil.Image)
+
+
+def _encoded(image: Any, where: str) -> bytes:
+    """Return a PIL image as an uncompressed PNG file (CMYK: TIFF), which is turned as its EXIF data say."""
+    target, kind = io.BytesIO(), "TIFF" if image.mode == "CMYK" else "PNG"
+    try:
+        image.load()  # which turns a TIFF
+        given = image.getexif()
+        turned = type(given)()
+        turned[_ORIENTATION] = given.get(_ORIENTATION, 1)
+        image.save(target, kind, exif=turned, **({"compress_level": 0} if kind == "PNG" else {}))
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"The PIL image at {where} cannot be read: {' '.join(str(error).split())}. Convert it first, such as by "
+            'image.convert("RGB").'
+        ) from None
+    return target.getvalue()
 
 
 def _label(label: Any, where: str) -> str | None:

@@ -73,7 +73,7 @@ def oracle_cache(extracting: Callable[..., Any], split_photos: Path, oracle: Pat
 
 
 def answers(head: Path, image: Path, **options: Any) -> dict[str, float]:
-    return ImageClassifier.load(head, **options).predict(image)[0].probabilities
+    return next(ImageClassifier.load(head, **options).predict_records(image)).probabilities
 
 
 @pytest.mark.parametrize("kind", ["in memory", "a file", "drawn", "a weights file"])
@@ -92,7 +92,7 @@ def test_every_kind_of_base_is_kept(kind: str, split_photos: Path, tmp_path: Pat
     images = [split_photos / path for path in cache.paths("validation")]
     for folder in ("c", "files"):
         shutil.rmtree(tmp_path / folder)
-    found = ImageClassifier.load(tmp_path / "away").predict(images)
+    found = list(ImageClassifier.load(tmp_path / "away").predict_records(images))
     assert np.abs(np.array([list(one.probabilities.values()) for one in found]) - expected).max() <= 1e-4
     if kind != "in memory":
         assert ImageClassifier.load(tmp_path / "away").extractor.request.is_file == (kind == "a file")
@@ -395,12 +395,12 @@ def test_fine_tuning_starts_from_a_folder_alone(split_photos: Path, tmp_path: Pa
 
     options = options_for("a weights file", tmp_path / "files")
     head = fit_head(extract(split_photos, cache=tmp_path / "c", **options), params={"C": 1e-3}, out=tmp_path / "m")
-    before = fine_tune(head, last=3, dry_run=True)
+    before = fine_tune(head, last=3, dry_run=True).fine_tuning
     for folder in ("c", "files"):
         shutil.rmtree(tmp_path / folder)
-    after = fine_tune(tmp_path / "m", last=3, dry_run=True)
+    after = fine_tune(tmp_path / "m", last=3, dry_run=True).fine_tuning
     assert (after.layers, after.total, after.trainable) == (before.layers, before.total, before.trainable)
-    result = fine_tune(tmp_path / "m", last=3, epochs=1, out=tmp_path / "tuned")
+    result = fine_tune(tmp_path / "m", last=3, epochs=1, out=tmp_path / "tuned").fine_tuning
     assert result.difference <= 1e-4
     assert "that of w.weights.h5" in result.model.card["licence"]
 

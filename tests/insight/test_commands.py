@@ -82,7 +82,7 @@ def test_every_consumer_sees_the_recipe(
 
     first = cache.paths()[0]
     assert neighbors(cache, jpegs / first, top_k=1).neighbors[0].similarity > 0.999
-    (predicted,) = ImageClassifier.load(head.path).predict([jpegs / first])
+    (predicted,) = ImageClassifier.load(head.path).predict_records([jpegs / first])
     expected = head.predict_proba(cache.features()[:1])[0]
     np.testing.assert_allclose(list(predicted.probabilities.values()), expected, atol=cache.recipe.tolerance)
 

@@ -4,6 +4,7 @@ import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import random_image, write_image
 from PIL import Image
 
 from featcache import export_model
-from featcache.errors import BaseError, HeadError, OptionError, SourceError, WeightsError
+from featcache.errors import BaseError, HeadError, ImageError, OptionError, SourceError, WeightsError
 from featcache.heads import Head
 from featcache.models import classifier as classifier_module
 from featcache.models import predictions
@@ -34,11 +35,12 @@ def test_pixels_give_what_cached_features_gave(extracting, split_photos, tmp_pat
     """On the images of the cache a classifier says what its head says on their rows, within 1e-4."""
     cache = extracting(split_photos, tmp_path / "c", dtype=dtype)
     head = fit_head(cache, clf, params={"epochs": 3} if clf == "dense" else {})
-    predictions = ImageClassifier.load(head.path).predict([split_photos / path for path in cache.paths()])
-    live = np.array([list(one.probabilities.values()) for one in predictions])
+    classifier, images = ImageClassifier.load(head.path), [split_photos / path for path in cache.paths()]
+    live = classifier.predict_proba(images)
     cached = head.predict_proba(np.asarray(cache.features()))
     assert np.abs(live - cached).max() <= 1e-4
-    assert [one.label for one in predictions] == list(head.predict(np.asarray(cache.features())))
+    assert classifier.classes_.tolist() == head.class_names
+    assert classifier.predict(images).tolist() == head.predict(np.asarray(cache.features())).tolist()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_a_classifier_computes_as_its_cache_was_made(
         assert not np.array_equal(cache.features(), plain.features())
     head = fit_head(cache, params={"C": 1e-4})
     classifier = ImageClassifier.load(head.path)
-    predictions = classifier.predict([tmp_path / "p" / path for path in cache.paths()])
+    predictions = list(classifier.predict_records([tmp_path / "p" / path for path in cache.paths()]))
     live = np.array([list(one.probabilities.values()) for one in predictions])
     assert np.abs(live - head.predict_proba(np.asarray(cache.features()))).max() <= 1e-4
     report = export_model(head.path, tmp_path / "saved")
@@ -78,7 +80,7 @@ def test_a_classifier_computes_as_its_cache_was_made(
 def test_head_on_a_shallow_layer(cache, split_photos: Path) -> None:
     """A head takes the layer it was trained on, not the deepest."""
     head = fit_head(cache, layer="mix")
-    predictions = ImageClassifier.load(head.path).predict(split_photos / "validation")
+    predictions = list(ImageClassifier.load(head.path).predict_records(split_photos / "validation"))
     live = np.array([list(one.probabilities.values()) for one in predictions])
     assert np.abs(live - head.predict_proba(np.asarray(cache.features("validation", "mix")))).max() <= 1e-4
 
@@ -87,8 +89,10 @@ def test_order_and_bad_images(cache, split_photos: Path, tmp_path: Path) -> None
     """Predictions come in the order given; an unreadable image has its reason in its place."""
     (tmp_path / "bad.jpg").write_text("hello")
     good = split_photos / "validation" / "dark" / "d0.png"
-    first, bad, last = ImageClassifier.load(fit_head(cache).path).predict(
-        [split_photos / "validation" / "light" / "l0.png", tmp_path / "bad.jpg", good]
+    first, bad, last = list(
+        ImageClassifier.load(fit_head(cache).path).predict_records(
+            [split_photos / "validation" / "light" / "l0.png", tmp_path / "bad.jpg", good]
+        )
     )
     assert (first.label, bad.label, last.label) == ("light", None, "dark")
     assert bad.reason == "not an image: its content is text"
@@ -147,14 +151,14 @@ def test_other_weights_are_refused(extracting, split_photos: Path, oracle: Path,
     model.set_weights([weight + 1 for weight in model.get_weights()])
     model.save(file)
     image = split_photos / "validation" / "dark" / "d0.png"
-    assert ImageClassifier.load(head.path).predict(image)[0].label == "dark"
+    assert ImageClassifier.load(head.path).predict(image)[0] == "dark"
     shutil.rmtree(tmp_path / "c" / "base")
     with pytest.raises(WeightsError, match=r"weights: .* → "):
-        ImageClassifier.load(head.path).predict(image)
+        list(ImageClassifier.load(head.path).predict_records(image))
     Path(file).unlink()
     with pytest.raises(BaseError, match=r"no sound copy in .*does not exist.*--weights FILE"):
-        ImageClassifier.load(head.path).predict(image)
-    assert ImageClassifier.load(head.path, base=oracle).predict(image)[0].label == "dark"
+        list(ImageClassifier.load(head.path).predict_records(image))
+    assert ImageClassifier.load(head.path, base=oracle).predict(image)[0] == "dark"
 
 
 def test_base_in_memory_is_the_caches_or_given_again(split_photos: Path, tmp_path: Path) -> None:
@@ -171,7 +175,7 @@ def test_base_in_memory_is_the_caches_or_given_again(split_photos: Path, tmp_pat
     head = fit_head(extract(split_photos, base=base(), preprocess="none", cache=tmp_path / "c"))
     assert ImageClassifier.load(head.path).evaluate()["metrics"] == head.metrics
     shutil.rmtree(tmp_path / "c" / "base")
-    with pytest.raises(HeadError, match="Expected base="):
+    with pytest.raises(HeadError, match="as `base`"):
         ImageClassifier.load(head.path)
     classifier = ImageClassifier.load(head.path, base=base())
     assert classifier.evaluate()["metrics"] == head.metrics
@@ -185,14 +189,14 @@ def test_head_without_its_base_is_refused(cache) -> None:
     """A head whose card lacks what names its base is one clear error."""
     head = fit_head(cache)
     del head.card["recipe"]
-    with pytest.raises(HeadError, match="without recipe"):
+    with pytest.raises(HeadError, match=r"has no .*recipe"):
         ImageClassifier(head)
 
 
 def test_missing_image(cache) -> None:
     """A path that does not exist is an error before anything is predicted."""
     with pytest.raises(SourceError, match="nowhere"):
-        ImageClassifier.load(fit_head(cache).path).predict("nowhere.png")
+        list(ImageClassifier.load(fit_head(cache).path).predict_records("nowhere.png"))
 
 
 def test_saved_head_knows_its_classes(cache) -> None:
@@ -215,7 +219,7 @@ def test_training_images_never_count(extracting, photos: Path, split_photos: Pat
 def test_same_image_twice_is_predicted_twice(cache, split_photos: Path) -> None:
     """Predictions line up with what was asked for, repetitions included."""
     dark, light = split_photos / "validation" / "dark" / "d0.png", split_photos / "validation" / "light" / "l0.png"
-    predictions = ImageClassifier.load(fit_head(cache).path).predict([dark, light, dark])
+    predictions = list(ImageClassifier.load(fit_head(cache).path).predict_records([dark, light, dark]))
     assert [one.label for one in predictions] == ["dark", "light", "dark"]
 
 
@@ -319,7 +323,7 @@ def test_a_list_of_images_is_not_overwritten(classifier, many: Path, tmp_path: P
     """Predictions do not take the place of the table that names the images, complete or not."""
     table = tmp_path / name
     table.write_text("path\n" + "".join(f"{path}\n" for path in sorted(many.iterdir())[:2]))
-    with pytest.raises(OptionError, match="which is predicted itself"):
+    with pytest.raises(OptionError, match="`out` would replace"):
         classifier.predict_to(tmp_path / "list.csv", [table])
     assert table.read_text().startswith("path\n")
 
@@ -385,8 +389,8 @@ def test_bulk_holds_a_few_chunks(classifier, tmp_path: Path, monkeypatch) -> Non
 
 def test_threshold_and_top_k(classifier, many: Path) -> None:
     """Below the threshold the label is `unsure`, and `best` the class; `top` has the best classes in order."""
-    plain = classifier.predict(many, top_k=2)
-    for sure, one in zip(plain, classifier.predict(many, threshold=0.9), strict=True):
+    plain = list(classifier.predict_records(many, top_k=2))
+    for sure, one in zip(plain, list(classifier.predict_records(many, threshold=0.9)), strict=True):
         if one.reason is not None:
             assert (one.label, one.best, one.unsure, one.top) == (None, None, False, ())
             continue
@@ -395,9 +399,9 @@ def test_threshold_and_top_k(classifier, many: Path) -> None:
         assert one.best == sure.label == max(one.probabilities, key=one.probabilities.get)
         assert sure.top == tuple(sorted(one.probabilities.items(), key=lambda pair: -pair[1]))
     with pytest.raises(OptionError, match="top_k <= 2"):
-        classifier.predict(many, top_k=3)
+        list(classifier.predict_records(many, top_k=3))
     with pytest.raises(OptionError, match="threshold <= 1"):
-        classifier.stream(ArraySource("none", np.zeros((1, 1, 1), np.uint8), [None]), threshold=2)
+        classifier.predict_records(ArraySource("none", np.zeros((1, 1, 1), np.uint8), [None]), threshold=2)
 
 
 def test_coverage_is_of_validation_without_copies(extracting, many: Path, tmp_path: Path) -> None:
@@ -412,7 +416,7 @@ def test_coverage_is_of_validation_without_copies(extracting, many: Path, tmp_pa
     result = classifier.evaluate(coverage=True)
     assert list(result["coverage"]) == ["validation"]
     files = sorted((tmp_path / "s" / "validation").rglob("[0-9]*.png"))
-    found = classifier.predict(files)
+    found = list(classifier.predict_records(files))
     expected = coverage_table(
         np.array([["dark", "light"].index(file.parent.name) for file in files]),
         np.array([list(one.probabilities.values()) for one in found]),
@@ -421,3 +425,72 @@ def test_coverage_is_of_validation_without_copies(extracting, many: Path, tmp_pa
     assert expected[0]["n"] == 20
     assert list(classifier.evaluate(tmp_path / "s" / "validation", coverage=True)["coverage"]) == ["all"]
     assert "coverage" not in classifier.evaluate()
+
+
+@pytest.fixture
+def shades(extracting, split_photos: Path, tmp_path: Path) -> ImageClassifier:
+    return ImageClassifier.load(fit_head(extracting(split_photos, tmp_path / "c")).path)
+
+
+def in_memory(path: Path) -> dict[str, Any]:
+    """Return one image as a path, bytes, an array and a PIL image."""
+    picture = Image.open(path)
+    return {"path": path, "bytes": path.read_bytes(), "array": np.asarray(picture), "PIL": picture}
+
+
+def test_images_in_memory_are_predicted_as_their_files(shades: ImageClassifier, split_photos: Path) -> None:
+    """A path, its bytes, its pixels and its PIL image have the same probabilities, alone, in a list and in a batch."""
+    paths = sorted((split_photos / "validation" / "dark").iterdir())[:2]
+    expected = shades.predict_proba(paths)
+    forms = [in_memory(path) for path in paths]
+    for form in forms[0]:
+        assert np.array_equal(shades.predict_proba([one[form] for one in forms]), expected), form
+        assert np.array_equal(shades.predict_proba(forms[0][form]), expected[:1]), form
+    assert np.array_equal(shades.predict_proba(np.stack([one["array"] for one in forms])), expected)
+    mixed = shades.predict_records([forms[0]["path"], forms[1]["array"], split_photos / "train", forms[0]["PIL"]])
+    found = list(mixed)
+    assert [found[0].path, found[1].path, found[-1].path] == [str(paths[0]), "000001", "000003"]
+    assert list(found[1].probabilities.values()) == expected[1].tolist()
+    assert list(found[-1].probabilities.values()) == expected[0].tolist()
+
+
+def test_pil_images_of_every_mode_are_their_files(shades: ImageClassifier, tmp_path: Path) -> None:
+    """A PIL image gives what the same picture gives from a file, turned as its EXIF data say."""
+    whole, exif = Image.fromarray(random_image(5, 9)[:6]), Image.Exif()
+    exif[0x0112] = 6
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"):
+        picture = whole.convert("L").convert("I").convert("I;16") if mode == "I;16" else whole.convert(mode)
+        path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+        picture.save(path, exif=exif)
+        assert np.array_equal(shades.predict_proba(Image.open(path)), shades.predict_proba(path)), mode
+
+
+def test_an_image_that_cannot_be_read_is_not_passed_over(shades: ImageClassifier, split_photos: Path) -> None:
+    """predict and predict_proba name the first one and what to use; predict_records goes on."""
+    good = (split_photos / "validation" / "dark" / "d0.png").read_bytes()
+    for ask in (shades.predict, shades.predict_proba):
+        with pytest.raises(ImageError, match=r"1 of 2 images.*'000001'.*predict_records"):
+            ask([good, b"no image"])
+    records = list(shades.predict_records([good, b"no image"]))
+    assert [one.reason is None for one in records] == [True, False]
+    assert shades.predict_proba([]).shape == (0, 2)
+
+
+def test_what_is_no_image_is_named(shades: ImageClassifier) -> None:
+    """Other types and shapes are named, with what an image may be."""
+    five_axes = np.zeros((2, 2, 2, 2, 3), np.uint8)
+    for given, named in ((3.5, "float"), ([object()], "object"), (five_axes, "shape")):
+        with pytest.raises(SourceError, match=rf"PIL image.*Received: .*{named}"):
+            shades.predict(given)
+
+
+def test_predictions_are_a_frame(shades: ImageClassifier, split_photos: Path) -> None:
+    """A frame has the columns of the .csv file, a row for each image, unreadable ones too."""
+    pytest.importorskip("pandas")
+    image = split_photos / "validation" / "dark" / "d0.png"
+    frame = shades.predict_records([image, b"no image"], threshold=0.5).to_frame()
+    assert frame["label"][0] == "dark"
+    assert frame["label"].isna().tolist() == [False, True]
+    assert list(frame.columns[:5]) == ["path", "label", "probability", "best", "unsure"]
+    assert frame["probability_dark"][0] == pytest.approx(shades.predict_proba(image)[0, 0])
+    assert frame["reason"][1]

@@ -27,12 +27,12 @@ def test_a_model_folder_predicts_and_evaluates_like_its_head(made_model: PixelMo
     """What takes a head takes a whole model, and gives the same answers."""
     head, model = (ImageClassifier.load(tmp_path / name) for name in ("head", "model"))
     photos = tmp_path / "split" / "validation"
-    one, two = ([list(p.probabilities.values()) for p in each.predict(photos)] for each in (head, model))
+    one, two = ([list(p.probabilities.values()) for p in each.predict_records(photos)] for each in (head, model))
     assert np.allclose(one, two, atol=1e-6)
     assert model.evaluate()["metrics"]["validation"]["accuracy"] == head.evaluate()["metrics"]["validation"]["accuracy"]
     assert (is_model(tmp_path / "model"), is_model(tmp_path / "head")) == (True, False)
     assert isinstance(load(tmp_path / "model"), ImageClassifier)
-    with pytest.raises(OptionError, match="no base beside"):
+    with pytest.raises(OptionError, match="contains its base"):
         ImageClassifier.load(tmp_path / "model", base="vgg19")
 
 

@@ -185,7 +185,7 @@ def test_extract_and_predict_skip_it(
     with monkeypatch.context() as patch:
         patch.setattr(resizing, "resized", resized)
         skipped = extracting(photos, tmp_path / "c").report.skipped
-        predicted = classifier.predict(photos)
+        predicted = list(classifier.predict_records(photos))
         scored = classifier.evaluate()
     reason = "not enough memory: it cannot be resized with what is free"
     assert skipped == [{"path": "dark/d1.png", "reason": reason}]
@@ -209,5 +209,5 @@ def test_an_image_above_the_limit_is_tried_again_when_it_is_raised(
     assert (raised.report.computed, raised.report.skipped) == (1, [])
     assert raised.recipe == first.recipe
     head = fit_head(raised, "ridge")
-    found = ImageClassifier.load(head.path, max_pixels=1000).predict(photos)
+    found = list(ImageClassifier.load(head.path, max_pixels=1000).predict_records(photos))
     assert [one.reason for one in found if one.reason] == [limit]

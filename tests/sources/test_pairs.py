@@ -41,7 +41,7 @@ def test_labels() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], "Received: none"),
+        ([], "is empty"),
         ([("a.png", "x"), ("b.png", "x")], "2 missing files"),
         (["a.png"], "str at position 0"),
         ((np.zeros((3, 8, 8)), [1, 2, 3]), "zip"),

@@ -12,7 +12,8 @@ from featcache.cache import FeatureCache
 from featcache.errors import BaseError, HeadError
 from featcache.heads import Head
 from featcache.insight.report.subject import Subject
-from featcache.models.classifier import ImageClassifier, own_source
+from featcache.models.classifier import ImageClassifier
+from featcache.models.evaluation import own_source
 from featcache.models.folder import PixelModel
 from featcache.options import Progress
 from featcache.sources import Item, Selected, why_left_out
@@ -154,7 +155,7 @@ def _from_pixels(
         items = [item for item in items if item.path in members]
     chosen = _drawn(items)
     rows, left_out = [], 0
-    stream = classifier.stream(Selected(source, chosen), progress=progress)
+    stream = classifier.predict_records(Selected(source, chosen), progress=progress)
     for item, found in zip(chosen, stream, strict=True):
         if found.label is None or found.digest is None:
             continue

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
 from featcache.images.decoding import PixelSpec, decode, load
-from featcache.models.classifier import ImageClassifier, own_source
+from featcache.models.classifier import ImageClassifier
+from featcache.models.evaluation import own_source
 from featcache.models.export import clean
 from featcache.sources import Item, Items, Source, digest, read_image
 from featcache.sources.folders.folders import files_source
@@ -73,7 +74,7 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None, pict
     pixels: list[npt.NDArray[Any]] = [
         decode(content, spec.channels, at_least) if pictures == "any" else load(content, spec) for content in contents
     ]
-    said = classifier.stream(PairSource([(content, None) for content in contents]))
+    said = classifier.predict_records(PairSource([(content, None) for content in contents]))
     expected = np.array([list(one.probabilities.values()) for one in said], np.float64)
     return Images(contents, pixels, expected, real, origin, len(pieces))
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from featcache.errors import ExportError, FeatcacheError, ImageError, SourceError
 from featcache.images.decoding import load
-from featcache.models.classifier import ImageClassifier, own_source
+from featcache.models.classifier import ImageClassifier
+from featcache.models.evaluation import own_source
 from featcache.options import BATCH_SIZE
 from featcache.sources import Items, digest, read_image, why_left_out
 from featcache.training.metrics import wilson_interval

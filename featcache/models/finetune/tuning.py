@@ -26,8 +26,9 @@ from featcache.heads import Head
 from featcache.heads.keras_training import compiled
 from featcache.heads.rows import Bools, Float32s, Floats
 from featcache.images.augmentation import Augmentation
-from featcache.models.classifier import ImageClassifier, own_source
+from featcache.models.classifier import ImageClassifier
 from featcache.models.composition import Composition, composition
+from featcache.models.evaluation import own_source
 from featcache.models.finetune.distillation import distilled
 from featcache.models.finetune.layers import Unfreezing, counts, layer_table, unfreeze
 from featcache.models.finetune.pictures import Picture, Pictures, listed
@@ -96,14 +97,16 @@ class FineTuned:
 
 
 @takes(FineTuneOptions)
-def fine_tune(options: FineTuneOptions) -> FineTuned:
+def fine_tune(options: FineTuneOptions) -> ImageClassifier:
     """Train a head together with a part of its base, from pixels, and keep the better of before and after.
 
     A killed run resumes after its last whole epoch when the same call is made again.
 
     Returns
     -------
-    FineTuned
+    ImageClassifier
+        Of the model that was kept and saved, or after a dry run of the head as it is. Its ``fine_tuning``, a
+        `FineTuned`, says what was done.
 
     Raises
     ------
@@ -124,8 +127,9 @@ def fine_tune(options: FineTuneOptions) -> FineTuned:
     classifier = ImageClassifier(student, base=options.base, weights=options.weights)
     run = _Run(student, classifier, which, training)
     result = FineTuned(*counts(run.parts.model), layers=run.layers, distilled=lesson)
+    classifier.fine_tuning = result
     if options.dry_run:
-        return result
+        return classifier
     run.read()
     described = [run.identity(), _head_digest(teacher), distill, options.initial_epoch]
     key = hashlib.sha256(canonical_json(described).encode())
@@ -146,7 +150,9 @@ def fine_tune(options: FineTuneOptions) -> FineTuned:
         lock.check()
         result.model = _saved(run, teacher, result, target)
         checkpoint.remove()
-    return result
+    tuned = ImageClassifier.from_model(result.model)
+    tuned.fine_tuning = result
+    return tuned
 
 
 @contextlib.contextmanager

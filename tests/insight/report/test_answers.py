@@ -55,7 +55,7 @@ def test_a_head_without_its_cache_answers_from_pixels(
         zip(told.paths, told.predicted, strict=True)
     )
     assert (found.split, len(found), found.sampled_from) == ("validation", 10, None)
-    expected = {p.path: p.probability for p in ImageClassifier(head).predict(split_photos / "validation")}
+    expected = {p.path: p.probability for p in list(ImageClassifier(head).predict_records(split_photos / "validation"))}
     assert sorted(found.confidence) == pytest.approx(sorted(expected.values()), abs=1e-6)
     monkeypatch.setattr(module, "MOST_PIXELS", 30)
     sampled = ask(open_subject(tmp_path / "head"))

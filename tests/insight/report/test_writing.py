@@ -177,7 +177,7 @@ def test_a_fine_tuned_model_has_both_curves(extracting, split_photos: Path, tmp_
     """Its page has the head's epochs and its own with a line between, and answers from pixels as it was measured."""
     cache = extracting(split_photos, tmp_path / "c")
     head = fit_head(cache, "dense", params={"epochs": 3, "hidden": 4})
-    tuned = fine_tune(head.path, all_layers=True, epochs=2, out=tmp_path / "model")
+    tuned = fine_tune(head.path, all_layers=True, epochs=2, out=tmp_path / "model").fine_tuning
     assert tuned.model is not None
     found = write_report(tmp_path / "model")
     assert found.path == tmp_path / "model" / "report.html"

@@ -103,7 +103,7 @@ def test_a_saved_model_reads_bytes_and_images_of_any_size(head: Path, tmp_path: 
     contents = [encoded(pixels[0], "JPEG", tiff(6, ">")), encoded(pixels[1], "PNG")]
     for i, content in enumerate(contents):
         (tmp_path / f"{i}").write_bytes(content)
-    said = ImageClassifier.load(head).predict([tmp_path / "0", tmp_path / "1"])
+    said = list(ImageClassifier.load(head).predict_records([tmp_path / "0", tmp_path / "1"]))
     found = signatures["serving_default"](encoded=tf.constant(contents))
     assert np.allclose(found["probabilities"], [list(one.probabilities.values()) for one in said], atol=1e-5)
     assert [name.decode() for name in found["label"].numpy()] == [one.label for one in said]
@@ -318,7 +318,7 @@ def test_the_scripts_in_the_documents_run(
         [sys.executable, "-c", before + block[1], *names], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert shown.returncode == 0, shown.stderr
-    said = ImageClassifier.load(cropping_head).predict([tmp_path / name for name in names])
+    said = list(ImageClassifier.load(cropping_head).predict_records([tmp_path / name for name in names]))
     assert np.diff(sorted(next(iter(one.probabilities.values())) for one in said)).min() > 1e-3
     for line, name, one in zip(shown.stdout.splitlines(), names, said, strict=True):
         *named, probability = line.split()
@@ -334,7 +334,9 @@ def test_pixels_of_the_bases_size(cropping_head: Path, tmp_path: Path, at_once: 
         known = json.loads(report.metadata.read_text())["input"]
         assert (known["pictures"], known["resized_by"], known["shape"]) == ("fixed size", "the caller", [None, 8, 8, 3])
         assert (known["dtype"], known["antialias"], known["resize"]) == ("float32", False, "crop")
-        (said,) = ImageClassifier.load(cropping_head).predict(write_image(tmp_path / "one.png", random_image(1, 13)))
+        (said,) = ImageClassifier.load(cropping_head).predict_records(
+            write_image(tmp_path / "one.png", random_image(1, 13))
+        )
         spec = ImageClassifier.load(cropping_head).extractor.spec
         pixels = load(np.asarray(Image.open(tmp_path / "one.png")), spec)
         fed = {"pixels": pixels.ravel(), "shapes": np.array([pixels.shape])}

@@ -168,7 +168,7 @@ def test_what_is_frozen_does_not_change(made_head, network: Path, which, trainin
     """What is unfrozen trains, all else keeps its values, and so do the statistics of batch normalisation."""
     import keras
 
-    result = fine_tune(made_head(params=UNTRAINED, calibrate="none"), **which, epochs=1, learning_rate=1e-3)
+    result = fine_tune(made_head(params=UNTRAINED, calibrate="none"), **which, epochs=1, learning_rate=1e-3).fine_tuning
     assert {row["name"] for row in result.layers if row["trainable"]} == training
     assert result.kept == "tuned"
     before = keras.models.load_model(network)
@@ -185,7 +185,7 @@ def test_batch_norm_trains_when_asked(made_head, network: Path) -> None:
     import keras
 
     path = made_head(params=UNTRAINED, calibrate="none")
-    result = fine_tune(path, from_layer="second", epochs=1, train_batch_norm=True, learning_rate=1e-3)
+    result = fine_tune(path, from_layer="second", epochs=1, train_batch_norm=True, learning_rate=1e-3).fine_tuning
     assert result.kept == "tuned"
     tuned, before = base_weights(result.model.path), keras.models.load_model(network)
     for layer, moved in (("first_bn", False), ("second_bn", True)):
@@ -206,7 +206,9 @@ def test_batch_norm_trains_when_asked(made_head, network: Path) -> None:
 def test_one_model_says_what_the_head_says(made_head, clf: str, calibrate: str, options: dict[str, object]) -> None:
     """Before training the composed model has the head's accuracy, whatever the cache is; the result evaluates."""
     path = made_head(clf, calibrate=calibrate, **options)
-    result = fine_tune(path, all_layers=True, epochs=1, augment="flip,brightness=0.05", class_weight="balanced")
+    result = fine_tune(
+        path, all_layers=True, epochs=1, augment="flip,brightness=0.05", class_weight="balanced"
+    ).fine_tuning
     assert result.composed_accuracy == pytest.approx(result.before["validation"]["accuracy"], abs=0.026)
     assert result.difference <= (5e-3 if options.get("dtype") == "float16" else 1e-4)
     shown = ImageClassifier.load(result.model.path).evaluate()["metrics"]
@@ -224,19 +226,19 @@ def test_several_classes(extracting, network: Path, tmp_path: Path, clf: str, ca
         write_image(tmp_path / "p" / ("train" if i < 66 else "validation") / "cab"[i % 3] / f"{i}.png", shade)
     cache = extracting(tmp_path / "p", tmp_path / "c", base=network, layers=["last"], preprocess="auto")
     head = fit_head(cache, clf, params={"epochs": 30} if clf == "dense" else {}, calibrate=calibrate)
-    result = fine_tune(head, last=3, epochs=1, learning_rate=1e-3)
+    result = fine_tune(head, last=3, epochs=1, learning_rate=1e-3).fine_tuning
     assert result.history["val_loss"][0] == pytest.approx(result.after["validation"]["log_loss"], abs=1e-4)
     assert result.history["val_accuracy"][0] == pytest.approx(result.after["validation"]["accuracy"])
     assert result.model.class_names == ["a", "b", "c"]
     bright = tmp_path / "p" / "validation" / "b"
-    found = [one.label for one in ImageClassifier.load(result.model.path).predict(bright)]
+    found = [one.label for one in ImageClassifier.load(result.model.path).predict_records(bright)]
     assert found.count("b") > len(found) / 2
 
 
 @pytest.mark.slow
 def test_history_goes_on_from_the_heads(made_head) -> None:
     """Epochs are counted on from those of a dense head, at a tenth of its rate, and both phases are drawn."""
-    result = fine_tune(made_head(), last=3, epochs=2, schedule="cosine", tensorboard=None)
+    result = fine_tune(made_head(), last=3, epochs=2, schedule="cosine", tensorboard=None).fine_tuning
     assert result.history["epoch"] == [3, 4]
     assert result.history["learning_rate"] == pytest.approx([1e-4, 0.5e-4])
     card = PixelModel.load(result.model.path).card
@@ -252,7 +254,9 @@ def test_seeds_reproduce(made_head, tmp_path: Path) -> None:
     path = made_head(params={"hidden": (8,), "dropout": 0.3, "batch_norm": True})
 
     def run(seed: int, name: str):
-        return fine_tune(path, reinitialise=True, epochs=2, seed=seed, augment="flip,zoom=0.1", out=tmp_path / name)
+        return fine_tune(
+            path, reinitialise=True, epochs=2, seed=seed, augment="flip,zoom=0.1", out=tmp_path / name
+        ).fine_tuning
 
     one, two, other = run(1, "one"), run(1, "two"), run(2, "three")
     assert one.history["loss"] == pytest.approx(two.history["loss"], rel=1e-5)
@@ -263,7 +267,9 @@ def test_seeds_reproduce(made_head, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_not_a_number_ends_with_the_last_good_weights(made_head) -> None:
     """Where the loss explodes, the run says so and the model is sound."""
-    result = fine_tune(made_head(), all_layers=True, epochs=4, learning_rate=1e30, optimizer="sgd", momentum=0.0)
+    result = fine_tune(
+        made_head(), all_layers=True, epochs=4, learning_rate=1e30, optimizer="sgd", momentum=0.0
+    ).fine_tuning
     assert result.stopped is not None
     assert "loss" in result.stopped["reason"]
     assert result.kept == "head"
@@ -279,7 +285,7 @@ def test_the_better_one_is_kept(extracting, split_photos: Path, tmp_path: Path) 
     dark, light = (split_photos / "train" / name for name in ("dark", "light"))
     for old, new in ((dark, tmp_path / "aside"), (light, dark), (tmp_path / "aside", light)):
         old.rename(new)
-    result = fine_tune(head, all_layers=True, epochs=1, learning_rate=0.01)
+    result = fine_tune(head, all_layers=True, epochs=1, learning_rate=0.01).fine_tuning
     assert result.after["validation"]["accuracy"] < result.before["validation"]["accuracy"] == 1.0
     assert (result.kept, result.model.card["kept"]) == ("head", "head")
     assert result.model.metrics == result.before
@@ -295,7 +301,7 @@ def test_distilling_a_head_that_no_network_expresses(made_head, student: str) ->
     path = made_head("knn", layers=["first_relu"])
     with pytest.raises(HeadError, match="--distill"):
         fine_tune(path, last=3)
-    result = fine_tune(path, last=3, epochs=1, distill=student)
+    result = fine_tune(path, last=3, epochs=1, distill=student).fine_tuning
     assert result.distilled["agreement"]["validation"]["n"] == 40
     assert 0.8 < result.distilled["agreement"]["validation"]["part"] <= 1
     assert result.model.card["head"]["clf"] == "knn"
@@ -310,7 +316,7 @@ def test_unreadable_images_are_named(made_head, extracting, network: Path, shade
     cache = extracting(tmp_path / "own", tmp_path / "cache", base=network, layers=["last"], preprocess="auto")
     head = fit_head(cache, out=tmp_path / "head")
     (tmp_path / "own" / "train" / "dark" / "0.png").write_text("hello")
-    result = fine_tune(head, last=3, epochs=2)
+    result = fine_tune(head, last=3, epochs=2).fine_tuning
     assert result.skipped == [{"path": "train/dark/0.png", "reason": "not an image: its content is text"}]
     assert len(result.history["epoch"]) == 2
 
@@ -318,7 +324,7 @@ def test_unreadable_images_are_named(made_head, extracting, network: Path, shade
 def test_dry_run_only_tells(made_head) -> None:
     """A dry run gives the table and the counts, and writes nothing."""
     path = made_head("logreg")
-    result = fine_tune(path, from_layer="second_bn", dry_run=True)
+    result = fine_tune(path, from_layer="second_bn", dry_run=True).fine_tuning
     assert [(row["index"], row["name"]) for row in result.layers][:2] == [(0, "pixels"), (1, "scale")]
     assert (result.trainable, result.total) == (12 + 7, 112 + 16 + 222 + 24 + 7)
     assert result.model is None
@@ -391,11 +397,11 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
         lambda self, step, number, shown: (trained.append(number), epoch(self, step, number, shown))[1],
     )
     options = {"last": 3, "epochs": 15, "patience": 15, "seed": 3, "augment": "flip"}
-    resumed = fine_tune(path, **options, out=out)
+    resumed = fine_tune(path, **options, out=out).fine_tuning
     assert trained == list(range(done, 15))
     assert resumed.history["epoch"] == list(range(3, 18))
     assert not file.parent.exists()
-    whole = fine_tune(path, **options, out=tmp_path / "whole")
+    whole = fine_tune(path, **options, out=tmp_path / "whole").fine_tuning
     for name, values in whole.history.items():
         assert resumed.history[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
 
@@ -428,7 +434,7 @@ def test_other_folders_and_models_are_refused(made_head, tmp_path: Path) -> None
     path = made_head("logreg")
     with pytest.raises(HeadError, match="holds other files"):
         fine_tune(path, last=3, out=tmp_path)
-    result = fine_tune(path, last=3, epochs=1)
+    result = fine_tune(path, last=3, epochs=1).fine_tuning
     with pytest.raises(HeadError, match="whole model"):
         fine_tune(result.model.path, last=3)
 
@@ -436,7 +442,9 @@ def test_other_folders_and_models_are_refused(made_head, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_mixed_precision_and_logs(made_head, tmp_path: Path) -> None:
     """Training in bfloat16 saves a float32 model; TensorBoard's file is written."""
-    result = fine_tune(made_head(), all_layers=True, epochs=1, mixed_precision=True, tensorboard=tmp_path / "logs")
+    result = fine_tune(
+        made_head(), all_layers=True, epochs=1, mixed_precision=True, tensorboard=tmp_path / "logs"
+    ).fine_tuning
     layers = PixelModel.load(result.model.path).model.get_layer("small").layers
     assert {layer.compute_dtype for layer in layers} == {"float32"}
     assert list((tmp_path / "logs").glob("events*"))
@@ -449,8 +457,10 @@ def test_a_base_in_memory(extracting, network: Path, shades: Path, tmp_path: Pat
     model = keras.models.load_model(network)
     head = fit_head(extracting(shades, tmp_path / "c", base=model, layers=["last"], preprocess="auto"))
     before = model.get_weights()
-    result = fine_tune(head, from_layer="second", epochs=1, learning_rate=1e-4, base=keras.models.load_model(network))
-    assert ImageClassifier.load(result.model.path).predict(shades / "test" / "dark")[0].label in ("dark", "light")
+    result = fine_tune(
+        head, from_layer="second", epochs=1, learning_rate=1e-4, base=keras.models.load_model(network)
+    ).fine_tuning
+    assert ImageClassifier.load(result.model.path).predict(shades / "test" / "dark")[0] in ("dark", "light")
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
 
 
@@ -503,7 +513,9 @@ def test_changed_training_images_are_counted(made_head, tmp_path: Path, shades: 
 
 def test_no_good_epoch(made_head, tmp_path: Path) -> None:
     """Where the first epoch explodes, the head is kept and nothing is claimed of an epoch after it."""
-    found = fine_tune(made_head(), all_layers=True, epochs=3, optimizer="sgd", learning_rate=1e6, out=tmp_path / "m")
+    found = fine_tune(
+        made_head(), all_layers=True, epochs=3, optimizer="sgd", learning_rate=1e6, out=tmp_path / "m"
+    ).fine_tuning
     assert (found.kept, found.after, found.history) == ("head", {}, {})
     assert found.stopped["epoch"] == 3
     assert PixelModel.load(tmp_path / "m").metrics["validation"] == found.before["validation"]
@@ -533,7 +545,7 @@ def test_a_student_below_its_teacher_is_said(made_head, tmp_path: Path, caplog, 
     path = made_head("knn")
     card = featcache.Head.load(path)
     card.card["metrics"]["validation"]["accuracy"] = 2.0
-    found = fine_tune(card, last=3, distill="ridge", out=tmp_path / "m", **UNTRAINED)
+    found = fine_tune(card, last=3, distill="ridge", out=tmp_path / "m", **UNTRAINED).fine_tuning
     assert "worse than the knn head it was distilled from" in caplog.text
     assert found.distilled["metrics"]["validation"]["accuracy"] == 2.0
 
@@ -542,7 +554,7 @@ def test_a_student_below_its_teacher_is_said(made_head, tmp_path: Path, caplog, 
 def test_a_head_of_a_reduced_precision_cache(made_head, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
     """It starts as the float32 model that it is, whose score is what counts, and not where that is clearly lower."""
     path = made_head("logreg", {"C": 1e6}, calibrate="none", precision="bfloat16")
-    result = fine_tune(path, last=3, epochs=1, learning_rate=1e-9)
+    result = fine_tune(path, last=3, epochs=1, learning_rate=1e-9).fine_tuning
     assert result.difference > 5e-3  # by which it was refused before
     assert result.before["validation"]["accuracy"] == result.composed_accuracy
     assert "cache was computed in bfloat16, fine-tuning computes in float32" in caplog.text
