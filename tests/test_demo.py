@@ -1,11 +1,8 @@
 from pathlib import Path
 
-import pytest
-
 from featcache.demo import run
 
 
-@pytest.mark.slow
 def test_demo_tells_the_whole_story(tmp_path: Path) -> None:
     """Model A learns, its features carry over to new digits, and predictions come from image files."""
     result, text = run(tmp_path / "demo")

@@ -106,14 +106,15 @@ def _is_pil(image: Any) -> bool:
 
 
 def _encoded(image: Any, where: str) -> bytes:
-    """Return a PIL image as an uncompressed PNG file (CMYK: TIFF), which is turned as its EXIF data say."""
-    target, kind = io.BytesIO(), "TIFF" if image.mode == "CMYK" else "PNG"
+    """Return a PIL image as an uncompressed PNG file, to be turned as the EXIF data of the image say."""
+    target = io.BytesIO()
     try:
-        image.load()  # which turns a TIFF
-        given = image.getexif()
-        turned = type(given)()
-        turned[_ORIENTATION] = given.get(_ORIENTATION, 1)
-        image.save(target, kind, exif=turned, **({"compress_level": 0} if kind == "PNG" else {}))
+        image.load()  # which turns a TIFF, and takes that from its EXIF data
+        known = image.getexif()
+        turned = type(known)()
+        turned[_ORIENTATION] = known.get(_ORIENTATION, 1)
+        shown = image.convert("RGB") if image.mode == "CMYK" else image
+        shown.save(target, "PNG", exif=turned, compress_level=0)
     except (OSError, ValueError) as error:
         raise SourceError(
             f"The PIL image at {where} cannot be read: {' '.join(str(error).split())}. Convert it first, such as by "

@@ -338,7 +338,6 @@ def test_another_base_is_kept_apart(kept, tmp_path) -> None:
     assert len(list(tmp_path.glob("*.openvino"))) == 3
 
 
-@pytest.mark.slow
 def test_a_base_is_kept_where_that_can_be_done_only(kept, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be written to, drawn weights and models in memory cost a conversion, and nothing else."""
 

@@ -287,7 +287,6 @@ def test_options_from_the_environment(oracle: Path, photos: Path, tmp_path: Path
     assert json.loads(out)["clf"] == "svm"
 
 
-@pytest.mark.slow
 def test_fine_tune(options: list[object], split_photos: Path, tmp_path: Path) -> None:
     """The dry run shows what would train; the command says before and after, and its model is evaluated like a head."""
     run("extract", split_photos, *options, "--cache", tmp_path / "c")
@@ -750,7 +749,6 @@ def test_the_next_command_makes_the_best_head(made) -> None:
     assert head["metrics"]["validation"]["log_loss"] == pytest.approx(best["log_loss"], abs=1e-4)
 
 
-@pytest.mark.slow
 def test_fit_head_says_what_its_protocols_found(made) -> None:
     """Sweep, folds and few-shot draws are printed, and are in the JSON."""
     cache = made(apart=0.7)
@@ -782,7 +780,6 @@ def test_wrong_options_of_heads_are_one_line(made, arguments: list[str], message
     assert err.count("\n") == 1
 
 
-@pytest.mark.slow
 def test_report(head: Path, tmp_path: Path) -> None:
     """report writes a page, pictures of its charts, and says in JSON what is in them; a bad folder is one line."""
     code, text, _ = run("report", head, "--out", tmp_path / "r.html", "--png", tmp_path / "png", "--json")

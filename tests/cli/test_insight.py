@@ -73,7 +73,6 @@ def test_audit_apply(cache: Path, tmp_path: Path) -> None:
     assert "1 dropped" in run("audit", cache, "--apply", tmp_path / "drop.csv", "--out", tmp_path / "o.csv")[1]
 
 
-@pytest.mark.slow
 def test_audit_in_a_report(cache: Path, tmp_path: Path) -> None:
     """--report writes the cache's page with the same findings, report --audit likewise; --apply goes without."""
     page = tmp_path / "p" / "audit.html"

@@ -225,7 +225,6 @@ def mended(root: Path) -> None:
     assert right(root, cache)
 
 
-@pytest.mark.slow
 def test_nonsense_in_manifests(room: Callable[[], Path]) -> None:
     """A short form of the hunt below."""
     in_manifests(room, 50, 1000)
@@ -288,7 +287,6 @@ def in_heads(room: Callable[[], Path], count: int, first: int) -> None:
     tries.done("fuzz behind checksums, heads")
 
 
-@pytest.mark.slow
 def test_nonsense_in_cards(room: Callable[[], Path]) -> None:
     """A short form of the hunt below."""
     in_cards(room, 30, 1000)

@@ -60,7 +60,6 @@ def test_options_are_used_wherever_the_source_is_opened_again(
     assert FeatureCache(tmp_path / "c").splits == {"train": 16, "validation": 16}
 
 
-@pytest.mark.slow
 def test_workers_read_with_the_options(extracting, tmp_path: Path) -> None:
     """A worker that opens a tar file again finds each image where the driver listed it."""
     with tarfile.open(tmp_path / "set.tar", "w") as tar:

@@ -36,7 +36,6 @@ def test_results_come_in_order_and_errors_are_results(jobs: int) -> None:
     assert all(result is found[i] for i, result in seen)
 
 
-@pytest.mark.slow
 def test_a_process_that_dies_takes_no_other_task_with_it() -> None:
     """The task that kills its process is named, and the others have their results."""
     found = run_all(_work, ["a", "die", "b", "c"], jobs=2)

@@ -197,7 +197,6 @@ def test_a_file_that_is_no_part(tmp_path: Path) -> None:
             read_part(tmp_path / "x.json")
 
 
-@pytest.mark.slow
 def test_a_suspect_is_decoded_elsewhere_first(oracle, many: Path, tmp_path: Path, monkeypatch) -> None:
     """A task at which a process died names what it was decoding: the guilty image is left out, the others have rows."""
     import sys

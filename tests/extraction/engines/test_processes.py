@@ -52,8 +52,8 @@ def workers() -> list[int]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["processes", "dask"])
+@pytest.mark.by_default("dask")
 def test_two_workers_are_one(
     oracle, many: Path, local, tmp_path: Path, engine: str, hostile_folder: tuple[Path, Path], monkeypatch
 ) -> None:

@@ -172,7 +172,6 @@ def test_labels_that_changed_since_are_noticed(extracting, split_photos: Path, t
     assert any("10 of 10" in note and "9 of 10" in note for note in found.notes)
 
 
-@pytest.mark.slow
 def test_a_fine_tuned_model_has_both_curves(extracting, split_photos: Path, tmp_path: Path) -> None:
     """Its page has the head's epochs and its own with a line between, and answers from pixels as it was measured."""
     cache = extracting(split_photos, tmp_path / "c")
@@ -227,7 +226,6 @@ def test_many_noisy_images_stay_below_8_mb(extracting, tmp_path: Path) -> None:
     assert len(FeatureCache(tmp_path / "c")) == 1300
 
 
-@pytest.mark.slow
 def test_bad_places(made, tmp_path: Path) -> None:
     """What is no model, a damaged one, and a place that cannot be written to are one line each."""
     with pytest.raises(OptionError, match="no fine-tuned model and no cache"):

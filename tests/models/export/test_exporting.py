@@ -57,8 +57,8 @@ def tiff(orientation: int, order: str, *, gap: int = 0, kind: str = "H", count: 
     return start + struct.pack(order + "H", 2) + other + tag + bytes(4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["three.keras", "three", "three.tflite", "three.onnx"])
+@pytest.mark.by_default("three.onnx")
 def test_each_format_answers_like_its_head(head: Path, tmp_path: Path, name: str) -> None:
     """Loaded in a process without featcache, on images of the validation set, it gives the same probabilities."""
     if name.endswith(".onnx"):
@@ -122,7 +122,7 @@ def test_a_saved_model_reads_bytes_and_images_of_any_size(head: Path, tmp_path: 
         slow({"crop": 0.7}, "float16"),
     ],
 )
-@pytest.mark.by_default("fitting1-float16")
+@pytest.mark.by_default("fitting1-float16", "fitting2-float32")
 def test_two_classes_have_two_columns(extracting, tmp_path: Path, at_once: None, fitting: dict, dtype: str) -> None:
     """Also those of a head that knows one logit only, whatever the cache's type and the way of resizing."""
     cache = extracting(photographs(tmp_path / "p", ["b", "a"]), tmp_path / "c", dtype=dtype, **fitting)
@@ -472,7 +472,6 @@ def test_heads_that_no_network_expresses(extracting, split_photos: Path, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
 def test_what_it_is_compared_on(head: Path, tmp_path: Path, at_once: None) -> None:
     """Given images, those of the source, or, where there are none, random pixels; it says which."""
     write_image(tmp_path / "images" / "a.png", random_image(1))

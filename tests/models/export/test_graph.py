@@ -36,7 +36,7 @@ def fed(pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
     [(resize, how) for resize in ("stretch", "crop") for how in ("bilinear", "nearest", "bicubic", "lanczos3")]
     + [("pad", "bilinear"), ("pad", "nearest")],
 )
-@pytest.mark.by_default("stretch-bilinear-size1", "crop-bicubic-size1", "pad-bilinear-size1")
+@pytest.mark.by_default("stretch-bilinear-size1", "crop-bicubic-size1", "pad-bilinear-size1", "pad-nearest-size1")
 def test_keras_fits_pictures_as_extraction_does(
     tmp_path: Path, size: tuple[int, int], resize: str, interpolation: str
 ) -> None:

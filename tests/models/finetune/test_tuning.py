@@ -248,7 +248,6 @@ def test_history_goes_on_from_the_heads(made_head) -> None:
     assert (result.model.path / "curves.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
 def test_seeds_reproduce(made_head, tmp_path: Path) -> None:
     """The same seed gives the same history and weights, with dropout, views and fresh weights; another does not."""
     path = made_head(params={"hidden": (8,), "dropout": 0.3, "batch_norm": True})
@@ -407,7 +406,6 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("content", [b"PK damaged", slow(b"")])
-@pytest.mark.slow
 def test_a_checkpoint_of_other_options_is_not_overwritten(made_head, tmp_path: Path, caplog, content: bytes) -> None:
     """What a run with other options left is kept and named; what is damaged is named and begun anew."""
     from featcache.models.finetune.training import Checkpoint
@@ -439,7 +437,6 @@ def test_other_folders_and_models_are_refused(made_head, tmp_path: Path) -> None
         fine_tune(result.model.path, last=3)
 
 
-@pytest.mark.slow
 def test_mixed_precision_and_logs(made_head, tmp_path: Path) -> None:
     """Training in bfloat16 saves a float32 model; TensorBoard's file is written."""
     result = fine_tune(
@@ -489,7 +486,7 @@ def test_a_place_that_cannot_be_written_is_named_before_training(made_head, tmp_
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.slow
+@pytest.mark.by_default("validation")
 def test_images_that_can_no_longer_be_read(made_head, tmp_path: Path, shades: Path, split: str) -> None:
     """Without one readable image of a split there is an error, not an epoch over nothing."""
     copied = shutil.copytree(shades, tmp_path / "copied")
@@ -550,7 +547,6 @@ def test_a_student_below_its_teacher_is_said(made_head, tmp_path: Path, caplog, 
     assert found.distilled["metrics"]["validation"]["accuracy"] == 2.0
 
 
-@pytest.mark.slow
 def test_a_head_of_a_reduced_precision_cache(made_head, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
     """It starts as the float32 model that it is, whose score is what counts, and not where that is clearly lower."""
     path = made_head("logreg", {"C": 1e6}, calibrate="none", precision="bfloat16")
