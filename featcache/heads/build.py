@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.errors import HeadError, OptionError, nearest
+from featcache.errors import HeadError, OptionError, nearest, one_line
 from featcache.heads.rows import Array, Ints
 
 
@@ -48,6 +48,21 @@ class HeadKind:
         return self.copies == 0
 
 
+@dataclass(frozen=True)
+class OwnKind(HeadKind):
+    """An estimator of the user's as a kind of head: a clone of it is trained."""
+
+    own: Any = None
+
+    def make(self, seed: int) -> Any:
+        """Return a clone whose unset ``random_state`` parameters are the seed."""
+        from sklearn.base import clone
+
+        made = clone(self.own)
+        unset = [key for key, value in made.get_params().items() if key.endswith("random_state") and value is None]
+        return made.set_params(**dict.fromkeys(unset, seed))
+
+
 HEADS = {
     "logreg": HeadKind(
         "sklearn.linear_model.LogisticRegression", 3, {"C": _decades(-4, 1)}, "C", scaled=True, fixed={"max_iter": 1000}
@@ -69,16 +84,53 @@ STREAMING = [name for name, kind in HEADS.items() if kind.streams]
 _FIXED = {"probability", "penalty", "n_jobs", "verbose", "random_state", "seed", "decision_function_shape"}
 
 
-def kind_of(clf: str) -> HeadKind:
-    """Return what there is to know about a head; an OptionError for another name has the valid ones."""
+def kind_of(clf: Any) -> HeadKind:
+    """Return what there is to know about a head, by its name or of an estimator of the user's.
+
+    OptionError about another name has the valid ones, and one about an estimator says why it is no head.
+    """
+    if not isinstance(clf, str):
+        _check_own(clf)
+        return OwnKind(type(clf).__name__, 3, {}, own=clf)
     if clf not in HEADS:
-        raise OptionError(f"Expected a head: {', '.join(HEADS)}. Received: {clf!r} ({nearest(clf, HEADS)}).")
+        raise OptionError(f"There is no head {clf!r} ({nearest(clf, HEADS)}). The heads are: {', '.join(HEADS)}.")
     return HEADS[clf]
 
 
-def build(clf: str, params: Mapping[str, Any] | None = None, *, seed: int = 0, calibrate: str = "temperature") -> Any:
+def own_name(estimator: Any) -> str:
+    """Return the name of an estimator of the user's: its class, of a pipeline that of its last step."""
+    steps = getattr(estimator, "steps", None)
+    return type(steps[-1][1] if steps else estimator).__name__
+
+
+def _check_own(estimator: Any) -> None:
+    """Raise OptionError unless something is a scikit-learn classifier that can be cloned and gives scores."""
+    from sklearn.base import clone, is_classifier
+
+    name = getattr(estimator, "__name__", type(estimator).__name__)
+    if isinstance(estimator, type):
+        raise OptionError(f"`clf` is the class {name}. Give an instance of it, such as {name}().")
+    try:
+        clone(estimator)
+        sound = is_classifier(estimator)
+    except Exception as error:  # of foreign code
+        raise OptionError(f"`clf` is {name}, which is not a scikit-learn estimator: {one_line(error)}") from None
+    if not sound:
+        raise OptionError(
+            f"`clf` is {name}, which is not a classifier. Give one of scikit-learn's classifiers, or a pipeline that "
+            "ends in one."
+        )
+    if not (hasattr(estimator, "predict_proba") or hasattr(estimator, "decision_function")):
+        raise OptionError(
+            f"`clf` is {name}, which has neither predict_proba nor decision_function, so it gives no probabilities. "
+            "Give a classifier with one of them."
+        )
+
+
+def build(clf: Any, params: Mapping[str, Any] | None = None, *, seed: int = 0, calibrate: str = "temperature") -> Any:
     """Return an unfitted `CalibratedHead` on an estimator with these parameters, seeded.
 
+    `clf` is a name of `HEADS`, or a scikit-learn classifier, which is cloned.
     ``logreg``, ``linear-svm`` and ``svm`` are scikit-learn's, behind a StandardScaler; ``knn`` is scikit-learn's on
     rows of unit length; ``ridge``, ``sgd``, ``centroid`` and ``dense`` are featcache's own, and train in blocks.
     An OptionError about an unknown name has the valid ones.
@@ -92,7 +144,8 @@ def build(clf: str, params: Mapping[str, Any] | None = None, *, seed: int = 0, c
     valid = parameters(clf)
     for name in params or {}:
         if name not in valid:
-            raise OptionError(f"{clf} has no parameter {name!r}. Its parameters are: {', '.join(valid)}.")
+            shown = clf if isinstance(clf, str) else own_name(clf)
+            raise OptionError(f"{shown} has no parameter {name!r}. Its parameters are: {', '.join(valid)}.")
     estimator.set_params(**(params or {}))
     if kind.scaled:
         from sklearn.pipeline import make_pipeline
@@ -102,15 +155,18 @@ def build(clf: str, params: Mapping[str, Any] | None = None, *, seed: int = 0, c
     return CalibratedHead(estimator, calibrate, seed=seed)
 
 
-def parameters(clf: str) -> list[str]:
+def parameters(clf: Any) -> list[str]:
     """Return the names of the parameters of a head that can be set."""
-    return sorted(set(kind_of(clf).make(0).get_params()) - _FIXED)
+    found = set(kind_of(clf).make(0).get_params())
+    return sorted(found - _FIXED if isinstance(clf, str) else found)
 
 
-def memory_needed(clf: str, n: int, d: int, params: Mapping[str, Any] | None = None, *, classes: int = 2) -> int:
+def memory_needed(clf: Any, n: int, d: int, params: Mapping[str, Any] | None = None, *, classes: int = 2) -> int:
     """Return about how many bytes training a head takes, beside what the process has and a window of rows."""
     kind, outputs = kind_of(clf), 1 if classes == 2 else classes
     params = {**kind.make(0).get_params(), **(params or {})}
+    if not isinstance(clf, str):
+        return math.ceil(kind.copies * n * d * 4)
     if clf == "ridge":
         from featcache.heads.ridge import memory_bytes
 

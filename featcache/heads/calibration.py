@@ -41,7 +41,7 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     method : {"temperature", "sigmoid", "isotonic", "none"}
         ``temperature`` divides the scores by one number, which moves no prediction (Guo et al. 2017). ``sigmoid``
         (Platt 1999) and ``isotonic`` regression (Zadrozny and Elkan 2002) are scikit-learn's, one class against
-        the rest. ``none`` takes the scores as logits as they are.
+        the rest. ``none`` takes the estimator's own probabilities, or its scores as logits.
     folds : int, default 5
         Each is held out once, or, of more than 5,000 rows, the first only.
     seed : int, default 0
@@ -125,6 +125,9 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, shape (n, k), rows adding up to 1."""
+        if self.method == "none" and hasattr(self, "estimator_") and hasattr(self.estimator_, "predict_proba"):
+            X = validate_data(self, X, dtype=np.float32, reset=False)
+            return np.asarray(self.estimator_.predict_proba(X))
         scores = self.decision_function(X)
         if self.calibrator_ is None:
             return as_probabilities(scores)

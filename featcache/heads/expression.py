@@ -35,7 +35,9 @@ def expressed(head: Head) -> Expression:
     ``svm``, isotonic calibration.
     """
     estimator = head.estimator
-    kernel, bias = (None, None) if head.clf == "dense" else _linear(head.clf, estimator.estimator_)
+    kernel, bias = (
+        (None, None) if head.clf == "dense" else _linear(head.clf, estimator.estimator_, own="estimator" in head.card)
+    )
     outputs = 1 if len(estimator.classes_) == 2 else len(estimator.classes_)
     scale, shift = np.full(outputs, 1 / estimator.temperature_), np.zeros(outputs)
     activation = "sigmoid" if outputs == 1 else "softmax"
@@ -48,9 +50,19 @@ def expressed(head: Head) -> Expression:
     return Expression(kernel, bias, scale.astype(np.float32), shift.astype(np.float32), activation)
 
 
-def _linear(clf: str, estimator: Any) -> tuple[Float32s, Float32s]:
-    """Return kernel (d, outputs) and bias (outputs,) for features as they are."""
-    scaler, model = estimator if hasattr(estimator, "steps") else (None, estimator)
+def _linear(clf: str, estimator: Any, *, own: bool) -> tuple[Float32s, Float32s]:
+    """Return kernel (d, outputs) and bias (outputs,) for features as they are.
+
+    Of an estimator of the user's own, a LogisticRegression or LinearSVC is known to be linear, and a StandardScaler
+    before it.
+    """
+    *before, model = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
+    scaler: Any = before[0] if before else None
+    if own:
+        linear = type(model).__name__ in ("LogisticRegression", "LinearSVC") and len(before) <= 1
+        scaled = type(scaler).__name__ == "StandardScaler" and scaler.with_mean and scaler.with_std
+        if not linear or (before and not scaled):
+            raise _inexpressible(clf, "")
     if not hasattr(model, "coef_") or clf in ("svm", "knn"):
         raise _inexpressible(clf, "")
     coef = np.asarray(model.coef_, np.float64)
@@ -63,7 +75,7 @@ def _linear(clf: str, estimator: Any) -> tuple[Float32s, Float32s]:
 
 def _inexpressible(clf: str, what: str) -> HeadError:
     return HeadError(
-        f"Expected a head that a network can express: logreg, linear-svm, ridge, sgd, centroid or dense, calibrated "
-        f"by temperature or sigmoid. Received: {clf}{' with ' + what if what else ''}. Distil it with fine-tune "
-        "and --distill ridge or --distill dense: such a head learns to answer as this one does."
+        f"No network can express {clf}{' with ' + what if what else ''}; it can express logreg, linear-svm, ridge, "
+        "sgd, centroid and dense, calibrated by temperature or sigmoid. Distil the head with fine-tune and `distill` "
+        "ridge or dense: such a head learns to answer as this one does."
     )

@@ -35,6 +35,8 @@ _TRUSTED = [
     "featcache.heads.sgd.SGDHead",
     "sklearn.calibration._CalibratedClassifier",  # parts of a fitted CalibratedClassifierCV
     "sklearn.calibration._SigmoidCalibration",
+    "sklearn.metrics._scorer._PassthroughScorer",  # parts of a fitted GridSearchCV
+    "sklearn.model_selection._split.StratifiedKFold",
 ]
 """What a head may hold beyond skops' own list of safe types."""
 
@@ -46,7 +48,7 @@ class Head:
     Attributes
     ----------
     clf : str
-        Its kind, a name of `featcache.heads.HEADS`.
+        Its kind, a name of `featcache.heads.HEADS`, or the name of an estimator of the user's.
     estimator : estimator
         Fitted on features (n, d) and indices into `class_names`.
     class_names : list of str
@@ -152,6 +154,8 @@ class Head:
         """
         import skops.io
 
+        if "estimator" in self.card:
+            check_trusted(self.estimator, self.clf)
         content = skops.io.dumps(self.estimator)
         card = {"clf": self.clf, "layer": self.layer, "class_names": self.class_names, **self.card}
         if write_base is None and self.path is not None and self.card.get("base") is True:
@@ -186,12 +190,29 @@ class Head:
         path = Path(folder)
         found = FOLDER.read(path)
         clf, layer, class_names = (found.card[key] for key in ("clf", "layer", "class_names"))
-        if clf not in HEADS:
-            raise HeadError(f"Expected a head of a known kind. Received: {clf!r} in {str(path)!r}.")
+        if clf not in HEADS and "estimator" not in found.card:
+            raise HeadError(
+                f"The head {str(path)!r} is of a kind that this version does not know: {clf!r}. Train it again."
+            )
         estimator = _from_skops(path / FOLDER.model, found.model)
         if not isinstance(estimator, CalibratedHead) or not _fits(estimator, class_names):
             raise HeadError(f"Expected a head of {len(class_names)} classes. Received: {str(path)!r}, which is none.")
         return cls(clf, estimator, class_names, layer, found.card, path, found.trained_on, found.digest)
+
+
+def check_trusted(estimator: Any, name: str) -> None:
+    """Raise HeadError if a head holds types that would not be loaded again."""
+    import skops.io
+
+    try:
+        untrusted = set(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))) - set(_TRUSTED)
+    except Exception as error:  # what cannot be written at all, such as a lambda
+        raise HeadError(f"{name} cannot be saved: {one_line(error)}. Use parts that skops can save.") from None
+    if untrusted:
+        raise HeadError(
+            f"{name} cannot be saved, as skops does not trust {', '.join(sorted(untrusted))}: a file with such parts could "
+            "do harm when it is loaded. Compare it with `compare`, which saves nothing, or use another classifier."
+        )
 
 
 def _fits(estimator: Any, class_names: list[str]) -> bool:

@@ -19,6 +19,7 @@ from featcache.options.forms import (
     NAMES,
     NEGATIVE,
     PATH,
+    REPEATED,
     SHARE,
     SPLITS,
     TEXT,
@@ -296,7 +297,7 @@ class FitHeadOptions(HeadOptions, kw_only=False):
     """What `featcache.fit_head` takes."""
 
     cache: FeatureCache | PathLike = required("A cache.", form=CACHE, argument=True, otherwise=NEWEST)
-    clf: str = option("logreg", f"The head: {HEADS}.")
+    clf: Any = option("logreg", f"The head: {HEADS}.", form=TEXT)
     _: KW_ONLY
     layer: str | None = option(None, "The layer whose features are used. Default: the deepest one.")
     params: Mapping[str, Any] | None = option(
@@ -341,10 +342,11 @@ class CompareOptions(HeadOptions, kw_only=False):
     caches: FeatureCache | PathLike | Sequence[FeatureCache | PathLike] = required(
         "Caches.", form=CACHES, metavar="CACHE", argument=True, otherwise=NEWEST
     )
-    clf: str | Sequence[str] | None = option(
+    clf: Any = option(
         None,
         f"{HEADS}. Repeat it for several. Default: all; with more than 20,000 training rows neither "
         "linear-svm, svm nor knn.",
+        form=REPEATED,
     )
     _: KW_ONLY
     layers: Sequence[str] | None = option(

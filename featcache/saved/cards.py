@@ -91,6 +91,7 @@ HEAD = record(
     {"clf": text, "layer": text, "class_names": list_of(text, least=2, distinct=True)},
     {
         **_COMMON,
+        "estimator": text,
         "params": mapping_of(anything),
         "all_params": mapping_of(anything),
         "calibration": record({}, {"method": text}),

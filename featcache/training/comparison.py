@@ -18,7 +18,7 @@ import numpy as np
 from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.files.publishing import csv_text
-from featcache.heads import HEADS, Head
+from featcache.heads import HEADS, Head, own_name
 from featcache.heads.rows import Bools, Ints
 from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
@@ -104,7 +104,8 @@ class _Task:
     plan: Plan
     tune: bool
     cv: int | None
-    of: dict[str, Any]
+    of: dict[str, Any] | None
+    """What decides its result; None if no text says it, so that the result is not kept."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,9 @@ class _Work:
 @takes(CompareOptions)
 def compare(options: CompareOptions) -> Comparison:
     """Train and score heads on every layer of one or several caches.
+
+    `clf` may also be a classifier or pipeline of scikit-learn, a list of these and of names, or a mapping from names to
+    them, such as ``{"forest": RandomForestClassifier()}``; see `featcache.fit_head`.
 
     The images that all caches share are compared, with the labels, splits and groups of the first. Heads are ranked
     by their accuracy on validation, or with `cv` on held-out folds of the training images; so they are, on 5 folds,
@@ -140,12 +144,12 @@ def compare(options: CompareOptions) -> Comparison:
         If the caches share no images, there is nothing to train on, or no head can be trained.
     """
     clf, layers, cv = options.clf, options.layers, options.cv
-    names = None if clf is None else [clf] if isinstance(clf, str) else list(dict.fromkeys(clf))
+    heads = None if clf is None else _named(clf)
     check_jobs(options.jobs)
     search.check_protocols(cv=cv)
-    for name in names if names is not None else ["ridge"]:
-        check_plan(Plan(name, "", [], {}, options.calibrate, options.seed))
-    if names == [] or layers == []:
+    for name, own in ({"ridge": None} if heads is None else heads).items():
+        check_plan(Plan(name, "", [], {}, options.calibrate, options.seed, own))
+    if heads == {} or layers == []:
         raise OptionError("The list of heads or of layers is empty. Name at least one, or None for all.")
     opened = _joined(_opened(options.caches))
     first = opened[0]
@@ -160,12 +164,12 @@ def compare(options: CompareOptions) -> Comparison:
         log.warning("heads are ranked on %d folds of the training images instead; no group is divided there", cv)
     for split in sorted(set(first.splits) & ({"validation", "test"} if cv is None else {"test"})):
         _warn_of_split(first, split)
-    names = names or _heads(first)
+    heads = heads or dict.fromkeys(_heads(first))
     rows = {cache.path: rows_digest(cache) for cache in opened}
     tasks = [
         task
         for cache, layer in _pairs(opened, layers)
-        for task in _tasks(cache, rows[cache.path], layer, names, replace(options, cv=cv))
+        for task in _tasks(cache, rows[cache.path], layer, heads, replace(options, cv=cv))
     ]
     found = _run(tasks, jobs=options.jobs, fresh=options.fresh, progress=options.progress)
     return _ranked(tasks, found, len(first), fresh=options.fresh)
@@ -253,13 +257,41 @@ def _pairs(caches: list[FeatureCache], layers: Sequence[str] | None) -> list[tup
     return [(cache, layer) for cache in caches for layer in cache.layers if layer in layers]
 
 
-def _tasks(cache: FeatureCache, rows: str, layer: str, clf: list[str], options: CompareOptions) -> Iterator[_Task]:
+def _named(clf: Any) -> dict[str, Any]:
+    """Return the estimators of heads by name, None for featcache's own heads."""
+    if isinstance(clf, Mapping):
+        return dict(clf)
+    listed = list(clf) if isinstance(clf, Sequence) and not isinstance(clf, str) else [clf]
+    return dict((one, None) if isinstance(one, str) else (own_name(one), one) for one in listed)
+
+
+def _tasks(
+    cache: FeatureCache, rows: str, layer: str, heads: Mapping[str, Any], options: CompareOptions
+) -> Iterator[_Task]:
     tune, cv = options.tune, options.cv
-    for name in clf:
-        plan = Plan(name, layer, cache.class_names, {}, options.calibrate, options.seed)
-        settings = {**dataclasses.asdict(plan), "tune": tune, "cv": cv}
+    for name, own in heads.items():
+        plan = Plan(name, layer, cache.class_names, {}, options.calibrate, options.seed, own)
+        settings = {key: value for key, value in vars(plan).items() if key != "own"} | {"tune": tune, "cv": cv}
         described = {"rows": rows, "layer": layer, "settings": settings, "versions": versions()}
-        yield _Task(cache, plan, tune, cv, described)
+        if own is None:
+            yield _Task(cache, plan, tune, cv, described)
+        else:
+            text = described_estimator(own)
+            of = None if text is None else {**described, "settings": {**settings, "estimator": text}}
+            yield _Task(cache, plan, tune, cv, of)
+
+
+def described_estimator(estimator: Any) -> str | None:
+    """Return a text that is equal for estimators of one class and parameters only; None if there is none."""
+    parts = [f"{type(estimator).__module__}.{type(estimator).__qualname__}"]
+    for name, value in sorted(estimator.get_params(deep=True).items()):
+        if hasattr(value, "get_params") and not isinstance(value, type):
+            parts.append(f"{name}: {type(value).__module__}.{type(value).__qualname__}")
+        elif not isinstance(value, list) or name != "steps":  # of a pipeline: each step is a parameter, too
+            parts.append(f"{name}={value!r}")
+            if " at 0x" in parts[-1] or isinstance(value, np.ndarray):  # another text each time, or a shortened one
+                return None
+    return "; ".join(parts)
 
 
 def rows_digest(cache: FeatureCache) -> str:
@@ -274,7 +306,7 @@ def rows_digest(cache: FeatureCache) -> str:
 
 def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progress | None) -> list[Any]:
     """Return the result of each task, kept or computed; a layer at a time, so that one is laid out at a time."""
-    found: list[Any] = [None if fresh else kept(task.cache.path, task.of) for task in tasks]
+    found: list[Any] = [None if fresh or task.of is None else kept(task.cache.path, task.of) for task in tasks]
     layers: dict[tuple[Path, str], list[int]] = {}
     for i, task in enumerate(tasks):
         if found[i] is None:
@@ -282,8 +314,8 @@ def _run(tasks: list[_Task], *, jobs: int | None, fresh: bool, progress: Progres
 
     def take(i: int, result: Any) -> None:
         found[i] = result
-        if not isinstance(result, Failure):
-            keep(tasks[i].cache.path, tasks[i].of, result)
+        if not isinstance(result, Failure) and (of := tasks[i].of) is not None:
+            keep(tasks[i].cache.path, of, result)
         if progress is not None:
             progress(len(found) - found.count(None), len(found))
 
@@ -362,8 +394,8 @@ def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, A
     """Return the metrics on test images of the head that was ranked first; None if there are none to score."""
     if "test" not in task.cache.splits:
         return None
-    of = {**task.of, "on": "test"}
-    known = None if fresh else kept(task.cache.path, of)
+    of = None if task.of is None else {**task.of, "on": "test"}
+    known = None if fresh or of is None else kept(task.cache.path, of)
     if known is None:
         with contextlib.ExitStack() as stack:
             train, others = _laid_out(task.cache, task.plan.layer, stack)
@@ -372,7 +404,8 @@ def _on_test(task: _Task, params: dict[str, Any], *, fresh: bool) -> dict[str, A
         if isinstance(found, Failure):
             raise HeadError(found.reason)
         known = {"test": found}
-        keep(task.cache.path, of, known)
+        if of is not None:
+            keep(task.cache.path, of, known)
     return cast("dict[str, Any] | None", known["test"])
 
 

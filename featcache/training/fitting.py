@@ -11,7 +11,7 @@ from typing import Any
 from featcache.bases.finding import Bundle
 from featcache.cache import FeatureCache
 from featcache.errors import GateError, HeadError, OptionError
-from featcache.heads import Head
+from featcache.heads import Head, own_name
 from featcache.heads.store import FOLDER
 from featcache.options import FitHeadOptions, takes
 from featcache.sources import folder_name
@@ -30,7 +30,7 @@ from featcache.training.examples import (
 )
 from featcache.training.metrics import absent_classes
 from featcache.training.parallel import check_jobs
-from featcache.training.single import Plan, announce, check_plan
+from featcache.training.single import Plan, announce, check_fitted, check_plan
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 @takes(FitHeadOptions)
 def fit_head(options: FitHeadOptions) -> Head:
     """Train one head on a cache's training rows, score it on every split and save it.
+
+    `clf` may also be any classifier or pipeline of scikit-learn: a clone of it is trained on features (n, d) and class
+    numbers 0 to k - 1, calibrated and saved as the heads with names are. Its ``random_state``, where it is None, is
+    `seed`, and `params` are set by its ``set_params``.
 
     Returns
     -------
@@ -48,7 +52,8 @@ def fit_head(options: FitHeadOptions) -> Head:
     Raises
     ------
     OptionError, HeadError, CacheError
-        If a name is wrong, there is too little to train on, memory or disk do not suffice, or a file cannot be used.
+        If a name is wrong, an estimator is no classifier or could not be loaded again, there is too little to train
+        on, memory or disk do not suffice, or a file cannot be used.
     BaseError
         If the folder is to carry its base, and that is neither in the cache nor where it came from.
     GateError
@@ -59,7 +64,9 @@ def fit_head(options: FitHeadOptions) -> Head:
         text = "%d of %d images have no features yet: run extract again to go on with them"
         log.warning(text, opened.missing, len(opened.entries))
     chosen = opened.layer_name(options.layer)
-    plan = Plan(options.clf, chosen, opened.class_names, dict(options.params or {}), options.calibrate, options.seed)
+    name, own = (options.clf, None) if isinstance(options.clf, str) else (own_name(options.clf), options.clf)
+    given = dict(options.params or {})
+    plan = Plan(name, chosen, opened.class_names, given, options.calibrate, options.seed, own)
     target = opened.path / "heads" / folder_name(f"{plan.clf}-{chosen}") if options.out is None else Path(options.out)
     check_plan(plan)
     check_jobs(options.jobs)
@@ -68,6 +75,8 @@ def fit_head(options: FitHeadOptions) -> Head:
     FOLDER.check_target(target, base=bundled)
     search.check_protocols(cv=options.cv, shots=options.fewshot, tries=options.tries)
     examples = training_examples(opened, chosen)
+    if own is not None:
+        check_fitted(plan, examples)
     if options.fewshot:
         search.check_shots(examples, options.fewshot)
         if "validation" not in opened.splits:

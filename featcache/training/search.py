@@ -54,6 +54,11 @@ def tune(plan: Plan, examples: Examples, *, jobs: int = 1) -> Tuned:
 
     Parameters that the plan sets are not searched. HeadError says that nothing that was tried can be trained.
     """
+    if plan.own is not None:
+        raise OptionError(
+            f"`tune` has no grid for {plan.clf}, an estimator of your own. Give GridSearchCV(estimator, grid) as `clf` "
+            "instead."
+        )
     kind = kind_of(plan.clf)
     if plan.clf == "ridge":
         return _tune_ridge(plan, examples)
@@ -136,7 +141,7 @@ def check_shots(examples: Examples, shots: Sequence[int]) -> None:
 def _of_few(plan: Plan, rows: int) -> Plan:
     """Return a head that trains on so few rows: it holds none out, and has no more neighbours than there are."""
     params = dict(plan.params)
-    if "validation_fraction" in parameters(plan.clf):
+    if "validation_fraction" in parameters(plan.head):
         params["validation_fraction"] = 0.0
     if plan.clf == "knn":
         params["n_neighbors"] = min(int(params.get("n_neighbors", KNN_NEIGHBORS)), rows)

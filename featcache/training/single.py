@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import warnings
@@ -9,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from featcache.errors import HeadError, OptionError
-from featcache.heads import STREAMING, Head, build, fit, kind_of, memory_needed
+import numpy as np
+
+from featcache.errors import HeadError, OptionError, one_line
+from featcache.heads import HEADS, STREAMING, Head, build, fit, kind_of, memory_needed
+from featcache.heads.store import check_trusted
 from featcache.system.memory import available
 from featcache.system.startup import import_tensorflow
 from featcache.training.examples import Examples
@@ -18,11 +22,15 @@ from featcache.training.examples import Examples
 log = logging.getLogger(__name__)
 
 _LARGE = 10**8
+_FEW = 20
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A head to be trained: a name of `HEADS`, the layer whose features it takes, and what labels index."""
+    """A head to be trained: a name of `HEADS`, the layer whose features it takes, and what labels index.
+
+    `own` is an estimator of the user's, whose name `clf` then is.
+    """
 
     clf: str
     layer: str
@@ -30,13 +38,36 @@ class Plan:
     params: Mapping[str, Any] = field(default_factory=dict)
     calibrate: str = "temperature"
     seed: int = 0
+    own: Any = field(default=None, repr=False)
+
+    @property
+    def head(self) -> Any:
+        """The name or the estimator, as the functions of `featcache.heads` take it."""
+        return self.clf if self.own is None else self.own
 
 
 def check_plan(plan: Plan) -> None:
     """Raise OptionError if a name is wrong, or a number cannot be."""
-    build(plan.clf, plan.params, calibrate=plan.calibrate)
+    made = build(plan.head, plan.params, calibrate=plan.calibrate)
+    if plan.own is not None:
+        if plan.clf in HEADS:
+            raise OptionError(f"{plan.clf!r} is the name of a head of featcache. Give your estimator another one.")
+        check_trusted(made, plan.clf)
     if plan.seed < 0:
         raise OptionError(f"Expected a seed of 0 or more. Received: {plan.seed}.")
+
+
+def check_fitted(plan: Plan, examples: Examples) -> None:
+    """Raise HeadError if the user's own estimator, once fitted, holds what could not be loaded again.
+
+    That is seen on a few rows of each class, so that nobody trains for hours in vain.
+    """
+    few = np.concatenate([np.flatnonzero(examples.labels == label)[:_FEW] for label in np.unique(examples.labels)[:5]])
+    estimator = build(plan.head, plan.params, seed=plan.seed, calibrate="none")
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # so few rows may not do for it
+        warnings.simplefilter("ignore")
+        estimator.fit(examples.rows.take(np.sort(few))[:], examples.labels[np.sort(few)])
+    check_trusted(estimator, plan.clf)
 
 
 def train(plan: Plan, examples: Examples) -> Head:
@@ -44,7 +75,7 @@ def train(plan: Plan, examples: Examples) -> Head:
 
     Its card has ``fit_seconds``, and ``params``, with which the same head can be made again.
     """
-    estimator = build(plan.clf, plan.params, seed=plan.seed, calibrate=plan.calibrate)
+    estimator = build(plan.head, plan.params, seed=plan.seed, calibrate=plan.calibrate)
     check_memory(plan, examples)
     prepare(plan)
     start = time.perf_counter()
@@ -57,12 +88,15 @@ def train(plan: Plan, examples: Examples) -> Head:
     params = dict(plan.params)
     if plan.clf == "ridge":  # its own choice, which makes the same head again
         params["alphas"] = estimator.estimator_.alpha_
-    return Head(plan.clf, estimator, plan.class_names, plan.layer, {"params": params, "fit_seconds": seconds})
+    card = {"params": params, "fit_seconds": seconds}
+    if plan.own is not None:
+        card["estimator"] = one_line(repr(estimator.estimator))
+    return Head(plan.clf, estimator, plan.class_names, plan.layer, card)
 
 
 def prepare(plan: Plan) -> None:
     """Import what a head needs, which takes time and memory that are no part of fitting it."""
-    build(plan.clf, plan.params, calibrate=plan.calibrate)
+    build(plan.head, plan.params, calibrate=plan.calibrate)
     if plan.clf == "dense":
         import_tensorflow()
 
@@ -71,7 +105,7 @@ def check_memory(plan: Plan, examples: Examples) -> int:
     """Return how many bytes a head needs, or raise HeadError if there are fewer."""
     n, d = examples.rows.shape
     classes = len(plan.class_names)
-    needed, free = memory_needed(plan.clf, n, d, plan.params, classes=classes), available()
+    needed, free = memory_needed(plan.head, n, d, plan.params, classes=classes), available()
     if free is not None and needed > free:
         fitting = [name for name in STREAMING if memory_needed(name, n, d, classes=classes) <= free]
         advice = f"Take a head that reads them in blocks: {', '.join(fitting)}." if fitting else "Extract fewer values."
@@ -85,7 +119,7 @@ def check_memory(plan: Plan, examples: Examples) -> int:
 def announce(plan: Plan, examples: Examples) -> None:
     """Say how large X is, if a head holds it in memory."""
     n, d = examples.rows.shape
-    if not kind_of(plan.clf).streams:
+    if not kind_of(plan.head).streams:
         level = logging.INFO if n * d * 4 >= _LARGE else logging.DEBUG
         log.log(level, "%s holds X in memory: %s", plan.clf, _size(n, d))
 
