@@ -96,7 +96,7 @@ def run(out: Path) -> tuple[dict[str, Any], str]:
     log.info("4/4 predicting new images")
     chosen = heads["logreg on features"]
     assert chosen.path is not None
-    predictions = ImageClassifier.load(chosen.path).predict(save_examples(out / "examples"))
+    predictions = list(ImageClassifier.load(chosen.path).predict_records(save_examples(out / "examples")))
     scores = {
         name: {key: head.metrics["validation"][key] for key in ("accuracy", "accuracy_ci95", "n")}
         for name, head in heads.items()

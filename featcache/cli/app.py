@@ -26,11 +26,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from featcache.cli import imagelines, supervision
 from featcache.cli.options import GENERAL, Command, Expanded, with_flags, with_variable
-from featcache.display import text_table
 from featcache.errors import CacheError, FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
 from featcache.files.publishing import TEMPORARY
 from featcache.files.reading import trouble
+from featcache.system.progress import Bar
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
 
@@ -233,53 +233,26 @@ def _say(text: str, stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class Progress:
-    """What is done, how fast, and the time left: a bar on a terminal, a line now and then elsewhere."""
+class Progress(Bar):
+    """A bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, what: str, unit: str = "images", every: float = 10.0) -> None:
-        self._what, self._unit, self._every = what, unit, every
-        self._last = time.monotonic()
-        self._first: tuple[int, float] | None = None  # what comes before it is loading, which says nothing of the rest
+        super().__init__(what, unit)
+        self._every, self._last = every, time.monotonic()
         self._said = False  # what takes less than `every` seconds needs no lines
-        self._bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
         """Say that `done` of `total` are done."""
         if not log.isEnabledFor(logging.INFO):
             return
-        now = time.monotonic()
-        begun, since = self._first = self._first or (done, now)
-        rate = (done - begun) / max(now - since, 1e-9)
         if sys.stderr.isatty():
-            self._draw(done, total, rate)
-        elif done > begun and (now - self._last >= self._every or (done == total and self._said)):
+            super().__call__(done, total)
+            return
+        rate, now = self.rate(done), time.monotonic()
+        if rate and (now - self._last >= self._every or (done == total and self._said)):
             self._last, self._said = now, True
-            left = (total - done) / rate
-            log.info("%s: %d of %d, %s, %.0f s left", self._what, done, total, self._speed(rate), left)
-
-    def _draw(self, done: int, total: int, rate: float) -> None:
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            text, rate_text = TextColumn(self._what), TextColumn("{task.fields[rate]}")
-            columns = (text, BarColumn(), MofNCompleteColumn(), rate_text, TimeRemainingColumn())
-            self._bar = Bar(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("", total=total, rate="")
-            self._bar.start()
-        self._bar.update(self._task, completed=done, rate=self._speed(rate) if rate else "")
-        if done == total:
-            self.close()
-
-    def _speed(self, rate: float) -> str:
-        return f"{rate:.{0 if rate >= 10 else 1}f} {self._unit}/s"
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
+            log.info("%s: %d of %d, %s%s", self._what, done, total, self.speed(rate), left)
 
 
 @contextlib.contextmanager
@@ -290,26 +263,6 @@ def progress(what: str, unit: str = "images") -> Iterator[Progress]:
         yield shown
     finally:
         shown.close()
-
-
-def accuracy_interval(metrics: dict[str, Any]) -> str:
-    """Return the 95 % interval of an accuracy."""
-    return "{:.4f}-{:.4f}".format(*metrics["accuracy_ci95"])
-
-
-def metrics_table(metrics: dict[str, Any]) -> str:
-    """Return one line per split: accuracy and macro F1 with their 95 % intervals; then which images do not count."""
-    from featcache.training.metrics import left_out_text
-
-    rows = [["", "accuracy", "95 %", "macro F1", "95 %", "log loss", "ECE", "n"]]
-    notes = []
-    for split, m in metrics.items():
-        accuracy, f1, *losses = [f"{m[name]:.4f}" for name in ("accuracy", "macro_f1", "log_loss", "ece")]
-        interval = "{:.4f}-{:.4f}".format(*m["macro_f1_ci95"])
-        rows.append([split, accuracy, accuracy_interval(m), f1, interval, *losses, str(m["n"])])
-        copies, members = m.get("copies_left_out", 0), m.get("group_members_left_out", 0)
-        notes.append(left_out_text(split, copies, members, copies + members + m["n"]))
-    return "\n".join([text_table(rows, right=set(range(1, 8))), *(text for text in notes if text is not None)])
 
 
 def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:

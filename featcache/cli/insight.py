@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featcache.cli.app import Cache, Outcome, accuracy_interval, command, newest, printable, progress
+from featcache.cli.app import Cache, Outcome, command, newest, printable, progress
 from featcache.display import text_table
 from featcache.errors import OptionError
 
@@ -138,6 +138,8 @@ def advise(cache: Cache = None, seed: Annotated[int, typer.Option(min=0)] = 0) -
 
 def _advice(found: Advice) -> str:
     """Return layers, learning curve, ways to go on, and the recommendation last, where it is seen."""
+    from featcache.heads.showing import accuracy_interval
+
     held = found.held_out
     layers = [["layer", "accuracy", "95 %"]]
     layers += [[printable(one["layer"]), f"{one['accuracy']:.4f}", accuracy_interval(one)] for one in found.layers]

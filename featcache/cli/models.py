@@ -12,9 +12,7 @@ from featcache.cli.app import (
     DONE,
     SKIPPED,
     Outcome,
-    accuracy_interval,
     command,
-    metrics_table,
     printable,
     progress,
     skipped_text,
@@ -115,6 +113,7 @@ def evaluate(
     source: Labelled images. Default: those the head's cache was extracted from.
     coverage: A table to choose predict's --threshold by: how many images are answered, how accurately.
     """
+    from featcache.heads.showing import metrics_table
     from featcache.models.classifier import ImageClassifier
     from featcache.sources import SourceOptions
 
@@ -127,6 +126,8 @@ def evaluate(
 
 
 def _coverage_table(split: str, rows: list[dict[str, Any]]) -> str:
+    from featcache.heads.showing import accuracy_interval
+
     cells = [["threshold", "answered", "n", "accuracy", "95 %"]]
     for row in rows:
         answered, accuracy = f"{row['coverage']:.1%}", f"{row['accuracy']:.4f}"
@@ -208,6 +209,8 @@ def _counts(result: FineTuned) -> str:
 
 def _fine_tuned(result: FineTuned) -> str:
     """Return before and after, and what was kept."""
+    from featcache.heads.showing import accuracy_interval
+
     assert result.model is not None
     rows = [["", "accuracy", "95 %", "log loss", "ECE", "n"]]
     for when, splits in (("before", result.before), ("after", result.after)):

@@ -31,11 +31,12 @@ from featcache.extraction.planning import Job, Known, compare
 from featcache.extraction.profiling import Profile
 from featcache.images.augmentation import Augmentation
 from featcache.images.decode_crashes import Journal, find_culprits, is_decode_crash
-from featcache.options import BATCH_SIZE, ExtractOptions, subset, takes
+from featcache.options import BATCH_SIZE, ExtractOptions, Progress, subset, takes
 from featcache.recipe import Request
 from featcache.saved.base import NAME as BASE_FOLDER
 from featcache.sources import Item, Source, SourceOptions, SplitPolicy
 from featcache.sources.opening import describe, open_source
+from featcache.system.progress import shown
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,12 @@ class Extraction(ExtractOptions):
                 f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
             )
 
+    @property
+    def _progress(self) -> Progress | None:
+        return None if isinstance(self.progress, bool) else self.progress
+
     def run(self) -> FeatureCache:
-        """Do what `extract` does."""
+        """Do what `extract` does, without a bar."""
         start = time.perf_counter()
         profile = Profile() if self.profile else None
         job = self._job()
@@ -148,9 +153,9 @@ class Extraction(ExtractOptions):
             driver, tasks = Driver(job, work, writer, known.rows), self._tasks(job, todo, work)
             driver.adopt(tasks)
             if self.engine == "local":
-                driver.run_local(tasks, journal, self.progress, profile)
+                driver.run_local(tasks, journal, self._progress, profile)
             else:
-                driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, self.progress)
+                driver.run_elsewhere(tasks, self.engine, self.workers, self.scheduler, self._progress)
             result = FeatureCache(job.folder)
             if nothing_to_do and not known.rows.added:  # what was read under the lock is what there is
                 result.adopt(job.entries, places, shards)
@@ -190,7 +195,7 @@ class Extraction(ExtractOptions):
         tasks = self._tasks(job, todo, work)[part - 1 :: of]
         rows, skipped = 0, []
         if tasks:
-            runner, done = Runner(work, job.extractor, job.source, known.rows), counted(tasks, self.progress)
+            runner, done = Runner(work, job.extractor, job.source, known.rows), counted(tasks, self._progress)
             for task in tasks:
                 outcome = run_part(runner, task, done, self.on_culprit)
                 if outcome.failure:
@@ -352,7 +357,8 @@ def extract(options: ExtractOptions) -> FeatureCache:
     ImageError
         If an image fails and `on_error` is ``"fail"``.
     """
-    return subset(options, Extraction).run()
+    with shown(options.progress, "extracting") as progress:
+        return subset(options, Extraction, progress=progress or False).run()
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from featcache.errors import ImageError
 from featcache.extraction.extractor import Extractor
 from featcache.options import TransformerOptions, constructs, documented, subset
 from featcache.recipe import Request
-from featcache.sources.folders.folders import files_source
+from featcache.sources.opening import open_images
+from featcache.sources.pairs import images_of
 
 
 @documented(TransformerOptions)
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """A frozen base as a scikit-learn transformer: image files in, features out.
+    """A frozen base as a scikit-learn transformer: images in, features out.
 
     Attributes
     ----------
@@ -45,13 +46,13 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         for name, value in vars(options).items():
             setattr(self, name, value)
 
-    def fit(self, X: Sequence[str | os.PathLike[str]], y: Any = None) -> FeatureExtractor:
+    def fit(self, X: Sequence[Any] | npt.NDArray[Any], y: Any = None) -> FeatureExtractor:
         """Load the base; nothing is learned.
 
         Parameters
         ----------
-        X : sequence of paths, length n
-            Image files; not read.
+        X : sequence of images, length n
+            Not read.
         y : ignored
             For scikit-learn's interface.
 
@@ -64,7 +65,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         BaseError
             If there is no such base, or it cannot be cut there.
         WeightsError
-            If its weights cannot be had, or do not fit.
+            If its weights are not available, or do not fit.
         """
         self.extractor_ = self._loaded()
         self.n_features_out_ = self._n_features_out = math.prod(next(iter(self.extractor_.layers.values())))
@@ -79,39 +80,38 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name != "extractor_"}
 
-    def transform(self, X: Sequence[str | os.PathLike[str]]) -> npt.NDArray[Any]:
-        """Return the features of image files.
+    def transform(self, X: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the features of images.
 
         Parameters
         ----------
-        X : sequence of paths, length n
-            Image files.
+        X : sequence of images, length n
+            Paths, bytes of image files, arrays or PIL images, as `ImageClassifier.predict` takes them.
 
         Returns
         -------
         array, shape (n, n_features_out_)
-            One row for each file, in the order given, of `dtype`.
+            One row for each image, in the order given, of `dtype`.
 
         Raises
         ------
         ImageError
-            If a file cannot be read: no row is left out or made up.
+            If an image cannot be read: no row is left out or made up.
         """
         check_is_fitted(self, "n_features_out_")
         if isinstance(X, str | os.PathLike):
             raise ImageError(
-                f"X must be a list of image files. Received: the single path {os.fspath(X)!r}. Put it into a list."
+                f"X must be a list of images. Received: the single path {os.fspath(X)!r}. Put it into a list."
             )
         if not hasattr(self, "extractor_"):
             self.extractor_ = self._loaded()
-        if not len(X):
+        images = images_of(X)
+        if not images:
             return np.empty((0, self.n_features_out_), self.dtype)
         rows = []
-        source = files_source(X)
-        if len(source.items) != len(X):
-            raise ImageError(
-                "X must be a list of image files, but there is a folder in it. List the files of the folder."
-            )
+        source = open_images(images)
+        if len(source.items) != len(images):
+            raise ImageError("X must be a list of images, but there is a folder or a table in it. List its images.")
         for extracted in self.extractor_.stream(source, source.items, batch_size=self.batch_size):
             if extracted.reason is not None:
                 raise ImageError(f"{extracted.item.path}: {extracted.reason}")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from featcache.errors import HeadError, one_line
 from featcache.files.reading import trouble
+from featcache.heads import showing
 from featcache.heads.build import HEADS
 from featcache.heads.rows import Array, Float32s, Floats
 from featcache.saved.base import NAME, copy
@@ -41,7 +42,7 @@ _TRUSTED = [
 """What a head may hold beyond skops' own list of safe types."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Head:
     """A trained head.
 
@@ -74,6 +75,21 @@ class Head:
     path: Path | None = None
     trained_on: Set[bytes] = field(default_factory=set)
     digest: str | None = None
+
+    def __repr__(self) -> str:
+        return showing.head_line(self)
+
+    def __str__(self) -> str:
+        return showing.head_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows of the head."""
+        return showing.head_html(self)
+
+    @property
+    def classes_(self) -> npt.NDArray[np.str_]:
+        """Class names as an array, shape (k,), as scikit-learn has them: the columns of `predict_proba`."""
+        return np.array(self.class_names, np.str_)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -210,8 +226,8 @@ def check_trusted(estimator: Any, name: str) -> None:
         raise HeadError(f"{name} cannot be saved: {one_line(error)}. Use parts that skops can save.") from None
     if untrusted:
         raise HeadError(
-            f"{name} cannot be saved, as skops does not trust {', '.join(sorted(untrusted))}: a file with such parts could "
-            "do harm when it is loaded. Compare it with `compare`, which saves nothing, or use another classifier."
+            f"{name} cannot be saved, as skops does not trust {', '.join(sorted(untrusted))}: a file with such parts "
+            "could do harm when it is loaded. Score it with `compare`, which saves nothing, or use another one."
         )
 
 

@@ -81,8 +81,8 @@ def plot_map(
         raise OptionError(f"A map needs 3 images with features. {str(opened.path)!r} has {len(opened)}.")
     points = [
         {
-            "x": round(float(x), 3),
-            "y": round(float(y), 3),
+            "x": float(f"{x:.4g}"),
+            "y": float(f"{y:.4g}"),
             "file": (entry := opened.usable[image]).path,
             "class": entry.label or "none",
             "split": entry.split or "none",

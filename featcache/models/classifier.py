@@ -43,6 +43,7 @@ from featcache.sources import (
     SourceOptions,
 )
 from featcache.sources.opening import Images, open_images
+from featcache.system.progress import shown
 
 if TYPE_CHECKING:
     from featcache.models.finetune import FineTuned
@@ -223,7 +224,7 @@ class ImageClassifier:
         *,
         options: SourceOptions = NO_OPTIONS,
         threshold: float | None = None,
-        progress: Progress | None = None,
+        progress: bool | Progress = True,
     ) -> npt.NDArray[np.str_]:
         """Return the label of each image.
 
@@ -238,8 +239,8 @@ class ImageClassifier:
         threshold : float, optional
             In 0…1; an image whose most probable class is less probable has the label ``unsure``.
             ``evaluate(coverage=True)`` shows what each gives.
-        progress : callable, optional
-            Called with (done, to do).
+        progress : bool or callable
+            Show a bar in terminals and notebooks; or a function that is called with (done, to do).
 
         Returns
         -------
@@ -259,7 +260,7 @@ class ImageClassifier:
         return np.array([one.label for one in _all_read(records)], np.str_)
 
     def predict_proba(
-        self, images: Images, *, options: SourceOptions = NO_OPTIONS, progress: Progress | None = None
+        self, images: Images, *, options: SourceOptions = NO_OPTIONS, progress: bool | Progress = True
     ) -> npt.NDArray[np.float64]:
         """Return the probability of each class for each image.
 
@@ -291,7 +292,7 @@ class ImageClassifier:
         options: SourceOptions = NO_OPTIONS,
         threshold: float | None = None,
         top_k: int = 1,
-        progress: Progress | None = None,
+        progress: bool | Progress = True,
     ) -> Predictions:
         """Predict images one after the other, with a few batches in memory.
 
@@ -326,7 +327,7 @@ class ImageClassifier:
         options: SourceOptions = NO_OPTIONS,
         threshold: float | None = None,
         top_k: int = 1,
-        progress: Progress | None = None,
+        progress: bool | Progress = True,
     ) -> PredictionReport:
         """Predict images into a file, in the order given, holding a few batches.
 
@@ -380,14 +381,17 @@ class ImageClassifier:
             target.finish()
         return target.report()
 
-    def _stream(self, source: Source, answering: Answering, progress: Progress | None) -> Iterator[Prediction]:
+    def _stream(self, source: Source, answering: Answering, progress: bool | Progress) -> Iterator[Prediction]:
         seen, index = 0, int(self.head.card.get("layer_index", 0))  # names may have other automatic numbers here
-        with contextlib.closing(self.extractor.stream(source, source.items, flush_every=_CHUNK)) as results:
+        with (
+            contextlib.closing(self.extractor.stream(source, source.items, flush_every=_CHUNK)) as results,
+            shown(progress, "predicting") as show,
+        ):
             while chunk := list(itertools.islice(results, _CHUNK)):
                 rows = [list(done.views[0].values())[index] for done in chunk if done.reason is None]
                 seen += len(chunk)
-                if progress is not None:
-                    progress(seen, len(source.items))
+                if show is not None:
+                    show(seen, len(source.items))
                 probabilities: Iterator[Any] = iter(self.head.predict_proba(np.stack(rows)) if rows else [])
                 for done in chunk:
                     if done.reason is None:
@@ -401,7 +405,7 @@ class ImageClassifier:
         *,
         options: SourceOptions = NO_OPTIONS,
         coverage: bool = False,
-        progress: Progress | None = None,
+        progress: bool | Progress = True,
     ) -> dict[str, Any]:
         """Predict a labelled source from its pixels and score it.
 
@@ -413,8 +417,8 @@ class ImageClassifier:
             How a source that is named is read.
         coverage : bool
             Say, too, how accurate the answers are that are left at each threshold.
-        progress : callable, optional
-            Called with (done, to do).
+        progress : bool or callable
+            Show a bar in terminals and notebooks; or a function that is called with (done, to do).
 
         Returns
         -------

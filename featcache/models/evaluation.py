@@ -10,11 +10,12 @@ import numpy as np
 
 from featcache.errors import OptionError
 from featcache.heads import Head
+from featcache.heads.showing import left_out_text
 from featcache.models.folder import PixelModel
 from featcache.options import Progress
 from featcache.sources import SPLITS, Source, SourceOptions, SplitPolicy, class_names, why_left_out
 from featcache.sources.opening import open_source, reopen
-from featcache.training.metrics import absent_classes, coverage_table, left_out_text, split_metrics
+from featcache.training.metrics import absent_classes, coverage_table, split_metrics
 
 if TYPE_CHECKING:
     from featcache.models.classifier import ImageClassifier
@@ -28,7 +29,7 @@ def evaluated(
     options: SourceOptions,
     *,
     coverage: bool,
-    progress: Progress | None,
+    progress: bool | Progress,
 ) -> dict[str, Any]:
     """Return what `ImageClassifier.evaluate` does."""
     opened, policy = _labelled(classifier, source, options)

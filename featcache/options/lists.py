@@ -280,7 +280,11 @@ class ExtractOptions(ListingOptions, BaseOptions, kw_only=False):
     cache: PathLike | None = option(None, "The cache's own folder. Default: cache/<source>-<base>-<fingerprint>.")
     cache_root: PathLike = option("cache", "The folder in which default caches lie.", python=True)
     profile: bool = option(False, "Say where the time went.", RUN)
-    progress: Progress | None = option(None, "Called with (rows done, rows to do).", python=True)
+    progress: bool | Progress = option(
+        True,
+        "Show a bar in terminals and notebooks; or a function that is called with (rows done, rows to do).",
+        python=True,
+    )
 
 
 class HeadOptions(OptionList):
@@ -359,7 +363,11 @@ class CompareOptions(HeadOptions, kw_only=False):
         None, "Number of processes. Default: one per CPU, as far as memory allows.", TRAINING, minimum=1
     )
     fresh: bool = option(False, "Train everything again, even if its result is known.", TRAINING)
-    progress: Progress | None = option(None, "Called with (heads done, heads to do).", python=True)
+    progress: bool | Progress = option(
+        True,
+        "Show a bar in terminals and notebooks; or a function that is called with (heads done, heads to do).",
+        python=True,
+    )
 
 
 class FineTuneOptions(OptionList, kw_only=False):
@@ -429,4 +437,8 @@ class FineTuneOptions(OptionList, kw_only=False):
         TRAINING,
     )
     dry_run: bool = option(False, "Only show the layers, and which of them train.", OUTPUT)
-    progress: Progress | None = option(None, "Called with (images done, images to do).", python=True)
+    progress: bool | Progress = option(
+        True,
+        "Show a bar in terminals and notebooks; or a function that is called with (images done, images to do).",
+        python=True,
+    )

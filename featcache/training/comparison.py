@@ -11,21 +11,24 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from featcache.cache import FeatureCache
+from featcache.display import frame
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.files.publishing import csv_text
 from featcache.heads import HEADS, Head, own_name
 from featcache.heads.rows import Bools, Ints
+from featcache.heads.showing import left_out_text
 from featcache.options import CompareOptions, Progress, takes
 from featcache.recipe import canonical_json
 from featcache.sources import Digests, Words
 from featcache.system.memory import available
+from featcache.system.progress import shown
 from featcache.system.versions import versions
-from featcache.training import search
+from featcache.training import search, showing
 from featcache.training.examples import (
     FOLDS,
     Examples,
@@ -36,11 +39,14 @@ from featcache.training.examples import (
     scores,
     training_examples,
 )
-from featcache.training.metrics import absent_classes, left_out_text
+from featcache.training.metrics import absent_classes
 from featcache.training.parallel import Failure, check_jobs, cores, run_all
 from featcache.training.results import keep, kept
 from featcache.training.significance import holm, mcnemar
 from featcache.training.single import Plan, announce, check_memory, check_plan, prepare, train
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +59,7 @@ _CHOICE = ("fit_seconds", "p_value", "distinguishable", "selected_on")
 _COLUMNS = ("cache", "layer", "clf", "params", *_SCORES, *_CHOICE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What `compare` found.
 
@@ -77,6 +83,20 @@ class Comparison:
     failed: list[dict[str, str]]
     best: dict[str, Any]
     images: int
+
+    def __repr__(self) -> str:
+        return showing.comparison_line(self)
+
+    def __str__(self) -> str:
+        return showing.comparison_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows of the comparison."""
+        return showing.comparison_html(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the leaderboard as a pandas frame with the columns of `to_csv`; OptionError without pandas."""
+        return frame(self.leaderboard, _COLUMNS)
 
     @property
     def indistinguishable(self) -> list[dict[str, Any]]:
@@ -171,7 +191,8 @@ def compare(options: CompareOptions) -> Comparison:
         for cache, layer in _pairs(opened, layers)
         for task in _tasks(cache, rows[cache.path], layer, heads, replace(options, cv=cv))
     ]
-    found = _run(tasks, jobs=options.jobs, fresh=options.fresh, progress=options.progress)
+    with shown(options.progress, "training heads", "heads") as progress:
+        found = _run(tasks, jobs=options.jobs, fresh=options.fresh, progress=progress)
     return _ranked(tasks, found, len(first), fresh=options.fresh)
 
 

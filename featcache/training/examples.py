@@ -18,8 +18,9 @@ from featcache.cache import FeatureCache
 from featcache.errors import HeadError
 from featcache.heads import Head, Rows
 from featcache.heads.rows import Array, Bools, Float32s, Ints
+from featcache.heads.showing import left_out_text
 from featcache.sources import Digests, DigestSet, group_identity
-from featcache.training.metrics import left_out_text, split_metrics
+from featcache.training.metrics import split_metrics
 
 FOLDS = 5
 """Of the training images, which are scored where no other image counts."""

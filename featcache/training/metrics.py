@@ -91,18 +91,6 @@ def split_metrics(
     return {**classification_metrics(truth, probabilities, class_names, groups), **numbers}
 
 
-def left_out_text(split: str, copies: int, members: int, of: int) -> str | None:
-    """Return a line that says how many of a split's images do not count in scores, and why; None if all count."""
-    reasons = [
-        *([f"{copies:,} copies of training images"] if copies else []),
-        *([f"{members:,} images of groups that train has images of"] if members else []),
-    ]
-    if not reasons:
-        return None
-    what = "images" if split == "all" else f"{split} images"
-    return f"{copies + members:,} of {of:,} {what} do not count in scores: {' and '.join(reasons)}"
-
-
 def coverage_table(truth: Ints, probabilities: Array) -> list[dict[str, Any]]:
     """Return what thresholds give: how many images are answered, and how many of these answers are right.
 

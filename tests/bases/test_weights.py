@@ -170,7 +170,7 @@ def test_adapted_normalization_is_taken_over(tmp_path: Path, where: str) -> None
     if where == "nested":
         model = keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.ReLU()])
     expected = model.predict(pixels, verbose=0)
-    weights, base = None, model
+    weights, base = "imagenet", model
     if where == "model file":
         base = tmp_path / "model.keras"
         model.save(base)

@@ -87,15 +87,16 @@ def test_progress_leaves_loading_out_of_the_time_left(
 ) -> None:
     """A minute until the first image, then ten images a second: a hundred more take ten seconds, not an hour."""
     caplog.set_level("INFO", "featcache")
-    now = iter([0.0, 60.0, 70.0, 80.0])
+    now = iter([0.0, 0.0, *(each for each in (60.0, 70.0, 80.0) for _ in range(2))])
     clock = SimpleNamespace(monotonic=lambda: next(now))
     monkeypatch.setattr(sys.modules["featcache.cli.app"], "time", clock)
+    monkeypatch.setattr(sys.modules["featcache.system.progress"], "time", clock)
     shown = Progress("extracting")
     for done in (1, 101, 201):
         shown(done, 201)
     assert [record.getMessage() for record in caplog.records] == [
         "extracting: 101 of 201, 10 images/s, 10 s left",
-        "extracting: 201 of 201, 10 images/s, 0 s left",
+        "extracting: 201 of 201, 10 images/s",
     ]
 
 
@@ -768,7 +769,7 @@ def test_fit_head_says_what_its_protocols_found(made) -> None:
         (["fit-head", "--fewshot", "one"], "Expected --fewshot with whole numbers"),
         (["fit-head", "--calibrate", "platt"], "Expected a calibration: temperature"),
         (["fit-head", "--cv", "1"], "at least 2 folds"),
-        (["compare", "--clf", "forest"], "Expected a head: logreg"),
+        (["compare", "--clf", "forest"], "nearest: logreg"),
         (["compare", "--layer", "feature"], "nearest: features"),
     ],
 )

@@ -447,9 +447,9 @@ def test_views_are_for_training_images_only(extracting, photos: Path, tmp_path: 
 
 def test_more_views_than_their_numbers_have_bytes_for_are_refused(tmp_path: Path) -> None:
     """A view's number has two bytes: 65,535 views can be asked for, and no more."""
-    assert extraction.Extraction(tmp_path, views=65_535, **VIEWS).views == 65_535
+    assert extraction.Extraction(tmp_path, base="vgg19", views=65_535, **VIEWS).views == 65_535
     with pytest.raises(OptionError, match=r"`views` can be 65,535 at most. Received: 65,536"):
-        extraction.Extraction(tmp_path, views=65_536, **VIEWS)
+        extraction.Extraction(tmp_path, base="vgg19", views=65_536, **VIEWS)
 
 
 def test_raising_k_computes_the_new_views_only(extracting, photos: Path, tmp_path: Path) -> None:

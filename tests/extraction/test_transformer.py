@@ -35,7 +35,7 @@ def test_transform_of_nothing_and_of_folders(oracle: Path, photos: Path) -> None
     """No file gives no row; a folder is not silently taken for its files."""
     transformer = FeatureExtractor(oracle, layer="mix", preprocess="none").fit([])
     assert transformer.transform([]).shape == (0, 4)
-    with pytest.raises(ImageError, match="a folder in it"):
+    with pytest.raises(ImageError, match="a folder or a table in it"):
         transformer.transform([photos])
 
 
@@ -48,5 +48,5 @@ def test_pipeline_can_be_pickled(oracle: Path, photos: Path) -> None:
     again = pickle.loads(pickle.dumps(transformer))
     assert np.array_equal(again.transform(paths), transformer.transform(paths))
     assert list(transformer.get_feature_names_out()) == [f"featureextractor{i}" for i in range(4)]
-    with pytest.raises(ImageError, match="a list of image files"):
+    with pytest.raises(ImageError, match="a list of images"):
         transformer.transform(str(paths[0]))

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from featcache import plot_confusion, plot_map
+from featcache import FeatureCache, plot_confusion, plot_map
 from featcache.errors import HeadError, OptionError
 from featcache.training import fit_head
 
@@ -28,8 +29,17 @@ def test_the_map_of_a_cache(made, tmp_path: Path) -> None:
     (points,) = chart.to_dict()["datasets"].values()
     assert {point["file"] for point in points} == set(cache.paths())
     assert {point["class"] for point in points} == set(cache.class_names)
+    assert len({point["x"] for point in points}) > len(points) / 2
     chart.save(tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_map_of_tiny_features(tmp_path: Path) -> None:
+    """Features of a millionth are spread over the map as those of one are."""
+    X = np.random.default_rng(0).normal(size=(60, 4)) * 1e-6
+    cache = FeatureCache.from_arrays(X, ["a", "b"] * 30, None, {"encoder": "tiny"}, path=tmp_path / "c")
+    (points,) = plot_map(cache, method="pca").to_dict()["datasets"].values()
+    assert len({point["x"] for point in points}) > 50
 
 
 def test_too_few_images_for_a_map(made) -> None:

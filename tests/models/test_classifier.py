@@ -461,7 +461,7 @@ def test_pil_images_of_every_mode_are_their_files(shades: ImageClassifier, tmp_p
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"):
         picture = whole.convert("L").convert("I").convert("I;16") if mode == "I;16" else whole.convert(mode)
         path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
-        picture.save(path, exif=exif)
+        picture.save(path, exif=exif, **({"compression": "tiff_lzw"} if mode == "CMYK" else {}))  # else Pillow 13 errs
         assert np.array_equal(shades.predict_proba(Image.open(path)), shades.predict_proba(path)), mode
 
 

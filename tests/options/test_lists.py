@@ -22,7 +22,7 @@ from featcache.options import (
     subset,
     words,
 )
-from featcache.options.forms import CACHE, CACHES, PATH
+from featcache.options.forms import CACHE, CACHES, PATH, TEXT
 
 FUNCTIONS = {
     "extract": ("featcache.extraction.extracting.Extraction.run", ExtractOptions),
@@ -75,7 +75,7 @@ def strategy(name: str, one: dataclasses.Field[Any], about: Any) -> st.SearchStr
         return paths
     if about.form is CACHES:
         return st.lists(paths, min_size=1, max_size=3, unique=True).map(tuple)
-    if name in SPECIAL and (name, kind) != ("clf", "str"):
+    if name in SPECIAL and not (name == "clf" and about.form is TEXT):
         return SPECIAL[name]
     if kind == "bool":
         return st.booleans()

@@ -117,7 +117,7 @@ def test_a_crash_that_is_no_images_fault_stops(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from featcache.cli import main; import featcache.extraction.extracting as e\n"
         "e.Extraction.run = lambda *_: os.kill(os.getpid(), signal.SIGABRT)\n"
-        "sys.argv = ['featcache', 'extract', '--cache', sys.argv[1]]; main()"
+        "sys.argv = ['featcache', 'extract', 'digits', '--base', 'vgg19', '--cache', sys.argv[1]]; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "c")], capture_output=True, text=True, check=False, timeout=120

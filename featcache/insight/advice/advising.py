@@ -19,6 +19,7 @@ from featcache.insight.advice.decisions import (
 )
 from featcache.insight.advice.evidence import Depth, Evidence, LayerScore, depth, gather
 from featcache.insight.commands import compare_command, extract_command, fine_tune_command, fit_head_command
+from featcache.system.progress import shown
 
 AUGMENT = "rotation=0.05,zoom=0.1,shift=0.1"
 """What hardly ever changes a class; a flip may."""
@@ -29,7 +30,7 @@ def advise(
     cache: FeatureCache | str | os.PathLike[str],
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> Advice:
     """Say what to do next: more data, another layer, augmentation or fine-tuning.
 
@@ -42,8 +43,8 @@ def advise(
         With labels for all its images.
     seed : int
         For draws and resamples.
-    progress : callable, optional
-        Called with (heads trained, heads to train).
+    progress : bool or callable
+        Show a bar, or call a function with (heads trained, heads to train).
 
     Returns
     -------
@@ -58,7 +59,8 @@ def advise(
         If there are no training images, or an image has no class.
     """
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
-    evidence = gather(cache, seed=seed, progress=progress)
+    with shown(progress, "training heads", "heads") as show:
+        evidence = gather(cache, seed=seed, progress=show)
     extrapolation = evidence.curve.extrapolated(seed=seed) if evidence.curve is not None else []
     amount = "large" if min(evidence.images_per_class.values()) >= LARGE else "small"
     base, doubt = depth(cache), why_not_enough(evidence)

@@ -13,10 +13,11 @@ import numpy.typing as npt
 from featcache.cache import FeatureCache
 from featcache.errors import FeatcacheError, OptionError
 from featcache.heads.folds import held_out
+from featcache.heads.showing import left_out_text
 from featcache.insight.advice.curve import Curve
 from featcache.recipe import Request
 from featcache.training.examples import Examples, evaluation_examples, probabilities, training_examples
-from featcache.training.metrics import left_out_text, wilson_interval
+from featcache.training.metrics import wilson_interval
 from featcache.training.significance import mcnemar
 from featcache.training.single import Plan, train
 

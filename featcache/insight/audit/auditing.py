@@ -21,6 +21,7 @@ from featcache.insight.audit.findings import AuditReport, Finding, ordered
 from featcache.insight.audit.labels import label_errors, labelled
 from featcache.insight.similarity import directions, mean_row, nearest, pair_cosines
 from featcache.sources import Digests
+from featcache.system.progress import shown
 from featcache.training.examples import Examples
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def audit(
     most: int = MOST,
     confirm: FeatureCache | str | os.PathLike[str] | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> AuditReport:
     """Find bad data: copies, leaks between splits, wrong labels, unusable, small and odd images, unequal classes.
 
@@ -59,8 +60,9 @@ def audit(
         the same class, is suggested to be relabelled; without it, all are to be looked at.
     seed : int
         For folds and samples.
-    progress : callable, optional
-        Called with (images done, images) while neighbours are sought: all pairs are looked at, a block at a time.
+    progress : bool or callable
+        Show a bar, or call a function with (images done, images), while neighbours are sought: all pairs are looked
+        at, a block at a time.
 
     Returns
     -------
@@ -84,7 +86,8 @@ def audit(
     usable = cache.usable
     numbers = cache.numbers(order="storage")[0]
     rows = Rows(cache.features(layer=layer, order="storage"))
-    alike, found, notes = _alike(originals, usable, numbers, rows, most, seed, progress)
+    with shown(progress, "comparing images") as show:
+        alike, found, notes = _alike(originals, usable, numbers, rows, most, seed, show)
     everyone = families(usable, alike)
     found += copies(usable, everyone)
     if labels:

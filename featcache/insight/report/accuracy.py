@@ -9,10 +9,11 @@ import numpy as np
 
 from featcache import charts
 from featcache.cache import FeatureCache
+from featcache.heads.showing import left_out_text
 from featcache.insight.report.answers import Answers
 from featcache.insight.report.page import Cell, Chart, Section, Table, table
 from featcache.insight.report.subject import Standing, Standings, Subject
-from featcache.training.metrics import calibration_bins, class_scores, left_out_text, wilson_interval
+from featcache.training.metrics import calibration_bins, class_scores, wilson_interval
 
 _MOST_ROWS = 200
 _MOST_CLASSES = 40

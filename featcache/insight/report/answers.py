@@ -155,7 +155,7 @@ def _from_pixels(
         items = [item for item in items if item.path in members]
     chosen = _drawn(items)
     rows, left_out = [], 0
-    stream = classifier.predict_records(Selected(source, chosen), progress=progress)
+    stream = classifier.predict_records(Selected(source, chosen), progress=progress or False)
     for item, found in zip(chosen, stream, strict=True):
         if found.label is None or found.digest is None:
             continue

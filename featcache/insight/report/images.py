@@ -153,7 +153,7 @@ def mapped(cache: FeatureCache, answers: Answers | None, found: FeatureMap, pict
     points = []
     for entry, (x, y) in zip(entries, found.places, strict=True):
         i = at.get(entry.path)
-        point = {"x": round(float(x), 3), "y": round(float(y), 3), "image": images[entry.path], "file": entry.path}
+        point = {"x": float(f"{x:.4g}"), "y": float(f"{y:.4g}"), "image": images[entry.path], "file": entry.path}
         point |= {"class": entry.label or "none", "split": entry.split or "none", "wrong": False}
         if answers is not None:
             point["error"] = "not asked" if i is None else "right" if answers.right[i] else "wrong"

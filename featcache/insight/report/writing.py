@@ -20,6 +20,7 @@ from featcache.insight.report.page import Cell, Commands, Facts, Page, Section, 
 from featcache.insight.report.pictures import Pictures
 from featcache.insight.report.subject import Subject, open_subject, standings
 from featcache.options import Progress
+from featcache.system.progress import shown
 from featcache.system.versions import versions
 
 
@@ -48,7 +49,7 @@ def report(
     png: str | os.PathLike[str] | None = None,
     projection: str = "tsne",
     audit: bool | AuditReport = False,
-    progress: Progress | None = None,
+    progress: bool | Progress = True,
 ) -> Report:
     """Write one HTML file about a head, a fine-tuned model or a cache; it needs no network and no other file.
 
@@ -65,8 +66,8 @@ def report(
     audit : bool or AuditReport
         What `featcache.audit` returned for the same cache is shown as it is; True looks for bad data first, in time
         that grows with the square of the images.
-    progress : callable, optional
-        Called with (done, to do) as images are compared and read.
+    progress : bool or callable
+        Show a bar, or call a function with (done, to do), as images are compared and read.
 
     Returns
     -------
@@ -85,8 +86,9 @@ def report(
     opened = open_subject(Path(subject))
     target = Path(out) if out is not None else opened.path / "report.html"
     audited = _audited(opened, audit, progress)
-    answers = ask(opened, progress)
-    page, pictures = _page(opened, answers, audited, projection, progress)
+    with shown(progress, "reading images") as show:
+        answers = ask(opened, show)
+        page, pictures = _page(opened, answers, audited, projection, show)
     html = render(page).encode("utf-8", "backslashreplace")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +106,7 @@ def report(
     return Report(target, len(html), keys, pngs, found, counts, pictures.missing, list(page.notes))
 
 
-def _audited(subject: Subject, audit: bool | AuditReport, progress: Progress | None) -> AuditReport | None:
+def _audited(subject: Subject, audit: bool | AuditReport, progress: bool | Progress) -> AuditReport | None:
     """Return an audit of the subject's cache, if one is wanted."""
     if audit is False:
         return None

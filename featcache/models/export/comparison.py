@@ -74,7 +74,7 @@ def images_for(classifier: ImageClassifier, count: int, folder: str | None, pict
     pixels: list[npt.NDArray[Any]] = [
         decode(content, spec.channels, at_least) if pictures == "any" else load(content, spec) for content in contents
     ]
-    said = classifier.predict_records(PairSource([(content, None) for content in contents]))
+    said = classifier.predict_records(PairSource([(content, None) for content in contents]), progress=False)
     expected = np.array([list(one.probabilities.values()) for one in said], np.float64)
     return Images(contents, pixels, expected, real, origin, len(pieces))
 

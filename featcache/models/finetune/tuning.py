@@ -38,6 +38,7 @@ from featcache.options import BATCH_SIZE, FineTuneOptions, subset, takes
 from featcache.recipe import Request, canonical_json
 from featcache.saved.model_folder import card_digest
 from featcache.sources import group_identity, why_left_out
+from featcache.system.progress import shown
 from featcache.system.versions import versions
 from featcache.training.metrics import split_metrics
 from featcache.training.significance import clearly_lower, paired_difference
@@ -140,7 +141,8 @@ def fine_tune(options: FineTuneOptions) -> ImageClassifier:
     with _alone(target.with_name(target.name + ".checkpoint")) as lock:
         checkpoint = Checkpoint(lock.folder / "state.npz", key.hexdigest(), lock.check)
         result.before, result.composed_accuracy, result.difference = run.compared()
-        state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=options.progress)
+        with shown(options.progress, "fine-tuning") as progress:
+            state = run.trained(checkpoint, initial_epoch=first, tensorboard=folder, progress=progress)
         result.history, result.stopped = state.history, state.stopped
         result.after, result.kept = run.chosen(state, result.before)
         if lesson is not None:

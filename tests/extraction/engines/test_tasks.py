@@ -85,7 +85,7 @@ def test_what_is_in_memory_stays_here(oracle: Path, photos: Path, tmp_path: Path
 def test_options_that_do_not_go_together(photos: Path, options: dict[str, object], said: str) -> None:
     """Each is an error before anything is read."""
     with pytest.raises(OptionError, match=said):
-        Extraction(photos, **options)
+        Extraction(photos, base="vgg19", **options)
 
 
 def test_missing_dask_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_missing_dask_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch)
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else real(name))
     with pytest.raises(OptionError, match=r"pip install 'featcache\[dask\]'"):
-        Extraction(photos, engine="dask")
+        Extraction(photos, base="vgg19", engine="dask")
 
 
 def test_a_worker_finds_that_a_source_it_opened_is_not_the_listed_one(

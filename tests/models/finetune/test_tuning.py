@@ -423,7 +423,7 @@ def test_a_checkpoint_of_other_options_is_not_overwritten(made_head, tmp_path: P
         fine_tune(path, last=3, epochs=1, seed=1, out=tmp_path / "m")
     assert file.read_bytes() == left
     file.write_bytes(content)
-    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m").history["epoch"] == [3]
+    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m").fine_tuning.history["epoch"] == [3]
     assert "cannot be read" in caplog.text
 
 
@@ -471,7 +471,7 @@ def test_one_run_at_a_time(made_head, tmp_path: Path) -> None:
                 fine_tune(path, last=3, epochs=1, out=tmp_path / "m")
             said.append(done)
 
-    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m", progress=second).history["epoch"] == [3]
+    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m", progress=second).fine_tuning.history["epoch"] == [3]
     assert said
     assert {one.name for one in tmp_path.iterdir()} == {"head", "m"}
 
