@@ -250,7 +250,7 @@ def _input_shape(model: Any, request: Request) -> tuple[int, ...]:
         )
     size = request.size or shape[:2]
     if None in size:
-        raise OptionError(f"Expected --image-size, as {model.name!r} takes images of any size. Received: none.")
+        raise OptionError(f"{model.name!r} takes images of any size. Choose one with `image_size`.")
     if any(fixed not in (None, given) for fixed, given in zip(shape[:2], size, strict=True)):
         raise OptionError(
             f"Expected the image size {shape[0]}x{shape[1]} of {model.name!r}. Received: {size[0]}x{size[1]}."

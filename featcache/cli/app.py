@@ -64,6 +64,9 @@ _COMMON = {
 }
 
 
+_RESUME = ("extract", "compare", "fine-tune")
+"""Commands that keep what is done when they are stopped; so does predict with --out."""
+
 _registered: dict[str, tuple[Callable[..., Outcome], str]] = {}
 
 
@@ -86,7 +89,8 @@ def _made(name: str) -> Any:
     @functools.wraps(function)
     def run(*, json_output: bool, quiet: bool, verbose: bool, debug: bool, **options: Any) -> None:
         _listen(quiet=quiet, verbose=verbose)
-        with _errors(debug=debug):
+        resumes = name in _RESUME or (name == "predict" and options["out"] is not None)
+        with _errors(debug=debug, resumes=resumes):
             stdout = sys.stdout
             with contextlib.redirect_stdout(sys.stderr):  # Keras prints downloads
                 outcome = function(**expanded.collect(options))
@@ -177,7 +181,7 @@ class _Formatter(logging.Formatter):
 
 
 @contextlib.contextmanager
-def _errors(*, debug: bool) -> Iterator[None]:
+def _errors(*, debug: bool, resumes: bool = True) -> Iterator[None]:
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a group, it comes from its leader, too
         raise _Terminated
@@ -194,7 +198,9 @@ def _errors(*, debug: bool) -> Iterator[None]:
         code, text = FAILED, str(error)
         if isinstance(error, KeyboardInterrupt):
             code = 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
-            text = "stopped; what was done is kept, and the same command goes on from there"
+            text = "stopped"
+            if resumes:
+                text += "; what was done is kept, and the same command resumes there"
         elif isinstance(error, GateError):
             code = GATE
         elif isinstance(error, MemoryError):

@@ -16,7 +16,8 @@ from featcache.errors import mending
 
 if TYPE_CHECKING:
     from featcache.cache.verification import Recomputed
-from featcache.recipe import Recipe
+from featcache.files.reading import read_json
+from featcache.recipe import Recipe, Request
 
 _NAMES = 20
 """Of divided groups, in JSON."""
@@ -63,13 +64,37 @@ def info(cache: Cache = None) -> Outcome:
         ["missing", f"{opened.missing} rows: run extract again to go on" if opened.missing else "none"],
         ["classes", f"{len(opened.class_names)}: {', '.join(opened.class_names[:12])}"],
         ["layers", ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in opened.layers.items())],
-        ["on disk", f"{size / 1e6:.1f} MB in {len(opened.shards)} shards"],
-        ["heads", ", ".join(heads) or "none"],
+        ["on disk", f"{size / 1e6:.1f} MB in {len(opened.shards)} {'shard' if len(opened.shards) == 1 else 'shards'}"],
+        ["heads", "; ".join(_head(opened.path / "heads" / name) for name in heads) or "none"],
+        *_base(opened.description.get("request"), recipe),
         *_origin(recipe),
         ["recipe", recipe.fingerprint],
     ]
     text = text_table([[name, printable(value)] for name, value in rows])
     return Outcome(data, "\n".join(part for part in [text, skipped_text(opened.skipped)] if part))
+
+
+def _base(asked: dict[str, Any] | None, recipe: Recipe) -> list[list[str]]:
+    """Say which base it is, and whose weights it has."""
+    if recipe.spec is not None:
+        return []
+    if asked is None:
+        return [["base", "a model in memory"]]
+    request = Request.from_dict(asked)
+    params = "".join(f" {name}={value}" for name, value in request.base_params.items())
+    weights = "its own" if request.is_file else request.weights
+    if weights is None:
+        weights = f"random, seed {request.seed}"
+    return [["base", f"{request.base_name}{params}"], ["weights", str(weights)]]
+
+
+def _head(folder: Path) -> str:
+    """Return a head's name with its accuracy on validation, as far as its card can be read."""
+    try:
+        metrics = read_json(folder / "head.json")["metrics"]["validation"]
+        return f"{folder.name} {metrics['accuracy']:.4f} (n={metrics['n']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.name
 
 
 def _divided(names: list[str], left_out: dict[str, int]) -> str:

@@ -117,10 +117,10 @@ def _of_classes(opened: Source, wanted: Sequence[str] | None) -> Source:
     if wanted is None:
         return opened
     if not wanted:
-        raise OptionError(f"Expected at least one of the classes of {where}. Received: none.")
+        raise OptionError(f"`classes` is empty, so no image of {where} is left. Name at least one class.")
     for name in wanted:
         if name not in known:
-            raise OptionError(f"Expected classes of {where}. Received: {name!r} ({nearest(name, known)}).")
+            raise OptionError(f"{where} has no class {name!r} ({nearest(name, known)}).")
     listed = Items.of(opened.items)
     return Selected(opened, listed.take(np.flatnonzero(listed.labels.among(wanted) >= 0)))
 
@@ -193,8 +193,13 @@ def open_images(images: Images, *, options: SourceOptions = NO_OPTIONS) -> Sourc
         else:
             for one in members:
                 name = os.fspath(one)
-                opened = _named(name, options) if _is_set(name) else _opened(Path(name), options, labelled=False)
-                parts.append((f"{name}/", opened))
+                try:
+                    opened = _named(name, options) if _is_set(name) else _opened(Path(name), options, labelled=False)
+                    parts.append((f"{name}/", opened))
+                except SourceError:  # a note among images, say: it is skipped, with the reason
+                    if len(given) == 1 or not Path(name).is_file():
+                        raise
+                    parts.append(("", files_source([name])))
         position += len(members)
     if len(parts) == 1:
         return parts[0][1]

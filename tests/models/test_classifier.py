@@ -476,6 +476,17 @@ def test_an_image_that_cannot_be_read_is_not_passed_over(shades: ImageClassifier
     assert shades.predict_proba([]).shape == (0, 2)
 
 
+def test_a_note_among_images_is_skipped(shades: ImageClassifier, split_photos: Path, tmp_path: Path) -> None:
+    """What a shell's * names beside images costs nothing but its own answer; alone it is an error."""
+    (tmp_path / "notes.txt").write_text("buy milk")
+    image = split_photos / "validation" / "dark" / "d0.png"
+    found = list(shades.predict_records([tmp_path / "notes.txt", image]))
+    assert [one.label for one in found] == [None, "dark"]
+    assert "text" in str(found[0].reason)
+    with pytest.raises(SourceError, match=r"notes\.txt"):
+        shades.predict(tmp_path / "notes.txt")
+
+
 def test_what_is_no_image_is_named(shades: ImageClassifier) -> None:
     """Other types and shapes are named, with what an image may be."""
     five_axes = np.zeros((2, 2, 2, 2, 3), np.uint8)

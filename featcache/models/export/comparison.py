@@ -148,7 +148,9 @@ def difference(kind: str, model: Path, images: Images, class_names: list[str]) -
     known = np.isfinite(found["encoded"]).all(axis=1)
     names = np.array([name.encode("utf-8", "surrogateescape") for name in class_names], dtype=bytes)
     if list(found["label"][known]) != list(names[found["encoded"][known].argmax(axis=1)]):
-        raise ExportError("Expected each image's most probable class as its label. Received: another. Report it.")
+        raise ExportError(
+            "The exported model names another class than the most probable one. Nothing was written. Report it."
+        )
     unread = len(known) - int(known.sum())
     return max(worst, _distance(found["encoded"][known], images.expected[known])), unread
 

@@ -31,7 +31,7 @@ def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str
         raise OptionError(f"Expected to distil into {' or '.join(STUDENTS)}. Received: {clf!r}.")
     if "cache" not in teacher.card:
         raise HeadError(
-            "Expected a head that was trained on a cache. Received: one that names none. Make it with fit_head."
+            "This head does not say which cache it was trained on, so it cannot be distilled. Train it again."
         )
     cache = FeatureCache(teacher.card["cache"])
     if cache.recipe.to_dict() != teacher.card["recipe"]:

@@ -251,7 +251,7 @@ class Trainer:
                 if progress is not None:
                     progress(int(done))
         if not done:
-            raise OptionError("Expected training images that can be read. Received: none. Look at the skipped ones.")
+            raise OptionError("No training image can be read. Look at the reasons of the skipped images.")
         return {"loss": total / done, "accuracy": right / done}
 
     def validation(self) -> tuple[float, float]:

@@ -164,8 +164,7 @@ def _alone(folder: Path) -> Iterator[Lock]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(
-            f"Expected --out where a folder can be made. Received: {str(folder.parent)!r}: {error.strerror}. Choose "
-            "another --out."
+            f"No folder can be made in {str(folder.parent)!r}: {error.strerror}. Choose another `out`."
         ) from None
     try:
         with writer_lock(folder) as lock:
@@ -190,7 +189,9 @@ def _opened(head: Head | str | os.PathLike[str]) -> Head:
     if isinstance(head, Head):
         return head
     if is_model(head):
-        raise HeadError(f"Expected a head. Received: {str(head)!r}, which is a whole model. Name the head it came of.")
+        raise HeadError(
+            f"{str(head)!r} is a fine-tuned model, a whole model with its base. Name the head that it was made from."
+        )
     return Head.load(head)
 
 
@@ -200,7 +201,7 @@ def _target(head: Head, out: str | os.PathLike[str] | None) -> Path:
     elif head.path is not None:
         target = head.path.with_name(f"{head.path.name}-finetuned")
     else:
-        raise OptionError("Expected out=…, as this head was never saved. Received: none.")
+        raise OptionError("This head was never saved, so the model has no default folder. Name one as `out`.")
     FOLDER.check_target(target)
     return target
 
@@ -343,7 +344,7 @@ class _Run:
             seen += pictures
             rows.append(predict(pixels))
         if not seen:
-            raise OptionError(f"Expected readable images of {split}. Received: none.")
+            raise OptionError(f"No {split} image can be read. Look at the reasons of the skipped images.")
         shares = np.concatenate(rows)
         truth, groups = (np.array([getattr(one, name) for one in seen], np.int64) for name in ("label", "group"))
         counted = np.array([self._unseen(one) for one in seen], bool)
