@@ -298,7 +298,7 @@ def test_the_better_one_is_kept(extracting, split_photos: Path, tmp_path: Path) 
 def test_distilling_a_head_that_no_network_expresses(made_head, student: str) -> None:
     """A knn head cannot be composed; distilled, it can, and how far both agree is told."""
     path = made_head("knn", layers=["first_relu"])
-    with pytest.raises(HeadError, match="--distill"):
+    with pytest.raises(HeadError, match="`distill`"):
         fine_tune(path, last=3)
     result = fine_tune(path, last=3, epochs=1, distill=student).fine_tuning
     assert result.distilled["agreement"]["validation"]["n"] == 40
