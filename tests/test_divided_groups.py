@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from featcache import advise, compare, fine_tune, fit_head
 from featcache.cache import FeatureCache
 from featcache.cli import app
-from featcache.cli.app import metrics_table
 from featcache.errors import GateError, OptionError
 from featcache.extraction.cache_warnings import divided_groups
+from featcache.heads.showing import metrics_table
 from featcache.insight.report.accuracy import by_split
 from featcache.insight.report.answers import ask
 from featcache.insight.report.subject import open_subject, standings

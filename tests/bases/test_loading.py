@@ -48,7 +48,7 @@ def test_free_image_size_must_be_given() -> None:
     import keras
 
     free = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3)])
-    with pytest.raises(OptionError, match="--image-size"):
+    with pytest.raises(OptionError, match="`image_size`"):
         load_base(Request(free, preprocess="none"))
     assert load_base(Request(free, preprocess="none", image_size=(9, 11))).width == 11
     fixed = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
