@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asked: dict[str, Any] = {
             "base": options.base,
             "layers": options.layers,
-            "weights": options.weights,
+            "weights": None if options.weights == "none" else options.weights,
             "base_params": {} if options.alpha is None else {"alpha": options.alpha},
             "image_size": options.image_size,
         }

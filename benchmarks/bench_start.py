@@ -156,7 +156,7 @@ def measure(count: int, repeat: int, scratch: Path) -> dict[str, Any]:
     source, cache = scratch / f"photos-{count}", scratch / f"cache-{count}"
     if not cache.exists():
         subprocess.run([sys.executable, __file__, "--make", str(count), str(source), str(cache)], check=True)
-    extract = ["extract", str(source), "--base", BASE["base"], "--weights", BASE["weights"], "--cache", str(cache)]
+    extract = ["extract", str(source), "--base", BASE["base"], "--weights", "none", "--cache", str(cache)]
     commands = {
         "--help": ["--help"],
         "info": ["info", str(cache)],
