@@ -98,7 +98,7 @@ def reading(cache: Path) -> dict[str, float]:
     opened = FeatureCache(cache)
     assert len(opened) > 0
     lap("open")
-    features, labels = (getattr(opened, name)("train", order="storage") for name in ("features", "labels"))
+    features, labels = (getattr(opened, name)("train", order="storage") for name in ("features", "label_indices"))
     groups = opened.groups("train", order="storage")
     assert len(features) == len(labels) == len(groups)
     lap("split selection")
