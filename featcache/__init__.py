@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featcache.cache import FeatureCache
     from featcache.cache.compaction import gc
     from featcache.cache.export import export_cache
+    from featcache.cache.overview import list_caches
     from featcache.errors import (
         BaseError,
         CacheBusyError,
@@ -72,6 +73,7 @@ _HOME = {
     "plot_confusion": "featcache.insight.plots",
     "plot_map": "featcache.insight.plots",
     "list_bases": "featcache.bases",
+    "list_caches": "featcache.cache.overview",
     "list_layers": "featcache.bases",
     "Augmentation": "featcache.images.augmentation",
     "BaseError": "featcache.errors",
@@ -104,6 +106,7 @@ __all__ = [
     "gc",
     "export_cache",
     "list_bases",
+    "list_caches",
     "list_layers",
     "Augmentation",
     "Comparison",

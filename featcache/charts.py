@@ -65,7 +65,7 @@ def _epochs(
     rows: list[dict[str, Any]] = []
     starts: list[dict[str, Any]] = []
     for phase, history in phases.items():
-        epochs = history.get("epoch", range(len(history.get("loss", []))))
+        epochs = history.get("epoch", range(1, len(history.get("loss", [])) + 1))
         if len(epochs):
             starts.append({"epoch": epochs[0] - 0.5, "phase": phase})
         rows += [

@@ -12,16 +12,44 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def text_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
-    """Return rows as columns two spaces apart, the columns of `right` flush right."""
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, such as ``1 image`` and ``2 images``."""
+    ending = "" if count == 1 else "es" if noun.endswith("ss") else "s"
+    return f"{count} {noun}{ending}"
+
+
+_NARROWEST = 6
+"""Characters of a column that is cut as far as possible."""
+
+
+def text_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), width: int | None = None) -> str:
+    """Return rows as columns two spaces apart, the columns of `right` flush right.
+
+    Where they are wider than `width`, the widest columns that are not in `right` are cut, which "…" shows.
+    """
     if not rows:
         return ""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    flexible = [i for i in range(len(widths)) if i not in right]
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and flexible:
+        widest = max(flexible, key=widths.__getitem__)
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    rows = [[_cut(cell, limit) for cell, limit in zip(row, widths, strict=True)] for row in rows]
     lines = []
     for row in rows:
         cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters; of a longer one its start and its end, which tells names apart."""
+    if len(text) <= limit:
+        return text
+    end = limit // 3
+    return f"{text[: limit - end - 1]}…{text[len(text) - end :]}"
 
 
 def html_table(rows: Sequence[Sequence[object]], *, caption: str = "", right: Collection[int] = ()) -> str:

@@ -5,7 +5,7 @@ FeatcacheError
 ├── SourceError        the images, their labels or their splits cannot be listed
 ├── ImageError         one image cannot be read or decoded
 ├── BaseError          the frozen base cannot be built, cut or run
-│   └── WeightsError   its weights cannot be had or do not fit
+│   └── WeightsError   its weights are missing or do not fit
 ├── CacheError         the cache cannot be opened or written
 │   ├── CacheBusyError     another process is writing it
 │   └── CacheDamagedError  a checksum does not match
@@ -15,7 +15,7 @@ FeatcacheError
 └── GateError          a required score was not reached
 
 Messages are one line: what is wrong, what was found, what to do next. Arguments are in backticks (`image_size`), which
-the command line shows as options (--image-size). "Expected … Received: name=value" is for a value of the wrong kind.
+the command line shows as options (--image-size).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BaseError(FeatcacheError):
 
 
 class WeightsError(BaseError):
-    """The base's weights cannot be had or do not fit."""
+    """The base's weights are missing or do not fit."""
 
 
 class CacheError(FeatcacheError):

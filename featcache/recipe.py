@@ -117,7 +117,7 @@ class Recipe:
         if set(values) - set(_BEFORE) != names:
             odd = ", ".join(sorted(names ^ (set(values) - set(_BEFORE))))
             raise OptionError(
-                f"Expected a recipe of format {RECIPE_FORMAT}. Received one that differs in: {odd}. "
+                f"The recipe is not of format {RECIPE_FORMAT}: it differs in {odd}. "
                 "Read it with the version of featcache that wrote it, or extract again."
             )
         settled = {**_BEFORE, **values, "layers": tuple(values["layers"]), "image_size": tuple(values["image_size"])}
@@ -134,11 +134,31 @@ class Recipe:
         """SHA-256 (64 hex digits) of the recipe's canonical JSON."""
         return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
 
-    def differences(self, other: Recipe) -> list[str]:
-        """Say field by field how another recipe differs, as ``name: mine → theirs``."""
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        both = {name: (mine.get(name), theirs.get(name)) for name in {**mine, **theirs}}
-        return [f"{name}: {_short(one)} → {_short(other)}" for name, (one, other) in both.items() if one != other]
+    def words(self, asked: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """Return the recipe for people, by field; `asked` is the normalised request that names base and weights."""
+        values = {f.name: _text(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        base, weights = ("", "") if asked is None else _base_words(asked)
+        return {"base": base, **values, "weights": weights, "image_size": "x".join(map(str, self.image_size))}
+
+    def differences(
+        self, other: Recipe, asked: Mapping[str, Any] | None = None, asked_of_other: Mapping[str, Any] | None = None
+    ) -> list[str]:
+        """Say field by field how another recipe differs, as ``name: mine → theirs``.
+
+        With the requests of both, base and weights are named; else a text says that they are others.
+        """
+        mine, theirs = self.words(asked), other.words(asked_of_other)
+        named = asked is not None and asked_of_other is not None
+        texts = {
+            name: f"{mine[name]} → {theirs[name]}"
+            for name in mine
+            if mine[name] != theirs[name] and name != "architecture" and (named or name not in ("base", "weights"))
+        }
+        if self.architecture != other.architecture:
+            texts.setdefault("base", "another network of the same name" if named else "another network")
+        elif self.weights != other.weights:
+            texts.setdefault("weights", "other values under the same name" if named else "other values")
+        return [f"{name}: {text}" for name, text in texts.items()]
 
 
 RECIPE = record(
@@ -209,9 +229,22 @@ def request_kind(value: Any, name: str) -> None:
         _REQUEST(value, name)
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[:12] if len(text) == 64 else text
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _base_words(asked: Mapping[str, Any]) -> tuple[str, str]:
+    """Return base and weights of a normalised request as people name them."""
+
+    def name_of(value: Any) -> str:
+        return Path(value["file"]).name if isinstance(value, Mapping) else str(value)
+
+    base = " ".join([name_of(asked["base"]), *(f"{name}={value}" for name, value in asked["settings"].items())])
+    if asked["weights"] is None:
+        return base, f"random, seed {asked['seed']}"
+    return base, "its own" if isinstance(asked["base"], Mapping) else name_of(asked["weights"])
 
 
 def canonical_json(value: Any) -> str:
@@ -249,7 +282,7 @@ class Request(BaseOptions):
             value = getattr(self, name)
             if value not in choices(kind):
                 known = ", ".join(choices(kind))
-                raise OptionError(f"Expected {name} to be one of {known}. Received: {name}={value!r}.")
+                raise OptionError(f"`{name}` must be one of {known}. Received: {name}={value!r}.")
         if not isinstance(self.layers, tuple | list):
             raise OptionError(f"`layers` takes a list of names. Received: layers={self.layers!r}.")
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -258,8 +291,7 @@ class Request(BaseOptions):
             len(size) == 2 and all(isinstance(side, int) and 1 <= side <= 16_384 for side in size)
         ):
             raise OptionError(
-                "Expected image_size to be (height, width) of 1 to 16384 pixels. "
-                f"Received: image_size={self.image_size!r}."
+                f"`image_size` must be (height, width) of 1 to 16384 pixels. Received: image_size={self.image_size!r}."
             )
 
     @property
@@ -301,7 +333,7 @@ class Request(BaseOptions):
             base = _stamp(Path(self.base), BaseError, "a model file")
         weights: Any = None if self.weights is None else str(self.weights)
         if weights not in (None, "imagenet"):
-            weights = _stamp(Path(weights), WeightsError, "weights: 'imagenet', None (random) or a file")
+            weights = _stamp(Path(weights), WeightsError, "a file, 'imagenet' or None (random weights)")
         return {
             "base": base,
             "settings": {key: self.base_params[key] for key in sorted(self.base_params)},
@@ -389,11 +421,11 @@ def other_format(what: str, found: object) -> str:
 def _stamp(path: Path, error: type[BaseError], expected: str) -> dict[str, Any]:
     kind = odd_file(path)
     if kind is not None and not path.is_dir():  # whoever loads a folder says what it holds
-        raise error(f"Expected {expected}. Received: {str(path)!r}, which is {kind}, not a file.")
+        raise error(f"{str(path)!r} is {kind}, not a file. It must be {expected}.")
     try:
         stat = path.stat()
     except (OSError, ValueError):
         hint = "" if path.suffix else f" ({nearest(str(path), ['imagenet'])})"
-        raise error(f"Expected {expected}. Received: {str(path)!r}, which does not exist{hint}.") from None
+        raise error(f"{str(path)!r} does not exist{hint}. It must be {expected}.") from None
     found = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "changes": change_stamp(stat)}
     return {"file": str(path.resolve()), **found}

@@ -80,6 +80,7 @@ def _library_log() -> Iterator[None]:
     log = logging.getLogger("featcache")
     log.handlers, log.propagate = [], True
     log.setLevel(logging.NOTSET)
+    logging.getLogger("featcache.skipped").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

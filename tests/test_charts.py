@@ -8,7 +8,7 @@ import pytest
 from featcache import charts
 
 HEAD = {"loss": [1.0, 0.5], "accuracy": [0.5, 0.75], "val_loss": [1.1, 0.6], "val_accuracy": [0.5, 0.7]}
-TUNE = {"epoch": [2, 3], "loss": [0.4, 0.3], "accuracy": [0.8, 0.9], "val_loss": [0.5, 0.4], "val_accuracy": [0.8, 0.9]}
+TUNE = {"epoch": [3, 4], "loss": [0.4, 0.3], "accuracy": [0.8, 0.9], "val_loss": [0.5, 0.4], "val_accuracy": [0.8, 0.9]}
 
 
 def test_both_phases_with_a_line_between_them(tmp_path: Path) -> None:
@@ -17,11 +17,11 @@ def test_both_phases_with_a_line_between_them(tmp_path: Path) -> None:
     assert chart is not None
     lines, rule = chart["hconcat"][0]["layer"]
     assert rule["mark"]["type"] == "rule"
-    assert rule["data"]["values"] == [{"epoch": 1.5, "phase": "fine-tune"}]
+    assert rule["data"]["values"] == [{"epoch": 2.5, "phase": "fine-tune"}]
     values = lines["data"]["values"]
     assert len(values) == 16
     assert chart["title"] == {"text": "head | fine-tune", "subtitle": "by hand"}
-    assert {one["epoch"] for one in values if one["phase"] == "head"} == {0, 1}
+    assert {one["epoch"] for one in values if one["phase"] == "head"} == {1, 2}
     specification, picture = charts.draw(chart, tmp_path / "curves")
     assert json.loads(specification.read_text()) == chart
     assert picture.read_bytes().startswith(b"\x89PNG")

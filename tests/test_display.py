@@ -14,6 +14,19 @@ def test_text_is_aligned() -> None:
     assert text_table([]) == ""
 
 
+def test_a_table_that_is_too_wide() -> None:
+    """The widest names lose their middle until the table fits; numbers never do, and short names stay."""
+    rows = [["name", "layer", "n"], ["a" * 30 + "-1", "b" * 20, "12345"]]
+    text = text_table(rows, right={2}, width=40)
+    assert [len(line) for line in text.splitlines()] == [40, 40]
+    assert text.splitlines()[1].startswith("aaa")
+    assert "…" in text
+    assert "a-1  " in text
+    assert text.endswith("12345")
+    assert text_table(rows, right={2}, width=70) == text_table(rows, right={2})
+    assert "12345" in text_table(rows, right={2}, width=5)
+
+
 def test_html_is_escaped() -> None:
     """Names from files cannot become markup, and control characters are shown."""
     text = html_table([["<b>", "n"], ["<script>alert(1)</script>\x1b", 3]], caption="a & b", right={1})

@@ -30,6 +30,7 @@ def test_public_names() -> None:
         "gc",
         "export_cache",
         "list_bases",
+        "list_caches",
         "list_layers",
         "Augmentation",
         "Comparison",

@@ -45,7 +45,34 @@ def test_every_field_changes_the_fingerprint(field: str, value: object) -> None:
     """No field of a recipe is left out of its fingerprint, and the difference is named."""
     other = dataclasses.replace(RECIPE, **{field: value})
     assert other.fingerprint != RECIPE.fingerprint
-    assert [line.split(":")[0] for line in RECIPE.differences(other)] == [field]
+    named = "base" if field == "architecture" else field
+    assert [line.split(":")[0] for line in RECIPE.differences(other)] == [named]
+
+
+def test_differences_name_base_and_weights(tmp_path: Path) -> None:
+    """Words say which base and weights, never digests; of equal names, that what they mean is another."""
+    (tmp_path / "lite0.keras").write_bytes(b"")
+    (tmp_path / "w.h5").write_bytes(b"")
+    small, lite, other = (
+        request.to_dict()
+        for request in (
+            Request("mobilenetv2", base_params={"alpha": 0.35}),
+            Request(tmp_path / "lite0.keras"),
+            Request("mobilenetv2", base_params={"alpha": 0.35}, weights=tmp_path / "w.h5"),
+        )
+    )
+    network = dataclasses.replace(RECIPE, architecture="c" * 64, weights="d" * 64)
+    assert RECIPE.differences(network, small, lite) == [
+        "base: mobilenetv2 alpha=0.35 → lite0.keras",
+        "weights: imagenet → its own",
+    ]
+    assert RECIPE.differences(network, small, small) == ["base: another network of the same name"]
+    values = dataclasses.replace(RECIPE, weights="d" * 64)
+    assert RECIPE.differences(values, small, other) == ["weights: imagenet → w.h5"]
+    assert RECIPE.differences(values, small, small) == ["weights: other values under the same name"]
+    assert RECIPE.differences(values) == ["weights: other values"]
+    random = Request("mobilenetv2", weights=None, seed=3).to_dict()
+    assert "weights: imagenet → random, seed 3" in RECIPE.differences(values, small, random)
 
 
 def test_field_list_is_complete() -> None:
@@ -73,7 +100,7 @@ def test_canonical_json_ignores_order(values: dict[str, int]) -> None:
 @pytest.mark.parametrize("field", ["pooling", "resize", "interpolation", "preprocess", "dtype", "precision", "runtime"])
 def test_request_refuses_unknown_choices(field: str) -> None:
     """A wrong choice is an error with the possible ones and what was received."""
-    with pytest.raises(OptionError, match=f"Expected {field} to be one of .* Received: {field}='sideways'"):
+    with pytest.raises(OptionError, match=f"`{field}` must be one of .* Received: {field}='sideways'"):
         Request("vgg19", **{field: "sideways"})
 
 

@@ -66,9 +66,7 @@ def traced(model: Any, wanted: Sequence[str] | None, shape: tuple[int, ...]) -> 
     try:
         run(model, pixels, "")
     except Exception as error:
-        raise BaseError(
-            f"Expected a base that takes images of {shape}. Received: {model.name!r}: {one_line(error)}"
-        ) from None
+        raise BaseError(f"The base {model.name!r} cannot take images of {shape}: {one_line(error)}") from None
     return pixels, calls
 
 
@@ -135,9 +133,11 @@ def resolve(
     chosen = set()
     for name in wanted or [shown[list(calls)[-1]]]:
         if name not in by_name:
-            raise BaseError(f"Expected a layer of the base. Received: {name!r} ({nearest(name, shown.values())}).")
+            raise BaseError(f"The base has no layer {name!r} ({nearest(name, shown.values())}).")
         if calls[by_name[name]].output is None:
-            raise BaseError(f"Expected a layer with one output. Received: {name!r}, which is used more than once.")
+            raise BaseError(
+                f"The layer {name!r} is used more than once, so it has no single output. Choose another layer."
+            )
         chosen.add(by_name[name])
     return [address for address in calls if address in chosen]
 

@@ -180,7 +180,7 @@ def _check(base: Base, folder: Path) -> None:
 
 
 def _loaded(folder: Path, recipe: Recipe) -> Base:
-    """Return the base in a folder, its digests computed anew."""
+    """Return the base in a folder, its digests computed again."""
     import_tensorflow()
     import keras
 

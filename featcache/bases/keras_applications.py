@@ -94,7 +94,7 @@ def find_application(name: str) -> Application:
             kind = other_kind(Path(name))
             raise BaseError(kind or f"{name!r} has no ending that says what it is. Name Keras models .keras or .h5.")
         raise BaseError(
-            f"Expected a Keras application or a .keras / .h5 model file. Received: base={name!r} "
+            f"There is no base {name!r}: it is neither a Keras application nor a .keras or .h5 file "
             f"({nearest(name, applications())})."
         )
     return applications()[known[_folded(name)]]

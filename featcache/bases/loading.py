@@ -25,6 +25,7 @@ from featcache.errors import BaseError, FeatcacheError, OptionError, WeightsErro
 from featcache.options import LayersOptions, Preprocess, subset, takes
 from featcache.recipe import Request
 from featcache.system.startup import import_tensorflow
+from featcache.system.status import doing
 
 _log = logging.getLogger("featcache")
 
@@ -84,6 +85,11 @@ def load_base(request: Request) -> Base:
     not fit, and `OptionError` if `image_size` or `preprocess` is needed or does not fit.
     """
     import_tensorflow()
+    with doing(f"loading the base {request.base_name}"):
+        return _loaded(request)
+
+
+def _loaded(request: Request) -> Base:
     import keras
 
     model, application = _network(request)
@@ -142,7 +148,7 @@ def _network(request: Request, *, download: bool = True) -> tuple[Any, Applicati
     import keras
 
     if keras.config.image_data_format() != "channels_last":
-        raise BaseError("Expected Keras' image_data_format to be channels_last. Received: channels_first.")
+        raise BaseError("Keras is set to image_data_format='channels_first'. Set it to 'channels_last' in keras.json.")
     if request.in_memory or request.is_file:
         if request.base_params:
             raise OptionError(
@@ -157,7 +163,7 @@ def _network(request: Request, *, download: bool = True) -> tuple[Any, Applicati
         if request.in_memory:
             if not isinstance(request.base, keras.Model):
                 raise BaseError(
-                    f"Expected base to be a name, a file or a keras.Model. Received: {type(request.base).__name__}."
+                    f"`base` must be a name, a file or a keras.Model. Received: {type(request.base).__name__}."
                 )
             return copied(request.base), None
         return model_file(Path(str(request.base))), None
@@ -206,8 +212,8 @@ def _built(application: Application, request: Request, *, download: bool) -> Any
     except Exception as error:  # Keras raises bare Exception where a download fails
         if "URL fetch failure" in " ".join(str(error).split()):
             raise WeightsError(
-                f"Expected to download the ImageNet weights of {application.name}. Received: no connection "
-                "or no such file. Name a local file with --weights FILE, or --weights none for an untrained base."
+                f"The ImageNet weights of {application.name} cannot be downloaded: no connection, or no such "
+                "file. Give a local file as `weights`, or None (on the command line none) for an untrained base."
             ) from None
         raise BaseError(f"Keras cannot build {application.name}: {one_line(error)}") from None
 
@@ -222,7 +228,7 @@ def copied(model: Any) -> Any:
         settle(copy)
     except Exception as error:
         raise BaseError(
-            f"Expected a functional or sequential model. Received: {type(model).__name__}: {one_line(error)}"
+            f"The base must be a functional or sequential model. Received: {type(model).__name__}: {one_line(error)}"
         ) from None
     return copy
 
@@ -231,21 +237,21 @@ def _input_shape(model: Any, request: Request) -> tuple[int, ...]:
     """Return (height, width, channels) or (height, width) of the images a network takes."""
     if not is_graph(model):
         raise BaseError(
-            f"Expected a functional or sequential Keras model. Received: {type(model).__name__}, whose "
-            "layers cannot be told apart."
+            f"The base must be a functional or sequential Keras model. Received: {type(model).__name__}, whose "
+            "layers cannot be found."
         )
     try:
         inputs = model.inputs
     except Exception:
         inputs = None
     if not inputs:
-        raise BaseError(f"Expected a base with a known input shape. Received: {model.name!r}. Build it first.")
+        raise BaseError(f"The model {model.name!r} has no input shape yet. Build it first.")
     if len(inputs) != 1:
-        raise BaseError(f"Expected a base with one input. Received: {model.name!r} with {len(inputs)}.")
+        raise BaseError(f"The base must have one input. Received: {model.name!r}, which has {len(inputs)}.")
     shape = tuple(inputs[0].shape[1:])
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
         raise BaseError(
-            "Expected a base that takes images: (height, width), or with 1 or 3 channels. "
+            "The base must take images: (height, width), or with 1 or 3 channels. "
             f"Received: {model.name!r}, which takes {shape}."
         )
     size = request.size or shape[:2]
@@ -253,7 +259,7 @@ def _input_shape(model: Any, request: Request) -> tuple[int, ...]:
         raise OptionError(f"{model.name!r} takes images of any size. Choose one with `image_size`.")
     if any(fixed not in (None, given) for fixed, given in zip(shape[:2], size, strict=True)):
         raise OptionError(
-            f"Expected the image size {shape[0]}x{shape[1]} of {model.name!r}. Received: {size[0]}x{size[1]}."
+            f"{model.name!r} takes images of {shape[0]}x{shape[1]} only. Received: `image_size`={size[0]}x{size[1]}."
         )
     return (*(int(n) for n in size), *(int(n) for n in shape[2:]))
 
@@ -266,16 +272,14 @@ def _settled_preprocess(
         if application:
             inside = request.base_params.get("include_preprocessing", True)
             if application.preprocess == "none" and not inside:
-                raise OptionError(
-                    f"Expected --preprocess, as {application.name} was built without its own. Received: auto."
-                )
+                raise OptionError(f"`preprocess` must be given, because {application.name} was built without its own.")
             return application.preprocess
         if not any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in leaves(cut)):
             raise OptionError(
-                f"Expected --preprocess none, caffe, torch, tf or rescale for {request.base_name!r}, which has "
-                "no Rescaling or Normalization layer of its own. Received: auto."
+                f"`preprocess` must be given for {request.base_name!r}, which has no Rescaling or Normalization "
+                "layer: none, caffe, torch, tf or rescale."
             )
         return "none"
     if mode in ("caffe", "torch") and shape[2:] != (3,):
-        raise OptionError(f"Expected three channels for --preprocess {mode}. Received: a base that takes {shape}.")
+        raise OptionError(f"`preprocess`={mode} is for three channels, but the base takes {shape}. Choose another.")
     return mode

@@ -84,8 +84,8 @@ def load_weights_by_name(model: Any, path: Path, names: Mapping[str, str], whole
     twice = sorted(name for name, n in Counter(layer.name for layer in layers).items() if n > 1)
     if twice:
         raise WeightsError(
-            f"Expected layers that a file can be matched with by name. Received: a base in which {_several(twice)} "
-            "occurs more than once. Load its weights with Keras and save it as one .keras file."
+            f"Weights cannot be loaded by name: {_several(twice)} occurs more than once in the base. "
+            "Load its weights with Keras and save it as one .keras file."
         )
     with stored_weights(path) as stored:
         found = _names_in_file(layers, stored, names, whole, path)
@@ -156,19 +156,19 @@ def _planned(layers: Sequence[Any], names: Sequence[str], stored: StoredWeights,
             plan += zip(variables, tensors, strict=True)
     if len(missing) == len(layers) and layers:
         raise WeightsError(
-            f"Expected weights for {_several(missing)}. Received: {str(path)!r}, which has none of these "
+            f"{str(path)!r} has no weights for {_several(missing)}, nor for any other of the base's "
             f"{len(layers)} layers (it has {_several(list(stored.layers), 6)}). Is it for another base? If Keras can "
             "load it into this one, save it again from there (model.save('model.keras')): its layers have other names."
         )
     if missing:
         raise WeightsError(
-            f"Expected weights for all {len(layers)} layers up to the cut. Received: {str(path)!r}, which "
-            f"lacks {_several(missing)}. Cut before them with --layer, or take another file."
+            f"{str(path)!r} has no weights for {_several(missing)}, of the {len(layers)} layers up to the "
+            "cut. Cut at an earlier layer (`layers`), or use another file."
         )
     if odd:
         raise WeightsError(
-            f"Expected weights of the base's shapes and names. Received: {str(path)!r}, where {_several(odd, 3)}. "
-            "Is it for other settings of the base (--base-set)?"
+            f"The weights in {str(path)!r} do not fit the base: {_several(odd, 3)}. "
+            "They may be for other settings of the base (`base_params`)."
         )
     return plan
 

@@ -124,8 +124,8 @@ def _listed(file: Any, path: Path) -> StoredWeights:
     backend = _text(root.attrs.get("backend", b""))
     if backend == "theano" or re.search(r"(^|_)th_(kernels|dim_ordering)", path.name):
         raise WeightsError(
-            f"Expected kernels in TensorFlow's order. Received: {str(path)!r}, which was written by Theano: its "
-            "kernels are flipped. Take the file with 'tf_kernels' in its name."
+            f"{str(path)!r} was written by Theano, whose kernels are flipped. "
+            "Use the file with 'tf_kernels' in its name."
         )
     layers = _text_attribute(root, "layer_names")
     return StoredWeights(_unique(_legacy(root, layers))) if layers else _numbered(file)

@@ -50,13 +50,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     return value
 
 
-def check_recipe(path: Path, theirs: Recipe, recipe: Recipe) -> None:
-    """Raise `CacheError`, naming the fields that differ, if a cache has another recipe."""
+def check_recipe(path: Path, theirs: Recipe, recipe: Recipe, *, asked: tuple[Any, Any] = (None, None)) -> None:
+    """Raise `CacheError`, naming what differs, if a cache has another recipe; `asked` has the requests of both."""
     if theirs != recipe:
-        raise CacheError(
-            f"The cache {str(path)!r} has another recipe: {'; '.join(theirs.differences(recipe))}. Choose "
-            "another `cache`."
-        )
+        differences = "; ".join(theirs.differences(recipe, *asked))
+        raise CacheError(f"The cache {str(path)!r} has another recipe: {differences}. Choose another `cache`.")
 
 
 def describe(recipe: Recipe, request: Mapping[str, Any] | None, versions: Mapping[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A cache as one plain file, for whoever has no featcache."""
+"""A cache as one plain file, for people without featcache."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def export_cache(
     target = Path(to)
     write = {".h5": _write_hdf5, ".hdf5": _write_hdf5, ".npz": _write_npz}.get(target.suffix)
     if write is None:
-        raise OptionError(f"Expected a file ending in .h5 or .npz. Received: {str(target)!r}.")
+        raise OptionError(f"The file name must end in .h5 or .npz. Received: {str(target)!r}.")
     if not len(opened):
         raise CacheError(f"The cache {str(opened.path)!r} has no rows to export. Run `featcache extract` first.")
     wanted = list(layers) or list(opened.layers)

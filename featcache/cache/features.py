@@ -192,7 +192,7 @@ class FeatureRows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
-            raise ValueError("Expected copy=True or None: rows on disk are always copied into an array.")
+            raise ValueError("Rows on disk are always copied into an array: copy must be True or None.")
         rows = self[:]
         return rows if dtype is None else rows.astype(dtype, copy=False)
 

@@ -113,7 +113,7 @@ def check_compression(compression: Compression) -> None:
     """Raise `OptionError` if there is no such compression, `CacheError` if it needs what is not installed."""
     if compression not in get_args(Compression):
         known = ", ".join(get_args(Compression))
-        raise OptionError(f"Expected compression to be one of {known}. Received: compression={compression!r}.")
+        raise OptionError(f"`compression` must be one of {known}. Received: compression={compression!r}.")
     if compression != "none":
         compressor()
 

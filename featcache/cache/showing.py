@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache.display import frame, html_table
+from featcache.display import frame, html_table, plural
 from featcache.recipe import fitting
 from featcache.sources import SPLITS
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def one_line(cache: FeatureCache) -> str:
     """Return what a cache holds: images of each split, classes, layers."""
-    return f"{_images(cache)}, {len(cache.class_names)} classes; {_layers(cache)}"
+    return f"{_images(cache)}, {plural(len(cache.class_names), 'class')}; {_layers(cache)}"
 
 
 def as_html(cache: FeatureCache) -> str:

@@ -51,7 +51,7 @@ class CacheWriter:
             if known is not None and known.get("format") != FORMAT_VERSION:
                 raise CacheError(other_format(f"The cache {str(path)!r}", known.get("format")))
             if known is not None:
-                check_recipe(path, Recipe.from_dict(known["recipe"]), recipe)
+                check_recipe(path, Recipe.from_dict(known["recipe"]), recipe, asked=(known.get("request"), request))
             index = path / "manifest.sqlite"
             if has_shards(path) and not (index.is_file() and index.stat().st_size):
                 raise CacheError(

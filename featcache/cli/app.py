@@ -30,6 +30,7 @@ from featcache.errors import CacheError, FeatcacheError, GateError, HungError
 from featcache.errors import printable as printable
 from featcache.files.publishing import TEMPORARY
 from featcache.files.reading import trouble
+from featcache.system import status
 from featcache.system.progress import Bar
 
 DONE, FAILED, SKIPPED, GATE = 0, 1, 3, 4
@@ -90,9 +91,10 @@ def _made(name: str) -> Any:
     def run(*, json_output: bool, quiet: bool, verbose: bool, debug: bool, **options: Any) -> None:
         _listen(quiet=quiet, verbose=verbose)
         resumes = name in _RESUME or (name == "predict" and options["out"] is not None)
+        resumes = resumes and not options.get("dry_run") and not options.get("fresh")
         with _errors(debug=debug, resumes=resumes):
             stdout = sys.stdout
-            with contextlib.redirect_stdout(sys.stderr):  # Keras prints downloads
+            with _status(name, quiet=quiet), contextlib.redirect_stdout(_Noticed(sys.stderr)):  # Keras prints downloads
                 outcome = function(**expanded.collect(options))
             _say(json.dumps(outcome.data, default=str) if json_output else outcome.text, stdout)
         if outcome.error:
@@ -160,13 +162,40 @@ def _all(
     pass
 
 
+def _status(name: str, *, quiet: bool) -> contextlib.AbstractContextManager[object]:
+    """Return what says on a terminal what is being done, while nothing else does."""
+    shown = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return status.Status(name) if shown else contextlib.nullcontext()
+
+
+class _Noticed:
+    """A stream that takes the place of the line that says what is being done."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        status.hide()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        status.hide()
+        super().emit(record)
+
+
 def _listen(*, quiet: bool, verbose: bool) -> None:
     """Send the library's messages to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter())
     log.handlers = [handler]
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
+    logging.getLogger("featcache.skipped").setLevel(logging.NOTSET if verbose else logging.ERROR)  # listed at the end
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from featcache.images.decoding import take_over_pillow

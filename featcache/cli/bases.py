@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from featcache.cli.app import Outcome, command, printable
-from featcache.display import text_table
+from featcache.display import plural, text_table
 from featcache.options import LayersOptions, subset
 
 
@@ -35,5 +35,5 @@ def layers(options: LayersOptions) -> Outcome:
         output = "x".join("?" if n is None else str(n) for n in layer.output_shape)
         size = "?" if layer.bytes_per_image is None else f"{layer.bytes_per_image:,}"
         rows.append([printable(layer.address), layer.type, output, weights, f"{layer.parameters:,}", size])
-    text = f"{text_table(rows, right={4, 5})}\n{total:,} parameters in {len(found)} layers"
+    text = f"{text_table(rows, right={4, 5})}\n{total:,} parameters in {plural(len(found), 'layer')}"
     return Outcome({"base": options.base, "layers": [asdict(layer) for layer in found], "parameters": total}, text)

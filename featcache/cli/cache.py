@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.cli.app import DONE, FAILED, Cache, Outcome, command, newest, printable, skipped_text
-from featcache.display import text_table
+from featcache.display import plural, text_table
 from featcache.errors import mending
 
 if TYPE_CHECKING:
+    from featcache.cache import FeatureCache
     from featcache.cache.verification import Recomputed
 from featcache.files.reading import read_json
-from featcache.recipe import Recipe, Request
+from featcache.recipe import Recipe
 
 _NAMES = 20
 """Of divided groups, in JSON."""
@@ -30,7 +31,7 @@ def info(cache: Cache = None) -> Outcome:
 
     opened = FeatureCache(cache or newest())
     size = sum(shard.size for shard in opened.shards.values())
-    heads = sorted(path.parent.name for path in (opened.path / "heads").glob("[!.]*/head.json"))
+    heads = _heads(opened)
     divided = opened.divided_groups
     left_out = {split: int(opened.left_out(split)[1].sum()) for split in opened.splits if divided and split != "train"}
     data = {
@@ -60,11 +61,14 @@ def info(cache: Cache = None) -> Outcome:
         *([["read with", _read_with(opened.source["options"])]] if "options" in opened.source else []),
         ["images", f"{len(opened)} ({', '.join(f'{n} {split}' for split, n in opened.splits.items()) or 'none'})"],
         *([["divided groups", _divided(divided, left_out)]] if divided else []),
-        ["rows", f"{opened.rows}, {opened.views} views of each training image"],
-        ["missing", f"{opened.missing} rows: run extract again to go on" if opened.missing else "none"],
+        ["rows", f"{opened.rows}, with {plural(opened.views, 'view')} of each training image"],
+        [
+            "missing",
+            f"{plural(opened.missing, 'row')}: run extract again to compute the rest" if opened.missing else "none",
+        ],
         ["classes", f"{len(opened.class_names)}: {', '.join(opened.class_names[:12])}"],
         ["layers", ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in opened.layers.items())],
-        ["on disk", f"{size / 1e6:.1f} MB in {len(opened.shards)} {'shard' if len(opened.shards) == 1 else 'shards'}"],
+        ["on disk", f"{size / 1e6:.1f} MB in {plural(len(opened.shards), 'shard')}"],
         ["heads", "; ".join(_head(opened.path / "heads" / name) for name in heads) or "none"],
         *_base(opened.description.get("request"), recipe),
         *_origin(recipe),
@@ -80,12 +84,12 @@ def _base(asked: dict[str, Any] | None, recipe: Recipe) -> list[list[str]]:
         return []
     if asked is None:
         return [["base", "a model in memory"]]
-    request = Request.from_dict(asked)
-    params = "".join(f" {name}={value}" for name, value in request.base_params.items())
-    weights = "its own" if request.is_file else request.weights
-    if weights is None:
-        weights = f"random, seed {request.seed}"
-    return [["base", f"{request.base_name}{params}"], ["weights", str(weights)]]
+    words = recipe.words(asked)
+    return [["base", words["base"]], ["weights", words["weights"]]]
+
+
+def _heads(cache: FeatureCache) -> list[str]:
+    return sorted(path.parent.name for path in (cache.path / "heads").glob("[!.]*/head.json"))
 
 
 def _head(folder: Path) -> str:
@@ -124,6 +128,39 @@ def _origin(recipe: Recipe) -> list[list[str]]:
     return [["pixels", pixels], ["features", features]]
 
 
+@command("list", example="featcache list cache")
+def list_all(folder: Annotated[Path, typer.Argument()] = Path("cache")) -> Outcome:
+    """List the caches in a folder. Images, heads, base, and in words what differs between their recipes.
+
+    folder: Where the caches are.
+    """
+    from featcache.cache.overview import differing, list_caches
+
+    caches = list_caches(folder)
+    words = differing(caches)
+    data = [
+        {
+            "cache": str(cache.path),
+            "source": cache.source["location"],
+            "images": len(cache),
+            "missing": cache.missing,
+            "heads": _heads(cache),
+            "recipe": said,
+        }
+        for cache, said in zip(caches, words, strict=True)
+    ]
+    rows = [
+        [
+            str(cache.path),
+            plural(len(cache), "image") + (f", {plural(cache.missing, 'row')} missing" if cache.missing else ""),
+            plural(len(_heads(cache)), "head"),
+            ", ".join(value if name == "base" else f"{name} {value}" for name, value in said.items()),
+        ]
+        for cache, said in zip(caches, words, strict=True)
+    ]
+    return Outcome({"caches": data}, text_table([[printable(cell) for cell in row] for row in rows]))
+
+
 @command("verify", example="featcache verify cache/photos-vgg19-1a2b3c4d --fix")
 def verify(
     cache: Cache = None,
@@ -134,15 +171,15 @@ def verify(
     """Check a cache. Reads all of it, and compares every checksum and every row.
 
     fix: Drop what is broken, so that extract computes it again; rebuild a lost manifest or recipe.
-    recompute: Also compute the features of N images anew and compare them. Reads the source and loads the base.
+    recompute: Also compute the features of N images again and compare them. Reads the source and loads the base.
     seed: Draws these images.
     """
     from featcache.extraction.recomputation import verify as run
 
     report = run(cache or newest(), fix=fix, recompute=recompute, seed=seed)
     lines = [
-        f"{report.shards} shards, {report.rows} rows, {report.blocks} blocks, {report.bytes / 1e6:.1f} MB: "
-        f"{len(report.problems)} problems"
+        f"{plural(report.shards, 'shard')}, {plural(report.rows, 'row')}, {plural(report.blocks, 'block')}, "
+        f"{report.bytes / 1e6:.1f} MB: {plural(len(report.problems), 'problem')}"
     ]
     lines += [f"fixed: {one.where}: {one.what}" for one in report.fixed]
     lines += [f"  {one.where}: {one.what}" for one in report.problems]
@@ -153,13 +190,13 @@ def verify(
     if new is not None:
         lines += _recomputed(new)
     elif recompute:
-        lines.append("no features were computed anew, as the cache has problems")
+        lines.append("no features were computed again, as the cache has problems")
     if report.fixed or (new is not None and new.fixed):
         lines.append("run extract again: it computes what was dropped")
     error = ""
     if report.problems:
         error = (
-            f"{len(report.problems)} problems were found in {str(report.cache)!r}. "
+            f"{plural(len(report.problems), 'problem')} found in {str(report.cache)!r}. "
             f"Run {mending(report.cache)}, then extract into it again."
         )
     elif new is not None and differing:
@@ -173,10 +210,10 @@ def verify(
 
 
 def _recomputed(found: Recomputed) -> list[str]:
-    """Return the lines that say what computing features anew found."""
+    """Return the lines that say what computing features again found."""
     lines = [
-        f"{found.rows} rows of {found.images} images computed anew: the largest difference is "
-        f"{found.largest_difference:.2g} of the largest feature, {len(found.differing)} images differ"
+        f"{plural(found.rows, 'row')} of {plural(found.images, 'image')} computed again: the largest difference is "
+        f"{found.largest_difference:.2g} of the largest feature, different images: {len(found.differing)}"
     ]
     lines += [f"  {'dropped' if found.fixed else 'differs'}: {path}" for path in found.differing]
     lines += [f"  changed or gone since it was extracted, which is no damage: {path}" for path in found.changed]
@@ -193,9 +230,9 @@ def gc(cache: Cache = None, dry_run: Annotated[bool, typer.Option("--dry-run")] 
 
     report = run(cache or newest(), dry_run=dry_run)
     text = (
-        f"{report.rows_dropped} rows and {len(report.files_removed)} files "
-        f"{'would be' if dry_run else 'were'} removed, {report.shards_rewritten} shards rewritten, "
-        f"{report.bytes_freed / 1e6:.1f} MB freed; {report.rows_kept} rows stay"
+        f"{plural(report.rows_dropped, 'row')} and {plural(len(report.files_removed), 'file')} "
+        f"{'would be' if dry_run else 'were'} removed, {plural(report.shards_rewritten, 'shard')} rewritten, "
+        f"{report.bytes_freed / 1e6:.1f} MB freed; {plural(report.rows_kept, 'row')} kept"
     )
     return Outcome(asdict(report), text)
 

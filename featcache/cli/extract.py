@@ -10,6 +10,7 @@ import typer
 
 from featcache.cli import supervision
 from featcache.cli.app import DONE, SKIPPED, Outcome, command, log, printable, progress, skipped_text
+from featcache.display import plural
 from featcache.errors import OptionError
 from featcache.options import ExtractOptions, subset
 from featcache.system.cpus import pass_side_by_side
@@ -57,7 +58,7 @@ def extract(
     splits = ", ".join(f"{n} {split}" for split, n in result.splits.items()) or "none of them readable"
     layers = _shapes(result.layers)
     lines = [
-        f"{report.images} images ({splits}) of {len(result.class_names)} classes: {report.computed} "
+        f"{plural(report.images, 'image')} ({splits}) of {plural(len(result.class_names), 'class')}: {report.computed} "
         f"{'rows ' if options.views else ''}computed, {report.reused} reused, {len(report.skipped)} skipped in "
         f"{report.seconds:.1f} s",
         f"{layers}; {report.bytes / 1e6:.1f} MB in {printable(str(report.cache))}",
@@ -72,9 +73,9 @@ def _shapes(layers: Mapping[str, Sequence[int]]) -> str:
 
 def _published(report: PartReport) -> Outcome:
     text = (
-        f"part {report.part}/{report.of}: {report.images} images in {report.tasks} tasks, {report.rows} rows, "
-        f"{len(report.skipped)} skipped in {report.seconds:.1f} s; extract without --part commits them to "
-        f"{printable(str(report.cache))}"
+        f"part {report.part}/{report.of}: {plural(report.images, 'image')} in {plural(report.tasks, 'task')}, "
+        f"{plural(report.rows, 'row')}, {len(report.skipped)} skipped in {report.seconds:.1f} s; extract without "
+        f"--part commits them to {printable(str(report.cache))}"
     )
     return Outcome(asdict(report), text, SKIPPED if report.skipped else DONE)
 
@@ -95,7 +96,7 @@ def _planned(plan: ExtractionPlan) -> Outcome:
     if not plan.rows_to_compute:
         return Outcome({**asdict(plan), "dry_run": True}, f"nothing to compute: {printable(str(plan.cache))}")
     text = (
-        f"{plan.images} images, {plan.rows_to_compute} rows to compute: {plan.bytes / 1e6:.1f} MB "
+        f"{plural(plan.images, 'image')}, {plural(plan.rows_to_compute, 'row')} to compute: {plan.bytes / 1e6:.1f} MB "
         f"({plan.bytes_free / 1e9:.1f} GB free), about {plan.seconds:.0f} s at {plan.images_per_second:.0f} images/s\n"
         f"{_shapes(plan.layers)}; in {printable(str(plan.cache))}"
     )
@@ -105,5 +106,5 @@ def _planned(plan: ExtractionPlan) -> Outcome:
 def _part(text: str) -> tuple[int, int]:
     part, _, of = text.partition("/")
     if not (part.isdecimal() and of.isdecimal()):
-        raise OptionError(f"Expected --part I/N, such as 1/8. Received: {text!r}.")
+        raise OptionError(f"--part must be I/N, such as 1/8. Received: {text!r}.")
     return int(part), int(of)

@@ -22,7 +22,8 @@ def fit_head(options: FitHeadOptions) -> Outcome:
     """Train a head on a cache and score it. On every split; with folds and few images of each class, too."""
     from featcache.training import fit_head as run
 
-    head = run(**vars(options))
+    with progress(f"training {options.clf}", "fits") as shown:
+        head = run(**vars(replace(options, progress=shown)))
     keys = "base params calibration metrics fit_seconds tuning cross_validation fewshot"
     data = {"head": str(head.path), "cache": str(options.cache), "clf": head.clf, "layer": head.layer}
     return Outcome(data | {key: head.card[key] for key in keys.split() if key in head.card}, str(head))
@@ -39,7 +40,7 @@ def compare(options: CompareOptions, out: Path | None = None, top: Annotated[int
     from featcache.training.showing import comparison_text
 
     if out is not None and out.suffix not in (".csv", ".json"):
-        raise OptionError(f"Expected --out FILE.csv or FILE.json. Received: {str(out)!r}.")
+        raise OptionError(f"--out must be a .csv or .json file. Received: {str(out)!r}.")
     if "all" in (options.layers or ()):
         options = replace(options, layers=None)
     with progress("training heads", "heads") as shown:
@@ -51,7 +52,9 @@ def compare(options: CompareOptions, out: Path | None = None, top: Annotated[int
         text = found.to_csv() if out.suffix == ".csv" else json.dumps(found.to_dict(), indent=2) + "\n"
         publish(out, text.encode("utf-8", "surrogateescape"))
     data = {**found.to_dict(), "out": None if out is None else str(out)}
-    return Outcome(data, f"{comparison_text(found, top)}\nnext: {_next(found, options)}")
+    return Outcome(
+        data, f"{comparison_text(found, top, all_rows='--top 0, --json or --out')}\nnext: {_next(found, options)}"
+    )
 
 
 def _next(found: Comparison, options: CompareOptions) -> str:

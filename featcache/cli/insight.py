@@ -41,7 +41,7 @@ def audit(
         this file names in its column path. With a column action, drop drops, relabel takes the label in new_label,
         keep or nothing keeps: findings of --out with actions filled in. Images are never touched.
     top: How many findings of each kind to show.
-    most: Compare so many images at most, drawn at random: time grows with the square.
+    most: Compare at most this many images, drawn at random: time grows with the square.
     confirm: A cache of the same images with another base: relabelling is suggested only for labels that the features
         of both contradict, with the same class. Without it: look.
     seed: For folds and samples.
@@ -56,7 +56,7 @@ def audit(
             raise OptionError("--apply and --report cannot be used together. Write the report first, without --apply.")
         return _cleaned(auditing.clean(chosen, apply, out))
     if out is not None and out.suffix.lower() != ".csv":
-        raise OptionError(f"Expected --out FILE.csv. Received: {str(out)!r}.")
+        raise OptionError(f"--out must be a .csv file. Received: {str(out)!r}.")
     if page is not None:
         from featcache.insight.report.page import check_installed
 
@@ -110,7 +110,7 @@ def neighbors(
     from featcache.insight.neighbors import neighbors as run
 
     if png is not None and png.suffix.lower() != ".png":
-        raise OptionError(f"Expected --png FILE.png. Received: {str(png)!r}.")
+        raise OptionError(f"--png must be a .png file. Received: {str(png)!r}.")
     found = run(cache, image, top_k=top_k, layer=layer)
     if png is not None:
         contact_sheet(cache, found, png)

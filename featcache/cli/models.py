@@ -17,7 +17,7 @@ from featcache.cli.app import (
     progress,
     skipped_text,
 )
-from featcache.display import text_table
+from featcache.display import plural, text_table
 from featcache.options import DecodingOptions, FineTuneOptions, ReadingOptions, TableOptions, subset
 from featcache.system.cpus import pass_side_by_side
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[Path, typer.Argument(help="The folder of a head or of a fine-tuned model.")]
 Base = Annotated[str | None, typer.Option(help="The base, where it is not where it was.")]
-Weights = Annotated[str | None, typer.Option(help="Likewise the base's weights.")]
+Weights = Annotated[str | None, typer.Option(help="The base's weights, if they have moved.")]
 
 
 @command(
@@ -49,7 +49,7 @@ def predict(
 
     images: Images, folders (all files below them), tables, tar files or folders of them, arrays.
     out: Write predictions to a .csv or .jsonl file as they come. It lies in FILE.partial until it is complete; after a
-        kill, the same command goes on there.
+        kill, the same command resumes there.
     top_k: Name so many classes, the most probable first: `top` in JSON, label_2, label_2_probability, … in CSV.
     threshold: Below this probability the label is "unsure": `unsure` is true then, and `best` has the class. A class
         of that name has `unsure` false. `evaluate --coverage` helps to choose.
@@ -162,9 +162,9 @@ def export(
     from featcache.models.export import export_model
 
     report = export_model(model, to, images=images, compare=compare, input=input, base=base, weights=weights)
-    on = f"{report.compared} images" if report.compared else "random pixels only"
+    on = plural(report.compared, "image") if report.compared else "random pixels only"
     lines = [
-        f"{report.format} of {len(report.classes)} classes in {to}; class names, recipe and digests in "
+        f"{report.format} of {plural(len(report.classes), 'class')} in {to}; class names, recipe and digests in "
         f"{report.metadata}",
         f"loaded without featcache, its probabilities differ from those of {report.compared_with} by at most "
         f"{report.max_difference:.2g}, on {on}",

@@ -60,7 +60,7 @@ def supervise() -> tuple[int, str] | None:
         if not {"-q", "--quiet"} & set(sys.argv):
             print(f"warning: stopped by {name}; starting again to find the image", file=sys.stderr, flush=True)  # noqa: T201
     blame = f"after {RESTARTS} images that do so" if attempt == RESTARTS else "and no image that does so alone"
-    return 1, f"Expected to go on after {name}. Received: the same again, {blame}. What was done is kept"
+    return 1, f"It stopped by {name} again, {blame}. What was done is kept; report it, with the images"
 
 
 def culprit_found() -> None:

@@ -15,7 +15,7 @@ _BYTES_PER_PIXEL = 768  # that the maps of a network's widest layers take: 64 ch
 
 
 def largest_batch(pixels: int, memory: int | None, passes: int = 1) -> int:
-    """Return the largest batch of images of so many pixels of which a quarter of the memory surely holds `passes`."""
+    """Return the largest batch of images of a size of which a quarter of the memory surely holds `passes`."""
     return 128 if memory is None else min(128, memory // 4 // (pixels * _BYTES_PER_PIXEL * passes))
 
 

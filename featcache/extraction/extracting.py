@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import math
@@ -39,6 +38,7 @@ from featcache.sources.opening import describe, open_source
 from featcache.system.progress import shown
 
 log = logging.getLogger(__name__)
+skips = logging.getLogger("featcache.skipped")
 
 MOST_VIEWS = 65_535
 """A view's number has two bytes in a shard."""
@@ -100,17 +100,17 @@ class Extraction(ExtractOptions):
 
     def __post_init__(self) -> None:
         if self.on_error not in ("skip", "fail"):
-            raise OptionError(f"Expected on_error to be skip or fail. Received: {self.on_error!r}.")
+            raise OptionError(f"`on_error` must be skip or fail. Received: {self.on_error!r}.")
         for name, least in (("batch_size", 1), ("shard_rows", 1), ("views", 0)):
             if getattr(self, name) is not None and getattr(self, name) < least:
-                raise OptionError(f"Expected {name} of {least} or more. Received: {getattr(self, name)}.")
+                raise OptionError(f"`{name}` must be {least} or more. Received: {getattr(self, name)}.")
         if self.views > MOST_VIEWS:
             raise OptionError(f"`views` can be {MOST_VIEWS:,} at most. Received: {self.views:,}.")
         check_compression(self.compression)
         check_engine(self.engine, self.workers, self.scheduler)
         if bool(self.views) != (self.augment is not None):
             raise OptionError(
-                f"Expected views and augment together. Received: views={self.views}, augment={self.augment!r}."
+                f"`views` and `augment` belong together. Received: views={self.views}, augment={self.augment!r}."
             )
 
     @property
@@ -184,9 +184,9 @@ class Extraction(ExtractOptions):
         """
         start = time.perf_counter()
         if not 1 <= part <= of:
-            raise OptionError(f"Expected a part I/N with 1 <= I <= N. Received: {part}/{of}.")
+            raise OptionError(f"A part is I/N, with I from 1 to N. Received: {part}/{of}.")
         if self.engine != "local":
-            raise OptionError(f"Expected a part to be computed by --engine local. Received: {self.engine!r}.")
+            raise OptionError(f"A part is computed with `engine` local. Received: {self.engine!r}. Leave one out.")
         job = self._job()
         known = self._known(job)
         todo = self._todo(job, known, splits=self.views > 0)  # else they decide no rows
@@ -203,7 +203,7 @@ class Extraction(ExtractOptions):
                 rows += sum(len(keys) for _, keys in outcome.shards)
                 for item, (_, reason) in zip(task.items, outcome.images, strict=True):
                     if reason is not None:
-                        log.warning("skipped %s: %s", item.path, reason)
+                        skips.warning("skipped %s: %s", item.path, reason)
                         skipped.append({"path": item.path, "reason": reason})
         images, seconds = sum(len(task.items) for task in tasks), time.perf_counter() - start
         return PartReport(job.folder, part, of, len(tasks), images, rows, skipped, seconds)
@@ -244,7 +244,7 @@ class Extraction(ExtractOptions):
         if not (job.folder / "recipe.json").is_file():
             return Known({}, Listing.of([]), None)
         there = FeatureCache(job.folder)
-        check_recipe(job.folder, there.recipe, job.recipe)
+        check_recipe(job.folder, there.recipe, job.recipe, asked=(there.description.get("request"), job.asked))
         layers = [[name, list(shape)] for name, shape in there.layers.items()]
         return Known(
             {"source": there.source, "layers": layers, "channels": there.channels}, there.entries, there.places
@@ -271,7 +271,7 @@ class Extraction(ExtractOptions):
                 self.on_culprit()
                 if self.on_error == "fail":
                     raise ImageError(f"{item.path}: {reason}")
-                log.warning("skipped %s: %s", item.path, reason)
+                skips.warning("skipped %s: %s", item.path, reason)
         return [position for position in todo if position not in culprits]
 
     def _batch(self, job: Job, images: int) -> int:
@@ -287,8 +287,8 @@ class Extraction(ExtractOptions):
         if self.engine != "local":
             if request.in_memory:
                 raise OptionError(
-                    f"Expected a base that other processes can load, for --engine {self.engine}. Received: a model in "
-                    "memory. Save it to a .keras file and name that, or take --engine local."
+                    f"The base is a model in memory, which other processes (`engine` {self.engine}) cannot load. "
+                    "Save it to a .keras file and give that, or use `engine` local."
                 )
             request, source = request.absolute(), travelling(job.source, self.source, self.engine)
         return Work(
@@ -402,21 +402,21 @@ def _row_bytes(job: Job, layers: Sequence[tuple[str, Sequence[int]]]) -> int:
 
 
 def _check_space(job: Job, images: int, layers: Sequence[tuple[str, Sequence[int]]]) -> None:
-    """Raise `CacheError` if the plain features of so many images cannot fit on the disk."""
+    """Raise `CacheError` if the plain features of a number of images cannot fit on the disk."""
     needed, free = images * _row_bytes(job, layers), shutil.disk_usage(job.folder).free
     if needed > free:
         raise CacheError(
-            f"Expected {needed / 1e9:.2f} GB of free space in {str(job.folder)!r} for {images} images. Received: "
-            f"{free / 1e9:.2f} GB. Free some space, choose another --cache, or take --pooling avg or --dtype float16."
+            f"There is too little space in {str(job.folder)!r}: {images} images need {needed / 1e9:.2f} GB, and "
+            f"{free / 1e9:.2f} GB are free. Free some space, choose another `cache`, or use `pooling` avg or `dtype` "
+            "float16."
         )
 
 
 def _timed(job: Job, items: Sequence[Item], batch_size: int) -> float:
-    """Return images per second over the second half of some images; the first warms up."""
+    """Return images per second, from reading to features, over the second half of some images; the first warms up."""
     half = len(items) // 2
-    stream = job.extractor.stream(job.source, items, batch_size=batch_size)
-    for _ in itertools.islice(stream, half):
-        pass
-    start = time.perf_counter()
-    count = sum(1 for _ in stream)
-    return count / (time.perf_counter() - start)
+    for part in (items[:half], items[half:]):  # each to its end: what runs ahead of a stream would not be timed
+        start = time.perf_counter()
+        for _ in job.extractor.stream(job.source, part, batch_size=batch_size):
+            pass
+    return len(items[half:]) / (time.perf_counter() - start)

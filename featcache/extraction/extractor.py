@@ -94,7 +94,7 @@ class Extractor:
         self.profile: Profile | None = None
 
     def fastest_batch(self, images: int) -> int:
-        """Return the batch size for so many images: 32, or for thousands whichever is fastest here and fits."""
+        """Return the batch size for a number of images: 32, or for thousands whichever is fastest here and fits."""
         height, width, channels = self.spec.height, self.spec.width, self.spec.channels
         some = np.random.default_rng(0).uniform(0, 255, (8, height, width, channels)).astype(np.float32)
 
@@ -239,7 +239,7 @@ class Extractor:
                     f"{rows[0][0].item.path!r}. Choose a smaller `image_size`."
                 ) from None
             half = size // 2
-            log.warning("out of memory: going on with a batch size of %d", half)
+            log.warning("out of memory: continuing with a batch size of %d", half)
             parts = [rows[start : start + half] for start in range(0, len(rows), half)]
             return min(self._run(part, half) for part in parts)
         except FeatcacheError:

@@ -107,7 +107,7 @@ class Job:
         for other in sorted(self.root.glob(f"*{ending}")):
             if (other / "manifest.sqlite").is_file() and self._moved_from(other):
                 here = self.source.location
-                log.warning("%s was extracted from here before it was moved: going on with %s", here, other)
+                log.warning("%s was extracted from here before it was moved: continuing with %s", here, other)
                 return other
         return default
 
@@ -208,7 +208,7 @@ class Known:
 
 
 def compare(job: Job, known: Known, *, retry_failed: bool, ranked: bool = True) -> list[int]:
-    """List the source anew in ``job.entries`` and return the positions of images to send through the base.
+    """List the source again in ``job.entries`` and return the positions of images to send through the base.
 
     Files of the same name, size, time stamp and changes (unless these are 0, which says nothing) are taken to be
     unchanged, if the source lies where it lay. Others that could be known images are hashed, be it under a new name

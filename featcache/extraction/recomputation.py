@@ -1,4 +1,4 @@
-"""Verifying a cache against its images: features computed anew, and compared with the rows."""
+"""Verifying a cache against its images: features computed again, and compared with the rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def verify(
         Move what is broken to ``damaged``, and make the manifest, and ``recipe.json`` if need be, from the sound
         shards, so that the next extraction computes the rest. Rows that `recompute` finds to differ are dropped, too.
     recompute : int
-        Also compute the features of so many images anew, all if there are fewer, and compare them; with 0 no base is
+        Compute the features of a number of images again, all if there are fewer, and compare them; with 0 no base is
         loaded.
     seed : int
         Draws these images.
@@ -65,7 +65,7 @@ def verify(
         return report
     cache = FeatureCache(path)
     if not cache.usable:
-        raise CacheError(f"No features can be computed anew: {str(path)!r} has no images. Run `featcache extract`.")
+        raise CacheError(f"No features can be computed again: {str(path)!r} has no images. Run `featcache extract`.")
     usable = cache.usable_positions
     drawn = np.random.default_rng(seed).choice(usable, min(recompute, len(usable)), replace=False)
     found = _Comparison(cache, sorted(drawn.tolist()))
@@ -75,7 +75,7 @@ def verify(
 
 
 class _Comparison:
-    """Images computed anew, beside their rows: `wrong` ones with their positions, and those that have `changed`."""
+    """Images computed again, beside their rows: `wrong` ones with their positions, and those that have `changed`."""
 
     def __init__(self, cache: FeatureCache, positions: Sequence[int]) -> None:
         self.cache = cache
@@ -146,7 +146,7 @@ class _Comparison:
         return extractor
 
     def _impossible(self, why: str) -> CacheError:
-        return CacheError(f"The cache {str(self.cache.path)!r} is sound, but no features can be computed anew: {why}")
+        return CacheError(f"The cache {str(self.cache.path)!r} is sound, but no features can be computed again: {why}")
 
     def _views(self, item: Item, identity: bytes) -> Sequence[int]:
         entry = self._entries[item.path]

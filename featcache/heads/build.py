@@ -127,6 +127,13 @@ def _check_own(estimator: Any) -> None:
         )
 
 
+def _check_scores(estimator: Any) -> None:
+    """Raise OptionError if an estimator scores pairs of classes, which would be taken for scores of classes."""
+    for name, value in estimator.get_params().items():
+        if name.endswith("decision_function_shape") and value == "ovo":
+            raise OptionError(f"`{name}`='ovo' gives scores of pairs of classes. Set it to 'ovr'.")
+
+
 def build(clf: Any, params: Mapping[str, Any] | None = None, *, seed: int = 0, calibrate: str = "temperature") -> Any:
     """Return an unfitted `CalibratedHead` on an estimator with these parameters, seeded.
 
@@ -139,7 +146,7 @@ def build(clf: Any, params: Mapping[str, Any] | None = None, *, seed: int = 0, c
 
     kind = kind_of(clf)
     if calibrate not in METHODS:
-        raise OptionError(f"Expected a calibration: {', '.join(METHODS)}. Received: {calibrate!r}.")
+        raise OptionError(f"`calibrate` must be one of {', '.join(METHODS)}. Received: {calibrate!r}.")
     estimator = kind.make(seed)
     valid = parameters(clf)
     for name in params or {}:
@@ -147,6 +154,8 @@ def build(clf: Any, params: Mapping[str, Any] | None = None, *, seed: int = 0, c
             shown = clf if isinstance(clf, str) else own_name(clf)
             raise OptionError(f"{shown} has no parameter {name!r}. Its parameters are: {', '.join(valid)}.")
     estimator.set_params(**(params or {}))
+    if not isinstance(clf, str):
+        _check_scores(estimator)
     if kind.scaled:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler

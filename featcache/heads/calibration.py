@@ -23,7 +23,7 @@ from featcache.heads.threads import fitting_threads
 
 METHODS = ("temperature", "sigmoid", "isotonic", "none")
 FEW = 5000
-"""Up to so many rows every fold is held out once; beyond, one fold is enough."""
+"""Up to this many rows every fold is held out once; beyond, one fold is enough."""
 
 
 @dataclass(eq=False, repr=False)
@@ -88,7 +88,7 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             If the method is unknown, or the data cannot give it what it needs.
         """
         if self.method not in METHODS:
-            raise OptionError(f"Expected a calibration: {', '.join(METHODS)}. Received: {self.method!r}.")
+            raise OptionError(f"`calibrate` must be one of {', '.join(METHODS)}. Received: {self.method!r}.")
         rows, target, groups = checked(self, X, y, groups)
         labels = self.classes_[target]
         held, scores = np.empty(0, np.int64), np.empty(0)

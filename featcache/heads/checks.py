@@ -23,7 +23,7 @@ def check(owner: Any, rules: Mapping[str, Rule]) -> None:
     for name, rule in rules.items():
         value = getattr(owner, name)
         if not rule.holds(value):
-            raise OptionError(f"Expected {name}: {rule.expected}. Received: {name}={value!r}.")
+            raise OptionError(f"{name} must be {rule.expected}. Received: {name}={value!r}.")
 
 
 def whole(least: int) -> Rule:

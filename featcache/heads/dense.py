@@ -183,7 +183,7 @@ class DenseClassifier(LogitClassifier):
             rates *= len(sizes)
         if len(rates) != len(sizes):
             raise OptionError(
-                f"Expected one dropout, or one for each of the {len(sizes)} hidden layers. "
+                f"dropout must be one number, or one for each of the {len(sizes)} hidden layers. "
                 f"Received: dropout={self.dropout!r}."
             )
         return [(int(size), float(rate)) for size, rate in zip(sizes, rates, strict=True)]

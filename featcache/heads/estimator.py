@@ -30,7 +30,7 @@ def checked(estimator: Any, X: Any, y: Any, groups: Any) -> tuple[Rows, Ints, In
     check_classification_targets(y)
     estimator.classes_, target = np.unique(y, return_inverse=True)
     if len(estimator.classes_) < 2:
-        raise ValueError(f"Expected at least 2 classes. Received: {len(estimator.classes_)} class.")
+        raise ValueError(f"A head needs at least 2 classes. Received: {len(estimator.classes_)} class.")
     return X, target, np.arange(len(y)) if groups is None else np.asarray(groups)
 
 
@@ -47,7 +47,7 @@ def class_weights(class_weight: Any, classes: Array, target: Ints, *, zero: bool
     It raises OptionError unless that is None, "balanced" or a dict of numbers above 0, or with `zero` 0 or more.
     """
     if not (class_weight is None or class_weight == "balanced" or isinstance(class_weight, dict)):
-        raise OptionError(f"Expected class_weight: none or balanced. Received: class_weight={class_weight!r}.")
+        raise OptionError(f"class_weight must be None, balanced or a dict. Received: class_weight={class_weight!r}.")
     try:
         weights: Floats = compute_class_weight(class_weight, classes=classes, y=classes[target])
         if not (weights >= 0 if zero else weights > 0).all():
@@ -55,7 +55,7 @@ def class_weights(class_weight: Any, classes: Array, target: Ints, *, zero: bool
     except (ValueError, TypeError) as error:
         numbers = "0 or more" if zero else "numbers above 0"
         raise OptionError(
-            f"Expected class_weight: {numbers} by label. Received: class_weight={class_weight!r}: {error}."
+            f"class_weight must give each label {numbers}. Received: class_weight={class_weight!r}: {error}."
         ) from None
     return weights
 

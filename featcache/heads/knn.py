@@ -75,7 +75,7 @@ class KNNHead(ClassifierMixin, BaseEstimator):
         rows, target, _ = checked(self, X, y, None)
         if self.n_neighbors > len(rows):
             raise OptionError(
-                f"Expected n_neighbors: at most the {len(rows)} training rows (n_samples = {len(rows)}). "
+                f"n_neighbors must be at most the {len(rows)} training rows (n_samples = {len(rows)}). "
                 f"Received: n_neighbors={self.n_neighbors!r}."
             )
         self.class_weight_ = class_weights(self.class_weight, self.classes_, target)

@@ -24,9 +24,9 @@ CHUNK_BYTES = 2**26
 SUMMED = 4096
 """How many products are added up in float32 before float64 takes over."""
 FEW = 12
-"""Up to so many penalties are solved by a Cholesky factorisation each, more by one eigendecomposition."""
+"""Up to this many penalties are solved by a Cholesky factorisation each, more by one eigendecomposition."""
 NARROW = 2048
-"""Matrices of up to so many columns are factored by one thread."""
+"""Matrices of up to this many columns are factored by one thread."""
 
 
 @dataclass(eq=False, repr=False)

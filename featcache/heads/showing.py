@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.display import html_table, text_table
+from featcache.display import html_table, plural, text_table
 from featcache.errors import printable
 
 if TYPE_CHECKING:
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 def left_out_text(split: str, copies: int, members: int, of: int) -> str | None:
     """Return a line that says how many of a split's images do not count in scores, and why; None if all count."""
     reasons = [
-        *([f"{copies:,} copies of training images"] if copies else []),
-        *([f"{members:,} images of groups that train has images of"] if members else []),
+        *(["1 copy of a training image" if copies == 1 else f"{copies:,} copies of training images"] if copies else []),
+        *(
+            [f"{members:,} {'image' if members == 1 else 'images'} of groups that train has images of"]
+            if members
+            else []
+        ),
     ]
     if not reasons:
         return None
@@ -55,7 +59,7 @@ def head_line(head: Head) -> str:
     scored = (
         "" if validation is None else f", {validation['accuracy']:.4f} accurate on validation (n={validation['n']})"
     )
-    return f"Head({head.clf!r} on {head.layer!r}, {len(head.class_names)} classes{scored})"
+    return f"Head({head.clf!r} on {head.layer!r}, {plural(len(head.class_names), 'class')}{scored})"
 
 
 def head_html(head: Head) -> str:

@@ -113,14 +113,14 @@ class Head:
         flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
         expected = getattr(self.estimator, "n_features_in_", None)
         if flat.shape[1] != expected:
-            raise HeadError(f"Expected {expected} values per image for this head. Received: {flat.shape[1]}.")
+            raise HeadError(f"This head takes {expected} values per image. Received: {flat.shape[1]}.")
         result = np.zeros((len(flat), len(self.class_names)))
         if len(flat):
             result[:, self.estimator.classes_] = self._answers(flat)
         if not np.isfinite(result).all():
             raise HeadError(
-                f"Expected probabilities. Received: NaN from the {self.clf} head. Train it with other parameters, such "
-                "as a lower learning_rate."
+                f"The {self.clf} head gives NaN instead of probabilities. Train it with other parameters, such as a "
+                "lower learning_rate."
             )
         return result
 
@@ -212,7 +212,7 @@ class Head:
             )
         estimator = _from_skops(path / FOLDER.model, found.model)
         if not isinstance(estimator, CalibratedHead) or not _fits(estimator, class_names):
-            raise HeadError(f"Expected a head of {len(class_names)} classes. Received: {str(path)!r}, which is none.")
+            raise HeadError(f"{str(path)!r} is not a head of {len(class_names)} classes. Train it again.")
         return cls(clf, estimator, class_names, layer, found.card, path, found.trained_on, found.digest)
 
 
@@ -249,10 +249,8 @@ def _from_skops(path: Path, content: bytes) -> Any:
                 raise ValueError("it says that it holds more than it has")
         return skops.io.loads(content, trusted=_TRUSTED)
     except UntrustedTypesFoundException as error:
-        raise HeadError(f"Expected a head of known types. Received: {str(path)!r}: {one_line(error)}") from None
+        raise HeadError(f"The head {str(path)!r} has parts that are not trusted: {one_line(error)}") from None
     except Exception as error:  # a damaged archive fails in many ways
         if (reason := trouble(error)) is not None:
             raise HeadError(f"The head {str(path)!r} cannot be read: {reason}") from None
-        raise HeadError(
-            f"Expected a scikit-learn head. Received: {str(path)!r}: {one_line(error)}. Train it again."
-        ) from None
+        raise HeadError(f"The head {str(path)!r} is damaged: {one_line(error)}. Train it again.") from None

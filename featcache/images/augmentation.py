@@ -87,9 +87,9 @@ class Augmentation:
         for name, limit in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limit:
-                raise OptionError(f"Expected {name} from 0 to {limit}. Received: {name}={value!r}.")
+                raise OptionError(f"{name} must be from 0 to {limit}. Received: {name}={value!r}.")
         if self.fill not in choices(Fill):
-            raise OptionError(f"Expected fill to be one of {', '.join(choices(Fill))}. Received: {self.fill!r}.")
+            raise OptionError(f"`fill` must be one of {', '.join(choices(Fill))}. Received: {self.fill!r}.")
         if not isinstance(self.flip, bool):
             raise OptionError(f"flip takes no value. Received: flip={self.flip!r}.")
         if not self.flip and not any(getattr(self, name) for name in limits):

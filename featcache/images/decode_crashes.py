@@ -1,4 +1,4 @@
-"""Images that crash or hang whoever decodes them: who was decoding what, and one image alone."""
+"""Images that crash or hang the process that decodes them: who was decoding what, and one image alone."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def resized(pixels: npt.NDArray[Any], spec: PixelSpec) -> npt.NDArray[np.float32
     import tensorflow as tf
 
     if spec.resize not in choices(Resize):
-        raise OptionError(f"Expected resize to be stretch, pad or crop. Received: {spec.resize!r}.")
+        raise OptionError(f"`resize` must be stretch, pad or crop. Received: {spec.resize!r}.")
     size = (spec.height, spec.width)
     if spec.crop < 1:
         return _centre(pixels, spec)

@@ -118,7 +118,7 @@ def neighbors(
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
     layer, name = cache.layer_name(layer), os.fspath(image)
     if top_k < 1:
-        raise OptionError(f"Expected 1 or more neighbors. Received: top_k={top_k}.")
+        raise OptionError(f"`top_k` must be 1 or more. Received: top_k={top_k}.")
     numbers = cache.numbers(order="storage")[0]
     rows = Rows(cache.features(layer=layer, order="storage"))
     place = {cache.usable[i].path: row for row, i in enumerate(numbers.tolist())}
@@ -163,8 +163,8 @@ def _features(cache: FeatureCache, rows: Rows, file: Path, layer: str) -> Floats
     described, kept = cache.description.get("request"), cache.path / base_folder.NAME
     if cache.recipe.spec is not None or (described is None and not kept.is_dir()):
         raise OptionError(
-            f"Expected an image of {str(cache.path)!r}, whose base cannot be loaded from files. Received: "
-            f"{str(file)!r}, which is none of its images. Name one of them."
+            f"{str(file)!r} is not an image of {str(cache.path)!r}, and other images cannot be compared, because "
+            "its base cannot be loaded from files. Name one of its images."
         )
     advice = "Put its files back, or name an image of the cache."
     base = find_base(cache.recipe, None if described is None else Request.from_dict(described), [kept], advice=advice)
@@ -195,7 +195,7 @@ def contact_sheet(cache: FeatureCache | str | os.PathLike[str], found: Neighbors
     from PIL import Image, ImageDraw
 
     if out.suffix.lower() != ".png":
-        raise OptionError(f"Expected a .png file. Received: {str(out)!r}.")
+        raise OptionError(f"The picture must be a .png file. Received: {str(out)!r}.")
     import_tensorflow()
     originals = Originals(cache if isinstance(cache, FeatureCache) else FeatureCache(cache))
     tiles = [(found.image, "query", "")]

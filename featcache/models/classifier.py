@@ -61,9 +61,9 @@ class ImageClassifier:
     head : Head
         The head; its card says which base it needs.
     base : str, path or keras.Model, optional
-        The base, where it is not where it was; it counts whatever copy of the base is kept.
+        The base, if it has moved; it is used even where a copy of the base is kept.
     weights : path, optional
-        Likewise the base's weights.
+        The base's weights, if they have moved.
     max_pixels : int
         Images with more pixels have that as the reason why they are not predicted.
 

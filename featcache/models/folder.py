@@ -117,7 +117,7 @@ class PixelModel:
             model = keras.models.load_model(path / FOLDER.model, compile=False)
         except Exception as error:
             text = one_line(error)[:200]
-            raise HeadError(f"Expected a Keras model. Received: {str(path / FOLDER.model)!r}: {text}") from None
+            raise HeadError(f"The Keras model {str(path / FOLDER.model)!r} cannot be loaded: {text}") from None
         return cls(model, names, trained, spec, found.card, found.trained_on, path, found.digest)
 
 

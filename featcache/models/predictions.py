@@ -109,11 +109,11 @@ class Answering:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise OptionError(
-                f"Expected 0 <= threshold <= 1. Received: {self.threshold}. Choose one by `evaluate --coverage`."
+                f"`threshold` must be from 0 to 1. Received: {self.threshold}. `evaluate --coverage` helps to choose."
             )
         if not 1 <= self.top_k <= len(self.class_names):
             raise OptionError(
-                f"Expected 1 <= top_k <= {len(self.class_names)}, the number of classes. Received: {self.top_k}."
+                f"`top_k` must be from 1 to {len(self.class_names)}, the number of classes. Received: {self.top_k}."
             )
 
     def as_dict(self, one: Prediction) -> dict[str, Any]:
@@ -284,7 +284,7 @@ class PredictionFile:
         self._due = time.monotonic() + COMMIT_SECONDS
 
     def _resume(self) -> None:
-        advice = f"Delete {str(self.partial)!r} to start anew, or choose another --out."
+        advice = f"Delete {str(self.partial)!r} to start again, or choose another `out`."
         try:
             state = read_json(self._state)
             _STATE(state, "")

@@ -338,6 +338,12 @@ class FitHeadOptions(HeadOptions, kw_only=False):
         minimum=0,
         maximum=1,
     )
+    progress: bool | Progress = option(
+        True,
+        "Show a bar in terminals and notebooks while several fits are made; or a function that is called with (fits "
+        "done, fits to do).",
+        python=True,
+    )
 
 
 class CompareOptions(HeadOptions, kw_only=False):
@@ -385,7 +391,7 @@ class FineTuneOptions(OptionList, kw_only=False):
     epochs: int = option(10, "Maximum number of epochs, not counting those of the head.", TRAINING, minimum=1)
     initial_epoch: int | None = option(
         None,
-        "Number of the first epoch. Default: the number of epochs that a dense head was trained for, else 0.",
+        "How many epochs were trained before; their count goes on. Default: those of a dense head, else 0.",
         TRAINING,
         minimum=0,
     )
@@ -429,8 +435,8 @@ class FineTuneOptions(OptionList, kw_only=False):
     seed: int = option(0, "For everything random.", TRAINING)
     tensorboard: PathLike | None = option(None, "A folder for TensorBoard's logs.", OUTPUT, metavar="DIR")
     out: PathLike | None = option(None, "The model's folder. Default: the head's folder with -finetuned.", OUTPUT)
-    base: Any = option(None, "The base, if it is no longer where it was.", BASE, form=TEXT)
-    weights: str | Path | None = option(None, "The base's weights, if they are no longer where they were.", BASE)
+    base: Any = option(None, "The base, if it has moved.", BASE, form=TEXT)
+    weights: str | Path | None = option(None, "The base's weights, if they have moved.", BASE)
     distill: Teacher | None = option(
         None,
         "First train such a head to answer as this one, for heads that no network can express (svm, knn, isotonic).",

@@ -111,7 +111,7 @@ class ModelFolder:
                     os.utime(draft)  # gc takes an old draft for litter
                 swap_folder(draft, place, rescue=lambda old: self._keep_others(old, place))
         except OSError as error:
-            raise HeadError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
+            raise HeadError(f"{str(target)!r} cannot be written: {error.strerror or error}.") from None
         return target, digest
 
     def _keep_others(self, old: Path, new: Path) -> None:
@@ -159,8 +159,8 @@ class ModelFolder:
             digest = card.pop("sha256", None)
             if card["format"] != self.format:
                 raise HeadError(
-                    f"Expected a {self.noun} of format {self.format}. Received: {str(path)!r} of format "
-                    f"{card['format']}. Make it again."
+                    f"The {self.noun} {str(path)!r} has format {card['format']}, and this version reads format "
+                    f"{self.format}. Make it again."
                 )
             _FILES(card, "")
             if digest != card_digest(card) or card["model"]["file"] != self.model:
@@ -186,9 +186,7 @@ class ModelFolder:
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             what = f"has no {missing}" if path.exists() else "does not exist"
-            raise HeadError(
-                f"Expected a {self.noun}'s folder. Received: {str(path)!r}, which {what}. {_instead(path)}"
-            ) from None
+            raise HeadError(f"{str(path)!r} is not the folder of a {self.noun}: it {what}. {_instead(path)}") from None
         except (OSError, ValueError) as error:
             if (reason := trouble(error)) is not None:
                 raise HeadError(f"The {self.noun} in {str(path)!r} cannot be read: {reason}") from None
@@ -196,16 +194,10 @@ class ModelFolder:
 
     def damaged(self, path: Path, error: Exception) -> HeadError:
         """Return the error for a card that says nonsense."""
-        return HeadError(
-            f"Expected a {self.noun}'s folder. Received: {str(path)!r}, whose {self.card} is damaged: "
-            f"{one_line(error)}. Make it again."
-        )
+        return HeadError(f"The {self.noun} in {str(path)!r} is damaged: {self.card}: {one_line(error)}. Make it again.")
 
     def _changed(self, path: Path) -> HeadError:
-        return HeadError(
-            f"Expected a {self.noun} as it was written. Received: {str(path)!r}, which was changed since. Make it "
-            "again."
-        )
+        return HeadError(f"{str(path)!r} was changed after the {self.noun} was written. Make it again.")
 
 
 def _carry_over(old: Path, new: Path, is_own: Callable[[str], bool]) -> None:

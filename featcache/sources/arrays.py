@@ -139,14 +139,13 @@ def _parts(stored: Mapping[str, _Stored], where: str) -> list[Part]:
     for key, purpose in _purposes(stored).items():
         if purpose in found:
             raise SourceError(
-                f"Expected one array of {purpose[0] or 'all'} {purpose[1]} in {where}. Received: {found[purpose]} and "
-                f"{key}. Remove one."
+                f"{where} has two arrays of {purpose[0] or 'all'} {purpose[1]}: {found[purpose]} and {key}. Remove one."
             )
         found[purpose] = key
     splits = [split for split in (None, *SPLITS) if (split, "images") in found]
     lost = [key for (split, _), key in found.items() if split not in splits]
     if not splits or lost or (None in splits and len(splits) > 1):
-        raise SourceError(f"Expected arrays named {_LAYOUT} in {where}. Received: {_shown(stored)}.")
+        raise SourceError(f"{where} must have arrays named {_LAYOUT}. It has: {_shown(stored)}.")
     unread = [key for key in stored if key not in found.values() and key != "class_names"]
     if unread:
         log.warning("%s: arrays that are not read: %s", where, _shown(unread[:5]))
@@ -177,7 +176,7 @@ def _checked_images(stored: _Stored) -> Array:
     sound = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4))
     if not sound or not images.size or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
         raise SourceError(
-            f"Expected {stored.where} to be images: (n, height, width) or (n, height, width, 1, 3 or 4), uint8 or "
+            f"{stored.where} must be images: (n, height, width) or (n, height, width, 1, 3 or 4), uint8 or "
             f"floats in 0 to 1. Received: {images.dtype} of shape {shape}."
         )
     return images
@@ -188,7 +187,7 @@ def _labels(stored: _Stored, n: int, names: Sequence[str | None] | None) -> list
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if labels.shape != (n,) or labels.dtype.kind not in "iubUS":
         raise SourceError(
-            f"Expected {stored.where} to be {n} labels: integers or text of shape ({n},) or ({n}, 1). Received: "
+            f"{stored.where} must be {n} labels: integers or text of shape ({n},) or ({n}, 1). Received: "
             f"{array.dtype} of shape {array.shape}."
         )
     values, index = np.unique(labels, return_inverse=True)
@@ -198,8 +197,7 @@ def _labels(stored: _Stored, n: int, names: Sequence[str | None] | None) -> list
         named = [names[int(value)] for value in values]
     else:
         raise SourceError(
-            f"Expected {stored.where} to be indices into {len(names)} class_names. Received: {values[0]} to "
-            f"{values[-1]}."
+            f"{stored.where} must be indices into {len(names)} class_names. Received: {values[0]} to {values[-1]}."
         )
     return [named[i] for i in index.reshape(-1).tolist()]
 
@@ -208,7 +206,7 @@ def _class_names(stored: _Stored) -> list[str | None]:
     array = stored.mapped()
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise SourceError(
-            f"Expected {stored.where} to be text of shape (classes,). Received: {array.dtype} of shape {array.shape}."
+            f"{stored.where} must be text of shape (classes,). Received: {array.dtype} of shape {array.shape}."
         )
     return [label_name(value) for value in array.tolist()]
 
@@ -262,7 +260,7 @@ def _mapped(file: IO[bytes], start: int, length: int) -> Array:
 
 
 def _damaged(where: str, error: BaseException) -> SourceError:
-    return SourceError(f"Expected sound arrays. Received: {where}: {reason(error)}. Write it again with numpy.")
+    return SourceError(f"{where} cannot be read: {reason(error)}. Write it again with numpy.")
 
 
 def _shown(names: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ def named_source(name: str) -> Source:
         loaded = getattr(keras.datasets, name).load_data()
     except Exception as error:  # whatever its download, its checksum or its unpacking raise
         raise SourceError(
-            f"Expected Keras to load {name}, which it downloads once. Received: {reason(error)}. Check the network, or "
+            f"Keras cannot load {name}, which it downloads once: {reason(error)}. Check the network, "
             f"put the files into ~/.keras/datasets, or take another source, such as digits."
         ) from None
     parts = [

@@ -30,6 +30,7 @@ from featcache.sources.source import Item, Items, Selected, Source, class_names
 from featcache.sources.tables.metadata import check_unread, metadata_source
 from featcache.sources.tables.tables import table_source
 from featcache.sources.tars import TarSource
+from featcache.system.status import doing
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def open_source(
     wanted = None if classes is None else list(dict.fromkeys(classes))
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        opened = _named(name, options) if _is_set(name) else _at(Path(source), options, wanted)
+        with doing(f"listing {name}"):
+            opened = _named(name, options) if _is_set(name) else _at(Path(source), options, wanted)
     elif isinstance(source, Source):
         options.check("a source that is open already")
         opened = source
@@ -67,7 +69,7 @@ def open_source(
         options.check("(image, label) pairs")
         opened = PairSource(source)
     else:
-        raise SourceError(f"Expected a source: {KINDS}; or (image, label) pairs. Received: {type(source).__name__}.")
+        raise SourceError(f"`source` must be {KINDS}; or (image, label) pairs. Received: {type(source).__name__}.")
     return _of_classes(opened, wanted)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class PairSource:
             where = f"position {self._first + place}"
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise SourceError(
-                    f"Expected (image, label) pairs. Received: {type(pair).__name__} at {where}. "
+                    f"The source must be (image, label) pairs. Received: {type(pair).__name__} at {where}. "
                     "For X and y take zip(X, y), for images without labels (image, None)."
                 )
             image, label = _content(pair[0], where), _label(pair[1], where)
@@ -89,14 +89,30 @@ def images_of(images: Any) -> list[Any]:
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or _is_pil(images):
         return [images]
     if isinstance(images, np.ndarray):
-        one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
-        return [images] if one else list(images)
-    if not isinstance(images, Iterable):
+        return [images] if _is_one(images) else list(images)
+    if not isinstance(images, Iterable) or isinstance(images, Mapping):
         raise SourceError(
-            "Expected paths, encoded bytes, arrays or PIL images, one or a list of them. Received: "
+            "The images must be paths, encoded bytes, arrays or PIL images, one or a list of them. Received: "
             f"{type(images).__name__}."
         )
     return list(images)
+
+
+def _is_one(array: npt.NDArray[Any]) -> bool:
+    """Whether an array is one image, and not several; SourceError if it could be either."""
+    if array.ndim != 3 or array.shape[2] in (1, 3, 4):
+        return array.ndim == 2 or array.ndim == 3
+    if array.shape[0] in (3, 4):
+        raise SourceError(
+            f"An array of shape {array.shape} could be one image with its channels first, or {array.shape[0]} grey "
+            "ones. For one image give np.moveaxis(image, 0, -1), for several a list of them."
+        )
+    if array.shape[2] == 2:
+        raise SourceError(
+            f"An image has 1, 3 or 4 channels. Received: an array of shape {array.shape}. Leave a channel out, or give "
+            "a list of grey images."
+        )
+    return False
 
 
 def _is_pil(image: Any) -> bool:
@@ -127,4 +143,4 @@ def _label(label: Any, where: str) -> str | None:
     try:
         return label_name(label)
     except ValueError as error:
-        raise SourceError(f"Expected text, an integer or None as label. Received: {error} at {where}.") from None
+        raise SourceError(f"A label must be text, an integer or None. Received: {error} at {where}.") from None

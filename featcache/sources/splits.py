@@ -63,23 +63,23 @@ class SplitPolicy:
         for name in ("validation_split", "test_split"):
             fraction = getattr(self, name)
             if fraction is not None and not 0 <= fraction < 1:
-                raise OptionError(f"Expected 0 <= {name} < 1. Received: {fraction!r}.")
+                raise OptionError(f"`{name}` must be 0 or more, and less than 1. Received: {fraction!r}.")
         if (self.validation_split or 0) + (self.test_split or 0) >= 1:
             raise OptionError(
-                "Expected validation_split and test_split to leave something for train. Received: "
-                f"{self.validation_split} and {self.test_split}. Lower one of them."
+                f"`validation_split` {self.validation_split} and `test_split` {self.test_split} leave nothing for "
+                "train. Lower one of them."
             )
         if self.test_from is not None and not (
             self.test_from[0] in ("train", "validation") and 0 < self.test_from[1] < 1
         ):
             raise OptionError(
-                "Expected test_from to be train or validation with a part between 0 and 1, such as "
+                "`test_from` must be train or validation with a part between 0 and 1, such as "
                 f"validation=0.2. Received: {self.test_from!r}."
             )
         if self.test_from is not None and self.test_split:
             raise OptionError(
-                f"Expected test_split or test_from. Received: {self.test_split} and "
-                f"{self.test_from[0]}={self.test_from[1]}. Leave one out."
+                f"`test_split` {self.test_split} and `test_from` {self.test_from[0]}={self.test_from[1]} cannot be "
+                "used together. Leave one out."
             )
 
     def settled(self, source: Source) -> SplitPolicy:
@@ -93,7 +93,7 @@ class SplitPolicy:
         for option, (split, value) in asked.items():
             if value and split in brought:
                 raise OptionError(
-                    f"Expected no {option}, as {source.location} has a {split} set. Received: {value}. Leave it out."
+                    f"`{option}` cannot be set: {source.location} has a {split} set already. Leave it out."
                 )
         default = 0.0 if brought else 0.2
         return replace(self, validation_split=default if self.validation_split is None else self.validation_split)

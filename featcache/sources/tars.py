@@ -94,7 +94,7 @@ class TarSource:
         )
         self.items = _with_labels(listed, self._names, NO_OPTIONS if splits else options, classes, folders=labelled)
         if not self.items:
-            raise SourceError(f"Expected images in tar files. Received: {str(root)!r}, which has no member.")
+            raise SourceError(f"No images found: {str(root)!r} has no member.")
         self._exclusion.warn(str(root))
 
     def _listed(self, number: int, tar: Path, split: str | None, prefix: str) -> Iterator[Item]:
@@ -159,7 +159,9 @@ def _samples(path: Path, exclusion: Exclusion) -> tuple[list[_Sample], list[str]
         if any(map(is_litter, member.name.split("/"))) or exclusion.covers_any(member.name):
             continue
         if member.name in names:
-            raise SourceError(f"Expected every name once in a tar. Received: {member.name!r} twice in {str(path)!r}.")
+            raise SourceError(
+                f"{str(path)!r} has two members named {member.name!r}. Pack it again with each name once."
+            )
         names.add(member.name)
         stem, suffix = os.path.splitext(member.name)  # noqa: PTH122
         if suffix.lower() not in _LABELS:
@@ -199,8 +201,8 @@ def _members(path: Path) -> Iterator[_Member]:
             packing = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
             if packing is not None:
                 raise SourceError(
-                    f"Expected a tar that is not compressed, as its members are read where they lie. Received: "
-                    f"{str(path)!r}, packed with {packing}. Unpack that layer (images gain nothing from it)."
+                    f"{str(path)!r} is compressed with {packing}, and only plain tar files can be read in place. "
+                    "Decompress it; images do not become larger by that."
                 )
             length, offset = os.fstat(file.fileno()).st_size, 0
             file.seek(0)
@@ -232,9 +234,7 @@ def _members(path: Path) -> Iterator[_Member]:
                 raise tarfile.ReadError(f"more follows its end at byte {offset:,}")
     except (OSError, EOFError, tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SourceError(
-            f"Expected a whole tar file. Received: {str(path)!r}: {reason}. Copy or pack it again."
-        ) from None
+        raise SourceError(f"The tar file {str(path)!r} is damaged: {reason}. Copy or pack it again.") from None
 
 
 def _plain(header: bytes) -> tuple[str, int] | None:
@@ -269,9 +269,7 @@ def _label(descriptor: int, path: Path, sample: _Sample) -> str | None:
         value: Any = json.loads(text)
         return json_label(value.get("label") if isinstance(value, dict) else None)
     except (ValueError, RecursionError) as error:
-        raise SourceError(
-            f"Expected a label in {name!r} of {str(path)!r}. Received: {' '.join(str(error).split())[:120]}."
-        ) from None
+        raise SourceError(f"{name!r} of {str(path)!r} is no label: {' '.join(str(error).split())[:120]}.") from None
 
 
 class _Names:

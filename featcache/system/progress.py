@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from featcache.system import status
+
 _SHORT = 0.5
 """Seconds: what takes less needs no bar."""
 _WIDTH = 30
@@ -55,6 +57,7 @@ class Bar:
             columns = (text, BarColumn(), MofNCompleteColumn(), rate_text, TimeRemainingColumn())
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("", total=total, rate="")
+            status.hold(1)
             self._bar.start()
         self._bar.update(self._task, completed=done, rate=self.speed(rate))
 
@@ -77,6 +80,7 @@ class Bar:
         """Leave the terminal as it was."""
         if hasattr(self._bar, "stop"):
             self._bar.stop()
+            status.hold(-1)
         self._bar = None
 
 

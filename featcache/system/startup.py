@@ -10,6 +10,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+from featcache.system.status import doing
+
 _SAFE = "PYTHONSAFEPATH"
 _lock = threading.Lock()
 _inside = 0
@@ -24,6 +26,12 @@ def import_tensorflow() -> None:
     No garbage is collected meanwhile: there is none among the millions of objects, and to look for it again and again
     takes a tenth of the time.
     """
+    if not {"keras", "tensorflow"} <= sys.modules.keys():
+        with doing("loading TensorFlow"):
+            _import()
+
+
+def _import() -> None:
     collecting = gc.isenabled()
     gc.disable()
     try:

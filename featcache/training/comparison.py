@@ -41,7 +41,7 @@ from featcache.training.examples import (
 )
 from featcache.training.metrics import absent_classes
 from featcache.training.parallel import Failure, check_jobs, cores, run_all
-from featcache.training.results import keep, kept
+from featcache.training.results import described_estimator, keep, kept
 from featcache.training.significance import holm, mcnemar
 from featcache.training.single import Plan, announce, check_memory, check_plan, prepare, train
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SLOW = ("linear-svm", "svm", "knn")
-"""Heads that take minutes of so many images: beyond `SLOW_ROWS`, only if they are named."""
+"""Heads that take minutes on many images: beyond `SLOW_ROWS`, only if they are named."""
 SLOW_ROWS = 20_000
 
 _SCORES = ("accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece")
@@ -168,7 +168,10 @@ def compare(options: CompareOptions) -> Comparison:
     check_jobs(options.jobs)
     search.check_protocols(cv=cv)
     for name, own in ({"ridge": None} if heads is None else heads).items():
-        check_plan(Plan(name, "", [], {}, options.calibrate, options.seed, own))
+        plan = Plan(name, "", [], {}, options.calibrate, options.seed, own)
+        check_plan(plan)
+        if options.tune:
+            search.check_tunable(plan)
     if heads == {} or layers == []:
         raise OptionError("The list of heads or of layers is empty. Name at least one, or None for all.")
     opened = _joined(_opened(options.caches))
@@ -188,7 +191,7 @@ def compare(options: CompareOptions) -> Comparison:
     rows = {cache.path: rows_digest(cache) for cache in opened}
     tasks = [
         task
-        for cache, layer in _pairs(opened, layers)
+        for cache, layer in _distinct(_pairs(opened, layers), rows)
         for task in _tasks(cache, rows[cache.path], layer, heads, replace(options, cv=cv))
     ]
     with shown(options.progress, "training heads", "heads") as progress:
@@ -257,7 +260,7 @@ def _opened(caches: Any) -> list[FeatureCache]:
     distinct = list({cache.path.resolve(): cache for cache in opened}.values())
     for cache in distinct:
         if cache.missing:
-            text = "%d of %d images of %s have no features yet: run extract again to go on with them"
+            text = "%d of %d images of %s have no features yet: run extract again to compute them"
             log.warning(text, cache.missing, len(cache.entries), cache.path)
     return distinct
 
@@ -278,12 +281,35 @@ def _pairs(caches: list[FeatureCache], layers: Sequence[str] | None) -> list[tup
     return [(cache, layer) for cache in caches for layer in cache.layers if layer in layers]
 
 
+def _distinct(pairs: list[tuple[FeatureCache, str]], rows: Mapping[Path, str]) -> list[tuple[FeatureCache, str]]:
+    """Return the layers without those whose features another cache has, too: the same recipe, images and views."""
+    known: dict[tuple[str, str], FeatureCache] = {}
+    for cache, layer in pairs:
+        same = rows[cache.path] if cache.recipe.spec is None else str(cache.path)  # a spec is a name, no proof
+        first = known.setdefault((same, layer), cache)
+        if first is not cache:
+            log.info("%s of %s is %s's, too, and is compared once", layer, cache.path, first.path)
+    return [(cache, layer) for (_, layer), cache in known.items()]
+
+
 def _named(clf: Any) -> dict[str, Any]:
     """Return the estimators of heads by name, None for featcache's own heads."""
     if isinstance(clf, Mapping):
+        for name, own in clf.items():
+            if not isinstance(name, str) or isinstance(own, str):
+                raise OptionError(
+                    f"A mapping given as `clf` has an estimator, or None for a head of featcache, under each name. "
+                    f"Received: {name!r}: {own!r}."
+                )
         return dict(clf)
     listed = list(clf) if isinstance(clf, Sequence) and not isinstance(clf, str) else [clf]
-    return dict((one, None) if isinstance(one, str) else (own_name(one), one) for one in listed)
+    heads: dict[str, Any] = {}
+    for one in listed:
+        name, own = (one, None) if isinstance(one, str) else (own_name(one), one)
+        if own is not None and name in heads:
+            raise OptionError(f"Two estimators are named {name!r}. Give a mapping: {{'first': …, 'second': …}}.")
+        heads[name] = own
+    return heads
 
 
 def _tasks(
@@ -300,19 +326,6 @@ def _tasks(
             text = described_estimator(own)
             of = None if text is None else {**described, "settings": {**settings, "estimator": text}}
             yield _Task(cache, plan, tune, cv, of)
-
-
-def described_estimator(estimator: Any) -> str | None:
-    """Return a text that is equal for estimators of one class and parameters only; None if there is none."""
-    parts = [f"{type(estimator).__module__}.{type(estimator).__qualname__}"]
-    for name, value in sorted(estimator.get_params(deep=True).items()):
-        if hasattr(value, "get_params") and not isinstance(value, type):
-            parts.append(f"{name}: {type(value).__module__}.{type(value).__qualname__}")
-        elif not isinstance(value, list) or name != "steps":  # of a pipeline: each step is a parameter, too
-            parts.append(f"{name}={value!r}")
-            if " at 0x" in parts[-1] or isinstance(value, np.ndarray):  # another text each time, or a shortened one
-                return None
-    return "; ".join(parts)
 
 
 def rows_digest(cache: FeatureCache) -> str:

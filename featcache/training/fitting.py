@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 from featcache.bases.finding import Bundle
 from featcache.cache import FeatureCache
 from featcache.errors import GateError, HeadError, OptionError
-from featcache.heads import Head, own_name
-from featcache.heads.store import FOLDER
-from featcache.options import FitHeadOptions, takes
+from featcache.heads import Head, build, own_name
+from featcache.heads.store import FOLDER, check_trusted
+from featcache.options import FitHeadOptions, Progress, takes
 from featcache.sources import folder_name
+from featcache.system.progress import shown
 from featcache.system.versions import versions
 from featcache.training import search
 from featcache.training.examples import (
@@ -61,7 +63,7 @@ def fit_head(options: FitHeadOptions) -> Head:
     """
     opened = options.cache if isinstance(options.cache, FeatureCache) else FeatureCache(options.cache)
     if opened.missing:
-        text = "%d of %d images have no features yet: run extract again to go on with them"
+        text = "%d of %d images have no features yet: run extract again to compute them"
         log.warning(text, opened.missing, len(opened.entries))
     chosen = opened.layer_name(options.layer)
     name, own = (options.clf, None) if isinstance(options.clf, str) else (own_name(options.clf), options.clf)
@@ -69,6 +71,8 @@ def fit_head(options: FitHeadOptions) -> Head:
     plan = Plan(name, chosen, opened.class_names, given, options.calibrate, options.seed, own)
     target = opened.path / "heads" / folder_name(f"{plan.clf}-{chosen}") if options.out is None else Path(options.out)
     check_plan(plan)
+    if own is not None:
+        check_trusted(build(own, given, calibrate=plan.calibrate), name)
     check_jobs(options.jobs)
     inside = target.parent.resolve() == (opened.path / "heads").resolve()
     bundled = options.bundle and not inside and opened.recipe.spec is None
@@ -91,7 +95,9 @@ def fit_head(options: FitHeadOptions) -> Head:
     folds = options.cv if options.cv is not None else _folds_instead(opened)
     several = options.tune or folds is not None or bool(options.fewshot)
     with packed(examples, opened.path) if several else contextlib.nullcontext(examples) as ready:
-        tuned, protocols = _trained(plan, ready, opened, options, cv=folds)
+        total = search.fits(plan, tuned=options.tune) + (folds or 0) + len(options.fewshot) * options.tries
+        with shown(options.progress, f"training {plan.clf}", "fits") as progress:
+            tuned, protocols = _trained(plan, ready, opened, options, folds, _counter(progress, total))
     head, estimator = tuned.head, tuned.head.estimator
     head.trained_on = trained_on(opened)
     head.card |= {
@@ -117,24 +123,39 @@ def fit_head(options: FitHeadOptions) -> Head:
     return head
 
 
+def _counter(progress: Progress | None, total: int) -> search.Done:
+    """Return what counts the fits of a search, of folds and of few images, and shows how many are done."""
+    count = itertools.count(1)
+
+    def done(number: int, result: Any) -> None:
+        if progress is not None:
+            progress(min(next(count), total), total)
+
+    return done
+
+
 def _trained(
-    plan: Plan, examples: Examples, cache: FeatureCache, options: FitHeadOptions, *, cv: int | None
+    plan: Plan, examples: Examples, cache: FeatureCache, options: FitHeadOptions, cv: int | None, done: search.Done
 ) -> tuple[search.Tuned, dict[str, Any]]:
     """Return the head trained on all training rows, and what the protocols found."""
     jobs, found = options.jobs, dict[str, Any]()
     if cv is not None:
         try:
-            found["cross_validation"] = search.cross_validate(plan, examples, cv, tuned=options.tune, jobs=jobs)[0]
+            found["cross_validation"] = search.cross_validate(
+                plan, examples, cv, tuned=options.tune, jobs=jobs, done=done
+            )[0]
         except HeadError as error:
             if options.cv is not None:
                 raise
             log.warning("there is no score on folds either: %s", error)
-    tuned = search.trained(plan, examples, tuned=options.tune, jobs=jobs)
+    tuned = search.trained(plan, examples, tuned=options.tune, jobs=jobs, done=done)
     if options.tune:
         found["tuning"] = tuned.sweep
     if options.fewshot:
         with packed(evaluation_examples(cache, "validation", plan.layer), cache.path) as validation:
-            found["fewshot"] = search.few_shot(plan, examples, validation, options.fewshot, options.tries, jobs=jobs)
+            found["fewshot"] = search.few_shot(
+                plan, examples, validation, options.fewshot, options.tries, jobs=jobs, done=done
+            )
     return tuned, found
 
 

@@ -70,7 +70,7 @@ def run_all(
 def check_jobs(jobs: int | None) -> None:
     """Raise OptionError unless it is a number of processes."""
     if jobs is not None and jobs < 1:
-        raise OptionError(f"Expected 1 or more jobs. Received: {jobs}.")
+        raise OptionError(f"`jobs` must be 1 or more. Received: {jobs}.")
 
 
 def cores() -> int:
@@ -98,7 +98,7 @@ def _parallel(function: Callable[[Any], Any], tasks: list[tuple[int, Any]], jobs
 def _in_worker(
     number: int, function: Callable[[Any], Any], task: Any, threads: int
 ) -> tuple[int, Any, list[tuple[int, str]]]:
-    """Do a task in a process of its own: what it says is said by whoever asked for it."""
+    """Do a task in a process of its own: what it says is said by the process that asked for it."""
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))  # TensorFlow heeds no other limit
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -45,6 +45,32 @@ def all_kept(cache: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
             yield found
 
 
+def described_estimator(estimator: Any) -> str | None:
+    """Return a text that is equal for estimators of one class and parameters only; None if there is none.
+
+    Only scikit-learn's classes have one: their code is that of a version, other code may change under its name.
+    """
+    try:
+        return _described(estimator)
+    except ValueError:
+        return None
+
+
+def _described(value: Any) -> str:
+    """Return the text of a parameter, or ValueError if two different ones could have the same."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_described, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_described(key)}: {_described(item)}' for key, item in value.items())}}}"
+    kind = type(value)
+    if kind.__module__.partition(".")[0] != "sklearn" or not hasattr(value, "get_params"):
+        raise ValueError("it has no text of its own")
+    params = ", ".join(f"{name}={_described(item)}" for name, item in value.get_params(deep=False).items())
+    return f"{kind.__module__}.{kind.__qualname__}({params})"
+
+
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     try:
         value = read_json(file)

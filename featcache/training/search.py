@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,37 +50,60 @@ class _Trial:
     tune: bool = False
 
 
-def tune(plan: Plan, examples: Examples, *, jobs: int = 1) -> Tuned:
-    """Train a head with the best parameters of its grid, chosen on folds of the training images alone.
+Done = Callable[[int, Any], None]
+"""What is called with the number and the result of each fit."""
 
-    Parameters that the plan sets are not searched. HeadError says that nothing that was tried can be trained.
-    """
+
+def _nothing(number: int, result: Any) -> None:
+    pass
+
+
+def fits(plan: Plan, *, tuned: bool) -> int:
+    """Return how many fits of a search `Done` is called for."""
+    kind = kind_of(plan.clf) if plan.own is None else None
+    if not tuned or kind is None or plan.clf == "ridge":
+        return 0
+    axes = {name: values for name, values in kind.grid.items() if name not in plan.params}
+    finer = len(FINER) if kind.penalty in axes else 0
+    return TUNE_FOLDS * (math.prod(map(len, axes.values())) + finer) if axes else 0
+
+
+def check_tunable(plan: Plan) -> None:
+    """Raise OptionError if there is no grid to search."""
     if plan.own is not None:
         raise OptionError(
             f"`tune` has no grid for {plan.clf}, an estimator of your own. Give GridSearchCV(estimator, grid) as `clf` "
             "instead."
         )
+
+
+def tune(plan: Plan, examples: Examples, *, jobs: int = 1, done: Done = _nothing) -> Tuned:
+    """Train a head with the best parameters of its grid, chosen on folds of the training images alone.
+
+    Parameters that the plan sets are not searched. HeadError says that nothing that was tried can be trained.
+    """
+    check_tunable(plan)
     kind = kind_of(plan.clf)
     if plan.clf == "ridge":
         return _tune_ridge(plan, examples)
     axes = {name: values for name, values in kind.grid.items() if name not in plan.params}
     candidates = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    sweep = _tried(plan, candidates, examples, jobs) if axes else []
+    sweep = _tried(plan, candidates, examples, jobs, done) if axes else []
     if kind.penalty in axes and kind.penalty is not None:
         best = _best(sweep)["params"]
         finer = [{**best, kind.penalty: best[kind.penalty] * factor} for factor in FINER]
-        sweep += _tried(plan, finer, examples, jobs)
+        sweep += _tried(plan, finer, examples, jobs, done)
     chosen = replace(plan, params={**plan.params, **(_best(sweep)["params"] if sweep else {})})
     return Tuned(train(chosen, examples), chosen, sweep)
 
 
-def trained(plan: Plan, examples: Examples, *, tuned: bool, jobs: int = 1) -> Tuned:
+def trained(plan: Plan, examples: Examples, *, tuned: bool, jobs: int = 1, done: Done = _nothing) -> Tuned:
     """Train a head, tuned or as it is planned."""
-    return tune(plan, examples, jobs=jobs) if tuned else Tuned(train(plan, examples), plan)
+    return tune(plan, examples, jobs=jobs, done=done) if tuned else Tuned(train(plan, examples), plan)
 
 
 def cross_validate(
-    plan: Plan, examples: Examples, folds: int, *, tuned: bool = False, jobs: int = 1
+    plan: Plan, examples: Examples, folds: int, *, tuned: bool = False, jobs: int = 1, done: Done = _nothing
 ) -> tuple[dict[str, Any], Bools]:
     """Score a head on folds of the training images, stratified and by group.
 
@@ -90,7 +114,7 @@ def cross_validate(
     check_protocols(cv=folds)
     fold, used = _used_folds(examples, folds, plan.seed, "Cross-validation", "")
     trials = [_trial(plan, examples, fold, number, tuned) for number in used]
-    found = run_all(_shares, trials, jobs=jobs)
+    found = run_all(_shares, trials, jobs=jobs, done=done)
     held = np.concatenate([np.flatnonzero((fold == number) & examples.scored) for number in used])
     shares = np.concatenate([_sound(one) for one in found])
     metrics = scores(examples.take(held), shares, plan.class_names)
@@ -102,7 +126,14 @@ def cross_validate(
 
 
 def few_shot(
-    plan: Plan, examples: Examples, validation: Examples, shots: Sequence[int], tries: int, *, jobs: int = 1
+    plan: Plan,
+    examples: Examples,
+    validation: Examples,
+    shots: Sequence[int],
+    tries: int,
+    *,
+    jobs: int = 1,
+    done: Done = _nothing,
 ) -> list[dict[str, Any]]:
     """Score a head that was trained on a few images of each class, drawn `tries` times for each of `shots`.
 
@@ -115,7 +146,7 @@ def few_shot(
     for count, i in itertools.product(shots, range(tries)):
         drawn = examples.take(_drawn(examples, count, np.random.default_rng([plan.seed, count, i])))
         trials.append(_Trial(_of_few(plan, len(drawn)), drawn, validation))
-    accuracies = [_sound(one) for one in run_all(_accuracy, trials, jobs=jobs)]
+    accuracies = [_sound(one) for one in run_all(_accuracy, trials, jobs=jobs, done=done)]
     result = []
     for i, count in enumerate(shots):
         own = accuracies[i * tries : (i + 1) * tries]
@@ -133,7 +164,7 @@ def check_protocols(*, cv: int | None = None, shots: Sequence[int] = (), tries: 
 
 
 def check_shots(examples: Examples, shots: Sequence[int]) -> None:
-    """Raise OptionError if a class has not so many images to draw."""
+    """Raise OptionError if a class has too few images to draw."""
     for count in shots:
         _drawn(examples, count, np.random.default_rng(0))
 
@@ -194,7 +225,9 @@ def _sound(found: Any) -> Any:
     return found
 
 
-def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, jobs: int) -> list[dict[str, Any]]:
+def _tried(
+    plan: Plan, candidates: list[dict[str, Any]], examples: Examples, jobs: int, done: Done
+) -> list[dict[str, Any]]:
     """Return each candidate with its accuracy on folds of the training images."""
     fold, used = _used_folds(examples, TUNE_FOLDS, plan.seed, *_TUNING)
     trials = [
@@ -202,7 +235,7 @@ def _tried(plan: Plan, candidates: list[dict[str, Any]], examples: Examples, job
         for params in candidates
         for number in used
     ]
-    found = run_all(_accuracy, trials, jobs=jobs)
+    found = run_all(_accuracy, trials, jobs=jobs, done=done)
     rows = []
     for i, params in enumerate(candidates):
         own = found[i * len(used) : (i + 1) * len(used)]

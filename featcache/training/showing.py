@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.display import html_table, text_table
+from featcache.display import html_table, plural, text_table
 from featcache.errors import printable
 from featcache.heads.showing import accuracy_interval, params_text
 
@@ -18,9 +19,9 @@ TOP = 10
 
 def comparison_line(found: Comparison) -> str:
     """Return the best of a comparison on one line."""
-    best, heads = found.best, len(found.leaderboard)
+    best = found.best
     return (
-        f"Comparison({heads} {'head' if heads == 1 else 'heads'}, best: {best['clf']!r} on {best['layer']!r}, "
+        f"Comparison({plural(len(found.leaderboard), 'head')}, best: {best['clf']!r} on {best['layer']!r}, "
         f"{best['accuracy']:.4f} accurate on {best['selected_on']} (n={best['n']}))"
     )
 
@@ -31,16 +32,18 @@ def comparison_html(found: Comparison) -> str:
     return html_table(rows, caption=comparison_line(found), right=set(range(len(rows[0]) - 4, len(rows[0]))))
 
 
-def comparison_text(found: Comparison, top: int = TOP) -> str:
-    """Return the best heads as a table (all, if `top` is 0), and what it means."""
+def comparison_text(found: Comparison, top: int = TOP, *, all_rows: str = "`leaderboard` has all") -> str:
+    """Return the best heads as a table (all, if `top` is 0) that fits the terminal, and what it means."""
     rows, best = _rows(found, top), found.best
     hidden = len(found.leaderboard) + 1 - len(rows)
-    lines = [text_table(rows, right=set(range(len(rows[0]) - 4, len(rows[0]))))]
+    right = set(range(len(rows[0]) - 4, len(rows[0])))
+    lines = [text_table(rows, right=right, width=shutil.get_terminal_size().columns)]
     if hidden:
-        lines.append(f"… and {hidden} more (--top 0, --json or --out)")
+        lines.append(f"… and {hidden} more ({all_rows})")
     single = len({row["layer"] for row in found.leaderboard}) == 1
     equal = [row["clf"] if single else f"{row['clf']} on {row['layer']}" for row in found.indistinguishable]
-    ranked = f"ranked by {best['selected_on']}, n={best['n']}"
+    on = f"layer {printable(best['layer'])}, " if single else ""
+    ranked = f"{on}ranked by {best['selected_on']}, n={best['n']}"
     if equal:
         shown = ", ".join(equal[:TOP]) + (f" and {len(equal) - TOP} more" if len(equal) > TOP else "")
         ranked += f"; = not distinguishable from the best (McNemar, Holm, 5 %): {printable(shown)}"
@@ -52,13 +55,19 @@ def comparison_text(found: Comparison, top: int = TOP) -> str:
 
 
 def _rows(found: Comparison, top: int) -> list[list[str]]:
-    """Return a row per head, after one with headings; the cache is named where there are several."""
-    several = len({row["cache"] for row in found.leaderboard}) > 1
-    rows = [["", *(["cache"] if several else []), "layer", "head", "parameters", "accuracy", "95 %", "log loss", "fit"]]
-    for place, row in enumerate(found.leaderboard[: top or None], 1):
-        mark = "" if place == 1 or row["distinguishable"] else "="
-        cache = [Path(row["cache"]).name] if several else []
-        names = map(printable, [*cache, row["layer"], row["clf"], params_text(row["params"])])
+    """Return a row per head, after one with headings, without the names that are alike in all rows."""
+    board = found.leaderboard
+    columns: dict[str, list[str]] = {
+        "cache": [Path(row["cache"]).name for row in board],
+        "layer": [row["layer"] for row in board],
+        "head": [row["clf"] for row in board],
+        "parameters": [params_text(row["params"]) for row in board],
+    }
+    named = {title: column for title, column in columns.items() if title == "head" or len(set(column)) > 1}
+    rows = [["", *named, "accuracy", "95 %", "log loss", "fit"]]
+    for i, row in enumerate(board[: top or None]):
+        mark = "" if i == 0 or row["distinguishable"] else "="
+        names = [printable(column[i]) for column in named.values()]
         scores: list[Any] = [f"{row['accuracy']:.4f}", accuracy_interval(row), f"{row['log_loss']:.4f}"]
-        rows.append([f"{place}{mark}", *names, *scores, f"{row['fit_seconds']:.2f} s"])
+        rows.append([f"{i + 1}{mark}", *names, *scores, f"{row['fit_seconds']:.2f} s"])
     return rows

@@ -21,7 +21,7 @@ def mcnemar(first_correct: Array, second_correct: Array) -> float:
 
     first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
     if first.shape != second.shape:
-        raise OptionError(f"Expected results on the same images. Received: {first.size} and {second.size} of them.")
+        raise OptionError(f"The two results are not of the same images: {first.size} and {second.size} of them.")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     if only_first + only_second == 0:
         return 1.0
@@ -53,7 +53,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     values = np.asarray(p_values, dtype=np.float64).reshape(-1)
     wrong = values[~((values >= 0) & (values <= 1))]
     if len(wrong):
-        raise OptionError(f"Expected p-values from 0 to 1. Received: {wrong[0]}.")
+        raise OptionError(f"p-values are from 0 to 1. Received: {wrong[0]}.")
     order = np.argsort(values, kind="stable")
     adjusted = np.empty(len(values))
     adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)

@@ -17,6 +17,7 @@ from featcache.heads import HEADS, STREAMING, Head, build, fit, kind_of, memory_
 from featcache.heads.store import check_trusted
 from featcache.system.memory import available
 from featcache.system.startup import import_tensorflow
+from featcache.system.status import doing
 from featcache.training.examples import Examples
 
 log = logging.getLogger(__name__)
@@ -48,13 +49,11 @@ class Plan:
 
 def check_plan(plan: Plan) -> None:
     """Raise OptionError if a name is wrong, or a number cannot be."""
-    made = build(plan.head, plan.params, calibrate=plan.calibrate)
-    if plan.own is not None:
-        if plan.clf in HEADS:
-            raise OptionError(f"{plan.clf!r} is the name of a head of featcache. Give your estimator another one.")
-        check_trusted(made, plan.clf)
+    build(plan.head, plan.params, calibrate=plan.calibrate)
+    if plan.own is not None and plan.clf in HEADS:
+        raise OptionError(f"{plan.clf!r} is the name of a head of featcache. Give your estimator another one.")
     if plan.seed < 0:
-        raise OptionError(f"Expected a seed of 0 or more. Received: {plan.seed}.")
+        raise OptionError(f"`seed` must be 0 or more. Received: {plan.seed}.")
 
 
 def check_fitted(plan: Plan, examples: Examples) -> None:
@@ -81,7 +80,8 @@ def train(plan: Plan, examples: Examples) -> Head:
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(estimator, examples.rows, examples.labels, examples.groups)
+        with doing(f"training {plan.clf}"):
+            fit(estimator, examples.rows, examples.labels, examples.groups)
     seconds = time.perf_counter() - start
     for text in {" ".join(str(one.message).split())[:160] for one in caught if _worth_saying(one)}:
         log.warning("%s: %s", plan.clf, text)

@@ -125,7 +125,7 @@ def test_file_without_statistics_is_refused(tmp_path: Path, network: Callable[..
     path = written(network(*OFFICIAL), tmp_path / "w.weights.h5")
     with h5py.File(path, "r+") as file:
         del file["layers/normalization"]
-    with pytest.raises(WeightsError, match="lacks normalization"):
+    with pytest.raises(WeightsError, match="no weights for normalization"):
         ours(path, "stem_bn")
 
 

@@ -63,5 +63,5 @@ def test_imagenet_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(keras_applications, "applications", lambda: offline)
     monkeypatch.setattr(loading.inspect, "signature", lambda _: json)  # settings are not looked at
     monkeypatch.setattr(json, "parameters", {}, raising=False)
-    with pytest.raises(WeightsError, match="--weights FILE"):
+    with pytest.raises(WeightsError, match="a local file as `weights`"):
         load_base(Request("vgg19"))

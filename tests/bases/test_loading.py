@@ -21,7 +21,7 @@ def test_bases_that_take_no_images(shape: tuple[int, ...]) -> None:
     import keras
 
     model = keras.Sequential([keras.Input(shape), keras.layers.Flatten()])
-    with pytest.raises(BaseError, match="takes images"):
+    with pytest.raises(BaseError, match="must take images"):
         load_base(Request(model, preprocess="none"))
 
 
@@ -39,7 +39,7 @@ def test_model_without_its_own_scaling_needs_preprocess() -> None:
     import keras
 
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
-    with pytest.raises(OptionError, match="Expected --preprocess"):
+    with pytest.raises(OptionError, match="`preprocess` must be given"):
         load_base(Request(model))
 
 

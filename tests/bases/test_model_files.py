@@ -75,7 +75,7 @@ def test_models_of_keras_2_load(tmp_path: Path, name: str) -> None:
 
 
 def test_arguments_that_change_numbers_are_not_dropped(tmp_path: Path) -> None:
-    """A layer that cannot be had as it was is refused, in one line."""
+    """A layer that are not available as it was is refused, in one line."""
     import keras
 
     small(keras.layers.DepthwiseConv2D(3)).save(tmp_path / "m.h5")

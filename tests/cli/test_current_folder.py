@@ -35,6 +35,7 @@ COMMANDS: dict[str, list[str]] = {
     "audit": ["audit cache --report audit.html"],
     "neighbors": ["neighbors cache photos/a/00.png --png sheet.png"],
     "advise": ["advise cache"],
+    "list": ["list cache/.."],
     "info": ["info cache"],
     "verify": ["verify cache"],
     "gc": ["gc cache"],

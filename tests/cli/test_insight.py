@@ -96,7 +96,7 @@ def test_audit_refuses_other_files(cache: Path, tmp_path: Path) -> None:
     """--out is a .csv file."""
     code, _, err = run("audit", cache, "--out", tmp_path / "f.xlsx")
     assert code == 1
-    assert "Expected --out FILE.csv" in err
+    assert "--out must be a .csv file" in err
 
 
 def test_nothing_found(extracting: Callable[..., FeatureCache], photos: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_neighbors(cache: Path, tmp_path: Path) -> None:
     assert {"cache", "layer", "image", "inside", "neighbors", "png"} == set(found)
     assert set(found["neighbors"][0]) == {"path", "label", "split", "similarity"}
     assert run("neighbors", cache, "nowhere", "--png", tmp_path / "n.gif")[2].startswith(
-        "error: Expected --png FILE.png"
+        "error: --png must be a .png file"
     )
     assert run("neighbors", cache, "nowhere")[0] == 1
 

@@ -111,7 +111,7 @@ def test_images_that_changed_are_no_damage(extracting, photos: Path, tmp_path: P
 
 
 def test_a_source_or_base_that_is_gone_is_one_line(extracting, oracle: Path, photos: Path, tmp_path: Path) -> None:
-    """Without them nothing can be computed anew, which is said."""
+    """Without them nothing can be computed again, which is said."""
     base = Path(shutil.copy(oracle, tmp_path / "m.keras"))
     cache = extracting(photos, tmp_path / "c", base=base)
     base.unlink()

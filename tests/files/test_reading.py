@@ -145,7 +145,7 @@ def test_weights_that_are_no_file(tmp_path: Path, odd: str) -> None:
     """Weights are opened only if they are a file."""
     (tmp_path / "w.h5").write_bytes(b"")
     replaced(tmp_path / "w.h5", odd)
-    with hurried(), pytest.raises(WeightsError, match=f"which is {odd}, not a file"):
+    with hurried(), pytest.raises(WeightsError, match=f"is {odd}, not a file"):
         Request("vgg19", weights=tmp_path / "w.h5").to_dict()
     with hurried():
         assert f"is {odd}, not a file" in str(other_kind(tmp_path / "w.h5"))

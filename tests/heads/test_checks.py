@@ -24,5 +24,5 @@ def test_rules(rule: checks.Rule, right: list[object], wrong: list[object]) -> N
     for value in right:
         checks.check(SimpleNamespace(x=value), {"x": rule})
     for value in wrong:
-        with pytest.raises(OptionError, match=r"^Expected x: .*\. Received: x="):
+        with pytest.raises(OptionError, match=r"^x must be .*\. Received: x="):
             checks.check(SimpleNamespace(x=value), {"x": rule})

@@ -302,7 +302,7 @@ def test_memory_is_that_of_the_smaller_form() -> None:
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:
     """A value that is not possible is named with what is."""
     X, y, _ = images(30, 4, 2)
-    with pytest.raises(OptionError, match=r"Expected .*Received: \w+="):
+    with pytest.raises(OptionError, match=r" must .*Received: \w+="):
         RidgeHead(**params).fit(X, y)
 
 

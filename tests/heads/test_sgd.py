@@ -219,7 +219,7 @@ def test_divergence_is_named() -> None:
 )
 def test_wrong_values_are_refused(params: dict[str, object]) -> None:
     """A value that is not possible is named with what is."""
-    with pytest.raises(OptionError, match=f"Expected {next(iter(params))}"):
+    with pytest.raises(OptionError, match=f"{next(iter(params))} must"):
         SGDHead(**params).fit(X, Y)
 
 

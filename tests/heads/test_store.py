@@ -50,7 +50,7 @@ def test_predict_gives_names() -> None:
 
 def test_wrong_number_of_values() -> None:
     """Features of another layer are refused by their size."""
-    with pytest.raises(HeadError, match=r"Expected 10 values .* Received: 4"):
+    with pytest.raises(HeadError, match=r"takes 10 values .* Received: 4"):
         made("logreg").predict_proba(np.zeros((2, 4)))
 
 
@@ -75,7 +75,7 @@ def test_tampered_model_is_refused(tmp_path: Path) -> None:
     folder = made("logreg").save(tmp_path / "head")
     model = folder / "model.skops"
     model.write_bytes(model.read_bytes() + b"x")
-    with pytest.raises(HeadError, match="was changed since"):
+    with pytest.raises(HeadError, match="was changed after"):
         Head.load(folder)
 
 
@@ -113,7 +113,7 @@ ELSEWHERE = '{"format": 1, "clf": "logreg", "model": {"file": "../../etc/passwd"
 def test_damaged_cards(tmp_path: Path, card: str) -> None:
     """Whatever head.json holds, it ends in one error, and no other file is read."""
     (tmp_path / "head.json").write_text(card)
-    with pytest.raises(HeadError, match="Expected a head"):
+    with pytest.raises(HeadError, match=r"is damaged|not trusted|is not the folder|has format"):
         Head.load(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_changed_card_is_refused(tmp_path: Path) -> None:
     folder = made("logreg").save(tmp_path / "head")
     card = (folder / "head.json").read_text()
     (folder / "head.json").write_text(card.replace('"a"', '"z"'))
-    with pytest.raises(HeadError, match="changed since"):
+    with pytest.raises(HeadError, match="changed after"):
         Head.load(folder)
 
 
@@ -136,7 +136,7 @@ def test_head_that_gives_no_numbers_is_refused() -> None:
     """NaN is not a probability."""
     head = made("logreg")
     head.estimator.estimator_[-1].coef_[:] = np.nan
-    with pytest.raises(HeadError, match="NaN from the logreg head"):
+    with pytest.raises(HeadError, match="logreg head gives NaN"):
         head.predict_proba(X)
 
 
@@ -166,9 +166,9 @@ def test_a_model_that_is_no_head_is_refused(tmp_path: Path) -> None:
     """A signed file of harmless types that is no head, or one of other classes, is not taken."""
     head = made("logreg")
     head.class_names = ["a", "b"]
-    with pytest.raises(HeadError, match="Expected a head of 2 classes"):
+    with pytest.raises(HeadError, match="not a head of 2 classes"):
         Head.load(head.save(tmp_path / "classes"))
     head = made("logreg")
     head.estimator = {"a": 1}
-    with pytest.raises(HeadError, match="which is none"):
+    with pytest.raises(HeadError, match="not a head of 3 classes"):
         Head.load(head.save(tmp_path / "dict"))

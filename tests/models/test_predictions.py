@@ -200,5 +200,5 @@ def test_no_images_are_a_header(tmp_path: Path) -> None:
 )
 def test_options_out_of_range(options) -> None:
     """A threshold outside 0 to 1, or more classes than there are, is an error."""
-    with pytest.raises(OptionError, match=r"Expected . <= "):
+    with pytest.raises(OptionError, match=r"must be from . to"):
         Answering(NAMES, **options)

@@ -1,4 +1,4 @@
-"""Run the command line, or the probe, where some images crash or hang whoever decodes them.
+"""Run the command line, or the probe, where some images crash or hang the process that decodes them.
 
     python faulty.py LIMIT COMMAND …
     python faulty.py LIMIT --probe SPEC

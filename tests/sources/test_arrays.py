@@ -133,11 +133,11 @@ def test_prepended_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"pictures": IMAGES}, r"named x_train.*Received: pictures"),
-        ({}, "Received: none"),
-        ({"y_train": LABELS, "x_test": IMAGES}, "Received: y_train, x_test"),
+        ({"pictures": IMAGES}, r"named x_train.*It has: pictures"),
+        ({}, "It has: none"),
+        ({"y_train": LABELS, "x_test": IMAGES}, "It has: y_train, x_test"),
         ({"images": IMAGES, "x_train": IMAGES}, "named x_train"),
-        ({"x_val": IMAGES, "val_images": IMAGES}, r"one array of validation images.*x_val and val_images"),
+        ({"x_val": IMAGES, "val_images": IMAGES}, r"two arrays of validation images: x_val and val_images"),
         ({"images": IMAGES, "labels": LABELS[:5]}, r"labels in .*10 labels.*\(5,\)"),
         ({"images": IMAGES, "labels": np.eye(10)}, r"labels in .*shape \(10, 10\)"),
         ({"images": IMAGES, "labels": LABELS / 2}, r"labels in .*float64"),
@@ -243,7 +243,7 @@ def test_changed_pixels_in_memory_are_seen(extracting, tmp_path: Path, caplog) -
 def test_names_from_an_archive_are_shown_on_one_line(tmp_path: Path) -> None:
     """A name with a line break does not break the message."""
     np.savez(tmp_path / "set.npz", **{"\nimages": IMAGES})
-    with pytest.raises(SourceError, match=r"Received: '\\nimages'"):
+    with pytest.raises(SourceError, match=r"It has: '\\nimages'"):
         open_source(tmp_path / "set.npz")
 
 

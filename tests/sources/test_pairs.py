@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from conftest import predicted_mean, random_image, write_image
 from featcache.errors import ImageError, SourceError
 from featcache.sources import class_names
 from featcache.sources.opening import open_source
+from featcache.sources.pairs import images_of
 
 
 def test_paths_bytes_and_arrays(extracting, tmp_path: Path) -> None:
@@ -68,3 +70,19 @@ def test_empty_bytes_have_a_reason() -> None:
     source = open_source([(b"", "a")])
     with pytest.raises(ImageError, match="empty file"):
         source.read(source.items[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 8), (4, 9, 8), (9, 8, 2)])
+def test_an_array_that_could_be_one_image_or_several(shape: tuple[int, ...]) -> None:
+    """Channels first, or two channels, are refused instead of being taken for grey images."""
+    with pytest.raises(SourceError, match=re.escape(str(shape))):
+        images_of(np.zeros(shape))
+
+
+def test_arrays_of_one_image_or_several() -> None:
+    """An array is one image, or a list of them along its first axis; the keys of a mapping are no images."""
+    counts = {(9, 8): 1, (9, 8, 3): 1, (3, 9, 1): 1, (5, 9, 8): 5, (1, 9, 8): 1, (3, 9, 8, 3): 3}
+    for shape, count in counts.items():
+        assert len(images_of(np.zeros(shape))) == count, shape
+    with pytest.raises(SourceError, match="dict"):
+        images_of({"a.jpg": 1})

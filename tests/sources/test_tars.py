@@ -93,7 +93,7 @@ def test_labels(tmp_path: Path, members: list[tuple[str, bytes]], label: str | N
 def test_labels_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
     """Broken JSON, or a label that is neither text nor integer, names the member."""
     path = pack(tmp_path / "a.tar", [("a.png", b"x"), ("a.json", content)])
-    with pytest.raises(SourceError, match=r"label in 'a\.json'") as caught:
+    with pytest.raises(SourceError, match=r"'a\.json' of .* is no label") as caught:
         open_source(path)
     assert "\n" not in str(caught.value)
 
@@ -162,7 +162,7 @@ def test_links_and_folders_are_no_images(tmp_path: Path) -> None:
 def test_compressed_tars_are_refused(tmp_path: Path, name: str) -> None:
     """A compressed tar is told by its content, and the error says what to do."""
     (tmp_path / name).write_bytes(gzip.compress(pack(tmp_path / "plain", samples(range(2))).read_bytes()))
-    with pytest.raises(SourceError, match=r"not compressed.*gzip.*Unpack"):
+    with pytest.raises(SourceError, match=r"compressed with gzip.*Decompress"):
         open_source(tmp_path / name)
     (tmp_path / "plain").unlink()
     with pytest.raises(SourceError, match="gzip"):
@@ -214,7 +214,7 @@ def test_member_of_negative_size(tmp_path: Path) -> None:
 
 def test_a_name_twice(tmp_path: Path) -> None:
     """Two members of one name are an error: nobody knows which is meant."""
-    with pytest.raises(SourceError, match=r"'a\.png' twice"):
+    with pytest.raises(SourceError, match=r"two members named 'a\.png'"):
         open_source(pack(tmp_path / "a.tar", [("a.png", b"1"), ("a.png", b"2")]))
 
 

@@ -1,9 +1,12 @@
 import csv
 import io
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.naive_bayes import GaussianNB
 
 from featcache.errors import HeadError, OptionError
 from featcache.training import Comparison, compare, comparison, fit_head
@@ -250,14 +253,40 @@ def test_a_cache_counts_once(made) -> None:
     assert len(twice.leaderboard) == 1
 
 
+def test_a_copy_of_a_cache_counts_once(extracting, split_photos: Path, tmp_path: Path, caplog) -> None:
+    """Equal features from two folders make one row, and that is said."""
+    caplog.set_level("INFO")
+    cache = extracting(split_photos, tmp_path / "first")
+    shutil.copytree(cache.path, tmp_path / "copy")
+    found = run([cache.path, tmp_path / "copy"], ["ridge", "centroid"])
+    assert [row["cache"] for row in found.leaderboard] == [str(cache.path)] * 2
+    assert "is compared once" in caplog.text
+
+
+def test_the_table_fits_the_terminal(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long names are cut, names that are alike in all rows are left out, and Python is told of no command."""
+    monkeypatch.setenv("COLUMNS", "80")
+    layers = [f"a_layer_with_a_very_long_name_{i}" for i in range(6)]
+    found = run([made("a cache with a very long name", layers=layers), made("another")], FAST)
+    text = str(found).splitlines()
+    assert len(text[0]) <= 80
+    assert all(len(line) == len(text[0]) for line in text[1:11])
+    assert "leaderboard" in text[11]
+    assert "--" not in str(found)
+    single = str(run(made("one"), FAST))
+    assert "cache" not in single.splitlines()[0]
+    assert "layer features, ranked by validation" in single
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"clf": {"mine": GaussianNB()}, "tune": True}, "GridSearchCV"),
         ({"clf": []}, "Name at least one"),
         ({"layers": []}, "Name at least one"),
-        ({"seed": -1}, "seed of 0 or more"),
+        ({"seed": -1}, "`seed` must be 0 or more"),
         ({"cv": 1}, "at least 2 folds"),
-        ({"calibrate": "platt"}, "Expected a calibration"),
+        ({"calibrate": "platt"}, "`calibrate` must be"),
         ({"jobs": 0}, "1 or more"),
     ],
 )

@@ -174,8 +174,8 @@ def test_streaming_heads_read_in_blocks(made, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, "seed of 0 or more"),
-        ({"jobs": 0}, "1 or more jobs"),
+        ({"seed": -1}, "`seed` must be 0 or more"),
+        ({"jobs": 0}, "`jobs` must be 1 or more"),
         ({"cv": 1}, "at least 2 folds"),
         ({"fewshot": [0]}, "must be 1 or more"),
         ({"fewshot": [1000]}, "asks for 1000 images of each class"),

@@ -19,7 +19,7 @@ from featcache import FeatureCache, Head
 from featcache.errors import FeatcacheError, HeadError, OptionError
 from featcache.heads.expression import expressed
 from featcache.training import compare, fit_head
-from featcache.training.comparison import described_estimator
+from featcache.training.results import described_estimator
 
 
 @pytest.fixture
@@ -108,6 +108,10 @@ def test_untrusted_types_are_named(cache: FeatureCache) -> None:
         with mock.patch("featcache.training.fitting._trained") as trained, pytest.raises(HeadError, match=part):
             fit_head(cache, estimator)
         assert not trained.called
+    found = compare(
+        cache, {"foreign": Foreign(), "lambda": make_pipeline(FunctionTransformer(lambda X: X), GaussianNB())}
+    )
+    assert {row["clf"] for row in found.leaderboard} == {"foreign", "lambda"}, found.failed
     assert compare(cache, {"forest": RandomForestClassifier(2)}).best["clf"] == "forest"
 
 
@@ -129,7 +133,7 @@ def test_they_are_compared(cache: FeatureCache) -> None:
     rows = {row["clf"]: row for row in found.leaderboard}
     X, y = cache.load("train")
     V, v = validation(cache)
-    assert set(rows) == set(own)
+    assert set(rows) == set(own), found.failed
     for name in ("mine", "bayes"):
         assert rows[name]["accuracy"] == pytest.approx(own[name].fit(X, y).score(V, v), abs=0.02), name
     kept = len(list((cache.path / "results").iterdir()))
@@ -165,3 +169,34 @@ def test_what_a_network_can_express(cache: FeatureCache) -> None:
     for own in (GaussianNB(), make_pipeline(PCA(2), LogisticRegression())):
         with pytest.raises(HeadError, match="distill"):
             expressed(fit_head(cache, own))
+
+
+def test_the_order_of_steps_decides_a_result(cache: FeatureCache) -> None:
+    """Pipelines of the same steps in another order, or grids that differ in one value, do not share a kept result."""
+    first, second = (
+        make_pipeline(*steps, LogisticRegression())
+        for steps in ([PCA(2), StandardScaler()], [StandardScaler(), PCA(2)])
+    )
+    assert described_estimator(first) != described_estimator(second)
+    for own in (first, second):
+        found = compare(cache, {"mine": own}, calibrate="none")
+        again = compare(cache, {"mine": own}, calibrate="none", fresh=True)
+        assert found.best["log_loss"] == pytest.approx(again.best["log_loss"], abs=1e-6)
+    assert described_estimator(GridSearchCV(GaussianNB(), {"var_smoothing": np.linspace(0.1, 1, 2000)})) is None
+    assert described_estimator(Foreign()) is None
+
+
+def test_names_of_compared_estimators(cache: FeatureCache) -> None:
+    """Two estimators of one class in a list are not taken for one; what is no estimator in a mapping is named."""
+    with pytest.raises(OptionError, match=r"'LogisticRegression'.*mapping"):
+        compare(cache, [LogisticRegression(C=1), LogisticRegression(C=2)])
+    for wrong in ({"mine": "ridge"}, {1: GaussianNB()}):
+        with pytest.raises(OptionError, match=r"Received: ('mine': 'ridge'|1: GaussianNB)"):
+            compare(cache, wrong)
+
+
+def test_scores_of_pairs_are_refused(cache: FeatureCache) -> None:
+    """Of three classes there are as many pairs, so that their scores would pass for those of the classes."""
+    for own, params in ((SVC(decision_function_shape="ovo"), {}), (SVC(), {"decision_function_shape": "ovo"})):
+        with pytest.raises(OptionError, match="'ovr'"):
+            fit_head(cache, own, params=params)

@@ -62,5 +62,5 @@ def test_jobs_are_a_number() -> None:
     """None, or one and more processes."""
     check_jobs(None)
     check_jobs(2)
-    with pytest.raises(OptionError, match="1 or more jobs"):
+    with pytest.raises(OptionError, match="`jobs` must be 1 or more"):
         check_jobs(0)

@@ -25,6 +25,7 @@ from featcache.images.decode_crashes import Journal
 from featcache.options import Engine, Progress
 
 log = logging.getLogger(__name__)
+skips = logging.getLogger("featcache.skipped")
 
 STALE = 24 * 3600.0
 """Seconds after which a file among the parts that belongs to none is nobody's any more."""
@@ -146,7 +147,7 @@ class Driver:
         self._parts.mkdir(exist_ok=True)
         count = default_workers() if workers is None else workers
         if scheduler is None and len(tasks) < count:
-            log.warning("%d tasks for %d workers: a lower --shard-rows makes more", len(tasks), count)
+            log.warning("%d tasks for %d workers: fewer rows per shard make more tasks", len(tasks), count)
         if self._known:
             known = self._parts / f"{uuid.uuid4().hex}.known"
             KnownRows.write(known, self._known)
@@ -185,7 +186,7 @@ class Driver:
             raise ImageError(outcome.failure)
         for position, _, reason in settled:
             if reason is not None:
-                log.warning("skipped %s: %s", self._job.entries[position].path, reason)
+                skips.warning("skipped %s: %s", self._job.entries[position].path, reason)
 
     def _commit(
         self,
@@ -237,9 +238,9 @@ class Driver:
 def check_engine(engine: str, workers: int | None, scheduler: str | None) -> None:
     """Raise `OptionError` if there is no such engine, or options do not go together or need what is not installed."""
     if engine not in ("local", "processes", "dask"):
-        raise OptionError(f"Expected engine to be local, processes or dask. Received: engine={engine!r}.")
+        raise OptionError(f"`engine` must be local, processes or dask. Received: engine={engine!r}.")
     if workers is not None and workers < 1:
-        raise OptionError(f"Expected workers of 1 or more. Received: {workers}.")
+        raise OptionError(f"`workers` must be 1 or more. Received: {workers}.")
     if workers is not None and (engine == "local" or scheduler is not None):
         raise OptionError(
             "`workers` can be set for the engine processes, or for dask without `scheduler`. Received: "

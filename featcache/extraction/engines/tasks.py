@@ -163,7 +163,7 @@ def travelling(source: Source, given: object, engine: str) -> Source | None:
         return None
     if isinstance(origin, PairSource | PartsSource):
         raise OptionError(
-            f"Expected a source on disk for --engine {engine}. Received: images in memory, which other processes "
-            "cannot read. Take --engine local, or write them to files."
+            f"Images in memory cannot be read by other processes (`engine` {engine}). Use `engine` local, or "
+            "write them to files."
         )
     return origin

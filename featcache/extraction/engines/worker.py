@@ -1,4 +1,4 @@
-"""What a worker does, of the engine `processes` or of dask, and what it needs from whoever starts it."""
+"""What a worker does, of the engine `processes` or of dask, and what it needs from the process that starts it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def environment(workers: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """Raise what can be sent to whoever started the run; end as if killed if the decoding of an image does not."""
+    """Raise what can be sent to the process that started the run; end as if killed if a decoding never ends."""
     try:
         yield
     except HungError:
@@ -111,7 +111,7 @@ def load(work: Work, known: Path | None) -> Runner:
 
 
 def run_and_note(runner: Runner, task: Task, progress: Done = lambda more: None) -> Outcome:
-    """Do a task, and keep what the library has to say for whoever started the run."""
+    """Do a task, and keep what the library has to say for the process that started the run."""
     records, library = _Records(), logging.getLogger("featcache")
     library.addHandler(records)
     propagate, library.propagate = library.propagate, False

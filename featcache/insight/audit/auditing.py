@@ -78,7 +78,7 @@ def audit(
     cache = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
     layer = cache.layer_name(layer)
     if most < 1:
-        raise OptionError(f"Expected 1 or more images to compare. Received: most={most}.")
+        raise OptionError(f"`most` must be 1 or more images. Received: most={most}.")
     if not len(cache):
         raise OptionError(f"The cache {str(cache.path)!r} has no images with features. Run `featcache extract` first.")
     second = None if confirm is None else _second(cache, confirm)

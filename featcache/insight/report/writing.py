@@ -82,7 +82,7 @@ def report(
     """
     check_installed()
     if projection not in ("tsne", "pca"):
-        raise OptionError(f"Expected projection to be tsne or pca. Received: {projection!r}.")
+        raise OptionError(f"`projection` must be tsne or pca. Received: {projection!r}.")
     opened = open_subject(Path(subject))
     target = Path(out) if out is not None else opened.path / "report.html"
     audited = _audited(opened, audit, progress)

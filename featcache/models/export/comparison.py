@@ -158,8 +158,8 @@ def difference(kind: str, model: Path, images: Images, class_names: list[str]) -
 def _distance(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     if found.shape != expected.shape or not np.isfinite(found).all():
         raise ExportError(
-            f"Expected finite probabilities of shape {expected.shape}. Received: {found.shape}, "
-            f"{np.count_nonzero(~np.isfinite(found))} of them not finite. Report it, or take another format."
+            f"The exported model gives no probabilities: their shape is {found.shape} instead of {expected.shape}, "
+            f"{np.count_nonzero(~np.isfinite(found))} are not finite. Report it, or choose another format."
         )
     return float(np.abs(found - expected).max(initial=0.0))
 
@@ -176,8 +176,8 @@ def asked(kind: str, model: Path, images: Images) -> dict[str, Any]:
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
             raise ExportError(
-                f"Expected the exported {kind} model to load in a process of its own. Received: {said[-1][:300]}. "
-                "Take another format, or report it."
+                f"The exported {kind} model does not load in a process of its own: {said[-1][:300]}. Choose another "
+                "format, or report it."
             )
         with np.load(answers) as found:
             return dict(found)

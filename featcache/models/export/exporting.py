@@ -27,6 +27,7 @@ from featcache.models.export.formats import described_input, format_of, with_eve
 from featcache.models.export.graph import taking_any_size
 from featcache.models.export.rescoring import answers, in_words, scored_in_float32
 from featcache.recipe import Recipe, Request, choices, fitting
+from featcache.system.status import doing
 from featcache.system.versions import versions
 
 Pictures = Literal["any", "fixed"]
@@ -131,9 +132,9 @@ def export_model(
     beside = target / _INSIDE if kind == "savedmodel" else target.with_name(target.name + ".json")
     _check_free(target, beside)
     if compare < 0:
-        raise OptionError(f"Expected a number of images to compare on. Received: {compare}.")
+        raise OptionError(f"`compare` must be 0 or more images. Received: {compare}.")
     if input not in choices(Pictures):
-        raise OptionError(f"Expected input to be one of {', '.join(choices(Pictures))}. Received: input={input!r}.")
+        raise OptionError(f"`input` must be one of {', '.join(choices(Pictures))}. Received: input={input!r}.")
     if (kind, input) == ("savedmodel", "fixed"):
         raise OptionError("A SavedModel takes pictures of any size, and bytes. Leave out input='fixed'.")
     if isinstance(model, Head):
@@ -157,14 +158,16 @@ def export_model(
         draft.mkdir(parents=True)
         written = draft / target.name
         try:
-            write(kind, whole, spec, classifier.class_names, written)
+            with doing(f"writing the {kind} model"):
+                write(kind, whole, spec, classifier.class_names, written)
         except OSError:
             raise
         except Exception as error:  # converters fail in many ways
             raise ExportError(
-                f"Expected a network that {kind} can hold. Received: {one_line(error)}. Take another format."
+                f"The format {kind} cannot hold this network: {one_line(error)}. Choose another format."
             ) from error
-        worst, refused = difference(kind, written, shown, classifier.class_names)
+        with doing(f"comparing the {kind} model with the classifier"):
+            worst, refused = difference(kind, written, shown, classifier.class_names)
         if worst > tolerance:
             raise ExportError(
                 f"Probabilities of the {kind} model differ by {worst:.3g} from those of {compared_with}, more than "
@@ -178,7 +181,9 @@ def export_model(
         known |= {"own_score": own_score, "comparison": {**compared, "tolerance": tolerance}}
         _publish(written, target, beside, known)
     except OSError as error:
-        raise ExportError(f"Expected to write {str(target)!r}. Received: {error.strerror or error}.") from None
+        raise ExportError(
+            f"{str(target)!r} cannot be written: {error.strerror or error}. Choose another `to`."
+        ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     classes = list(classifier.class_names)
@@ -192,17 +197,14 @@ def _check_free(target: Path, beside: Path) -> None:
     free = empty or not (target.exists() or beside.exists())
     written = _written_before(beside)
     if not free and (written is None or target.is_dir() != folder):
-        raise OptionError(
-            f"Expected a name that is free, or an earlier export's. Received: {str(target)!r}, where something else "
-            "is. Choose another --to."
-        )
+        raise OptionError(f"{str(target)!r} exists already, and is no earlier export. Choose another `to`.")
     if folder and target.is_dir():
         found = {path.relative_to(target).as_posix() for path in _files(target)}
         strangers = sorted(found - (written or set()) - {beside.name})
         if strangers:
             raise OptionError(
-                f"Expected an earlier export's folder. Received: {str(target)!r}, which holds other files, such as "
-                f"{strangers[0]!r}. Choose another --to."
+                f"The folder {str(target)!r} has files that are of no earlier export, such as "
+                f"{strangers[0]!r}. Choose another `to`."
             )
 
 

@@ -23,13 +23,13 @@ def format_of(target: Path) -> str:
     kind = _SUFFIXES.get(target.suffix)
     if kind is None:
         raise OptionError(
-            "Expected a file ending in .keras, .tflite or .onnx, or the name of a folder, without a dot, for a "
-            f"SavedModel. Received: {str(target)!r}."
+            "`to` must be a file ending in .keras, .tflite or .onnx, or for a SavedModel the name of a folder, "
+            f"without a dot. Received: {str(target)!r}."
         )
     missing = [name for name in ("tf2onnx", "onnxruntime") if kind == "onnx" and not importlib.util.find_spec(name)]
     if missing:
         raise OptionError(
-            f"Expected tf2onnx and onnxruntime for .onnx. Received: no {' and no '.join(missing)}. "
+            f"ONNX files need packages that are not installed: {' and '.join(missing)}. "
             "Run pip install 'featcache[onnx]'."
         )
     return kind

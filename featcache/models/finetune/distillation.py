@@ -28,7 +28,7 @@ def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str
     CacheError say that the cache is gone or holds other features.
     """
     if clf not in STUDENTS:
-        raise OptionError(f"Expected to distil into {' or '.join(STUDENTS)}. Received: {clf!r}.")
+        raise OptionError(f"`distill` must be {' or '.join(STUDENTS)}. Received: {clf!r}.")
     if "cache" not in teacher.card:
         raise HeadError(
             "This head does not say which cache it was trained on, so it cannot be distilled. Train it again."
@@ -36,8 +36,8 @@ def distilled(teacher: Head, clf: str, *, seed: int = 0) -> tuple[Head, dict[str
     cache = FeatureCache(teacher.card["cache"])
     if cache.recipe.to_dict() != teacher.card["recipe"]:
         raise HeadError(
-            f"Expected the cache that the head was trained on. Received: {str(cache.path)!r}, which has another "
-            "recipe now. Train the head again."
+            f"The cache {str(cache.path)!r} has another recipe now than when the head was trained on it. "
+            "Train the head again."
         )
     examples = training_examples(cache, teacher.layer)
     answers = probabilities(teacher, examples.rows).argmax(axis=1)

@@ -26,21 +26,21 @@ class Unfreezing:
 
     def __post_init__(self) -> None:
         values = {
-            "--from-layer": self.from_layer,
-            "--from-index": self.from_index,
-            "--last": self.last,
-            "--all": self.all_layers or None,
-            "--reinitialise": self.reinitialise or None,
+            "`from_layer`": self.from_layer,
+            "`from_index`": self.from_index,
+            "`last`": self.last,
+            "`all_layers`": self.all_layers or None,
+            "`reinitialise`": self.reinitialise or None,
         }
         given = [name for name, value in values.items() if value is not None]
         if len(given) != 1:
             raise OptionError(
-                f"Expected one of {', '.join(values)}, which say what trains beside the head. Received: "
-                f"{' and '.join(given) or 'none'}. Choose one; --dry-run shows the layers."
+                f"Choose one of {', '.join(values)}, which say what trains beside the head. Received: "
+                f"{' and '.join(given) or 'none of them'}. `dry_run` shows the layers."
             )
-        for name, number, least in (("--from-index", self.from_index, 0), ("--last", self.last, 1)):
+        for name, number, least in (("`from_index`", self.from_index, 0), ("`last`", self.last, 1)):
             if number is not None and number < least:
-                raise OptionError(f"Expected {name} of {least} or more. Received: {number}.")
+                raise OptionError(f"{name} must be {least} or more. Received: {number}.")
 
 
 def unfreeze(network: Any, which: Unfreezing, *, numbered_anew: bool) -> None:
@@ -56,13 +56,12 @@ def unfreeze(network: Any, which: Unfreezing, *, numbered_anew: bool) -> None:
         first = which.from_index or (0 if which.last is None else max(0, count - which.last))
         if first >= count:
             raise OptionError(
-                f"Expected --from-index below {count}, the number of the base's layers. Received: {first}."
+                f"`from_index` must be below {count}, the number of the base's layers. Received: {first}."
             )
         _from_index(network, first)
     if not network.trainable_variables:
         raise OptionError(
-            "Expected layers with weights to unfreeze. Received: only layers without. Begin at an earlier layer; "
-            "--dry-run --all shows them."
+            "None of these layers has weights that could train. Begin at an earlier layer: `dry_run` shows them."
         )
 
 
@@ -81,14 +80,12 @@ def _from_name(network: Any, address: str, numbered_anew: bool) -> None:
     if name not in known:  # a base that ends inside a nested model has that model's layers for its own
         name, inner = address.rpartition("/")[2], ""
     if name not in known:
-        raise OptionError(
-            f"Expected a layer of the base. Received: {address!r} ({nearest(name, shown if numbered_anew else index)})."
-        )
+        raise OptionError(f"The base has no layer {address!r} ({nearest(name, shown if numbered_anew else index)}).")
     _from_index(network, known[name])
     if inner:
         nested = network.layers[known[name]]
         if not hasattr(nested, "layers"):
-            raise OptionError(f"Expected a layer of the base. Received: {address!r}, but {name!r} has none inside.")
+            raise OptionError(f"The base has no layer {address!r}: {name!r} contains no layers.")
         _from_name(nested, inner, numbered_anew)
 
 

@@ -110,8 +110,8 @@ def listed(
     odd = sorted({str(item.label) for item in source.items if item.label not in number})
     if odd:
         raise OptionError(
-            f"Expected images of the head's classes: {', '.join(class_names)}. Received: {', '.join(odd)} in "
-            f"{source.location!r}. Extract again and train the head on that."
+            f"The source {source.location!r} has classes that the head does not know: {', '.join(odd)}. It knows "
+            f"{', '.join(class_names)}. Extract again and train the head on that."
         )
 
     def identified(item: Item) -> tuple[Item, bytes | None, str]:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _SCALARS = ("loss", "accuracy", "val_loss", "val_accuracy")
 _EXPLODED = 10.0
-"""A loss of so many times what it was before training, or that of guessing, is the end."""
+"""A loss of this many times what it was before training, or that of guessing, is the end."""
 
 
 @dataclass(frozen=True)
@@ -139,24 +139,24 @@ class Checkpoint:
                     while (key := f"{name}{len(values)}") in stored.files:
                         values.append(stored[key])
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            log.warning("%s cannot be read (%s): beginning anew", self.path, error)
+            log.warning("%s cannot be read (%s): starting again", self.path, error)
             return State()
         if told["key"] != self._key:
             raise OptionError(
-                f"Expected the options and images of the fine-tuning that {str(self.path)!r} is of, which stopped "
-                f"after epoch {told['epoch']}. Received others. Take the same to go on with it, delete the file to "
-                "begin anew, or choose another --out."
+                f"{str(self.path)!r} is of a fine-tuning with other options or images, which stopped after epoch "
+                f"{told['epoch']}. Use the same ones to resume it, delete the file to start again, or choose another "
+                "`out`."
             )
         for name, wanted in (("now", variables), ("best", variables), ("optimizer", optimizer.variables)):
             kept = arrays[name]
             if name == "best" and not kept:
                 continue
             if [array.shape for array in kept] != [tuple(variable.shape) for variable in wanted]:
-                log.warning("%s cannot be read (other weights than the model's): beginning anew", self.path)
+                log.warning("%s cannot be read (other weights than the model's): starting again", self.path)
                 return State()
         put(variables, arrays["now"])
         put(optimizer.variables, arrays["optimizer"])
-        log.info("going on after epoch %d of %s", told["epoch"], self.path)
+        log.info("resuming after epoch %d of %s", told["epoch"], self.path)
         return State(best=arrays["best"], **{name: told[name] for name in _KEPT})
 
     def remove(self) -> None:
@@ -214,7 +214,7 @@ class Trainer:
         while state.epoch < options.epochs and state.since < options.patience and state.stopped is None:
             optimizer.learning_rate = options.rate(state.epoch)
             shown = progress and _within(progress, state.epoch * count, options.epochs * count)
-            epoch = initial_epoch + state.epoch
+            epoch = initial_epoch + state.epoch + 1
             seen = {"epoch": epoch, **self._epoch(step, state.epoch, shown)}
             if math.isfinite(seen["loss"]):
                 seen["val_loss"], seen["val_accuracy"] = self.validation()
@@ -373,7 +373,7 @@ def _summary_writer(folder: Path | None) -> Callable[[dict[str, float]], None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(
-            f"Expected --tensorboard to be a folder that can be written. Received: {str(folder)!r}: {error.strerror}."
+            f"The folder of `tensorboard` cannot be written: {str(folder)!r}: {error.strerror}."
         ) from None
     writer = tf.summary.create_file_writer(str(folder))
 

@@ -257,8 +257,7 @@ class _Run:
         if odd:
             names = ", ".join(self.head.class_names[label] for label in sorted(odd))
             raise OptionError(
-                f"Expected training images of the head's classes. Received: {names}, which it was not trained on. "
-                "Train the head again."
+                f"The training images have classes that the head was not trained on: {names}. Train the head again."
             )
 
     def _unseen(self, one: Picture) -> bool:
@@ -302,8 +301,8 @@ class _Run:
         tolerance = self.recipe.tolerance
         if difference > tolerance:
             raise HeadError(
-                f"Expected base and head as one model to say what the head says, within {tolerance}. "
-                f"Received: a probability that differs by {difference:.2g}. Report it, with this head."
+                f"Base and head as one model differ from the head by {difference:.2g} in a probability, more "
+                f"than {tolerance}. Report it, with this head."
             )
         text = "before training: accuracy %.4f of the head, %.4f as one model; probabilities differ by %.1e at most"
         log.info(text, metrics["accuracy"], composed["accuracy"], difference)

@@ -61,10 +61,7 @@ def _items(tree: Folders, found: Sequence[Branch], wanted: Collection[str]) -> I
                 "forms of the same images, not classes, name one folder as the source"
             )
     check_inside(tree.where, classes_in(found), sieve.inside, wanted)
-    if sieve.others:
-        several = "files are left out, as they are no images by their names"
-        said = number_of(sieve.others, "file is left out, as it is no image by its name", several)
-        log.warning("%s: %s, such as %r", tree.where, said, sieve.other)
+    sieve.warn(tree.where)
 
 
 def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> FileSource:
@@ -73,25 +70,25 @@ def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[s
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            exclusion = Exclusion(exclude)
-            found = list(_walk(str(path), "", exclusion=exclusion))
+            exclusion, sieve = Exclusion(exclude), Sieve()
+            sieve.begin(None)
+            found = list(_walk(str(path), "", exclusion=exclusion, sieve=sieve))
             if not found:
-                raise no_file(path)
+                raise no_file(path, "image" if sieve.others else "file")
             items += (item._replace(path=f"{path}/{item.path}") for item in found)
             exclusion.warn(str(path))
+            sieve.warn(str(path))
         else:
             try:
                 items.append(item_of(str(given), path.stat()))
             except (OSError, ValueError):
-                raise SourceError(
-                    f"Expected an image or a folder. Received: {str(given)!r}, which does not exist."
-                ) from None
+                raise SourceError(f"{str(given)!r} does not exist. Name an image or a folder.") from None
     return FileSource(Path(), items)
 
 
 def no_file(folder: Path, what: str = "file") -> SourceError:
     """Return the error that says so."""
-    return SourceError(f"Expected a folder with images. Received: {str(folder)!r}, which has no {what}.")
+    return SourceError(f"No images found: the folder {str(folder)!r} has no {what}.")
 
 
 def _walk(
@@ -183,6 +180,13 @@ class Sieve:
     def begin(self, top: str | None) -> None:
         """Start with a folder; `top` is its path, with a slash at its end, if it is that of a class."""
         self.print, self._top, self._beside = Print(), top, False
+
+    def warn(self, where: str) -> None:
+        """Say what was left out."""
+        if self.others:
+            several = "files are left out, as they are no images by their names"
+            said = number_of(self.others, "file is left out, as it is no image by its name", several)
+            log.warning("%s: %s, such as %r", where, said, self.other)
 
     def __call__(self, folder: str, names: list[str]) -> list[str]:
         """Return those of the names in a folder that may be images."""

@@ -79,7 +79,7 @@ def _entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
             yield from (entry for entry in entries if not is_litter(entry.name))
     except OSError as error:
         raise SourceError(
-            f"Expected a readable folder. Received: {os.fspath(folder)!r}: {error.strerror}. Mend its permissions."
+            f"The folder {os.fspath(folder)!r} cannot be read: {error.strerror}. Correct its permissions."
         ) from None
 
 

@@ -67,7 +67,7 @@ def test_what_is_in_memory_stays_here(oracle: Path, photos: Path, tmp_path: Path
     arrays = ArraySource("made", np.zeros((2, 8, 8, 3), np.uint8), ["a", "b"])
     model = keras.saving.load_model(oracle)
     for source, base in ((arrays, oracle), ([(np.zeros((8, 8, 3), np.uint8), "a")], oracle), (photos, model)):
-        with pytest.raises(OptionError, match=r"in memory.*--engine local") as caught:
+        with pytest.raises(OptionError, match=r"in memory.*`engine` local") as caught:
             Extraction(source, base=base, preprocess="none", engine=engine, cache=tmp_path / "c").run()
         assert "\n" not in str(caught.value)
 
@@ -76,7 +76,7 @@ def test_what_is_in_memory_stays_here(oracle: Path, photos: Path, tmp_path: Path
     ("options", "said"),
     [
         ({"engine": "threads"}, "local, processes or dask"),
-        ({"engine": "processes", "workers": 0}, "workers of 1 or more"),
+        ({"engine": "processes", "workers": 0}, "`workers` must be 1 or more"),
         ({"workers": 2}, "for the engine processes"),
         ({"engine": "dask", "workers": 2, "scheduler": "tcp://x:1"}, "without `scheduler`"),
         ({"engine": "processes", "scheduler": "tcp://x:1"}, "for the engine dask only"),

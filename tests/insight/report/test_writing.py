@@ -186,7 +186,7 @@ def test_a_fine_tuned_model_has_both_curves(extracting, split_photos: Path, tmp_
     lines, rules = panel["layer"]
     epochs = {one["phase"]: one["epoch"] for one in lines["data"]["values"]}
     assert set(epochs) == {"head", "fine-tune"}
-    assert rules["data"]["values"] == [{"epoch": 2.5, "phase": "fine-tune"}]
+    assert rules["data"]["values"] == [{"epoch": 3.5, "phase": "fine-tune"}]
 
 
 def test_results_of_other_rows_are_left_out(extracting, split_photos: Path, tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def test_pixels_of_the_bases_size(cropping_head: Path, tmp_path: Path, at_once: 
         assert np.allclose(found, list(said.probabilities.values()), atol=1e-5)
     with pytest.raises(OptionError, match="Leave out input='fixed'"):
         export_model(cropping_head, tmp_path / "m", input="fixed")
-    with pytest.raises(OptionError, match="Expected input to be one of any, fixed"):
+    with pytest.raises(OptionError, match="`input` must be one of any, fixed"):
         export_model(cropping_head, tmp_path / "m.keras", input="256")
 
 
@@ -398,7 +398,7 @@ def test_other_formats_are_refused(head: Path, tmp_path: Path, name: str) -> Non
 def test_without_the_extra_onnx_is_named(head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing, and how it is installed."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=r"Received: no tf2onnx and no onnxruntime. Run pip install"):
+    with pytest.raises(OptionError, match=r"not installed: tf2onnx and onnxruntime. Run pip install"):
         export_model(head, tmp_path / "m.onnx")
 
 
@@ -412,7 +412,7 @@ def test_what_is_no_export_is_not_overwritten(head: Path, tmp_path: Path, at_onc
     (tmp_path / "file").write_text("a letter")
     (tmp_path / "empty").mkdir()
     for name in ("thesis", "mine.keras", "new.keras", "file", "thesis/text/m.keras"):
-        with pytest.raises((OptionError, ExportError), match="Expected"):
+        with pytest.raises((OptionError, ExportError), match=r"exists already|no earlier export|must be a file"):
             export_model(head, tmp_path / name)
     assert (tmp_path / "thesis" / "text").read_text() == "years of work"
     assert (tmp_path / "file").read_text() == "a letter"
@@ -435,7 +435,7 @@ def test_a_model_that_differs_is_not_published(
     for wrong in (2e-4, np.nan):
         monkeypatch.setattr(comparison, "asked", lambda *args, wrong=wrong: {"images": honest(*args)["images"] + wrong})
         with pytest.raises(
-            ExportError, match=r"by 0.0002 from those of the classifier, more than 0.0001|Expected finite"
+            ExportError, match=r"by 0.0002 from those of the classifier, more than 0.0001|gives no probabilities"
         ):
             export_model(head, tmp_path / "m.keras")
     assert list(tmp_path.iterdir()) == []
@@ -447,7 +447,7 @@ def test_a_model_that_does_not_load_is_not_published(
 ) -> None:
     """What a clean process says against it is in the message."""
     monkeypatch.setattr(exporting, "write", lambda *args: args[-1].write_text("no model"))
-    with pytest.raises(ExportError, match=r"to load in a process of its own. Received: .*m.keras"):
+    with pytest.raises(ExportError, match=r"does not load in a process of its own: .*m.keras"):
         export_model(head, tmp_path / "m.keras")
     assert list(tmp_path.iterdir()) == []
 
@@ -459,7 +459,7 @@ def test_a_network_that_cannot_be_converted(head: Path, tmp_path: Path, monkeypa
         raise KeyError("no such operation")
 
     monkeypatch.setattr(exporting, "write", write)
-    with pytest.raises(ExportError, match=r"a network that tflite can hold. Received: 'no such operation'"):
+    with pytest.raises(ExportError, match="tflite cannot hold this network: 'no such operation'"):
         export_model(head, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 

@@ -151,7 +151,7 @@ def test_names_are_those_a_fresh_process_shows(name: str, training: int) -> None
 @pytest.mark.parametrize("name", ["in/c", "end/a", "dense_7"])
 def test_names_that_lead_nowhere(name: str) -> None:
     """A layer that is not there is refused."""
-    with pytest.raises(OptionError, match="Expected a layer of the base"):
+    with pytest.raises(OptionError, match="The base has no layer"):
         unfreeze(nested(), Unfreezing(from_layer=name), numbered_anew=True)
 
 
@@ -239,12 +239,12 @@ def test_several_classes(extracting, network: Path, tmp_path: Path, clf: str, ca
 def test_history_goes_on_from_the_heads(made_head) -> None:
     """Epochs are counted on from those of a dense head, at a tenth of its rate, and both phases are drawn."""
     result = fine_tune(made_head(), last=3, epochs=2, schedule="cosine", tensorboard=None).fine_tuning
-    assert result.history["epoch"] == [3, 4]
+    assert result.history["epoch"] == [4, 5]
     assert result.history["learning_rate"] == pytest.approx([1e-4, 0.5e-4])
     card = PixelModel.load(result.model.path).card
     assert (len(card["history"]["head"]["loss"]), card["history"]["fine_tune"]) == (3, result.history)
     chart = json.loads((result.model.path / "curves.json").read_text())
-    assert chart["hconcat"][0]["layer"][1]["data"]["values"] == [{"epoch": 2.5, "phase": "fine-tune"}]
+    assert chart["hconcat"][0]["layer"][1]["data"]["values"] == [{"epoch": 3.5, "phase": "fine-tune"}]
     assert (result.model.path / "curves.png").stat().st_size > 1000
 
 
@@ -333,15 +333,15 @@ def test_dry_run_only_tells(made_head) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "Received: none. Choose one"),
-        ({"last": 2, "all_layers": True}, "--last and --all"),
+        ({}, "Received: none of them"),
+        ({"last": 2, "all_layers": True}, "`last` and `all_layers`"),
         ({"from_layer": "secnd"}, "nearest: second"),
         ({"from_index": 9}, "below 8"),
-        ({"last": 1}, "only layers without"),
+        ({"last": 1}, "None of these layers has weights"),
         ({"last": 3, "optimizer": "lion"}, "optimizer"),
         ({"last": 3, "augment": "spin"}, "augment"),
         ({"last": 3, "learning_rate": 0.0}, "learning_rate"),
-        ({"last": 3, "distill": "svm"}, "distil into"),
+        ({"last": 3, "distill": "svm"}, "`distill` must be"),
     ],
 )
 def test_wrong_options(made_head, options: dict[str, object], message: str) -> None:
@@ -398,7 +398,7 @@ def test_a_killed_run_goes_on(made_head, tmp_path: Path, monkeypatch: pytest.Mon
     options = {"last": 3, "epochs": 15, "patience": 15, "seed": 3, "augment": "flip"}
     resumed = fine_tune(path, **options, out=out).fine_tuning
     assert trained == list(range(done, 15))
-    assert resumed.history["epoch"] == list(range(3, 18))
+    assert resumed.history["epoch"] == list(range(4, 19))
     assert not file.parent.exists()
     whole = fine_tune(path, **options, out=tmp_path / "whole").fine_tuning
     for name, values in whole.history.items():
@@ -419,11 +419,11 @@ def test_a_checkpoint_of_other_options_is_not_overwritten(made_head, tmp_path: P
         Checkpoint.remove = removed
     file = tmp_path / "m.checkpoint" / "state.npz"
     left = file.read_bytes()
-    with pytest.raises(OptionError, match=r"stopped after epoch 1\. Received others"):
+    with pytest.raises(OptionError, match=r"other options or images, which stopped after epoch 1\. Use"):
         fine_tune(path, last=3, epochs=1, seed=1, out=tmp_path / "m")
     assert file.read_bytes() == left
     file.write_bytes(content)
-    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m").fine_tuning.history["epoch"] == [3]
+    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m").fine_tuning.history["epoch"] == [4]
     assert "cannot be read" in caplog.text
 
 
@@ -471,7 +471,7 @@ def test_one_run_at_a_time(made_head, tmp_path: Path) -> None:
                 fine_tune(path, last=3, epochs=1, out=tmp_path / "m")
             said.append(done)
 
-    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m", progress=second).fine_tuning.history["epoch"] == [3]
+    assert fine_tune(path, last=3, epochs=1, out=tmp_path / "m", progress=second).fine_tuning.history["epoch"] == [4]
     assert said
     assert {one.name for one in tmp_path.iterdir()} == {"head", "m"}
 
@@ -514,7 +514,7 @@ def test_no_good_epoch(made_head, tmp_path: Path) -> None:
         made_head(), all_layers=True, epochs=3, optimizer="sgd", learning_rate=1e6, out=tmp_path / "m"
     ).fine_tuning
     assert (found.kept, found.after, found.history) == ("head", {}, {})
-    assert found.stopped["epoch"] == 3
+    assert found.stopped["epoch"] == 4
     assert PixelModel.load(tmp_path / "m").metrics["validation"] == found.before["validation"]
 
 
