@@ -96,6 +96,8 @@ def _made(name: str) -> Any:
             stdout = sys.stdout
             with _status(name, quiet=quiet), contextlib.redirect_stdout(_Noticed(sys.stderr)):  # Keras prints downloads
                 outcome = function(**expanded.collect(options))
+                if (parallel := sys.modules.get("featcache.training.parallel")) is not None:
+                    parallel.end_workers()
             _say(json.dumps(outcome.data, default=str) if json_output else outcome.text, stdout)
         if outcome.error:
             _complain(outcome.error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class Status:
 
     def __enter__(self) -> Status:
         global _current
-        self._stderr = os.dup(2)
+        self._stderr = os.dup(sys.stderr.fileno())
         _current = self
         self._thread.start()
         return self

@@ -13,6 +13,7 @@ from typing import Any
 
 import joblib
 from joblib._parallel_backends import LokyBackend
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.backend import resource_tracker as joblib_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -81,6 +82,8 @@ def cores() -> int:
 class _Loky(LokyBackend):
     """Processes that import nothing from the current folder."""
 
+    started = False
+
     def _prepare_worker_env(self, n_jobs: int) -> dict[str, str]:
         return {**super()._prepare_worker_env(n_jobs), "PYTHONSAFEPATH": "1"}
 
@@ -90,9 +93,16 @@ def _parallel(function: Callable[[Any], Any], tasks: list[tuple[int, Any]], jobs
     with safe_children():  # the processes that remove what others leave, joblib's and Python's
         joblib_tracker.ensure_running()
         resource_tracker.ensure_running()
+    _Loky.started = True
     with joblib.parallel_config(_Loky(), inner_max_num_threads=threads):
         run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
         return run(joblib.delayed(_in_worker)(i, function, task, threads) for i, task in tasks)
+
+
+def end_workers() -> None:
+    """End the processes that wait for more work; by themselves they take seconds, as TensorFlow is unloaded."""
+    if _Loky.started:
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def _in_worker(

@@ -1,11 +1,14 @@
 import logging
 import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featcache.errors import HeadError, OptionError
+from featcache.training import parallel
 from featcache.training.parallel import Failure, check_jobs, run_all
 
 
@@ -64,3 +67,33 @@ def test_jobs_are_a_number() -> None:
     check_jobs(2)
     with pytest.raises(OptionError, match="`jobs` must be 1 or more"):
         check_jobs(0)
+
+
+def test_processes_end_at_once_when_they_are_told_to() -> None:
+    """After that no worker is left, and the next run starts others."""
+    assert run_all(_pid, [0, 1], jobs=2) != [os.getpid()] * 2
+    before = _children()
+    parallel.end_workers()
+    assert before
+    assert not _children() & before
+    assert all(isinstance(pid, int) for pid in run_all(_pid, [0, 1], jobs=2))
+    parallel.end_workers()
+
+
+def _pid(task: int) -> int:
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def _children() -> set[int]:
+    """Return the processes of this one that wait for work."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            line = (folder / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if parent == os.getpid() and b"LokyProcess" in line:
+            found.add(int(folder.name))
+    return found
