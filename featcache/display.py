@@ -22,19 +22,27 @@ _NARROWEST = 6
 """Characters of a column that is cut as far as possible."""
 
 
-def text_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), width: int | None = None) -> str:
+def text_table(
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Collection[int] = (),
+    width: int | None = None,
+    first: Collection[int] = (),
+) -> str:
     """Return rows as columns two spaces apart, the columns of `right` flush right.
 
-    Where they are wider than `width`, the widest columns that are not in `right` are cut, which "…" shows.
+    Where they are wider than `width`, columns are cut, which "…" shows: those of `first`, then others that are not in
+    `right`, the widest one each time.
     """
     if not rows:
         return ""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     flexible = [i for i in range(len(widths)) if i not in right]
     while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and flexible:
-        widest = max(flexible, key=widths.__getitem__)
-        if widths[widest] <= _NARROWEST:
+        able = [i for i in flexible if widths[i] > _NARROWEST]
+        if not able:
             break
+        widest = max([i for i in able if i in first] or able, key=widths.__getitem__)
         widths[widest] -= 1
     rows = [[_cut(cell, limit) for cell, limit in zip(row, widths, strict=True)] for row in rows]
     lines = []

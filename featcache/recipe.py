@@ -291,7 +291,8 @@ class Request(BaseOptions):
             len(size) == 2 and all(isinstance(side, int) and 1 <= side <= 16_384 for side in size)
         ):
             raise OptionError(
-                f"`image_size` must be (height, width) of 1 to 16384 pixels. Received: image_size={self.image_size!r}."
+                "`image_size` must be a number of pixels, or a height and a width, of 1 to 16384 each. "
+                f"Received: {self.image_size!r}."
             )
 
     @property
@@ -333,7 +334,11 @@ class Request(BaseOptions):
             base = _stamp(Path(self.base), BaseError, "a model file")
         weights: Any = None if self.weights is None else str(self.weights)
         if weights not in (None, "imagenet"):
-            weights = _stamp(Path(weights), WeightsError, "a file, 'imagenet' or None (random weights)")
+            weights = _stamp(
+                Path(weights),
+                WeightsError,
+                "a file, 'imagenet' or, for random weights, None (on the command line none)",
+            )
         return {
             "base": base,
             "settings": {key: self.base_params[key] for key in sorted(self.base_params)},

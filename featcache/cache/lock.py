@@ -226,6 +226,8 @@ def _name(holder: dict[str, Any]) -> str:
     pid, host, boot, namespace = (
         printable(str(holder.get(key) or "unknown"))[:100] for key in ("pid", "host", "boot", "namespace")
     )
+    if _machine() == (boot, namespace):
+        return f"process {pid} on {host}"
     return f"process {pid} on {host} (boot {boot}, pid namespace {namespace})"
 
 

@@ -317,7 +317,7 @@ def newest() -> Path:
     caches = [folder for folder in caches if (folder / "recipe.json").is_file()]
     if not caches:
         raise CacheError("There is no cache under 'cache'. Run `featcache extract` first, or name a cache.")
-    found = max(caches, key=lambda folder: folder.stat().st_mtime_ns)  # the writer's lock came and went in it
+    found = max(caches, key=lambda folder: (folder / "recipe.json").stat().st_mtime_ns)  # `extract` touches it
     log.info("using %s, the newest cache", found)
     return found
 

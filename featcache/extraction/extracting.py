@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -159,6 +160,10 @@ class Extraction(ExtractOptions):
             result = FeatureCache(job.folder)
             if nothing_to_do and not known.rows.added:  # what was read under the lock is what there is
                 result.adopt(job.entries, places, shards)
+        with contextlib.suppress(
+            OSError
+        ):  # another user's, or one that cannot be written: it is the newest all the same
+            os.utime(job.folder / "recipe.json")
         seconds = time.perf_counter() - start
         result.report = ExtractionReport(
             cache=job.folder,

@@ -64,15 +64,10 @@ class OwnKind(HeadKind):
 
 
 HEADS = {
-    "logreg": HeadKind(
-        "sklearn.linear_model.LogisticRegression", 3, {"C": _decades(-4, 1)}, "C", scaled=True, fixed={"max_iter": 1000}
-    ),
-    "linear-svm": HeadKind(
-        "sklearn.svm.LinearSVC", 8, {"C": _decades(-5, 0)}, "C", scaled=True, fixed={"max_iter": 10_000}
-    ),
+    "logreg": HeadKind("featcache.heads.linear.LogisticHead", 0, {}, "C"),
+    "linear-svm": HeadKind("featcache.heads.linear.SquaredHingeHead", 0, {}, "C"),
     "svm": HeadKind("sklearn.svm.SVC", 6, {"C": _decades(-1, 2)}, "C", scaled=True),
     "ridge": HeadKind("featcache.heads.ridge.RidgeHead", 0, {"alphas": _decades(0, 6)[::-1]}, "alphas"),
-    "sgd": HeadKind("featcache.heads.sgd.SGDHead", 0, {"alpha": _decades(-5, 0)[::-1]}, "alpha"),
     "knn": HeadKind("featcache.heads.knn.KNNHead", 3, {"n_neighbors": (50, 20, 10, 5, 3, 1)}),
     "centroid": HeadKind("featcache.heads.centroid.CentroidHead", 0, {"standardize": (True, False)}),
     "dense": HeadKind("featcache.heads.dense.DenseClassifier", 0, {"learning_rate": (0.0001, 0.001, 0.01)}),
@@ -138,8 +133,8 @@ def build(clf: Any, params: Mapping[str, Any] | None = None, *, seed: int = 0, c
     """Return an unfitted `CalibratedHead` on an estimator with these parameters, seeded.
 
     `clf` is a name of `HEADS`, or a scikit-learn classifier, which is cloned.
-    ``logreg``, ``linear-svm`` and ``svm`` are scikit-learn's, behind a StandardScaler; ``knn`` is scikit-learn's on
-    rows of unit length; ``ridge``, ``sgd``, ``centroid`` and ``dense`` are featcache's own, and train in blocks.
+    ``svm`` is scikit-learn's, behind a StandardScaler; ``knn`` is scikit-learn's on rows of unit length; ``logreg``,
+    ``linear-svm``, ``ridge``, ``centroid`` and ``dense`` are featcache's own, and train in blocks.
     An OptionError about an unknown name has the valid ones.
     """
     from featcache.heads.calibration import METHODS, CalibratedHead
@@ -184,7 +179,11 @@ def memory_needed(clf: Any, n: int, d: int, params: Mapping[str, Any] | None = N
         return needed
     if clf == "centroid":  # sums of each fold and class, in float64, and the means
         return 56 * (classes + 1) * d
-    if clf in ("sgd", "dense"):  # weights, gradient, momentum or two of Adam's, and the best so far
+    if clf in ("logreg", "linear-svm"):
+        from featcache.heads.solver import memory_bytes as solver_bytes
+
+        return solver_bytes(n, d, outputs, folds=5)
+    if clf == "dense":  # weights, gradient, momentum or two of Adam's, and the best so far
         hidden = params.get("hidden", ())
         sizes = [d, *(hidden if isinstance(hidden, tuple | list) else [hidden]), outputs]
         whole = [int(size) for size in sizes if isinstance(size, int)]  # fitting refuses others

@@ -112,7 +112,7 @@ class CalibratedHead(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                 stacklevel=2,
             )
         elif self.method == "temperature":
-            self.temperature_ = _temperature(scores, target[held])
+            self.temperature_ = temperature_of(scores, target[held])
         else:
             self.calibrator_ = self._calibrator(scores, labels[held])
         return self
@@ -198,13 +198,13 @@ def _scores(estimator: Any, X: Float32s) -> Array:
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
 
-def _temperature(scores: Array, target: Ints) -> float:
+def temperature_of(scores: Array, target: Array) -> float:
     """Return the number, between 1e-3 and 1e3, that the scores must be divided by for the least log loss.
 
     As in Platt's method (1999), one more row than there are counts with equal probabilities for all classes, so that
     rows which are all right do not make the head sure of everything.
     """
-    logits = np.column_stack([np.zeros(len(scores)), scores]) if scores.ndim == 1 else scores.astype(np.float64)
+    logits = _logits(scores)
     share = 1 / (len(target) + 1)
 
     def loss(logarithm: float) -> float:
@@ -213,6 +213,15 @@ def _temperature(scores: Array, target: Ints) -> float:
         return -float((1 - share) * own + share * logarithms.mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(1e3), np.log(1e3)), method="bounded").x))
+
+
+def log_loss_of(scores: Array, target: Array) -> float:
+    """Return the mean log loss of scores that are logits."""
+    return -float(log_softmax(_logits(scores), axis=1)[np.arange(len(target)), target].mean())
+
+
+def _logits(scores: Array) -> Array:
+    return np.column_stack([np.zeros(len(scores)), scores]) if scores.ndim == 1 else scores.astype(np.float64)
 
 
 def _class_weight(estimator: Any) -> Any:

@@ -28,7 +28,9 @@ def check(owner: Any, rules: Mapping[str, Rule]) -> None:
 
 def whole(least: int) -> Rule:
     """Return the rule of whole numbers from a least one on."""
-    return Rule(f"{least} or more", lambda value: _is(value, int | np.integer) and bool(value >= least))
+    return Rule(
+        f"a whole number of {least} or more", lambda value: _is(value, int | np.integer) and bool(value >= least)
+    )
 
 
 def one_of(*names: str) -> Rule:

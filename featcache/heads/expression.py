@@ -76,6 +76,6 @@ def _linear(clf: str, estimator: Any, *, own: bool) -> tuple[Float32s, Float32s]
 def _inexpressible(clf: str, what: str) -> HeadError:
     return HeadError(
         f"No network can express {clf}{' with ' + what if what else ''}; it can express logreg, linear-svm, ridge, "
-        "sgd, centroid and dense, calibrated by temperature or sigmoid. Distil the head with fine-tune and `distill` "
+        "centroid and dense, calibrated by temperature or sigmoid. Distil the head with fine-tune and `distill` "
         "ridge or dense: such a head learns to answer as this one does."
     )

@@ -16,6 +16,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from featcache.heads import checks
 from featcache.heads.estimator import LinearHead, checked, class_weights
 from featcache.heads.folds import enough, grouped_folds
+from featcache.heads.gram import first_mean
 from featcache.heads.rows import Float32s, Floats, Ints, Rows
 from featcache.heads.threads import one_thread
 
@@ -69,6 +70,11 @@ class RidgeHead(LinearHead):
     class_weight: Any = None
     folds: int = 5
     seed: int = 0
+
+    @property
+    def chosen_(self) -> dict[str, Any]:
+        """The parameters with which the same head can be made again."""
+        return {"alphas": self.alpha_}
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> RidgeHead:
         """Train; see `LogitClassifier.fit`. It spares the pass over the rows that `fit_scored` makes for scores."""
@@ -146,7 +152,7 @@ class _Primal:
         (n, d), k, folds = rows.shape, len(weights), int(fold.max()) + 1
         self._rows, self._fold = rows, np.where(fold < 0, folds, fold)
         self._size = max(1, min(SUMMED * (folds + 1), CHUNK_BYTES // (4 * d)))
-        self._shift = _first_mean(rows)
+        self._shift = first_mean(rows)
         key = self._fold * k + target
         self._gram = np.zeros((folds + 1, d, d))
         self._sums = np.zeros((folds + 1, k, d))
@@ -238,7 +244,7 @@ class _Dual:
         self._rows, self._fold, self._weights = rows, fold, weights[target]
         self._targets = _signed(np.eye(len(weights)))[:, target].T
         self._size = max(1, min(n, CHUNK_BYTES // (4 * d)))
-        first, sums, squares = _first_mean(rows), np.zeros(d), np.zeros(d)
+        first, sums, squares = first_mean(rows), np.zeros(d), np.zeros(d)
         for _, block in rows.blocks():
             moved = block - first
             sums += moved.sum(axis=0)
@@ -342,11 +348,6 @@ def _signed(sums: Floats) -> Floats:
 def _deviation(variance: Floats) -> Floats:
     """Return the standard deviation, 1 where it is 0."""
     return np.sqrt(np.where(variance > 0, variance, 1))
-
-
-def _first_mean(rows: Rows) -> Float32s:
-    """Return the first block's mean (d,); less it, a constant feature is exactly 0."""
-    return np.asarray(rows[: rows.block_rows].mean(axis=0, dtype=np.float64), np.float32)
 
 
 def _read(rows: Rows, start: int, shift: Float32s, out: Float32s, places: Ints) -> None:

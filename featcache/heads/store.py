@@ -32,8 +32,9 @@ _TRUSTED = [
     "featcache.heads.centroid.CentroidHead",
     "featcache.heads.dense.DenseClassifier",
     "featcache.heads.knn.KNNHead",
+    "featcache.heads.linear.LogisticHead",
+    "featcache.heads.linear.SquaredHingeHead",
     "featcache.heads.ridge.RidgeHead",
-    "featcache.heads.sgd.SGDHead",
     "sklearn.calibration._CalibratedClassifier",  # parts of a fitted CalibratedClassifierCV
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.metrics._scorer._PassthroughScorer",  # parts of a fitted GridSearchCV

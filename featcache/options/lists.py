@@ -65,7 +65,7 @@ BASE, IMAGES, SOURCE, SPLITTING, VIEWS = "Base", "Images and features", "Source"
 RUN, OUTPUT, TRAINING, SCORING = "Running", "Output", "Training", "Scoring"
 
 NEWEST = "the newest under cache/"
-HEADS = "logreg, linear-svm, svm, ridge, sgd, knn, centroid or dense"
+HEADS = "logreg, linear-svm, svm, ridge, knn, centroid or dense"
 
 
 class DecodingOptions(OptionList):
@@ -354,8 +354,7 @@ class CompareOptions(HeadOptions, kw_only=False):
     )
     clf: Any = option(
         None,
-        f"{HEADS}. Repeat it for several. Default: all; with more than 20,000 training rows neither "
-        "linear-svm, svm nor knn.",
+        f"{HEADS}. Repeat it for several. Default: all; with more than 20,000 training rows neither svm nor knn.",
         form=REPEATED,
     )
     _: KW_ONLY

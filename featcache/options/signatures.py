@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, field
 from typing import (
     Any,
@@ -21,6 +21,7 @@ from typing import (
     get_origin,
 )
 
+from featcache.errors import nearest
 from featcache.options.forms import FORM_OF_TYPE, VALUE, Form
 
 P = ParamSpec("P")
@@ -144,6 +145,7 @@ def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R
     def flatten(function: Callable[[O], R]) -> Callable[P, R]:
         @functools.wraps(function)
         def flat(*args: P.args, **kwargs: P.kwargs) -> R:
+            _check_names(function.__name__, options, kwargs)
             return function(options(*args, **kwargs))
 
         own = inspect.signature(options)
@@ -154,6 +156,17 @@ def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R
         return flat
 
     return flatten
+
+
+def _check_names(function: str, options: Any, given: Mapping[str, Any]) -> None:
+    """Raise TypeError, as Python does, if a function has no such argument; it names the nearest."""
+    known = inspect.signature(options).parameters
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{function}() has no argument {name!r} ({nearest(name, known)}).")
+    missing = [name for name, one in known.items() if one.default is one.empty and one.kind is one.KEYWORD_ONLY]
+    if missing := [name for name in missing if name not in given]:
+        raise TypeError(f"{function}() needs the argument {missing[0]!r}.")
 
 
 def constructs(options: Callable[P, O]) -> Callable[[Callable[[S, O], None]], Callable[Concatenate[S, P], None]]:

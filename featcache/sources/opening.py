@@ -198,9 +198,11 @@ def open_images(images: Images, *, options: SourceOptions = NO_OPTIONS) -> Sourc
                 try:
                     opened = _named(name, options) if _is_set(name) else _opened(Path(name), options, labelled=False)
                     parts.append((f"{name}/", opened))
-                except SourceError:  # a note among images, say: it is skipped, with the reason
-                    if len(given) == 1 or not Path(name).is_file():
+                except SourceError as error:  # a note among images, say: it is skipped, with the reason
+                    if not Path(name).is_file():
                         raise
+                    if len(given) == 1:
+                        raise SourceError(f"{name!r} is no image, nor a table of images: {error}") from None
                     parts.append(("", files_source([name])))
         position += len(members)
     if len(parts) == 1:

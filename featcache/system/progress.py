@@ -12,6 +12,8 @@ from featcache.system import status
 
 _SHORT = 0.5
 """Seconds: what takes less needs no bar."""
+_BURST = 0.25
+"""Seconds in which the first ones come."""
 _WIDTH = 30
 
 
@@ -20,15 +22,23 @@ class Bar:
 
     def __init__(self, what: str, unit: str = "images") -> None:
         self._what, self._unit = what, unit
-        self._first: tuple[int, float] | None = None  # what comes before it is loading, which says nothing of the rest
+        self._begun_at: float | None = None
+        self._first = (0, 0.0)
         self._begun, self._drawn = time.monotonic(), 0.0
         self._bar: Any = None
 
     def rate(self, done: int) -> float:
-        """Return how many are done in a second, 0 if that is not known yet."""
+        """Return how many are done in a second, 0 if that is not known yet.
+
+        What comes before the first of them is loading, and the first come all at once, a batch of them.
+        """
         now = time.monotonic()
-        begun, since = self._first = self._first or (done, now)
-        return (done - begun) / max(now - since, 1e-9) if done > begun else 0.0
+        if self._begun_at is None:
+            self._begun_at = now
+        if now - self._begun_at < _BURST:
+            self._first = (done, now)
+        begun, since = self._first
+        return (done - begun) / (now - since) if done > begun and now - since >= _BURST else 0.0
 
     def speed(self, rate: float) -> str:
         """Return a rate as text."""

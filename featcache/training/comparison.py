@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLOW = ("linear-svm", "svm", "knn")
+SLOW = ("svm", "knn")
 """Heads that take minutes on many images: beyond `SLOW_ROWS`, only if they are named."""
 SLOW_ROWS = 20_000
 

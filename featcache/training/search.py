@@ -61,7 +61,7 @@ def _nothing(number: int, result: Any) -> None:
 def fits(plan: Plan, *, tuned: bool) -> int:
     """Return how many fits of a search `Done` is called for."""
     kind = kind_of(plan.clf) if plan.own is None else None
-    if not tuned or kind is None or plan.clf == "ridge":
+    if not tuned or kind is None or plan.clf in ("ridge", "logreg", "linear-svm"):
         return 0
     axes = {name: values for name, values in kind.grid.items() if name not in plan.params}
     finer = len(FINER) if kind.penalty in axes else 0
@@ -86,6 +86,16 @@ def tune(plan: Plan, examples: Examples, *, jobs: int = 1, done: Done = _nothing
     kind = kind_of(plan.clf)
     if plan.clf == "ridge":
         return _tune_ridge(plan, examples)
+    if plan.clf in ("logreg", "linear-svm"):  # which choose their penalty by themselves
+        if plan.params.get("C") is None:
+            _used_folds(examples, TUNE_FOLDS, plan.seed, *_TUNING)
+        head = train(plan, examples)
+        names = ("accuracy", "log_loss")
+        tried = [
+            {"params": {"C": one["C"]}, **{name: one[name] for name in names}}
+            for one in head.estimator.estimator_.path_
+        ]
+        return Tuned(head, replace(plan, params=head.card["params"]), tried)
     axes = {name: values for name, values in kind.grid.items() if name not in plan.params}
     candidates = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     sweep = _tried(plan, candidates, examples, jobs, done) if axes else []

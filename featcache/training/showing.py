@@ -37,11 +37,15 @@ def comparison_text(found: Comparison, top: int = TOP, *, all_rows: str = "`lead
     rows, best = _rows(found, top), found.best
     hidden = len(found.leaderboard) + 1 - len(rows)
     right = set(range(len(rows[0]) - 4, len(rows[0])))
-    lines = [text_table(rows, right=right, width=shutil.get_terminal_size().columns)]
+    names = [i for i, title in enumerate(rows[0]) if title in ("cache", "layer")]
+    lines = [text_table(rows, right=right, width=shutil.get_terminal_size().columns, first=names)]
     if hidden:
         lines.append(f"… and {hidden} more ({all_rows})")
-    single = len({row["layer"] for row in found.leaderboard}) == 1
-    equal = [row["clf"] if single else f"{row['clf']} on {row['layer']}" for row in found.indistinguishable]
+    single, one_cache = (len({row[key] for row in found.leaderboard}) == 1 for key in ("layer", "cache"))
+    equal = [
+        row["clf"] + ("" if single else f" on {row['layer']}") + ("" if one_cache else f" of {Path(row['cache']).name}")
+        for row in found.indistinguishable
+    ]
     on = f"layer {printable(best['layer'])}, " if single else ""
     ranked = f"{on}ranked by {best['selected_on']}, n={best['n']}"
     if equal:

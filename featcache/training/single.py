@@ -85,9 +85,7 @@ def train(plan: Plan, examples: Examples) -> Head:
     seconds = time.perf_counter() - start
     for text in {" ".join(str(one.message).split())[:160] for one in caught if _worth_saying(one)}:
         log.warning("%s: %s", plan.clf, text)
-    params = dict(plan.params)
-    if plan.clf == "ridge":  # its own choice, which makes the same head again
-        params["alphas"] = estimator.estimator_.alpha_
+    params = {**plan.params, **getattr(estimator.estimator_, "chosen_", {})}
     card = {"params": params, "fit_seconds": seconds}
     if plan.own is not None:
         card["estimator"] = one_line(repr(estimator.estimator))

@@ -70,9 +70,9 @@ def test_lock_is_held_and_given_back(tmp_path: Path) -> None:
 def test_second_writer_is_told_who_holds_it(tmp_path: Path) -> None:
     """A second writer gets one line with everything that names the holder, and the lock stays."""
     with writer_lock(tmp_path):
-        said = json.loads((tmp_path / "lock").read_text())
         message = busy(tmp_path)
-        assert f"process {os.getpid()} on {socket.gethostname()} (boot {said['boot']}, pid namespace" in message
+        assert f"process {os.getpid()} on {socket.gethostname()}" in message
+        assert "boot" not in message  # of this machine's own processes
         assert "Do not delete" in message
         assert "\n" not in message
         assert (tmp_path / "lock").exists()

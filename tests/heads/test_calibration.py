@@ -84,7 +84,7 @@ def test_temperature_is_the_least_log_loss() -> None:
     """No other temperature gives the held-out scores a lower log loss."""
     scores = np.random.default_rng(0).normal(size=(500, 3)) * 4
     target = (scores + np.random.default_rng(1).gumbel(size=(500, 3)) * 3).argmax(axis=1)
-    best = module._temperature(scores, target)
+    best = module.temperature_of(scores, target)
     losses = [log_loss(target, module.as_probabilities(scores / t)) for t in (best * 0.95, best, best * 1.05)]
     assert losses[1] == min(losses)
     assert best == pytest.approx(3, abs=0.5)
@@ -110,7 +110,7 @@ def test_every_row_is_held_out_once_by_group(monkeypatch: pytest.MonkeyPatch) ->
 def test_heads_that_hold_out_by_themselves_are_fitted_once() -> None:
     """Scores that `fit_scored` brings give the temperature."""
     head = CalibratedHead(Scored()).fit(X[TRAIN], Y[TRAIN])
-    expected = module._temperature(Scored().fit_scored(X[TRAIN], Y[TRAIN], None)[1], Y[200:300])
+    expected = module.temperature_of(Scored().fit_scored(X[TRAIN], Y[TRAIN], None)[1], Y[200:300])
     assert head.temperature_ == pytest.approx(expected)
 
 
@@ -150,9 +150,9 @@ def test_unknown_method() -> None:
 def test_being_always_right_on_a_few_rows_does_not_make_sure() -> None:
     """Held-out rows that are all right leave a temperature at which an error does not cost everything."""
     scores = np.where(np.arange(40) % 2, 2.0, -2.0)
-    assert module._temperature(scores, (scores > 0).astype(int)) > 0.3
+    assert module.temperature_of(scores, (scores > 0).astype(int)) > 0.3
     wide = np.eye(3)[np.arange(30) % 3] * 5
-    assert module._temperature(wide, np.arange(30) % 3) > 0.5
+    assert module.temperature_of(wide, np.arange(30) % 3) > 0.5
 
 
 def test_groups_of_several_classes_leave_every_class_in_training() -> None:

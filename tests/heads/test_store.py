@@ -135,7 +135,7 @@ def test_changed_card_is_refused(tmp_path: Path) -> None:
 def test_head_that_gives_no_numbers_is_refused() -> None:
     """NaN is not a probability."""
     head = made("logreg")
-    head.estimator.estimator_[-1].coef_[:] = np.nan
+    head.estimator.estimator_.coef_[:] = np.nan
     with pytest.raises(HeadError, match="logreg head gives NaN"):
         head.predict_proba(X)
 

@@ -100,7 +100,7 @@ def test_the_commands_make_the_same_again(extracting, photos: Path, tmp_path: Pa
         precision="bfloat16",
         fast_decode=True,
     )
-    head = fit_head(cache, "sgd", params={"epochs": 7}, calibrate="none", seed=5)
+    head = fit_head(cache, "logreg", params={"C": 0.5, "max_iter": 70}, calibrate="none", seed=5)
     lines = commands(open_subject(head.path))
     (tmp_path / "c").rename(tmp_path / "old")
     for line in lines[:-2]:
@@ -115,7 +115,7 @@ def test_the_commands_make_the_same_again(extracting, photos: Path, tmp_path: Pa
         old.rows,
         old.augmentation,
     )
-    cards = [json.loads((root / "heads" / "sgd-mix" / "head.json").read_text()) for root in (again.path, old.path)]
+    cards = [json.loads((root / "heads" / "logreg-mix" / "head.json").read_text()) for root in (again.path, old.path)]
     assert cards[0]["metrics"] == cards[1]["metrics"]
     assert [shlex.split(line)[1] for line in lines[-2:]] == ["evaluate", "report"]
 

@@ -9,7 +9,7 @@ from featcache.errors import HeadError
 from featcache.images.decoding import load
 from featcache.models.composition import compose
 
-LINEAR = ["logreg", "linear-svm", "ridge", "sgd", "centroid", "dense"]
+LINEAR = ["logreg", "linear-svm", "ridge", "centroid", "dense"]
 
 
 def both(cache, out: Path, clf: str, **options: object) -> tuple[np.ndarray, np.ndarray, object]:
@@ -28,7 +28,7 @@ def both(cache, out: Path, clf: str, **options: object) -> tuple[np.ndarray, np.
 @pytest.mark.by_default("logreg-sigmoid", "ridge-temperature", "linear-svm-temperature", "centroid-temperature")
 def test_a_composed_model_is_its_head(extracting, split_photos: Path, tmp_path: Path, clf: str, calibrate: str) -> None:
     """From pixels it gives the probabilities that the head gives on cached features."""
-    cache = extracting(split_photos, tmp_path / "c", pooling="flatten" if clf == "sgd" else "avg")
+    cache = extracting(split_photos, tmp_path / "c", pooling="flatten" if clf == "linear-svm" else "avg")
     expected, found, _ = both(cache, tmp_path / "h", clf, calibrate=calibrate)
     assert found.shape == (10, 1)
     assert np.allclose(expected[:, 1], found[:, 0], atol=1e-5)
