@@ -6,6 +6,7 @@ from pathlib import Path
 import bench_cache_io
 import bench_extract
 import bench_heads
+import bench_linear
 import bench_quality
 import bench_scale
 import bench_start
@@ -137,9 +138,22 @@ def test_bench_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for row in found["heads"]:
         assert row["bare"]["accuracy"] == pytest.approx(row["plain"]["accuracy"], abs=0.05)
         assert row["calibrated"]["accuracy"] > 0.8
-    assert all(len(found["streamed"][clf]) == 1 for clf in ("centroid", "ridge", "sgd", "dense"))
+    assert all(len(found["streamed"][clf]) == 1 for clf in ("centroid", "ridge", "logreg", "dense"))
     assert set(found["reading"]) == {"in order", "shuffled"}
     assert "plain scikit-learn" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_bench_linear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both sides reach the same objective, and the table has both; choosing a penalty is timed, too."""
+    sizes = ["--rows", "400", "--svm-rows", "400", "--width", "32", "--classes", "3", "--chosen", "300"]
+    bench_linear.main([*sizes, "--repeat", "1", "--to", str(tmp_path / "linear.json")])
+    found = json.loads((tmp_path / "linear.json").read_text())
+    assert len(found["fits"]) == 4
+    for row in found["fits"]:
+        assert row["objective ours"] <= row["objective scikit-learn"] * (1 + 1e-3)
+    assert [row["classes"] for row in found["chosen"]] == [2, 3]
+    assert "times as fast" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -177,7 +191,7 @@ def test_bench_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
             "2",
             "--heads",
             "logreg",
-            "five heads",
+            "four heads",
             "--repeat",
             "1",
             "--to",
@@ -185,8 +199,8 @@ def test_bench_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         ]
     )
     found = json.loads((tmp_path / "w.json").read_text())
-    assert set(found["runs"]) == {"plain Keras", "extract", "logreg", "five heads"}
-    assert len(found["runs"]["five heads"][0]["heads"]) == 5
+    assert set(found["runs"]) == {"plain Keras", "extract", "logreg", "four heads"}
+    assert len(found["runs"]["four heads"][0]["heads"]) == 4
     assert found["runs"]["extract"][0]["images"] == 32
     out = capsys.readouterr().out
     assert "times as fast" in out

@@ -17,6 +17,15 @@ log = logging.getLogger(__name__)
 def list_caches(folder: str | os.PathLike[str] = "cache") -> list[FeatureCache]:
     """Open the caches in a folder, by name; what cannot be opened is said in a warning and left out.
 
+    Parameters
+    ----------
+    folder : path
+        Where they are; a cache itself is also possible.
+
+    Returns
+    -------
+    list of FeatureCache
+
     Raises
     ------
     CacheError

@@ -314,10 +314,10 @@ def skipped_text(skipped: list[dict[str, str]], *, most: int = 10) -> str:
 def newest() -> Path:
     """Return the newest cache under ``cache/`` and say which it is."""
     caches = [path.parent for path in Path("cache").glob("*/manifest.sqlite")]
-    caches = [folder for folder in caches if (folder / "recipe.json").is_file()]
+    caches = [folder for folder in caches if (folder / "recipe.json").is_file() and (folder / "shards").is_dir()]
     if not caches:
         raise CacheError("There is no cache under 'cache'. Run `featcache extract` first, or name a cache.")
-    found = max(caches, key=lambda folder: (folder / "recipe.json").stat().st_mtime_ns)  # `extract` touches it
+    found = max(caches, key=lambda folder: (folder / "shards").stat().st_mtime_ns)  # `extract` touches it
     log.info("using %s, the newest cache", found)
     return found
 

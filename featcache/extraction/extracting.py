@@ -163,7 +163,7 @@ class Extraction(ExtractOptions):
         with contextlib.suppress(
             OSError
         ):  # another user's, or one that cannot be written: it is the newest all the same
-            os.utime(job.folder / "recipe.json")
+            os.utime(job.folder / "shards")
         seconds = time.perf_counter() - start
         result.report = ExtractionReport(
             cache=job.folder,

@@ -317,7 +317,7 @@ def _with_labels(
     splits = Words.of(split for _, split in meanings).take(listed.labels.codes)
     if folders and (bare := int((labels.codes < 0).sum())):
         said = number_of(bare, "image has no label", "images have no label")
-        said = "no image has a label" if bare == len(listed) else said
+        said = "no image has a label, so no head can be trained" if bare == len(listed) else said
         log.warning("%s: %s", names.where, said)
     return replace(listed, labels=labels, splits=listed.splits if listed.splits.names else splits)
 

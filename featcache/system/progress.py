@@ -12,8 +12,8 @@ from featcache.system import status
 
 _SHORT = 0.5
 """Seconds: what takes less needs no bar."""
-_BURST = 0.25
-"""Seconds in which the first ones come."""
+_GAP = 0.05
+"""Seconds between the bursts in which things are done."""
 _WIDTH = 30
 
 
@@ -22,23 +22,34 @@ class Bar:
 
     def __init__(self, what: str, unit: str = "images") -> None:
         self._what, self._unit = what, unit
-        self._begun_at: float | None = None
-        self._first = (0, 0.0)
+        self._start = self._mark = (0, 0.0)
+        self._calls, self._batches = 0, False
+        self._first: tuple[int, float] | None = None
+        self._latest: tuple[int, float] | None = None
         self._begun, self._drawn = time.monotonic(), 0.0
         self._bar: Any = None
 
     def rate(self, done: int) -> float:
         """Return how many are done in a second, 0 if that is not known yet.
 
-        What comes before the first of them is loading, and the first come all at once, a batch of them.
+        They often come in bursts, a batch at a time, and what comes before the first is loading: the rate is that
+        between the end of the first burst and the end of the last one that is complete.
         """
         now = time.monotonic()
-        if self._begun_at is None:
-            self._begun_at = now
-        if now - self._begun_at < _BURST:
-            self._first = (done, now)
-        begun, since = self._first
-        return (done - begun) / (now - since) if done > begun and now - since >= _BURST else 0.0
+        if self._latest is None:
+            self._start = (done, now)
+        elif now - self._latest[1] > _GAP:
+            self._first = self._first or self._latest
+            self._mark = self._latest
+            self._batches |= self._calls > 1
+            self._calls = 0
+        self._latest = (done, now)
+        self._calls += 1
+        if self._first is not None and not self._batches:  # each call is a burst of its own
+            self._mark = self._latest
+        begun, end = (self._first, self._mark) if self._first is not None else (self._start, self._latest)
+        known = end[1] - begun[1] > (0 if self._first is not None else 1)
+        return (end[0] - begun[0]) / (end[1] - begun[1]) if known else 0.0
 
     def speed(self, rate: float) -> str:
         """Return a rate as text."""

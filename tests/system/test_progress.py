@@ -46,6 +46,27 @@ def test_a_terminal_gets_a_bar() -> None:
         assert (b"images/s" in text) == bar
 
 
+def test_the_rate_is_that_of_whole_bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches come at once: neither the first of a batch nor the time before the first batch spoils the rate."""
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    bar, rates = Bar("extracting"), []
+    for batch in range(4):
+        clock[0] += 10 if batch == 0 else 2
+        for i in range(32):
+            clock[0] += 1e-4
+            rates.append(bar.rate(32 * batch + i + 1))
+    assert set(rates[:64]) == {0.0}
+    assert all(15.9 < rate < 16.1 for rate in rates[65:])
+    steady, clock[0] = Bar("reading"), 0.0
+    found = []
+    for i in range(1, 301):
+        clock[0] += 0.01
+        found.append(steady.rate(i))
+    assert set(found[:90]) == {0.0}
+    assert found[-1] == pytest.approx(100, rel=0.01)
+
+
 def test_a_notebook_gets_a_line_that_replaces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a notebook one display is updated, with the time left as soon as it is known."""
     display = pytest.importorskip("IPython.display")

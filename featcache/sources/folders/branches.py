@@ -58,7 +58,7 @@ def branches(
             raise _files_beside(tree, root, here)
         if not folders and not packed:
             advice = "If there are classes, make a folder of each, or a table with the columns path and label"
-            log.warning("%s: no image has a label. %s", tree.where, advice)
+            log.warning("%s: no image has a label, so no head can be trained. %s", tree.where, advice)
         bare = not folders or (packed and not sure and [says_nothing(name) for name in folders] == [True])
         return [Branch(root, None, None if bare else classes_of(tree, root, folders, wanted, top=True))]
     _check_splits(tree, root, folders, splits, options)

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from featcache.errors import SourceError
@@ -72,7 +73,7 @@ def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[s
         if path.is_dir():
             exclusion, sieve = Exclusion(exclude), Sieve()
             sieve.begin(None)
-            found = list(_walk(str(path), "", exclusion=exclusion, sieve=sieve))
+            found = list(_walk(str(path), "", exclusion=exclusion, sieve=partial(_images_and_tars, sieve)))
             if not found:
                 raise no_file(path, "image" if sieve.others else "file")
             items += (item._replace(path=f"{path}/{item.path}") for item in found)
@@ -84,6 +85,12 @@ def files_source(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[s
             except (OSError, ValueError):
                 raise SourceError(f"{str(given)!r} does not exist. Name an image or a folder.") from None
     return FileSource(Path(), items)
+
+
+def _images_and_tars(sieve: Sieve, folder: str, names: list[str]) -> list[str]:
+    """Return what may be an image, and tar files, whose images must not be overlooked: each has its reason."""
+    images = set(sieve(folder, [name for name in names if not name.lower().endswith(".tar")]))
+    return [name for name in names if name in images or name.lower().endswith(".tar")]
 
 
 def no_file(folder: Path, what: str = "file") -> SourceError:
