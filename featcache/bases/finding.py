@@ -195,7 +195,9 @@ def _loaded(folder: Path, recipe: Recipe) -> Base:
     except Exception as error:  # Keras fails in many ways
         raise BaseError(f"Keras cannot load it: {one_line(error)[:200]}") from None
     if (base.architecture, base.weights) != (recipe.architecture, recipe.weights) or not fits:
-        raise BaseError("loaded, it is another base than its card says; it may be from another version of Keras")
+        raise BaseError(
+            "the loaded base is not the one that base.json describes; another version of Keras may have written it"
+        )
     return base
 
 

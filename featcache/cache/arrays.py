@@ -158,8 +158,8 @@ def _identities(layers: Arrays, names: Sequence[str], files: bool) -> list[bytes
         return [digest(Path(name).read_bytes()) for name in names]
     if any(present):
         raise OptionError(
-            f"Some paths are files and others are not: {names[present.index(False)]!r} is none, "
-            f"{names[present.index(True)]!r} is one. Mend the paths, or give `digests`."
+            f"Some of `paths` are files and others are not: {names[present.index(True)]!r} is a file, "
+            f"{names[present.index(False)]!r} is not. Correct the paths, or give a digest of each image as `digests`."
         )
     if len(layers) == 1:
         (array,) = layers.values()

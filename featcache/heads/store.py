@@ -224,7 +224,9 @@ def check_trusted(estimator: Any, name: str) -> None:
     try:
         untrusted = set(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))) - set(_TRUSTED)
     except Exception as error:  # what cannot be written at all, such as a lambda
-        raise HeadError(f"{name} cannot be saved: {one_line(error)}. Use parts that skops can save.") from None
+        raise HeadError(
+            f"{name} cannot be saved by skops, which writes heads: {one_line(error)}. Replace that part of the estimator."
+        ) from None
     if untrusted:
         raise HeadError(
             f"{name} cannot be saved, as skops does not trust {', '.join(sorted(untrusted))}: a file with such parts "

@@ -382,11 +382,13 @@ class FineTuneOptions(OptionList, kw_only=False):
     _: KW_ONLY
     from_layer: str | None = option(None, "Train the base from this layer on.")
     from_index: int | None = option(
-        None, "Or from this index into its layers, which begin with the input layer, as Keras counts them.", minimum=0
+        None,
+        "Train the base from this index into its layers on, which begin with the input layer, as Keras counts them.",
+        minimum=0,
     )
-    last: int | None = option(None, "Or its last N layers.", minimum=1)
-    all_layers: bool = option(False, "Or all of its layers.", flag="all")
-    reinitialise: bool = option(False, "Or all of it from random weights, the head too: training from scratch.")
+    last: int | None = option(None, "Train the last N layers of the base (instead of `from_layer`).", minimum=1)
+    all_layers: bool = option(False, "Train all layers of the base.", flag="all")
+    reinitialise: bool = option(False, "Train the whole base and the head from random weights: training from scratch.")
     epochs: int = option(10, "Maximum number of epochs, not counting those of the head.", TRAINING, minimum=1)
     initial_epoch: int | None = option(
         None,

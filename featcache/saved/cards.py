@@ -153,4 +153,4 @@ def check_result(of: Any, result: Any) -> None:
         _COMPARED(result, "result")
         record(_RANKED)(result["metrics"], "result.metrics")
         if len(result["right"]["bits"]) // 2 != -(-result["right"]["n"] // 8):
-            raise ValueError("result.right has another number of bits than of images")
+            raise ValueError("result.right does not have one bit for each image")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from featcache.errors import SourceError
 from featcache.sources.files import Lister, Named, read_file
 from featcache.sources.source import Item, Items, counted, label_name, sole_content, stamp
+
+log = logging.getLogger(__name__)
 
 _ORIENTATION = 0x0112
 """EXIF's tag of how an image is turned."""
@@ -99,13 +102,15 @@ def images_of(images: Any) -> list[Any]:
 
 
 def _is_one(array: npt.NDArray[Any]) -> bool:
-    """Whether an array is one image, and not several; SourceError if it could be either."""
+    """Whether an array is one image, and not several; what could be either is several, which is said."""
     if array.ndim != 3 or array.shape[2] in (1, 3, 4):
         return array.ndim == 2 or array.ndim == 3
     if array.shape[0] in (3, 4):
-        raise SourceError(
-            f"An array of shape {array.shape} could be one image with its channels first, or {array.shape[0]} grey "
-            "ones. For one image give np.moveaxis(image, 0, -1), for several a list of them."
+        log.warning(
+            "an array of shape %s is taken for %d grey images; if it is one image with its channels first, give "
+            "np.moveaxis(image, 0, -1)",
+            array.shape,
+            array.shape[0],
         )
     if array.shape[2] == 2:
         raise SourceError(

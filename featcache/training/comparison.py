@@ -184,7 +184,7 @@ def compare(options: CompareOptions) -> Comparison:
     if cv is None and (why := nothing_counts(first, "validation")) is not None:
         cv = FOLDS
         log.warning("%s", why)
-        log.warning("heads are ranked on %d folds of the training images instead; no group is divided there", cv)
+        log.warning("heads are ranked on %d folds of the training images instead; a group is in one fold only", cv)
     for split in sorted(set(first.splits) & ({"validation", "test"} if cv is None else {"test"})):
         _warn_of_split(first, split)
     heads = heads or dict.fromkeys(_heads(first))

@@ -167,7 +167,7 @@ def _folds_instead(cache: FeatureCache) -> int | None:
         log.warning("%s", why)
     if not evaluated or evaluated[0] not in reasons:
         return None
-    log.warning("the head is scored on %d folds of the training images instead; no group is divided there", FOLDS)
+    log.warning("the head is scored on %d folds of the training images instead; a group is in one fold only", FOLDS)
     return FOLDS
 
 

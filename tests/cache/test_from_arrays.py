@@ -68,7 +68,7 @@ def test_digests_are_the_files(tmp_path: Path) -> None:
     cache = FeatureCache.from_arrays(X[:3], Y[:3], paths, SPEC, path=tmp_path / "c")
     assert cache.digests() == [hashlib.sha256(path.read_bytes()).digest() for path in paths]
     assert len(cache.places) == 2
-    with pytest.raises(OptionError, match="Some paths are files"):
+    with pytest.raises(OptionError, match="Some of `paths` are files"):
         FeatureCache.from_arrays(X[:2], None, [paths[0], "gone.png"], SPEC, path=tmp_path / "d")
 
 

@@ -132,8 +132,8 @@ def _check_deep(tree: Tree, path: str, where: str, folders: Sequence[str], deep:
             shared, sizes = inside[name] & inside[other], (len(inside[name]), len(inside[other]))
             if shared and 2 * len(shared) >= min(sizes) and max(sizes) > 1:
                 raise SourceError(
-                    f"{where!r} has {shown(folders)}, which have the same folders inside, such as "
-                    f"{shown(sorted(shared)[:3])}: they are no classes. If they hold the same images, name one of them "
+                    f"It is not clear whether {shown(folders)} in {where!r} are classes: they have the same folders "
+                    f"inside, such as {shown(sorted(shared)[:3])}. If they hold the same images, name one of them "
                     f"as the source. If they are splits: {split_words(folders) if top else 'make a table of them'}. "
                     f"If all are classes: {all_classes}."
                 )

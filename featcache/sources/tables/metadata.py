@@ -163,8 +163,8 @@ def _split_parts(tree: Folders, options: SourceOptions) -> list[_Part]:
         part.place for part in parts if part.table is None and below[part.place].folders
     ]:
         raise SourceError(
-            f"{str(root)!r} has folders of splits with tables of their images, and others: {shown(others, 20)}. Move "
-            "them elsewhere, or leave them out with --exclude."
+            f"{str(root)!r} has folders of splits with a table of images in each, and other folders: "
+            f"{shown(others, 20)}. Move the other folders elsewhere, or leave them out with --exclude."
         )
     return sorted(parts, key=split_order)
 
