@@ -225,7 +225,7 @@ def check_trusted(estimator: Any, name: str) -> None:
         untrusted = set(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))) - set(_TRUSTED)
     except Exception as error:  # what cannot be written at all, such as a lambda
         raise HeadError(
-            f"{name} cannot be saved by skops, which writes heads: {one_line(error)}. Replace that part of the estimator."
+            f"{name} cannot be saved by skops, which writes heads: {one_line(error)}. Replace that part of it."
         ) from None
     if untrusted:
         raise HeadError(

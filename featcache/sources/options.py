@@ -82,8 +82,8 @@ def _checked_splits(splits: Mapping[str, str | Sequence[str]]) -> dict[str, tupl
         names = tuple(name.strip().rstrip("/") for name in ((value,) if isinstance(value, str) else value))
         if split is None or not names or not all(names):
             raise OptionError(
-                f"splits (--split) takes SPLIT=NAME, such as train=fold1: SPLIT is one of {', '.join(SPLITS)}, and NAME "
-                "is what the source calls it. Received: "
+                f"splits (--split) takes SPLIT=NAME, such as train=fold1: SPLIT is one of {', '.join(SPLITS)}, and "
+                "NAME is what the source calls it. Received: "
                 f"{given}={','.join(names)}."
             )
         found[split] = (*found.get(split, ()), *names)
