@@ -42,7 +42,7 @@ from featcache.training.examples import (
 from featcache.training.metrics import absent_classes
 from featcache.training.parallel import Failure, check_jobs, cores, run_all
 from featcache.training.results import described_estimator, keep, kept
-from featcache.training.significance import holm, mcnemar
+from featcache.training.significance import clearly_lower, holm, mcnemar, paired_difference
 from featcache.training.single import Plan, announce, check_memory, check_plan, prepare, train
 
 if TYPE_CHECKING:
@@ -54,8 +54,11 @@ SLOW = ("svm", "knn")
 """Heads that take minutes on many images: beyond `SLOW_ROWS`, only if they are named."""
 SLOW_ROWS = 20_000
 
+SIMPLE = ("centroid", "ridge", "logreg", "linear-svm", "knn", "svm", "dense")
+"""Heads, the simplest first; estimators of the user's come last."""
+
 _SCORES = ("accuracy", "accuracy_ci95", "n", "macro_f1", "log_loss", "ece")
-_CHOICE = ("fit_seconds", "p_value", "distinguishable", "selected_on")
+_CHOICE = ("fit_seconds", "difference", "difference_ci95", "as_good", "p_value", "distinguishable", "selected_on")
 _COLUMNS = ("cache", "layer", "clf", "params", *_SCORES, *_CHOICE)
 
 
@@ -68,8 +71,10 @@ class Comparison:
     leaderboard : list of dict
         The most accurate first; of equals, the one with the lower log loss. Each has ``cache``, ``layer``, ``clf``,
         ``params``, ``accuracy`` with its 95 % interval and n, ``macro_f1``, ``log_loss``, ``ece``,
-        ``copies_left_out`` and ``group_members_left_out`` (images that do not count), ``fit_seconds``, ``p_value``
-        (McNemar's test against the best, adjusted by Holm's method), ``distinguishable`` from the best at 5 %,
+        ``copies_left_out`` and ``group_members_left_out`` (images that do not count), ``fit_seconds``, ``difference``
+        of its accuracy to that of the best one on the same images, with its 95 % interval, ``as_good`` (it is not
+        lower by more than one standard error of that difference), ``p_value`` (McNemar's test against the best,
+        adjusted by Holm's method), ``distinguishable`` from the best at 5 %,
         ``selected_on`` and, with tuning, ``sweep``.
     failed : list of dict
         ``cache``, ``layer``, ``clf`` and ``error`` of heads that could not be trained.
@@ -99,9 +104,14 @@ class Comparison:
         return frame(self.leaderboard, _COLUMNS)
 
     @property
-    def indistinguishable(self) -> list[dict[str, Any]]:
-        """The heads that no test tells from the best one, without it."""
-        return [row for row in self.leaderboard[1:] if not row["distinguishable"]]
+    def as_good(self) -> list[dict[str, Any]]:
+        """The heads within one standard error of the best one, without it."""
+        return [row for row in self.leaderboard[1:] if row["as_good"]]
+
+    @property
+    def simplest(self) -> dict[str, Any]:
+        """The simplest of the best head and those that are as good; of equally simple ones the first."""
+        return min([self.leaderboard[0], *self.as_good], key=lambda row: _complexity(row["clf"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, fit for JSON."""
@@ -114,6 +124,10 @@ class Comparison:
             for row in self.leaderboard
         ]
         return csv_text([_COLUMNS, *rows])
+
+
+def _complexity(clf: str) -> int:
+    return SIMPLE.index(clf) if clf in SIMPLE else len(SIMPLE)
 
 
 @dataclass(frozen=True)
@@ -479,14 +493,17 @@ def _ranked(tasks: list[_Task], found: list[Any], images: int, *, fresh: bool) -
     good.sort(key=lambda pair: (-pair[1]["metrics"]["accuracy"], pair[1]["metrics"]["log_loss"]))
     right = [_unpacked(result["right"]) for _, result in good]
     p_values = [None, *holm([mcnemar(right[0], other) for other in right[1:]])]
-    board = [_row(task, result, p) for (task, result), p in zip(good, p_values, strict=True)]
+    board = [
+        _row(task, result, p, paired_difference(right[0], own))
+        for (task, result), p, own in zip(good, p_values, right, strict=True)
+    ]
     on_test = _on_test(good[0][0], good[0][1]["params"], fresh=fresh)
     best = board[0] if on_test is None else {**board[0], "test": on_test}
     return Comparison(board, failed, best, images)
 
 
-def _row(task: _Task, result: Mapping[str, Any], p_value: float | None) -> dict[str, Any]:
-    metrics = result["metrics"]
+def _row(task: _Task, result: Mapping[str, Any], p_value: float | None, paired: tuple[float, float]) -> dict[str, Any]:
+    metrics, (difference, error) = result["metrics"], paired
     return {
         "cache": str(task.cache.path),
         "layer": task.plan.layer,
@@ -494,6 +511,9 @@ def _row(task: _Task, result: Mapping[str, Any], p_value: float | None) -> dict[
         "params": result["params"],
         **{key: metrics[key] for key in (*_SCORES, "copies_left_out", "group_members_left_out")},
         "fit_seconds": result["fit_seconds"],
+        "difference": difference,
+        "difference_ci95": [difference - 1.96 * error, difference + 1.96 * error],
+        "as_good": not clearly_lower(difference, error),
         "p_value": p_value,
         "distinguishable": p_value is not None and p_value < 0.05,
         "selected_on": result["selected_on"],

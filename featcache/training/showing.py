@@ -44,14 +44,21 @@ def comparison_text(found: Comparison, top: int = TOP, *, all_rows: str = "`lead
     single, one_cache = (len({row[key] for row in found.leaderboard}) == 1 for key in ("layer", "cache"))
     equal = [
         row["clf"] + ("" if single else f" on {row['layer']}") + ("" if one_cache else f" of {Path(row['cache']).name}")
-        for row in found.indistinguishable
+        for row in found.as_good
     ]
     on = f"layer {printable(best['layer'])}, " if single else ""
     ranked = f"{on}ranked by {best['selected_on']}, n={best['n']}"
     if equal:
         shown = ", ".join(equal[:TOP]) + (f" and {len(equal) - TOP} more" if len(equal) > TOP else "")
-        ranked += f"; = not distinguishable from the best (McNemar, Holm, 5 %): {printable(shown)}"
+        ranked += f"; = within one standard error of the best: {printable(shown)}"
     lines.append(ranked)
+    simplest = found.simplest
+    if equal and simplest is not found.leaderboard[0]:
+        low, high = simplest["difference_ci95"]
+        lines.append(
+            f"these images do not tell them from the best; the simplest is {printable(simplest['clf'])}: "
+            f"{simplest['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        )
     lines += [f"failed: {one['clf']} on {one['layer']}: {printable(one['error'])}" for one in found.failed]
     if test := best.get("test"):
         lines.append(f"best on test, scored once: {test['accuracy']:.4f} ({accuracy_interval(test)}, n={test['n']})")
@@ -70,7 +77,7 @@ def _rows(found: Comparison, top: int) -> list[list[str]]:
     named = {title: column for title, column in columns.items() if title == "head" or len(set(column)) > 1}
     rows = [["", *named, "accuracy", "95 %", "log loss", "fit"]]
     for i, row in enumerate(board[: top or None]):
-        mark = "" if i == 0 or row["distinguishable"] else "="
+        mark = "=" if i and row["as_good"] else ""
         names = [printable(column[i]) for column in named.values()]
         scores: list[Any] = [f"{row['accuracy']:.4f}", accuracy_interval(row), f"{row['log_loss']:.4f}"]
         rows.append([f"{i + 1}{mark}", *names, *scores, f"{row['fit_seconds']:.2f} s"])

@@ -34,7 +34,8 @@ def paired_difference(first_correct: Array, second_correct: Array) -> tuple[floa
     The error is that of the mean of the n differences (each -1, 0 or 1): their standard deviation over √n.
     """
     differences = np.asarray(second_correct, float) - np.asarray(first_correct, float)
-    return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+    return float(differences.mean()), spread / float(np.sqrt(len(differences)))
 
 
 def clearly_lower(difference: float, standard_error: float) -> bool:

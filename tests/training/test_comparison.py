@@ -72,7 +72,35 @@ def test_paired_tests_say_what_can_be_told_apart(made) -> None:
     assert found.best["p_value"] is None
     assert [row["distinguishable"] for row in found.leaderboard] == [False, *(p < 0.05 for p in expected)]
     assert any(row["distinguishable"] for row in found.leaderboard)
-    assert {row["clf"] for row in found.indistinguishable} <= {"centroid", "ridge"}
+    for row in found.leaderboard:
+        d = right[row["cache"], row["clf"]].astype(float) - best
+        error = d.std(ddof=1) / np.sqrt(len(d))
+        assert row["difference"] == pytest.approx(d.mean())
+        assert row["difference_ci95"] == pytest.approx([d.mean() - 1.96 * error, d.mean() + 1.96 * error])
+        assert row["as_good"] == (d.mean() >= -error - 1e-9)
+
+
+def test_the_simplest_of_those_that_are_as_good(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head far behind is never as good, however few images there are; of the others the simplest is named."""
+    rng = np.random.default_rng(0)
+    best = rng.random(60) < 0.97
+    near, far = best.copy(), best & (rng.random(60) < 0.85)
+    near[:1] = ~near[:1]
+    plain = comparison._result
+    bits = {"svm": best, "logreg": near, "centroid": far}
+
+    def result(work: object) -> dict[str, object]:
+        own = bits[work.plan.clf]
+        found = plain(work)
+        return {**found, "metrics": {**found["metrics"], "accuracy": own.mean()}, "right": comparison._packed_bits(own)}
+
+    monkeypatch.setattr(comparison, "_result", result)
+    found = run(made(each=(30, 20, 0)), list(bits))
+    assert [row["clf"] for row in found.as_good] == ["logreg"]
+    assert found.simplest["clf"] == "logreg"
+    assert "the simplest is logreg: " in str(found)
+    assert found.leaderboard[-1]["clf"] == "centroid"
+    assert not found.leaderboard[-1]["as_good"]
 
 
 def test_layers_are_ranked_by_accuracy(made) -> None:
