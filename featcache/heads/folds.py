@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
-from featcache.heads.rows import Bools, Ints
+from featcache.heads.rows import Bools, Ints, Rows
 
+ALIKE = 1e-6
+"""Part of their length by which the features of equal pictures differ at most."""
 ENOUGH = 20_000
 """Held-out rows that suffice to calibrate with."""
 
@@ -36,6 +40,38 @@ def grouped_folds(target: Ints, groups: Ints, folds: int, *, seed: int) -> Ints:
         if (alone := result[own][0]) >= 0 and (result[own] == alone).all():
             result[np.isin(groups, groups[own])] = -1
     return result
+
+
+def joined(rows: Rows, groups: Ints) -> Ints:
+    """Return groups in which rows whose features agree to `ALIKE` of their length are together.
+
+    These are pictures that are equal although their files are not. Rows are sorted by a random projection, in which
+    equal ones are neighbours, and neighbours that have two projections and a length alike are compared.
+    """
+    n, d = rows.shape
+    directions = np.random.default_rng(0).standard_normal((d, 2)).astype(np.float32)
+    keys, lengths = np.empty((n, 2)), np.empty(n)
+    for part, block in rows.blocks():
+        keys[part] = block @ directions
+        lengths[part] = np.sqrt(np.einsum("ij,ij->i", block, block))
+    order = np.argsort(keys[:, 0], kind="stable")
+    first, second = order[:-1], order[1:]
+    limit = 10 * ALIKE * lengths[first]
+    near = (np.abs(keys[first] - keys[second]) <= limit[:, None]).all(axis=1)
+    near &= (np.abs(lengths[first] - lengths[second]) <= limit) & (groups[first] != groups[second])
+    pairs = np.column_stack([first[near], second[near]])
+    same = [np.zeros(0, bool)]
+    for start in range(0, len(pairs), rows.block_rows):
+        one, other = (rows[pairs[start : start + rows.block_rows, side]] for side in (0, 1))
+        same.append(np.linalg.norm(one - other, axis=1) <= ALIKE * np.linalg.norm(one, axis=1))
+    pairs = pairs[np.concatenate(same)]
+    if not len(pairs):
+        return groups
+    _, member = np.unique(groups, return_inverse=True)
+    count = int(member.max()) + 1
+    links = coo_matrix((np.ones(len(pairs)), (member[pairs[:, 0]], member[pairs[:, 1]])), shape=(count, count))
+    together: Ints = connected_components(links, directed=False)[1].astype(np.int64)[member]
+    return together
 
 
 def held_out(target: Ints, groups: Ints, fraction: float, *, seed: int) -> Bools:

@@ -14,6 +14,7 @@ import numpy as np
 
 from featcache.errors import HeadError, OptionError, one_line
 from featcache.heads import HEADS, STREAMING, Head, build, fit, kind_of, memory_needed
+from featcache.heads.folds import joined
 from featcache.heads.store import check_trusted
 from featcache.system.memory import available
 from featcache.system.startup import import_tensorflow
@@ -81,7 +82,7 @@ def train(plan: Plan, examples: Examples) -> Head:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with doing(f"training {plan.clf}"):
-            fit(estimator, examples.rows, examples.labels, examples.groups)
+            fit(estimator, examples.rows, examples.labels, joined(examples.rows, examples.groups))
     seconds = time.perf_counter() - start
     for text in {" ".join(str(one.message).split())[:160] for one in caught if _worth_saying(one)}:
         log.warning("%s: %s", plan.clf, text)

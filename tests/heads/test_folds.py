@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.heads.folds import ENOUGH, enough, grouped_folds, held_out
+from featcache.heads.folds import ENOUGH, enough, grouped_folds, held_out, joined
+from featcache.heads.rows import Rows
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=60)
 
@@ -55,3 +56,20 @@ def test_enough_rows_are_drawn() -> None:
     assert (np.diff(drawn) > 0).all()
     assert drawn.min() >= 10
     assert np.array_equal(drawn, enough(np.arange(10, 100_000), seed=0))
+
+
+def test_equal_features_are_one_group() -> None:
+    """Rows that agree but for rounding are joined, with all that is in their groups; others are not."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 30)).astype(np.float32) * 7 + 3
+    X[11] = X[4] * np.float32(1 + 2e-7)
+    X[30] = X[11]
+    X[20] = X[5]
+    X[20, 3] *= 1.0001
+    groups = np.arange(40) // 2
+    found = joined(Rows(X), groups)
+    assert len({found[i] for i in (4, 5, 10, 11, 30, 31)}) == 1
+    expected = np.where(np.isin(groups, [2, 5, 15]), 2, groups)
+    assert all((found[i] == found[j]) == (expected[i] == expected[j]) for i in range(40) for j in range(40))
+    assert joined(Rows(X[[1, 2, 3]]), groups[:3]) is not None
+    assert np.array_equal(joined(Rows(X[12:20]), groups[12:20]), groups[12:20])

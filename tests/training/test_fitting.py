@@ -213,3 +213,28 @@ def test_a_class_without_validation_images_is_said(extracting, split_photos: Pat
         caplog.clear()
         score()
         assert line in caplog.text
+
+
+@pytest.mark.parametrize("clf", ["ridge", "logreg"])
+def test_equal_pictures_of_other_bytes_do_not_lower_the_penalty(tmp_path: Path, clf: str) -> None:
+    """Copies that only their features tell are on one side of the folds that choose the penalty."""
+    from featcache import FeatureCache
+
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.standard_normal((120, 30)).astype(np.float32), 2, axis=0)
+    y = np.repeat(rng.integers(0, 2, 120), 2)
+    chosen = []
+    for name, groups in (("known", [f"g{i // 2}" for i in range(240)]), ("unknown", None)):
+        cache = FeatureCache.from_arrays(
+            X,
+            y,
+            None,
+            {"made": name},
+            path=tmp_path / name,
+            digests=[i.to_bytes(32, "big") for i in range(240)],
+            groups=groups,
+            class_names=["a", "b"],
+        )
+        chosen.append(fit_head(cache, clf).estimator.estimator_.chosen_)
+    known, unknown = (next(iter(one.values())) for one in chosen)
+    assert abs(np.log10(known / unknown)) < 1.1
