@@ -34,7 +34,8 @@ def features(n: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     means = 0.8 * rng.normal(size=(classes, width)).astype(np.float32)
     y = rng.integers(0, classes, n)
     X = np.maximum((rng.normal(size=(n, width)).astype(np.float32) + 0.12 * means[y]) @ turn, 0)
-    return ((X - X.mean(axis=0)) / (X.std(axis=0) + 1e-6)).astype(np.float32), y
+    mean, spread = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
+    return ((X - mean) / spread).astype(np.float32), y
 
 
 def objective(X: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, C: float, loss: str) -> float:

@@ -184,7 +184,7 @@ def test_without_a_copy_only_a_bundle_loads_the_base(oracle_cache: FeatureCache,
     subprocess.run([sys.executable, "-c", script, oracle_cache.path, tmp_path / "o"], check=True)
     assert base_folder.problem(tmp_path / "o" / "base", oracle_cache.recipe) is None
     (tmp_path / "own.keras").unlink()
-    with pytest.raises(BaseError, match=r"own.keras', which does not exist.* --no-bundle"):
+    with pytest.raises(BaseError, match=r"own.keras' does not exist.* --no-bundle"):
         fit_head(oracle_cache, out=tmp_path / "o")
     assert Head.load(tmp_path / "o").card["base"] is True
     network().save(tmp_path / "own.keras")
