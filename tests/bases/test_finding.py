@@ -151,7 +151,7 @@ def test_a_network_that_is_not_what_its_card_says_is_not_used(
     assert base_folder.problem(kept, oracle_cache.recipe) is None
     folder = fit_head(oracle_cache).path
     answers(folder, split_photos / "validation" / "light" / "l1.png")
-    assert "is not used: loaded, it is another base" in caplog.text
+    assert "is not used: the loaded base is not the one" in caplog.text
 
 
 def test_a_folder_without_its_base_names_what_to_give(

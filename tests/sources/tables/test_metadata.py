@@ -135,8 +135,8 @@ def test_images_in_no_table_are_said(tmp_path: Path, caplog) -> None:
             ["all/0.jpg", "all/1.jpg"],
             "labels.csv' lists images that are in folders.*as the source",
         ),
-        ({"train/metadata.csv": CSV}, ["train/0.jpg", "train/1.jpg", "other/2.jpg"], "and others: 'other'"),
-        ({"train/metadata.csv": CSV}, ["train/0.jpg", "train/1.jpg", "test/a/2.jpg"], "and others: 'test'"),
+        ({"train/metadata.csv": CSV}, ["train/0.jpg", "train/1.jpg", "other/2.jpg"], "and other folders: 'other'"),
+        ({"train/metadata.csv": CSV}, ["train/0.jpg", "train/1.jpg", "test/a/2.jpg"], "and other folders: 'test'"),
         (
             {"train/metadata.csv": "file_name,label,split\n0.jpg,a,test\n", "test/metadata.csv": CSV},
             ["train/0.jpg", "test/0.jpg", "test/1.jpg"],
