@@ -21,4 +21,4 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert any("extracting ━" in text for text in plain)
     assert sum("text/html" in one.get("data", {}) for one in outputs) >= 5
     assert sum("image/png" in one.get("data", {}) for one in outputs) == 2
-    assert "".join(plain).count("['0' '1' '2']") == 2
+    assert "".join(plain).count("['0' '1' '2'") == 2
