@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import pty
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import packages_distributions
@@ -44,6 +47,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for (name, named), found in cases.items():
         if len(found) > 1 and not set(named) <= found:  # of one case alone, by its name, nothing can be said
             raise pytest.UsageError(f"{name} has no case {sorted(set(named) - found)}")
+
+
+def on_terminal(argument: str, code: str) -> bytes:
+    """Return what Python code, run with an argument, writes to standard error where that is a terminal."""
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code, argument], stderr=theirs, check=True)
+    os.close(theirs)
+    text = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(ours, 65_536):
+            text += piece
+    os.close(ours)
+    return text
 
 
 def slow(*values: Any) -> Any:

@@ -1,11 +1,7 @@
 """Bars in terminals and notebooks."""
 
-import os
-import pty
-import subprocess
-import sys
-
 import pytest
+from conftest import on_terminal
 
 from featcache.system import progress
 from featcache.system.progress import Bar, shown
@@ -32,16 +28,7 @@ def test_a_terminal_gets_a_bar() -> None:
         "    for done in range(1, 4):\n        show(done, 3)\n        time.sleep(float(sys.argv[1]))\n"
     )
     for pause, bar in (("0.6", True), ("0", False)):
-        ours, theirs = pty.openpty()
-        subprocess.run([sys.executable, "-c", code, pause], stderr=theirs, check=True)
-        os.close(theirs)
-        text = b""
-        try:
-            while piece := os.read(ours, 65_536):
-                text += piece
-        except OSError:  # the other end is closed
-            pass
-        os.close(ours)
+        text = on_terminal(pause, code)
         assert (b"extracting" in text) == bar
         assert (b"images/s" in text) == bar
 
